@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* A pool of threads that shares out the index range of a loop.
+ *
+ * The caller of zm_pool_run works too. Waiting threads spin for some microseconds, then sleep, so a
+ * chain of short loops wakes them fast and an idle program uses no processor time. Pieces are
+ * [begin, end) ranges; which thread takes which is not fixed, so a body must write each index's result
+ * alone: then results are the same bits for any number of threads. */
+#ifndef ZM_BASE_THREADS_H
+#define ZM_BASE_THREADS_H
+
+#include <stddef.h>
+
+#include "base/error.h"
+
+typedef struct zm_pool zm_pool;
+typedef void (*zm_range_body)(void *context, size_t begin, size_t end);
+
+/* n_threads counts the caller; 0 means the processors this process may use. */
+zmlx_status zm_pool_new(zm_pool **pool, int n_threads, zmlx_error *error);
+void zm_pool_free(zm_pool *pool); /* waits for a running loop; NULL is fine */
+int zm_pool_threads(const zm_pool *pool);
+
+/* Calls body over [0, count) in pieces of at least grain indices and returns when all are done.
+ * pool NULL, one piece or one thread: one plain call. Calls from several threads take turns. */
+void zm_pool_run(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context);
+
+/* Processors this process may run on; at least 1. */
+int zm_processor_count(void);
+
+#endif

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* The whole public API of zmlx. Each header opens with its concept and a short example. */
+#ifndef ZMLX_ZMLX_H
+#define ZMLX_ZMLX_H
+
+#include "zmlx/model.h"
+#include "zmlx/patch.h"
+#include "zmlx/status.h"
+#include "zmlx/synth.h"
+#include "zmlx/system.h"
+#include "zmlx/tokenizer.h"
+#include "zmlx/validate.h"
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static zmlx_status fail_errno(zmlx_error *error, const char *path, const char *action) {
+    return zm_fail(error, ZMLX_ERROR_FILE, path, "cannot %s: %s", action, strerror(errno));
+}
+
+zmlx_status zm_file_size(uint64_t *size, const char *path, zmlx_error *error) {
+    *size = 0;
+    struct stat info;
+    if (stat(path, &info)) return fail_errno(error, path, "open");
+    if (!S_ISREG(info.st_mode)) return zm_fail(error, ZMLX_ERROR_FILE, path, "not a regular file");
+    *size = (uint64_t)info.st_size;
+    return ZMLX_OK;
+}
+
+zmlx_status zm_file_read(char **data, size_t *size, const char *path, size_t limit, zmlx_error *error) {
+    *data = NULL;
+    *size = 0;
+    uint64_t file_size;
+    ZM_TRY(zm_file_size(&file_size, path, error));
+    if (file_size > limit)
+        return zm_fail(error, ZMLX_ERROR_FILE, path, "%llu bytes are more than the limit of %zu",
+                       (unsigned long long)file_size, limit);
+    FILE *file = fopen(path, "rb");
+    if (!file) return fail_errno(error, path, "open");
+    char *bytes = malloc((size_t)file_size + 1);
+    if (!bytes) {
+        fclose(file);
+        return zm_fail_memory(error);
+    }
+    size_t got = fread(bytes, 1, (size_t)file_size, file);
+    bool bad = ferror(file) != 0;
+    fclose(file);
+    if (bad) {
+        free(bytes);
+        return zm_fail(error, ZMLX_ERROR_FILE, path, "cannot read");
+    }
+    bytes[got] = '\0';
+    *data = bytes;
+    *size = got;
+    return ZMLX_OK;
+}
+
+static zmlx_status write_and_sync(int descriptor, const char *data, size_t size, const char *path,
+                                  zmlx_error *error) {
+    while (size) {
+        ssize_t written = write(descriptor, data, size);
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) return fail_errno(error, path, "write");
+        data += written;
+        size -= (size_t)written;
+    }
+    /* A file system without fsync (EINVAL) still gets the rename. */
+    if (fsync(descriptor) && errno != EINVAL) return fail_errno(error, path, "write");
+    return ZMLX_OK;
+}
+
+zmlx_status zm_file_write(const char *path, const char *data, size_t size, zmlx_error *error) {
+    struct stat info;
+    /* A device or pipe (/dev/stdout, /dev/full) cannot be replaced by a rename. */
+    bool in_place = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+    size_t length = strlen(path) + 32;
+    char *temporary = malloc(length);
+    if (!temporary) return zm_fail_memory(error);
+    if (in_place)
+        snprintf(temporary, length, "%s", path);
+    else
+        snprintf(temporary, length, "%s.%ld.tmp", path, (long)getpid());
+    int flags = in_place ? O_WRONLY : O_WRONLY | O_CREAT | O_EXCL;
+    int descriptor = open(temporary, flags, 0644);
+    zmlx_status status = ZMLX_OK;
+    if (descriptor < 0) {
+        status = fail_errno(error, path, "write");
+    } else {
+        status = write_and_sync(descriptor, data, size, path, error);
+        if (close(descriptor) && !status) status = fail_errno(error, path, "write");
+        if (!status && !in_place && rename(temporary, path)) status = fail_errno(error, path, "write");
+        if (status && !in_place) unlink(temporary);
+    }
+    free(temporary);
+    return status;
+}
+
+bool zm_file_exists(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
+bool zm_folder_exists(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+char *zm_path_join(const char *folder, const char *name) {
+    size_t length = strlen(folder) + strlen(name) + 2;
+    char *path = malloc(length);
+    if (!path) return NULL;
+    size_t end = strlen(folder);
+    const char *separator = end && folder[end - 1] == '/' ? "" : "/";
+    snprintf(path, length, "%s%s%s", folder, separator, name);
+    return path;
+}

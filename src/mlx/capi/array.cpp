@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/* mlx-c subset: arrays. */
+#include <cstring>
+#include <sstream>
+
+#include "private.hpp"
+
+using namespace zm::capi;
+
+namespace {
+
+/* mlx_dtype's values are the indices of this table. */
+const mx::Dtype dtypes[] = {
+    mx::bool_, mx::uint8, mx::uint16, mx::uint32, mx::uint64, mx::int8, mx::int16,
+    mx::int32, mx::int64, mx::float16, mx::float32, mx::float64, mx::bfloat16, mx::complex64,
+};
+constexpr size_t n_dtypes = sizeof dtypes / sizeof *dtypes;
+static_assert(n_dtypes == MLX_COMPLEX64 + 1);
+
+template <typename Type>
+const Type *data_of(mlx_array arr) noexcept {
+    return value_or<const Type *>(nullptr, [&]() -> const Type * {
+        mx::array &array = get(arr);
+        if (!array.is_available() || !array.data_shared_ptr()) return nullptr;
+        return array.data<Type>();
+    });
+}
+
+template <typename Type>
+int item_of(Type *res, mlx_array arr) noexcept {
+    return attempt([&] { *res = get(arr).template item<Type>(); });
+}
+
+/* Copies size elements of the array's own type out of data. */
+mx::array copy_of(const void *data, const mx::Shape &shape, mx::Dtype dtype) {
+    size_t count = 1;
+    for (int length : shape) {
+        if (length < 0) throw std::invalid_argument("negative length in a shape");
+        if (__builtin_mul_overflow(count, static_cast<size_t>(length), &count))
+            throw std::invalid_argument("shape too large");
+    }
+    size_t bytes;
+    if (__builtin_mul_overflow(count, mx::size_of(dtype), &bytes)) throw std::invalid_argument("shape too large");
+    auto buffer = mx::allocator::malloc(bytes);
+    if (bytes) std::memcpy(mx::allocator::Buffer(buffer.buffer()).raw_ptr(), data, bytes);
+    return mx::array(std::move(buffer), shape, dtype);
+}
+
+}  // namespace
+
+mx::Dtype zm::capi::to_cpp(mlx_dtype dtype) {
+    if (static_cast<size_t>(dtype) >= n_dtypes) throw std::invalid_argument("unknown dtype");
+    return dtypes[dtype];
+}
+
+mlx_dtype zm::capi::to_c(mx::Dtype dtype) {
+    for (size_t i = 0; i < n_dtypes; i++)
+        if (dtypes[i] == dtype) return static_cast<mlx_dtype>(i);
+    throw std::invalid_argument("dtype without a C name");
+}
+
+size_t mlx_dtype_size(mlx_dtype dtype) {
+    return value_or<size_t>(0, [&] { return mx::size_of(to_cpp(dtype)); });
+}
+
+int mlx_array_tostring(mlx_string *str, const mlx_array arr) {
+    return assign(str, [&] {
+        std::ostringstream text;
+        text << get(arr);
+        return text.str();
+    });
+}
+
+mlx_array mlx_array_new(void) { return mlx_array{}; }
+
+int mlx_array_free(mlx_array arr) { return release<mx::array>(arr); }
+
+mlx_array mlx_array_new_bool(bool val) {
+    return make<mlx_array>([&] { return mx::array(val); });
+}
+
+mlx_array mlx_array_new_int(int val) {
+    return make<mlx_array>([&] { return mx::array(val); });
+}
+
+mlx_array mlx_array_new_float32(float val) {
+    return make<mlx_array>([&] { return mx::array(val); });
+}
+
+mlx_array mlx_array_new_float(float val) { return mlx_array_new_float32(val); }
+
+mlx_array mlx_array_new_float64(double val) {
+    return make<mlx_array>([&] { return mx::array(val, mx::float64); });
+}
+
+mlx_array mlx_array_new_double(double val) { return mlx_array_new_float64(val); }
+
+mlx_array mlx_array_new_data(const void *data, const int *shape, int dim, mlx_dtype dtype) {
+    return make<mlx_array>(
+        [&] { return copy_of(data, shape_of(shape, static_cast<size_t>(dim)), to_cpp(dtype)); });
+}
+
+mlx_array mlx_array_new_data_managed_payload(void *data, const int *shape, int dim, mlx_dtype dtype,
+                                             void *payload, void (*dtor)(void *)) {
+    return make<mlx_array>([&] {
+        return mx::array(data, shape_of(shape, static_cast<size_t>(dim)), to_cpp(dtype),
+                         [dtor, payload](void *) { dtor(payload); });
+    });
+}
+
+mlx_array mlx_array_new_data_managed(void *data, const int *shape, int dim, mlx_dtype dtype,
+                                     void (*dtor)(void *)) {
+    return mlx_array_new_data_managed_payload(data, shape, dim, dtype, data, dtor);
+}
+
+int mlx_array_set(mlx_array *arr, const mlx_array src) {
+    return assign(arr, [&] { return get(src); });
+}
+
+size_t mlx_array_itemsize(const mlx_array arr) {
+    return value_or<size_t>(0, [&] { return get(arr).itemsize(); });
+}
+
+size_t mlx_array_size(const mlx_array arr) {
+    return value_or<size_t>(0, [&] { return get(arr).size(); });
+}
+
+size_t mlx_array_nbytes(const mlx_array arr) {
+    return value_or<size_t>(0, [&] { return get(arr).nbytes(); });
+}
+
+size_t mlx_array_ndim(const mlx_array arr) {
+    return value_or<size_t>(0, [&] { return get(arr).ndim(); });
+}
+
+const int *mlx_array_shape(const mlx_array arr) {
+    return value_or<const int *>(nullptr, [&] { return get(arr).shape().data(); });
+}
+
+const size_t *mlx_array_strides(const mlx_array arr) {
+    return value_or<const size_t *>(
+        nullptr, [&] { return reinterpret_cast<const size_t *>(get(arr).strides().data()); });
+}
+
+int mlx_array_dim(const mlx_array arr, int dim) {
+    return value_or<int>(0, [&] { return get(arr).shape(dim); });
+}
+
+mlx_dtype mlx_array_dtype(const mlx_array arr) {
+    return value_or(MLX_BOOL, [&] { return to_c(get(arr).dtype()); });
+}
+
+int mlx_array_eval(mlx_array arr) {
+    return attempt([&] { get(arr).eval(); });
+}
+
+int mlx_array_item_bool(bool *res, const mlx_array arr) { return item_of(res, arr); }
+int mlx_array_item_uint32(uint32_t *res, const mlx_array arr) { return item_of(res, arr); }
+int mlx_array_item_int32(int32_t *res, const mlx_array arr) { return item_of(res, arr); }
+int mlx_array_item_int64(int64_t *res, const mlx_array arr) { return item_of(res, arr); }
+int mlx_array_item_float32(float *res, const mlx_array arr) { return item_of(res, arr); }
+
+const bool *mlx_array_data_bool(const mlx_array arr) { return data_of<bool>(arr); }
+const uint8_t *mlx_array_data_uint8(const mlx_array arr) { return data_of<uint8_t>(arr); }
+const uint16_t *mlx_array_data_uint16(const mlx_array arr) { return data_of<uint16_t>(arr); }
+const uint32_t *mlx_array_data_uint32(const mlx_array arr) { return data_of<uint32_t>(arr); }
+const uint64_t *mlx_array_data_uint64(const mlx_array arr) { return data_of<uint64_t>(arr); }
+const int8_t *mlx_array_data_int8(const mlx_array arr) { return data_of<int8_t>(arr); }
+const int16_t *mlx_array_data_int16(const mlx_array arr) { return data_of<int16_t>(arr); }
+const int32_t *mlx_array_data_int32(const mlx_array arr) { return data_of<int32_t>(arr); }
+const int64_t *mlx_array_data_int64(const mlx_array arr) { return data_of<int64_t>(arr); }
+const float *mlx_array_data_float32(const mlx_array arr) { return data_of<float>(arr); }
+const double *mlx_array_data_float64(const mlx_array arr) { return data_of<double>(arr); }
+
+int _mlx_array_is_available(bool *res, const mlx_array arr) {
+    return attempt([&] { *res = get(arr).is_available(); });
+}
+
+int _mlx_array_wait(const mlx_array arr) {
+    return attempt([&] { get(arr).wait(); });
+}
+
+int _mlx_array_is_contiguous(bool *res, const mlx_array arr) {
+    return attempt([&] { *res = get(arr).flags().contiguous; });
+}
+
+int _mlx_array_is_row_contiguous(bool *res, const mlx_array arr) {
+    return attempt([&] { *res = get(arr).flags().row_contiguous; });
+}

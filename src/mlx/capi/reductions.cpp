@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/* mlx-c subset: reductions, order, selection. */
+#include "private.hpp"
+
+using namespace zm::capi;
+
+int mlx_all(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::all(get(a), keepdims, get(s)); });
+}
+
+int mlx_any(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::any(get(a), keepdims, get(s)); });
+}
+
+int mlx_sum(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::sum(get(a), keepdims, get(s)); });
+}
+
+int mlx_max(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::max(get(a), keepdims, get(s)); });
+}
+
+int mlx_min(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::min(get(a), keepdims, get(s)); });
+}
+
+int mlx_sum_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::sum(get(a), axis, keepdims, get(s)); });
+}
+
+int mlx_mean_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::mean(get(a), axis, keepdims, get(s)); });
+}
+
+int mlx_max_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::max(get(a), axis, keepdims, get(s)); });
+}
+
+int mlx_min_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::min(get(a), axis, keepdims, get(s)); });
+}
+
+int mlx_argmax(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::argmax(get(a), keepdims, get(s)); });
+}
+
+int mlx_argmax_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::argmax(get(a), axis, keepdims, get(s)); });
+}
+
+int mlx_logsumexp_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::logsumexp(get(a), axis, keepdims, get(s)); });
+}
+
+int mlx_softmax_axis(mlx_array *res, const mlx_array a, int axis, bool precise, const mlx_stream s) {
+    return assign(res, [&] { return mx::softmax(get(a), axis, precise, get(s)); });
+}
+
+int mlx_cumsum(mlx_array *res, const mlx_array a, int axis, bool reverse, bool inclusive,
+               const mlx_stream s) {
+    return assign(res, [&] { return mx::cumsum(get(a), axis, reverse, inclusive, get(s)); });
+}
+
+int mlx_sort_axis(mlx_array *res, const mlx_array a, int axis, const mlx_stream s) {
+    return assign(res, [&] { return mx::sort(get(a), axis, get(s)); });
+}
+
+int mlx_argsort_axis(mlx_array *res, const mlx_array a, int axis, const mlx_stream s) {
+    return assign(res, [&] { return mx::argsort(get(a), axis, get(s)); });
+}
+
+int mlx_argpartition_axis(mlx_array *res, const mlx_array a, int kth, int axis, const mlx_stream s) {
+    return assign(res, [&] { return mx::argpartition(get(a), kth, axis, get(s)); });
+}
+
+int mlx_take_axis(mlx_array *res, const mlx_array a, const mlx_array indices, int axis,
+                  const mlx_stream s) {
+    return assign(res, [&] { return mx::take(get(a), get(indices), axis, get(s)); });
+}
+
+int mlx_take_along_axis(mlx_array *res, const mlx_array a, const mlx_array indices, int axis,
+                        const mlx_stream s) {
+    return assign(res, [&] { return mx::take_along_axis(get(a), get(indices), axis, get(s)); });
+}
+
+int mlx_put_along_axis(mlx_array *res, const mlx_array a, const mlx_array indices, const mlx_array values,
+                       int axis, const mlx_stream s) {
+    return assign(res, [&] { return mx::put_along_axis(get(a), get(indices), get(values), axis, get(s)); });
+}

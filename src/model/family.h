@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* A model family: how its config and checkpoint become a module tree. families.def lists them. */
+#ifndef ZM_MODEL_FAMILY_H
+#define ZM_MODEL_FAMILY_H
+
+#include "model/cache.h"
+#include "model/checkpoint.h"
+#include "model/layers.h"
+
+typedef struct zm_family {
+    const char *model_type; /* config.json's */
+    const char *group;      /* as patching names it: "lfm", "llama", "qwen", ... */
+    /* Checks the config, rewrites the checkpoint's names and builds the tree with its arrays; everything
+     * comes from arena, arrays are released by zm_module_release(&root->base). */
+    zmlx_status (*build)(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena, zmlx_error *error);
+} zm_family;
+
+/* The family of a model_type, after mlx-lm's renamings (mistral is a llama); NULL where unknown. */
+const zm_family *zm_family_find(const char *model_type);
+/* All families, NULL-terminated. */
+const zm_family *const *zm_family_list(void);
+
+/* Cache of one block: rotating for a window, array for a short convolution, KV otherwise. */
+void zm_block_cache_init(zm_cache *cache, const zm_block *block);
+
+/* token ids (1, length) int32 -> logits (1, length, vocab_size); caches: one a block, or NULL. */
+mlx_array zm_causal_lm_call(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches);
+/* Only the hidden states: what prefill evaluates. */
+mlx_array zm_decoder_call(zm_decoder *decoder, zm_scope *scope, mlx_array tokens, zm_cache *caches);
+
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/* The structs of the module kinds: declared fields that forwards use and patches match on. All shapes
+ * are (batch, length, features) unless said. Formulas: the mlx-lm module of the same name. */
+#ifndef ZM_MODEL_LAYERS_H
+#define ZM_MODEL_LAYERS_H
+
+#include "fused/fused.h"
+#include "model/module.h"
+
+typedef struct zm_linear { /* LINEAR and SWITCH_LINEAR */
+    zm_module base;
+    zm_weight weight;
+} zm_linear;
+
+typedef struct zm_embedding { /* x: token ids (batch, length) */
+    zm_module base;
+    zm_weight weight; /* in_features = hidden_size, out_features = vocab_size */
+    bool is_output;   /* also the output projection (tied) */
+} zm_embedding;
+
+typedef struct zm_norm { /* RMS_NORM */
+    zm_module base;
+    mlx_array weight;
+    float eps;
+} zm_norm;
+
+typedef struct zm_conv1d { /* depthwise */
+    zm_module base;
+    mlx_array weight, bias; /* (channels, taps, 1); (channels,) or empty */
+    int channels, taps;
+} zm_conv1d;
+
+/* Rotary embedding; freqs set: they replace base. */
+typedef struct zm_rope_parameters {
+    int dims;
+    bool traditional;
+    float base, scale;
+    mlx_array freqs;   /* owned by the attention module, or empty */
+    float input_scale; /* multiplies the rotated features first; 1: nothing is done */
+    double dynamic_factor; /* > 0: dynamic NTK scaling */
+    int max_position_embeddings;
+} zm_rope_parameters;
+
+typedef struct zm_attention {
+    zm_module base;
+    zm_linear *q_proj, *k_proj, *v_proj, *o_proj;
+    zm_norm *q_norm, *k_norm; /* NULL where the family has none */
+    mlx_array sinks;          /* (n_heads,), or empty */
+    zm_rope_parameters rope;
+    int n_heads, n_kv_heads, head_dim;
+    float scale;
+} zm_attention;
+
+typedef struct zm_short_conv {
+    zm_module base;
+    zm_linear *in_proj, *out_proj;
+    zm_conv1d *conv;
+    int hidden_size;
+} zm_short_conv;
+
+typedef struct zm_gated_mlp { /* down(h(gate(x), up(x))) */
+    zm_module base;
+    zm_linear *gate_proj, *up_proj, *down_proj;
+    zm_activation activation;
+} zm_gated_mlp;
+
+typedef struct zm_switch_glu { /* the experts; called through zm_switch_glu_call */
+    zm_module base;
+    zm_linear *gate_proj, *up_proj, *down_proj;
+    zm_activation activation;
+} zm_switch_glu;
+
+typedef struct zm_moe {
+    zm_module base;
+    zm_linear *router;
+    zm_switch_glu *experts;
+    mlx_array expert_bias; /* (n_experts,) float32, or empty */
+    zm_gating gating;
+    int n_experts, top_k;
+    bool normalize_top_k;
+    float normalize_epsilon, routed_scaling_factor;
+} zm_moe;
+
+typedef struct zm_block { /* h = x + op(norm1(x)); h + feed_forward(norm2(h)) */
+    zm_module base;
+    zm_norm *operator_norm, *feed_forward_norm;
+    zm_module *operator;     /* ATTENTION or SHORT_CONV */
+    zm_module *feed_forward; /* GATED_MLP or MOE */
+    int sliding_window;      /* 0: full attention */
+} zm_block;
+
+typedef struct zm_decoder { /* token ids -> normed hidden states */
+    zm_module base;
+    zm_embedding *embed_tokens;
+    zm_block **blocks;
+    int n_blocks;
+    zm_norm *norm;
+} zm_decoder;
+
+typedef struct zm_causal_lm { /* the root: token ids -> logits */
+    zm_module base;
+    zm_decoder *decoder;
+    zm_linear *lm_head; /* NULL: tied to embed_tokens */
+} zm_causal_lm;
+
+/* h(gate, up) in MLX operations, as mlx-lm's activation functions. */
+mlx_array zm_activation_apply(zm_scope *scope, zm_activation activation, mlx_array gate, mlx_array up);
+/* SwitchGLU: x (..., in), indices (..., top_k) -> (..., top_k, in). */
+mlx_array zm_switch_glu_call(zm_switch_glu *experts, zm_scope *scope, mlx_array x, mlx_array indices);
+/* Rotates x (batch, heads, length, head_dim) from position offset. */
+mlx_array zm_rope_apply(zm_scope *scope, mlx_array x, const zm_rope_parameters *rope, int offset);
+/* The output projection of a (quantised) embedding table. */
+mlx_array zm_embedding_as_linear(zm_embedding *embedding, zm_scope *scope, mlx_array x);
+
+/* The standard forward of a kind, as the builder installs it. */
+zm_forward zm_standard_forward(zm_module_kind kind);
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/* Inside a loaded model and a session. */
+#ifndef ZM_MODEL_MODEL_H
+#define ZM_MODEL_MODEL_H
+
+#include "base/arena.h"
+#include "base/threads.h"
+#include "model/family.h"
+#include "zmlx/model.h"
+
+struct zmlx_model {
+    const zm_family *family;
+    zm_causal_lm *root;
+    zm_arena *arena; /* the tree and everything with the model's lifetime */
+    zmlx_tokenizer *tokenizer;
+    zm_pool *pool; /* for the fused CPU kernels */
+    mlx_stream stream;
+    mlx_dtype dtype;
+    zmlx_device device; /* CPU or GPU */
+    zmlx_model_info info;
+    int32_t *eos_tokens;
+    size_t n_eos_tokens;
+    /* The patch layer's record of what it replaced; NULL while unpatched. */
+    void *patch_record;
+    void (*patch_free)(zmlx_model *model); /* undoes and frees patch_record */
+};
+
+struct zmlx_session {
+    zmlx_model *model;
+    zm_cache *caches; /* one a block */
+    size_t length;
+};
+
+/* Builds the graph of feeding tokens (1, length) int32 and keeps the logits (1, length, vocab) in
+ * *logits (an array of the caller's); with logits NULL only the caches advance. Lazy: evaluate the result
+ * and the session's caches with zm_session_evaluate. */
+zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
+                             zmlx_error *error);
+/* Evaluates the caches and, where set, extra; asynchronous starts the work and returns. */
+zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, bool asynchronous, zmlx_error *error);
+/* Forgets everything fed so far. */
+void zm_session_reset(zmlx_session *session);
+
+#endif

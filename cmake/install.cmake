@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+# Installed: program, libraries, headers, the files find_package and pkg-config read and, where MLX is a
+# fetched wheel, a private copy of it in lib/zmlx that the library finds relative to itself.
+include(CMakePackageConfigHelpers)
+
+set(package_folder "${CMAKE_INSTALL_LIBDIR}/cmake/zmlx")
+if(APPLE)
+  set(origin @loader_path)
+else()
+  set(origin $ORIGIN)
+endif()
+
+install(TARGETS zmlx EXPORT zmlxTargets)
+install(TARGETS zmlx_static)
+install(DIRECTORY include/zmlx DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+install(EXPORT zmlxTargets NAMESPACE zmlx:: DESTINATION "${package_folder}")
+
+if(TARGET zmlx_program)
+  file(RELATIVE_PATH lib_from_bin "/${CMAKE_INSTALL_BINDIR}" "/${CMAKE_INSTALL_LIBDIR}")
+  set_target_properties(zmlx_program PROPERTIES INSTALL_RPATH "${origin}/${lib_from_bin}")
+  install(TARGETS zmlx_program)
+endif()
+
+if(ZMLX_MLX_ROOT)
+  file(GLOB wheel_libraries "${ZMLX_MLX_ROOT}/*.libs" "${ZMLX_MLX_ROOT}/nvidia")
+  install(DIRECTORY "${ZMLX_MLX_ROOT}/mlx/lib" DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx/mlx" USE_SOURCE_PERMISSIONS)
+  install(DIRECTORY ${wheel_libraries} DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx" USE_SOURCE_PERMISSIONS)
+  set_target_properties(zmlx PROPERTIES INSTALL_RPATH "${origin}/zmlx/mlx/lib")
+else()
+  set_target_properties(zmlx PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+endif()
+
+configure_package_config_file(cmake/zmlxConfig.cmake.in zmlxConfig.cmake INSTALL_DESTINATION "${package_folder}")
+write_basic_package_version_file(zmlxConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+file(RELATIVE_PATH prefix_from_pc "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+string(REGEX REPLACE "/$" "" prefix_from_pc "${prefix_from_pc}")
+configure_file(cmake/zmlx.pc.in zmlx.pc @ONLY)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfigVersion.cmake"
+        DESTINATION "${package_folder}")
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlx.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Gets what a build needs and has not: system packages, the pinned MLX wheel, the oracles of the tests.
+#
+#   tools/setup.sh FOLDER BACKEND [oracles]
+#
+# Wheels go below FOLDER (the build folder); only apt packages go elsewhere. BACKEND is cpu, cuda,
+# metal, or none for an MLX of the user's own. With nothing missing it does nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source cmake/versions.env
+
+folder=$1 backend=$2 oracles=${3:-}
+python=$folder/python/bin/python
+wheel=$folder/wheel-$backend-$MLX_VERSION
+
+say() { echo "set-up: $*"; }
+fail() {
+    echo "set-up: $*" >&2
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+module() { pkg-config --exists "$1" 2>/dev/null; }
+
+# A row per need: the check, Debian's package, Homebrew's.
+missing_packages() {
+    local check apt brew
+    while read -r apt brew check; do
+        eval "$check" || if [ "$1" = apt ]; then echo "$apt"; else echo "$brew"; fi
+    done <<'ROWS'
+build-essential gcc         have "${CC:-cc}" && have "${CXX:-c++}"
+cmake           cmake       have cmake
+ninja-build     ninja       have ninja
+pkg-config      pkgconf     have pkg-config
+libjansson-dev  jansson     module jansson
+libpcre2-dev    pcre2       module libpcre2-8
+libutf8proc-dev utf8proc    module libutf8proc
+libcmocka-dev   cmocka      module cmocka
+python3-venv    python3     [ -x "$python" ] || python3 -c "import venv, ensurepip" 2>/dev/null
+ca-certificates -           [ "$(uname -s)" != Linux ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || ! have apt-get
+ROWS
+}
+
+install_packages() {
+    local packages as_root=()
+    have apt-get || {
+        packages=$(missing_packages brew | xargs)
+        [ -z "$packages" ] || fail "missing: $packages; install them (macOS: brew install $packages)," \
+            "then run make again"
+        return 0
+    }
+    packages=$(missing_packages apt | xargs)
+    [ -n "$packages" ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        have sudo || fail "missing packages; as root run: apt-get install -y $packages"
+        as_root=(sudo)
+    fi
+    say "installing $packages"
+    export DEBIAN_FRONTEND=noninteractive
+    "${as_root[@]}" apt-get update -qq &&
+        "${as_root[@]}" apt-get install -y -qq --no-install-recommends $packages >"$folder/apt.log" 2>&1 ||
+        fail "apt-get failed (see $folder/apt.log); as root run: apt-get install -y $packages"
+}
+
+# pip_install WHAT ARGUMENTS: progress bars on a terminal, silence elsewhere.
+pip_install() {
+    local what=$1 quiet=()
+    shift
+    [ -t 1 ] || quiet=(--quiet)
+    say "fetching $what ..."
+    [ -x "$python" ] || python3 -m venv "$folder/python" ||
+        fail "python3 cannot make a virtual environment; install python3-venv"
+    "$python" -m pip install "${quiet[@]}" --no-cache-dir --disable-pip-version-check "$@" ||
+        fail "pip could not fetch $what; check the network and pip's settings, then run make again" \
+            "(an MLX you already have: make MLX_DIR=FOLDER)"
+}
+
+fetch_wheel() {
+    local name dependencies=()
+    case $backend in
+    none) return ;;
+    cpu) name=mlx-cpu dependencies=(--no-deps) ;;
+    cuda) name=mlx-cuda-13 ;;
+    metal) name=mlx-metal dependencies=(--no-deps) ;;
+    *) fail "BACKEND=$backend is not known; use cpu, cuda or metal" ;;
+    esac
+    [ ! -d "$wheel" ] || return 0
+    rm -rf "$wheel.partial"
+    pip_install "MLX $MLX_VERSION ($backend)" "${dependencies[@]}" --target "$wheel.partial" \
+        "$name==$MLX_VERSION"
+    mv "$wheel.partial" "$wheel"
+}
+
+fetch_oracles() {
+    local stamp="$folder/python/oracles-$MLX_VERSION-$MLX_LM_VERSION-$TRANSFORMERS_VERSION-$TOKENIZERS_VERSION"
+    local mlx=mlx
+    [ ! -e "$stamp" ] || return 0
+    [ "$(uname -s)" = Darwin ] || mlx='mlx[cpu]'
+    pip_install "the oracles of the tests (mlx-lm $MLX_LM_VERSION)" "$mlx==$MLX_VERSION" \
+        "mlx-lm==$MLX_LM_VERSION" "transformers==$TRANSFORMERS_VERSION" "tokenizers==$TOKENIZERS_VERSION"
+    touch "$stamp"
+}
+
+mkdir -p "$folder"
+install_packages
+fetch_wheel
+[ -z "$oracles" ] || fetch_oracles

@@ -19,6 +19,8 @@ typedef struct zm_checkpoint zm_checkpoint;
 zmlx_status zm_checkpoint_open(zm_checkpoint **checkpoint, const char *folder, mlx_dtype dtype, mlx_stream stream,
                                zmlx_error *error);
 void zm_checkpoint_free(zm_checkpoint *checkpoint);
+/* Changes that dtype for what is taken from now on. */
+void zm_checkpoint_set_dtype(zm_checkpoint *checkpoint, mlx_dtype dtype);
 void zm_checkpoint_set_progress(zm_checkpoint *checkpoint, void (*progress)(void *, uint64_t, uint64_t),
                                 void *context);
 

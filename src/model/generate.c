@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/* The generation loop: chunked prefill, then one step computed ahead of the token being read. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "model/model.h"
+#include "model/sample.h"
+
+enum { PREFILL_CHUNK = 2048, REPETITION_WINDOW = 20, CLEAR_CACHE_EVERY = 256 };
+
+typedef struct generation_run {
+    zmlx_session *session;
+    const zmlx_generate_options *options;
+    zm_sampler sampler;
+    mlx_array recent; /* (1, n) last tokens, for the repetition penalty; empty when off */
+    uint64_t step;
+    zmlx_error *error;
+} generation_run;
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static mlx_array tokens_array(const int32_t *tokens, size_t count) {
+    int shape[2] = {1, (int)count};
+    return mlx_array_new_data(tokens, shape, 2, MLX_INT32);
+}
+
+/* Feeds all prompt tokens but the last; only the caches are evaluated. */
+static zmlx_status prefill(generation_run *run, const int32_t *prompt, size_t n_prompt) {
+    const zmlx_generate_options *options = run->options;
+    for (size_t done = 0; done + 1 < n_prompt;) {
+        size_t count = n_prompt - 1 - done < PREFILL_CHUNK ? n_prompt - 1 - done : PREFILL_CHUNK;
+        mlx_array chunk = tokens_array(prompt + done, count);
+        zmlx_status status = zm_session_build(run->session, NULL, chunk, count, run->error);
+        mlx_array_free(chunk);
+        ZM_TRY(status);
+        ZM_TRY(zm_session_evaluate(run->session, (mlx_array){0}, false, run->error));
+        mlx_clear_cache();
+        done += count;
+        if (options->on_prefill) options->on_prefill(options->context, done, n_prompt);
+    }
+    return ZMLX_OK;
+}
+
+/* Starts the step that feeds token (1, 1); *next (1,) becomes the lazy token after it. */
+static zmlx_status start_step(generation_run *run, mlx_array *next, mlx_array token) {
+    mlx_array logits = mlx_array_new();
+    zmlx_status status = zm_session_build(run->session, &logits, token, 1, run->error);
+    if (!status) {
+        zm_scope scope;
+        zm_scope_begin(&scope, run->session->model->stream);
+        if (zm_is_set(run->recent) && run->step) {
+            mlx_array longer = zm_concatenate(&scope, run->recent, token, 1);
+            int length = zm_dim(longer, 1);
+            int start = length > REPETITION_WINDOW ? length - REPETITION_WINDOW : 0;
+            zm_scope_keep(&scope, &run->recent, zm_slice_axis(&scope, longer, 1, start, length, 1));
+        }
+        mlx_array last = zm_squeeze(&scope, logits, 1);
+        zm_scope_keep(&scope, next, zm_sample(&scope, &run->sampler, last, run->recent, run->step++));
+        status = zm_scope_end(&scope, run->error);
+    }
+    /* Freed before the evaluation, so that MLX can reuse the buffers behind them. */
+    mlx_array_free(logits);
+    if (status) return status;
+    mlx_vector_array outputs = mlx_vector_array_new_value(*next);
+    int failed = mlx_async_eval(outputs);
+    mlx_vector_array_free(outputs);
+    return failed ? zm_mlx_fail(run->error, "evaluation") : ZMLX_OK;
+}
+
+static zmlx_status follow_step(generation_run *run, mlx_array *next, mlx_array token) {
+    zm_scope scope;
+    zm_scope_begin(&scope, run->session->model->stream);
+    mlx_array input = mlx_array_new();
+    zm_scope_keep(&scope, &input, zm_reshape2(&scope, zm_astype(&scope, token, MLX_INT32), 1, 1));
+    zmlx_status status = zm_scope_end(&scope, run->error);
+    if (!status) status = start_step(run, next, input);
+    mlx_array_free(input);
+    return status;
+}
+
+static zmlx_status read_token(int32_t *token, mlx_array array, zmlx_error *error) {
+    uint32_t value;
+    if (mlx_array_item_uint32(&value, array)) return zm_mlx_fail(error, "evaluation");
+    *token = (int32_t)value;
+    return ZMLX_OK;
+}
+
+/* Takes tokens one by one until an end; current holds the first, under way. */
+static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_array *current, size_t max_tokens, double start) {
+    const zmlx_generate_options *options = run->options;
+    double first = start, last = start;
+    mlx_array next = mlx_array_new();
+    zmlx_status status = ZMLX_OK;
+    result->finish = ZMLX_FINISH_LENGTH;
+    while (!status && result->n_tokens < max_tokens) {
+        if (result->n_tokens + 1 < max_tokens) status = follow_step(run, &next, *current);
+        int32_t token;
+        if (!status) status = read_token(&token, *current, run->error);
+        if (status) break;
+        last = now();
+        if (!result->n_tokens) first = last;
+        result->tokens[result->n_tokens++] = token;
+        if (result->n_tokens % CLEAR_CACHE_EVERY == 0) mlx_clear_cache();
+        if (options->on_token && !options->on_token(options->context, token)) {
+            result->finish = ZMLX_FINISH_CANCELLED;
+            break;
+        }
+        if (!options->ignore_eos && zmlx_model_is_eos(run->session->model, token)) {
+            result->finish = ZMLX_FINISH_STOP;
+            break;
+        }
+        mlx_array swap = *current;
+        *current = next;
+        next = swap;
+    }
+    mlx_array_free(next);
+    result->prefill_seconds = first - start;
+    result->decode_seconds = last - first;
+    return status;
+}
+
+static zmlx_status generate(generation_run *run, zmlx_generation *result, const int32_t *prompt, size_t n_prompt) {
+    size_t max_tokens = run->options->max_tokens ? run->options->max_tokens : 100;
+    double start = now();
+    ZM_TRY(prefill(run, prompt, n_prompt));
+    if (run->sampler.repetition_penalty > 0) {
+        size_t count = n_prompt < REPETITION_WINDOW ? n_prompt : REPETITION_WINDOW;
+        run->recent = tokens_array(prompt + n_prompt - count, count);
+    }
+    mlx_array last = tokens_array(prompt + n_prompt - 1, 1);
+    mlx_array current = mlx_array_new();
+    zmlx_status status = start_step(run, &current, last);
+    mlx_array_free(last);
+    if (!status) status = decode(run, result, &current, max_tokens, start);
+    mlx_array_free(current);
+    return status;
+}
+
+static void finish_figures(zmlx_generation *result) {
+    if (result->prefill_seconds > 0)
+        result->prefill_tok_s = (double)result->n_prompt_tokens / result->prefill_seconds;
+    if (result->n_tokens > 1 && result->decode_seconds > 0)
+        result->decode_tok_s = (double)(result->n_tokens - 1) / result->decode_seconds;
+    size_t peak = 0;
+    mlx_get_peak_memory(&peak);
+    result->peak_memory_bytes = peak;
+}
+
+static zmlx_status check_arguments(const zmlx_model *model, const int32_t *prompt, size_t n_prompt,
+                                   size_t max_tokens, zmlx_error *error) {
+    if (!n_prompt) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "it is empty");
+    if (max_tokens > (size_t)1 << 28 || n_prompt > (size_t)1 << 28)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "max_tokens", "%zu tokens are too many", max_tokens);
+    for (size_t i = 0; i < n_prompt; i++)
+        if (prompt[i] < 0 || prompt[i] >= model->info.vocab_size)
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "token %zu is %d; the vocabulary is 0 to %d", i,
+                           prompt[i], model->info.vocab_size - 1);
+    size_t limit = (size_t)model->info.max_position_embeddings;
+    if (limit && n_prompt >= limit)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "%zu tokens do not fit the model's context of %zu",
+                       n_prompt, limit);
+    return ZMLX_OK;
+}
+
+zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const int32_t *prompt, size_t n_prompt,
+                          const zmlx_generate_options *options, zmlx_error *error) {
+    *generation = (zmlx_generation){0};
+    static const zmlx_generate_options defaults;
+    if (!options) options = &defaults;
+    size_t max_tokens = options->max_tokens ? options->max_tokens : 100;
+    ZM_TRY(check_arguments(model, prompt, n_prompt, max_tokens, error));
+    generation_run run = {.options = options, .error = error};
+    ZM_TRY(zm_sampler_init(&run.sampler, options, model->info.vocab_size, error));
+    ZM_TRY(zmlx_session_new(&run.session, model, error));
+    mlx_reset_peak_memory();
+    generation->n_prompt_tokens = n_prompt;
+    generation->tokens = malloc(max_tokens * sizeof *generation->tokens);
+    zmlx_status status =
+        generation->tokens ? generate(&run, generation, prompt, n_prompt) : zm_fail_memory(error);
+    /* The step computed ahead may still run; it must not outlast the session's arrays. */
+    mlx_synchronize(model->stream);
+    if (run.recent.ctx) mlx_array_free(run.recent);
+    zmlx_session_free(run.session);
+    finish_figures(generation);
+    if (status) zmlx_generation_clear(generation);
+    return status;
+}
+
+void zmlx_generation_clear(zmlx_generation *generation) {
+    free(generation->tokens);
+    *generation = (zmlx_generation){0};
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/sample.h"
+
+#include <math.h>
+
+zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *options, int vocab_size,
+                            zmlx_error *error) {
+    *sampler = (zm_sampler){
+        .temperature = options->temperature,
+        .top_p = options->top_p,
+        .min_p = options->min_p,
+        .repetition_penalty = options->repetition_penalty,
+        .top_k = options->top_k,
+        .seed = options->seed,
+    };
+    if (!(sampler->temperature >= 0) || isinf(sampler->temperature))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "temperature", "expected a finite number of at least 0, got %g",
+                       sampler->temperature);
+    if (!(sampler->top_p >= 0 && sampler->top_p <= 1))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "top_p", "expected a number from 0 to 1, got %g",
+                       sampler->top_p);
+    if (!(sampler->min_p >= 0 && sampler->min_p <= 1))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "min_p", "expected a number from 0 to 1, got %g",
+                       sampler->min_p);
+    if (sampler->top_k < 0 || sampler->top_k >= vocab_size)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "top_k", "expected an integer from 0 to %d, got %d",
+                       vocab_size - 1, sampler->top_k);
+    if (!(sampler->repetition_penalty >= 0) || isinf(sampler->repetition_penalty))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "repetition_penalty",
+                       "expected a finite number of at least 0, got %g", sampler->repetition_penalty);
+    return ZMLX_OK;
+}
+
+/* A logit of a recent token moves away from being chosen (https://arxiv.org/abs/1909.05858). */
+static mlx_array penalize(zm_scope *scope, mlx_array logits, mlx_array recent, double penalty) {
+    mlx_array factor = zm_scalar_like(scope, penalty, logits);
+    mlx_array chosen = zm_take_along_axis(scope, logits, recent, -1);
+    mlx_array negative = zm_less(scope, chosen, zm_scalar_like(scope, 0, chosen));
+    chosen = zm_where(scope, negative, zm_multiply(scope, chosen, factor), zm_divide(scope, chosen, factor));
+    return zm_put_along_axis(scope, logits, recent, chosen, -1);
+}
+
+/* Keeps the most likely tokens whose probabilities sum to at least top_p. */
+static mlx_array apply_top_p(zm_scope *scope, mlx_array logprobs, double top_p) {
+    mlx_array sorted = zm_sort(scope, logprobs, -1);
+    mlx_array probabilities = zm_exp(scope, zm_astype(scope, sorted, MLX_FLOAT32));
+    mlx_array above = zm_cumsum(scope, probabilities, -1, true, false);
+    mlx_array total = zm_add(scope, zm_slice_axis(scope, above, -1, 0, 1, 1),
+                             zm_slice_axis(scope, probabilities, -1, 0, 1, 1));
+    mlx_array limit = zm_multiply(scope, total, zm_scalar(scope, top_p, MLX_FLOAT32));
+    mlx_array dropped = zm_sum(scope, zm_astype(scope, zm_greater_equal(scope, above, limit), MLX_INT32), -1, true);
+    mlx_array threshold = zm_take_along_axis(scope, sorted, dropped, -1);
+    return zm_where(scope, zm_less(scope, logprobs, threshold), zm_scalar_like(scope, -INFINITY, logprobs),
+                    logprobs);
+}
+
+static mlx_array apply_min_p(zm_scope *scope, mlx_array logprobs, double min_p) {
+    mlx_array top = zm_max(scope, logprobs, -1, true);
+    mlx_array threshold = zm_add(scope, top, zm_scalar_like(scope, log(min_p), top));
+    return zm_where(scope, zm_less(scope, logprobs, threshold), zm_scalar_like(scope, -INFINITY, logprobs),
+                    logprobs);
+}
+
+static mlx_array apply_top_k(zm_scope *scope, mlx_array logprobs, int top_k) {
+    mlx_array order = zm_argpartition(scope, zm_negative(scope, logprobs), top_k - 1, -1);
+    mlx_array dropped = zm_slice_axis(scope, order, -1, top_k, zm_dim(logprobs, -1), 1);
+    return zm_put_along_axis(scope, logprobs, dropped, zm_scalar_like(scope, -INFINITY, logprobs), -1);
+}
+
+/* splitmix64, so that neighbouring seeds and steps give unrelated keys. */
+static uint64_t mix(uint64_t seed, uint64_t step) {
+    uint64_t z = seed + (step + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static mlx_array draw(zm_scope *scope, const zm_sampler *sampler, mlx_array logprobs, uint64_t step) {
+    mlx_array key = mlx_array_new();
+    if (mlx_random_key(&key, mix(sampler->seed, step))) {
+        mlx_array_free(key);
+        zmlx_error error;
+        zm_mlx_fail(&error, NULL);
+        return zm_scope_fail(scope, error.code, NULL, "%s", error.message);
+    }
+    zm_scope_own(scope, key);
+    mlx_array scaled = zm_multiply(scope, logprobs, zm_scalar_like(scope, 1 / sampler->temperature, logprobs));
+    return zm_categorical(scope, scaled, -1, key);
+}
+
+mlx_array zm_sample(zm_scope *scope, const zm_sampler *sampler, mlx_array logits, mlx_array recent,
+                    uint64_t step) {
+    if (sampler->repetition_penalty > 0 && zm_is_set(recent))
+        logits = penalize(scope, logits, recent, sampler->repetition_penalty);
+    /* The arg-max is of log probabilities: the subtraction can create ties that the logits do not have. */
+    mlx_array logprobs = zm_subtract(scope, logits, zm_logsumexp(scope, logits, -1, true));
+    if (sampler->temperature <= 0) return zm_argmax(scope, logprobs, -1, false);
+    if (sampler->top_p > 0 && sampler->top_p < 1) logprobs = apply_top_p(scope, logprobs, sampler->top_p);
+    if (sampler->min_p > 0) logprobs = apply_min_p(scope, logprobs, sampler->min_p);
+    if (sampler->top_k > 0) logprobs = apply_top_k(scope, logprobs, sampler->top_k);
+    return draw(scope, sampler, logprobs, step);
+}

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/model.h"
+
+zmlx_status zmlx_session_new(zmlx_session **session, zmlx_model *model, zmlx_error *error) {
+    *session = NULL;
+    zmlx_session *result = calloc(1, sizeof *result);
+    if (!result) return zm_fail_memory(error);
+    result->model = model;
+    int n_blocks = model->root->decoder->n_blocks;
+    result->caches = calloc((size_t)n_blocks, sizeof *result->caches);
+    if (!result->caches) {
+        free(result);
+        return zm_fail_memory(error);
+    }
+    for (int i = 0; i < n_blocks; i++) zm_block_cache_init(&result->caches[i], model->root->decoder->blocks[i]);
+    *session = result;
+    return ZMLX_OK;
+}
+
+void zmlx_session_free(zmlx_session *session) {
+    if (!session) return;
+    for (int i = 0; i < session->model->root->decoder->n_blocks; i++) zm_cache_release(&session->caches[i]);
+    free(session->caches);
+    free(session);
+}
+
+void zm_session_reset(zmlx_session *session) {
+    zm_decoder *decoder = session->model->root->decoder;
+    for (int i = 0; i < decoder->n_blocks; i++) {
+        zm_cache_release(&session->caches[i]);
+        zm_block_cache_init(&session->caches[i], decoder->blocks[i]);
+    }
+    session->length = 0;
+}
+
+size_t zmlx_session_length(const zmlx_session *session) { return session->length; }
+
+zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
+                             zmlx_error *error) {
+    if (n_tokens > INT_MAX / 2 - session->length)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "%zu tokens are too many", n_tokens);
+    zm_scope scope;
+    zm_scope_begin(&scope, session->model->stream);
+    zm_causal_lm *root = session->model->root;
+    if (logits)
+        zm_scope_keep(&scope, logits, zm_causal_lm_call(root, &scope, tokens, session->caches));
+    else
+        zm_decoder_call(root->decoder, &scope, tokens, session->caches);
+    session->length += n_tokens;
+    return zm_scope_end(&scope, error);
+}
+
+zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, bool asynchronous, zmlx_error *error) {
+    mlx_vector_array outputs = mlx_vector_array_new();
+    int failed = 0;
+    for (int i = 0; i < session->model->root->decoder->n_blocks; i++) {
+        mlx_array arrays[2];
+        int count = zm_cache_arrays(&session->caches[i], arrays);
+        for (int j = 0; j < count; j++) failed |= mlx_vector_array_append_value(outputs, arrays[j]);
+    }
+    if (extra.ctx) failed |= mlx_vector_array_append_value(outputs, extra);
+    if (!failed) failed = asynchronous ? mlx_async_eval(outputs) : mlx_eval(outputs);
+    mlx_vector_array_free(outputs);
+    return failed ? zm_mlx_fail(error, "evaluation") : ZMLX_OK;
+}
+
+static zmlx_status check_tokens(const zmlx_session *session, const int32_t *tokens, size_t n_tokens,
+                                zmlx_error *error) {
+    if (!n_tokens) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "there are none");
+    for (size_t i = 0; i < n_tokens; i++)
+        if (tokens[i] < 0 || tokens[i] >= session->model->info.vocab_size)
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "token %zu is %d; the vocabulary is 0 to %d", i,
+                           tokens[i], session->model->info.vocab_size - 1);
+    return ZMLX_OK;
+}
+
+/* Copies evaluated float32 logits of the last position, or of all. */
+static zmlx_status copy_logits(zmlx_session *session, float *destination, mlx_array logits, bool all_positions,
+                               zmlx_error *error) {
+    zm_scope scope;
+    zm_scope_begin(&scope, session->model->stream);
+    mlx_array chosen = all_positions ? logits : zm_slice_axis(&scope, logits, 1, -1, INT_MAX, 1);
+    chosen = zm_contiguous(&scope, zm_astype(&scope, chosen, MLX_FLOAT32));
+    if (!zm_scope_failed(&scope)) {
+        const float *data = mlx_array_eval(chosen) ? NULL : mlx_array_data_float32(chosen);
+        if (data)
+            memcpy(destination, data, mlx_array_nbytes(chosen));
+        else
+            zm_scope_fail(&scope, zm_mlx_fail(error, "logits"), "logits", "%s", error ? error->message : "");
+    }
+    return zm_scope_end(&scope, error);
+}
+
+zmlx_status zmlx_session_feed(zmlx_session *session, const int32_t *tokens, size_t n_tokens, float *logits,
+                              bool all_positions, zmlx_error *error) {
+    ZM_TRY(check_tokens(session, tokens, n_tokens, error));
+    int shape[2] = {1, (int)n_tokens};
+    mlx_array input = mlx_array_new_data(tokens, shape, 2, MLX_INT32);
+    mlx_array output = mlx_array_new();
+    zmlx_status status = zm_session_build(session, logits ? &output : NULL, input, n_tokens, error);
+    mlx_array_free(input);
+    if (!status) status = zm_session_evaluate(session, output, false, error);
+    if (!status && logits) status = copy_logits(session, logits, output, all_positions, error);
+    mlx_array_free(output);
+    return status;
+}

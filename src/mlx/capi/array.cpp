@@ -9,14 +9,6 @@ using namespace zm::capi;
 
 namespace {
 
-/* mlx_dtype's values are the indices of this table. */
-const mx::Dtype dtypes[] = {
-    mx::bool_, mx::uint8, mx::uint16, mx::uint32, mx::uint64, mx::int8, mx::int16,
-    mx::int32, mx::int64, mx::float16, mx::float32, mx::float64, mx::bfloat16, mx::complex64,
-};
-constexpr size_t n_dtypes = sizeof dtypes / sizeof *dtypes;
-static_assert(n_dtypes == MLX_COMPLEX64 + 1);
-
 template <typename Type>
 const Type *data_of(mlx_array arr) noexcept {
     return value_or<const Type *>(nullptr, [&]() -> const Type * {
@@ -40,24 +32,14 @@ mx::array copy_of(const void *data, const mx::Shape &shape, mx::Dtype dtype) {
             throw std::invalid_argument("shape too large");
     }
     size_t bytes;
-    if (__builtin_mul_overflow(count, mx::size_of(dtype), &bytes)) throw std::invalid_argument("shape too large");
+    if (__builtin_mul_overflow(count, mx::size_of(dtype), &bytes))
+        throw std::invalid_argument("shape too large");
     auto buffer = mx::allocator::malloc(bytes);
     if (bytes) std::memcpy(mx::allocator::Buffer(buffer.buffer()).raw_ptr(), data, bytes);
     return mx::array(std::move(buffer), shape, dtype);
 }
 
 }  // namespace
-
-mx::Dtype zm::capi::to_cpp(mlx_dtype dtype) {
-    if (static_cast<size_t>(dtype) >= n_dtypes) throw std::invalid_argument("unknown dtype");
-    return dtypes[dtype];
-}
-
-mlx_dtype zm::capi::to_c(mx::Dtype dtype) {
-    for (size_t i = 0; i < n_dtypes; i++)
-        if (dtypes[i] == dtype) return static_cast<mlx_dtype>(i);
-    throw std::invalid_argument("dtype without a C name");
-}
 
 size_t mlx_dtype_size(mlx_dtype dtype) {
     return value_or<size_t>(0, [&] { return mx::size_of(to_cpp(dtype)); });

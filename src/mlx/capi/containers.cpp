@@ -69,7 +69,9 @@ mlx_vector_array mlx_vector_array_new_data(const mlx_array *data, size_t size) {
     return make<mlx_vector_array>([&] { return arrays_of(data, size); });
 }
 
-mlx_vector_array mlx_vector_array_new_value(const mlx_array val) { return mlx_vector_array_new_data(&val, 1); }
+mlx_vector_array mlx_vector_array_new_value(const mlx_array val) {
+    return mlx_vector_array_new_data(&val, 1);
+}
 
 int mlx_vector_array_set_data(mlx_vector_array *vec, const mlx_array *data, size_t size) {
     return assign(vec, [&] { return arrays_of(data, size); });

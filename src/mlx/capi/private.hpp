@@ -11,9 +11,11 @@
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "mlx/c/mlx.h"
+#include "mlx/dtypes.hpp"
 #include "mlx/mlx.h"
 
 namespace zm::capi {
@@ -91,8 +93,8 @@ inline std::vector<int> ints_of(const int *values, size_t count) {
     return std::vector<int>(values, values + count);
 }
 
-mx::Dtype to_cpp(mlx_dtype dtype);
-mlx_dtype to_c(mx::Dtype dtype);
+using zm::to_c;
+using zm::to_cpp;
 mx::Device::DeviceType to_cpp(mlx_device_type type);
 
 inline std::optional<mx::Dtype> optional(mlx_optional_dtype dtype) {

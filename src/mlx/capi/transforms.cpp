@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* mlx-c subset: evaluation, closures, transformations of functions. */
-#include "mlx/transforms_impl.h"
 #include "private.hpp"
+
+#include "mlx/transforms_impl.h"
 
 using namespace zm::capi;
 
@@ -65,7 +66,9 @@ int mlx_closure_apply(mlx_vector_array *res, mlx_closure cls, const mlx_vector_a
 
 mlx_closure_value_and_grad mlx_closure_value_and_grad_new(void) { return mlx_closure_value_and_grad{}; }
 
-int mlx_closure_value_and_grad_free(mlx_closure_value_and_grad cls) { return release<mx::ValueAndGradFn>(cls); }
+int mlx_closure_value_and_grad_free(mlx_closure_value_and_grad cls) {
+    return release<mx::ValueAndGradFn>(cls);
+}
 
 int mlx_closure_value_and_grad_apply(mlx_vector_array *res_0, mlx_vector_array *res_1,
                                      mlx_closure_value_and_grad cls, const mlx_vector_array input) {

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/* The primitive that carries a zm_node_class. A handle's ctx is the mlx::core::array or Stream itself,
+ * in mlx-c as in the subset. */
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/dtypes.hpp"
+#include "mlx/mlx.h"
+#include "mlx/primitives.h"
+
+extern "C" {
+#include "base/error.h"
+#include "mlx/node.h"
+}
+
+namespace mx = mlx::core;
+
+namespace {
+
+using Arrays = std::vector<mx::array>;
+
+template <typename Vector>
+int size_of(const Vector &vector) {
+    return static_cast<int>(vector.size());
+}
+
+mlx_array borrow(const mx::array &array) { return mlx_array{const_cast<mx::array *>(&array)}; }
+
+std::vector<mlx_array> borrow(const Arrays &arrays) {
+    std::vector<mlx_array> handles;
+    for (const mx::array &array : arrays) handles.push_back(borrow(array));
+    return handles;
+}
+
+/* The C side of a node, shared by the primitive and its running task. */
+struct State {
+    const zm_node_class *node_class;
+    void *data;
+
+    State(const zm_node_class *node_class_, void *data_) : node_class(node_class_), data(data_) {}
+    State(const State &) = delete;
+    State &operator=(const State &) = delete;
+    ~State() {
+        if (node_class->free_state) node_class->free_state(data);
+    }
+};
+
+/* What runs on the stream's thread. MLX keeps the buffers of a node's inputs until it ran, but not those
+ * of its outputs where the caller has dropped them meanwhile. */
+struct Task {
+    std::shared_ptr<State> state;
+    std::vector<mx::Shape> shapes; /* of inputs, then outputs; the views point into them */
+    std::vector<zm_view> views;
+    std::vector<std::shared_ptr<mx::array::Data>> results;
+    int n_inputs, n_outputs;
+
+    Task(std::shared_ptr<State> state_, size_t inputs, size_t outputs)
+        : state(std::move(state_)), n_inputs(static_cast<int>(inputs)), n_outputs(static_cast<int>(outputs)) {
+        shapes.reserve(inputs + outputs); /* so that add moves no shape */
+        views.reserve(inputs + outputs);
+        results.reserve(outputs);
+    }
+    void add(mx::array &array) {
+        shapes.push_back(array.shape());
+        views.push_back({array.size() ? array.data<void>() : nullptr, shapes.back().data(),
+                         static_cast<int>(array.ndim()), zm::to_c(array.dtype()), array.size()});
+    }
+    void operator()() const {
+        /* The function gets its own copy of the output views: it may not change ours. */
+        std::vector<zm_view> outputs(views.begin() + n_inputs, views.end());
+        state->node_class->evaluate_cpu(state->data, views.data(), n_inputs, outputs.data(), n_outputs);
+    }
+};
+
+class Node : public mx::Primitive {
+public:
+    Node(mx::Stream stream, std::shared_ptr<State> state) : Primitive(stream), state_(std::move(state)) {}
+
+    void eval_cpu(const Arrays &inputs, Arrays &outputs) override {
+        if (!state_->node_class->evaluate_cpu) refuse("evaluation on the CPU");
+        auto &encoder = mx::cpu::get_command_encoder(stream());
+        auto task = std::make_shared<Task>(state_, inputs.size(), outputs.size());
+        for (const mx::array &input : inputs) {
+            mx::array row_contiguous = in_rows(input);
+            task->add(row_contiguous);
+        }
+        for (mx::array &output : outputs) {
+            output.set_data(mx::allocator::malloc(output.nbytes()));
+            task->add(output);
+            task->results.push_back(output.data_shared_ptr());
+        }
+        encoder.dispatch([task = std::move(task)] { (*task)(); });
+    }
+
+    void eval_gpu(const Arrays &, Arrays &) override {
+        refuse("evaluation on a GPU");
+    }
+
+    Arrays vjp(const Arrays &primals, const Arrays &cotangents, const std::vector<int> &argument_numbers,
+               const Arrays &results) override {
+        if (!state_->node_class->vjp) refuse("vjp");
+        auto primal_handles = borrow(primals), cotangent_handles = borrow(cotangents);
+        auto result_handles = borrow(results);
+        std::vector<mlx_array> gradients(argument_numbers.size());
+        mx::Stream own = stream();
+        zmlx_error error{};
+        zmlx_status status = state_->node_class->vjp(
+            state_->data, gradients.data(), argument_numbers.data(), size_of(argument_numbers),
+            primal_handles.data(), size_of(primals), cotangent_handles.data(), result_handles.data(),
+            size_of(results), mlx_stream{&own}, &error);
+        Arrays taken;
+        for (mlx_array gradient : gradients) {
+            if (gradient.ctx) taken.push_back(*static_cast<mx::array *>(gradient.ctx));
+            mlx_array_free(gradient);
+        }
+        if (status) throw std::runtime_error(text("vjp failed: ") + error.message);
+        if (taken.size() != gradients.size()) throw std::runtime_error(text("vjp left a gradient empty"));
+        return taken;
+    }
+
+    Arrays jvp(const Arrays &, const Arrays &, const std::vector<int> &) override {
+        refuse("jvp");
+    }
+
+    std::pair<Arrays, std::vector<int>> vmap(const Arrays &, const std::vector<int> &) override {
+        refuse("vmap");
+    }
+
+    bool is_equivalent(const mx::Primitive &other) const override {
+        auto node = dynamic_cast<const Node *>(&other);
+        if (!node) return false;
+        const State &theirs = *node->state_;
+        if (&theirs == state_.get()) return true;
+        return theirs.node_class == state_->node_class && state_->node_class->equal &&
+               state_->node_class->equal(state_->data, theirs.data);
+    }
+
+    const char *name() const override { return state_->node_class->name; }
+
+private:
+    std::shared_ptr<State> state_;
+
+    std::string text(const char *what) const { return std::string(name()) + ": " + what; }
+
+    [[noreturn]] void refuse(const char *what) const {
+        throw std::runtime_error(std::string(name()) + " does not support " + what);
+    }
+
+    /* input itself where its elements lie in row order, else a copy scheduled before the node. */
+    mx::array in_rows(const mx::array &input) {
+        if (input.flags().row_contiguous || !input.size()) return input;
+        mx::array copy = mx::contiguous(input, false, stream());
+        Arrays copies{copy};
+        copy.primitive().eval_cpu(copy.inputs(), copies);
+        copy.detach();
+        mx::cpu::get_command_encoder(stream()).add_temporary(copy);
+        return copy;
+    }
+};
+
+/* Checks what comes from C before it becomes MLX objects. */
+void check(const zm_node_output *specs, int n_outputs, const mlx_array *inputs, int n_inputs,
+           mlx_stream stream) {
+    if (n_outputs < 1) throw std::invalid_argument("a node needs an output");
+    if (!stream.ctx) throw std::invalid_argument("expected a non-empty stream");
+    for (int i = 0; i < n_inputs; i++)
+        if (!inputs[i].ctx) throw std::invalid_argument("input " + std::to_string(i) + " is empty");
+    for (int i = 0; i < n_outputs; i++) {
+        const zm_node_output &spec = specs[i];
+        bool valid = spec.n_dims >= 0 && spec.n_dims <= ZM_NODE_MAX_DIMS &&
+                     zm::is_dtype(spec.dtype);
+        for (int d = 0; valid && d < spec.n_dims; d++) valid = spec.shape[d] >= 0;
+        if (!valid) throw std::invalid_argument("no valid shape or dtype for output " + std::to_string(i));
+    }
+}
+
+Arrays make_outputs(const zm_node_output *specs, int n_outputs, std::shared_ptr<State> state,
+                                    const mlx_array *inputs, int n_inputs, mlx_stream stream) {
+    check(specs, n_outputs, inputs, n_inputs, stream);
+    Arrays arguments;
+    for (int i = 0; i < n_inputs; i++) arguments.push_back(*static_cast<mx::array *>(inputs[i].ctx));
+    std::vector<mx::Shape> shapes;
+    std::vector<mx::Dtype> types;
+    for (int i = 0; i < n_outputs; i++) {
+        shapes.emplace_back(specs[i].shape, specs[i].shape + specs[i].n_dims);
+        types.push_back(zm::to_cpp(specs[i].dtype));
+    }
+    auto node = std::make_shared<Node>(*static_cast<mx::Stream *>(stream.ctx), std::move(state));
+    if (n_outputs == 1) return {mx::array(shapes[0], types[0], std::move(node), std::move(arguments))};
+    return mx::array::make_arrays(std::move(shapes), types, node, arguments);
+}
+
+}  // namespace
+
+zmlx_status zm_node_apply(mlx_array *outputs, const zm_node_output *specs, int n_outputs,
+                          const zm_node_class *node_class, void *state, const mlx_array *inputs, int n_inputs,
+                          mlx_stream stream, zmlx_error *error) {
+    for (int i = 0; i < n_outputs; i++) outputs[i] = mlx_array{};
+    try {
+        std::shared_ptr<State> owner;
+        try {
+            owner = std::make_shared<State>(node_class, state);
+        } catch (...) {
+            if (node_class->free_state) node_class->free_state(state);
+            throw;
+        }
+        auto arrays = make_outputs(specs, n_outputs, std::move(owner), inputs, n_inputs, stream);
+        for (size_t i = 0; i < arrays.size(); i++) outputs[i].ctx = new mx::array(std::move(arrays[i]));
+        return ZMLX_OK;
+    } catch (const std::exception &exception) {
+        for (int i = 0; i < n_outputs; i++) {
+            mlx_array_free(outputs[i]);
+            outputs[i] = mlx_array{};
+        }
+        return zm_fail(error, ZMLX_ERROR_MLX, node_class->name, "%s", exception.what());
+    }
+}

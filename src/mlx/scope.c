@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* The scope itself: ownership and the sticky failure. */
+#include "mlx/scope.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "mlx/operation.h"
+
+void zm_scope_begin(zm_scope *scope, mlx_stream stream) {
+    scope->stream = stream;
+    scope->arrays = NULL;
+    scope->n_arrays = 0;
+    scope->capacity = 0;
+    zm_error_clear(&scope->failure);
+}
+
+zmlx_status zm_scope_end(zm_scope *scope, zmlx_error *error) {
+    for (size_t i = 0; i < scope->n_arrays; i++) mlx_array_free(scope->arrays[i]);
+    free(scope->arrays);
+    scope->arrays = NULL;
+    scope->n_arrays = 0;
+    scope->capacity = 0;
+    zmlx_status status = scope->failure.code;
+    if (status && error) *error = scope->failure;
+    return status;
+}
+
+bool zm_scope_failed(const zm_scope *scope) { return scope->failure.code != ZMLX_OK; }
+
+mlx_array zm_scope_fail(zm_scope *scope, zmlx_status code, const char *where, const char *format, ...) {
+    if (!zm_scope_failed(scope)) {
+        char message[sizeof scope->failure.message];
+        va_list arguments;
+        va_start(arguments, format);
+        vsnprintf(message, sizeof message, format, arguments);
+        va_end(arguments);
+        zm_fail(&scope->failure, code, where, "%s", message);
+    }
+    return (mlx_array){NULL};
+}
+
+void zm_scope_keep(zm_scope *scope, mlx_array *kept, mlx_array array) {
+    if (zm_scope_failed(scope)) return;
+    if (mlx_array_set(kept, array)) zm_mlx_fail(&scope->failure, "keep");
+}
+
+mlx_array zm_scope_own(zm_scope *scope, mlx_array array) {
+    if (!array.ctx) return array;
+    if (scope->n_arrays == scope->capacity) {
+        size_t capacity = scope->capacity ? 2 * scope->capacity : 64;
+        mlx_array *arrays = realloc(scope->arrays, capacity * sizeof *arrays);
+        if (!arrays) {
+            mlx_array_free(array);
+            zm_fail_memory(zm_scope_failed(scope) ? NULL : &scope->failure);
+            return (mlx_array){NULL};
+        }
+        scope->arrays = arrays;
+        scope->capacity = capacity;
+    }
+    scope->arrays[scope->n_arrays++] = array;
+    return array;
+}
+
+mlx_array zm_scope_take(zm_scope *scope, const char *operation, int status, mlx_array result) {
+    if (!status) return zm_scope_own(scope, result);
+    mlx_array_free(result);
+    if (!zm_scope_failed(scope)) zm_mlx_fail(&scope->failure, operation);
+    return (mlx_array){NULL};
+}
+
+bool zm_is_set(mlx_array a) { return a.ctx != NULL; }
+
+int zm_dim(mlx_array a, int axis) {
+    if (!a.ctx) return 0;
+    int n_dims = (int)mlx_array_ndim(a);
+    if (axis < 0) axis += n_dims;
+    return axis >= 0 && axis < n_dims ? mlx_array_shape(a)[axis] : 0;
+}
+
+mlx_array zm_node(zm_scope *scope, const zm_node_output *spec, const zm_node_class *node_class, void *state,
+                  const mlx_array *inputs, int n_inputs) {
+    mlx_array result = {NULL};
+    if (zm_scope_failed(scope)) {
+        if (node_class->free_state) node_class->free_state(state);
+        return result;
+    }
+    if (zm_node_apply(&result, spec, 1, node_class, state, inputs, n_inputs, scope->stream, &scope->failure))
+        return result;
+    return zm_scope_own(scope, result);
+}

@@ -37,17 +37,16 @@ build: setup ## the program ($(BUILD)/zmlx) and the libraries
 demo: build ## prove the patched demonstration model's tokens and time it
 	$(BUILD)/zmlx validate $(MODEL)
 
-test: ## everything: all tests, then again under sanitizers, then check
+test: ## everything: all tests, then the quick ones again under sanitizers
 	@$(setup) oracles
 	@$(call build,release,$(BUILD))
 	@$(call build,asan,$(BUILD)/asan)
 	$(ctest) $(BUILD)
 	$(ctest) $(BUILD)/asan --label-regex 'unit|fuzz|cli'
-	@$(MAKE) --no-print-directory check
 
 check: ## include order, sizes and left-overs of the sources
 	@tools/check_layers.sh
-	@tools/size.sh
+	@tools/check_sizes.sh
 	@tools/check_words.sh
 
 debug: setup ## build without optimisation, in $(BUILD)/debug

@@ -24,9 +24,10 @@ target_compile_options(zmlx_compile INTERFACE
   $<$<C_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 target_compile_definitions(zmlx_compile INTERFACE _GNU_SOURCE)
 
+# The check of virtual tables needs type information that libmlx, built without, does not have.
 if(ZMLX_SANITIZE)
   target_compile_options(zmlx_compile INTERFACE
-    -fsanitize=${ZMLX_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
+    -fsanitize=${ZMLX_SANITIZE} -fno-sanitize=vptr -fno-sanitize-recover=all -fno-omit-frame-pointer
     $<$<BOOL:${ZMLX_FUZZ}>:-fsanitize=fuzzer-no-link>)
-  target_link_options(zmlx_compile INTERFACE -fsanitize=${ZMLX_SANITIZE})
+  target_link_options(zmlx_compile INTERFACE -fsanitize=${ZMLX_SANITIZE} -fno-sanitize=vptr)
 endif()

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Installs into an empty folder, moves that, and uses it from a C program found with CMake and with
+# pkg-config. Nothing of it may point into the build or source folder.
+#
+#   bash install.sh BUILD SOURCE
+set -euo pipefail
+build=$1 source=$2
+work=$(mktemp -d "$build/install-test.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+fail() {
+    echo "install: $*" >&2
+    exit 1
+}
+
+cmake --install "$build" --prefix "$work/first" >"$work/log"
+mv "$work/first" "$work/prefix"
+prefix=$work/prefix
+model=$source/models/lfm2-moe-tiny-4bit
+
+"$prefix/bin/zmlx" --help >/dev/null || fail "the installed program does not run"
+
+for object in "$prefix/bin/zmlx" "$prefix/lib/libzmlx.so"; do
+    ! ldd "$object" | grep 'not found' || fail "$object lacks libraries"
+    ! ldd "$object" | sed "s#$prefix##g" | grep -F -e "$build/" -e "$source/" || fail "$object uses the build folder"
+done
+! grep -rlF -e "$build" -e "$source" "$prefix" --include='*.cmake' --include='*.pc' --include='*.h' ||
+    fail "these files name the build or source folder"
+
+cp -r "$source/tests/install/consumer" "$work/consumer"
+cmake -S "$work/consumer" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" >>"$work/log"
+cmake --build "$work/cmake" >>"$work/log"
+"$work/cmake/consumer" "$model"
+
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+"${CC:-cc}" "$work/consumer/consumer.c" -o "$work/shared" $(pkg-config --cflags --libs zmlx)
+LD_LIBRARY_PATH=$prefix/lib "$work/shared" "$model"
+
+"${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$prefix/lib/libzmlx.a" \
+    $(pkg-config --libs --static zmlx | sed 's/-lzmlx //')
+LD_LIBRARY_PATH=$prefix/lib/zmlx/mlx/lib "$work/static" "$model"
+! ldd "$work/static" | grep libzmlx || fail "the static program uses the shared library"

@@ -32,7 +32,8 @@ uint64_t zm_checkpoint_file_bytes(const zm_checkpoint *checkpoint);
 /* The floating type most of the tensors have: the checkpoint's own type. */
 mlx_dtype zm_checkpoint_stored_dtype(const zm_checkpoint *checkpoint);
 
-/* Names. get: borrowed (lazy) array, empty where absent. put takes array over and replaces. */
+/* Names. Indices do not shift: the name of a tensor that was removed or taken is "", new ones come last.
+ * get: borrowed (lazy) array, empty where absent. put takes array over and replaces. */
 size_t zm_checkpoint_count(const zm_checkpoint *checkpoint);
 const char *zm_checkpoint_name(const zm_checkpoint *checkpoint, size_t index);
 bool zm_checkpoint_has(const zm_checkpoint *checkpoint, const char *name);

@@ -33,8 +33,9 @@ static zmlx_status check(zm_quantization quantization, const char *where, zmlx_e
         valid = group_size == mode->group_size && bits == mode->bits;
     }
     if (!valid)
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, where, "%d bits with group size %d are not supported in mode %s",
-                       bits, group_size, quantization.mode);
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, where,
+                       "%d bits with group size %d are not supported in mode %s", bits, group_size,
+                       quantization.mode);
     return ZMLX_OK;
 }
 
@@ -45,8 +46,8 @@ static zmlx_status read_parameters(zm_quantization *quantization, zm_json_object
     if (zm_json_get(object, "mode")) ZM_TRY(zm_json_string(&mode_name, object, "mode", error));
     const zm_quantization *mode = find_mode(mode_name);
     if (!mode)
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, object.file, "quantisation mode '%.40s' is not supported",
-                       mode_name);
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, object.file,
+                       "quantisation mode '%.40s' is not supported", mode_name);
     int64_t group_size, bits;
     if (required) {
         ZM_TRY(zm_json_int(&group_size, object, "group_size", 1, 65536, error));
@@ -65,13 +66,15 @@ static zmlx_status read_method(zm_quantization_rules *rules, zm_json_object conf
     ZM_TRY(zm_json_string(&method, foreign, "quant_method", error));
     if (strcmp(method, "mxfp4"))
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file,
-                       "quantisation method '%.40s' is not supported; convert the model with mlx_lm.convert", method);
+                       "quantisation method '%.40s' is not supported; convert the model with mlx_lm.convert",
+                       method);
     rules->defaults = *find_mode("mxfp4");
     rules->entries = foreign;
     return ZMLX_OK;
 }
 
-zmlx_status zm_quantization_rules_read(zm_quantization_rules *rules, zm_json_object config, zmlx_error *error) {
+zmlx_status zm_quantization_rules_read(zm_quantization_rules *rules, zm_json_object config,
+                                       zmlx_error *error) {
     *rules = (zm_quantization_rules){0};
     if (json_is_true(zm_json_get(config, "quantize_activations")))
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file, "quantize_activations is not supported");
@@ -85,7 +88,8 @@ zmlx_status zm_quantization_rules_read(zm_quantization_rules *rules, zm_json_obj
         return ZMLX_OK;
     }
     json_t *foreign = json_object_get(config.value, "quantization_config");
-    if (!foreign) foreign = json_object_get(json_object_get(config.value, "text_config"), "quantization_config");
+    if (!foreign)
+        foreign = json_object_get(json_object_get(config.value, "text_config"), "quantization_config");
     if (!foreign || json_is_null(foreign) || json_is_false(foreign)) return ZMLX_OK;
     zm_json_object object = {.value = foreign, .file = "config.json: quantization_config"};
     if (!json_is_object(foreign)) return zm_fail(error, ZMLX_ERROR_FORMAT, object.file, "expected an object");
@@ -122,11 +126,11 @@ zmlx_status zm_quantization_find(zm_quantization_kind *kind, zm_quantization *qu
 }
 
 zmlx_status zm_quantization_infer(zm_quantization *quantization, int in_features, int weight_columns,
-                                  int scale_columns, bool uint8_scales, zmlx_error *error) {
+                                  int scale_columns, bool uint8_scales, const char *path, zmlx_error *error) {
     *quantization = (zm_quantization){0};
     if (in_features < 1 || scale_columns < 1 || weight_columns < 1 || in_features % scale_columns ||
         (int64_t)weight_columns * 32 % in_features || (int64_t)weight_columns * 32 / in_features > 64)
-        return zm_fail(error, ZMLX_ERROR_FORMAT, NULL,
+        return zm_fail(error, ZMLX_ERROR_FORMAT, path,
                        "%d columns of weight and %d of scales fit no quantisation of %d input features",
                        weight_columns, scale_columns, in_features);
     zm_quantization result = {.group_size = in_features / scale_columns,
@@ -138,11 +142,11 @@ zmlx_status zm_quantization_infer(zm_quantization *quantization, int in_features
             if (result.bits == modes[i].bits && result.group_size == modes[i].group_size)
                 result.mode = modes[i].mode;
         if (!result.mode)
-            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, NULL,
+            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, path,
                            "no quantisation mode has %d bits, group size %d and uint8 scales", result.bits,
                            result.group_size);
     }
-    ZM_TRY(check(result, NULL, error));
+    ZM_TRY(check(result, path, error));
     *quantization = result;
     return ZMLX_OK;
 }

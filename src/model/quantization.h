@@ -23,13 +23,15 @@ typedef enum zm_quantization_kind {
 
 /* The rules borrow from config, which must outlive them. A method that is not MLX's own is
  * ZMLX_ERROR_UNSUPPORTED by name. */
-zmlx_status zm_quantization_rules_read(zm_quantization_rules *rules, zm_json_object config, zmlx_error *error);
+zmlx_status zm_quantization_rules_read(zm_quantization_rules *rules, zm_json_object config,
+                                       zmlx_error *error);
 /* What config.json says about path; *quantization is set for GIVEN. */
 zmlx_status zm_quantization_find(zm_quantization_kind *kind, zm_quantization *quantization,
                                  const zm_quantization_rules *rules, const char *path, zmlx_error *error);
-/* From the last dimensions of "<path>.weight" and "<path>.scales"; uint8_scales: the scales' type. */
+/* From the last dimensions of "<path>.weight" and "<path>.scales"; uint8_scales: the scales' type. path is
+ * shown in errors. */
 zmlx_status zm_quantization_infer(zm_quantization *quantization, int in_features, int weight_columns,
-                                  int scale_columns, bool uint8_scales, zmlx_error *error);
+                                  int scale_columns, bool uint8_scales, const char *path, zmlx_error *error);
 
 /* Whether mode has floating scales and biases (affine); the others have uint8 scales alone. */
 bool zm_quantization_is_affine(zm_quantization quantization);

@@ -17,9 +17,9 @@ static const struct {
     mlx_dtype dtype;
     uint64_t size;
 } types[] = {
-    {"BOOL", MLX_BOOL, 1},     {"U8", MLX_UINT8, 1},       {"I8", MLX_INT8, 1},       {"U16", MLX_UINT16, 2},
-    {"I16", MLX_INT16, 2},     {"U32", MLX_UINT32, 4},     {"I32", MLX_INT32, 4},     {"U64", MLX_UINT64, 8},
-    {"I64", MLX_INT64, 8},     {"F16", MLX_FLOAT16, 2},    {"BF16", MLX_BFLOAT16, 2}, {"F32", MLX_FLOAT32, 4},
+    {"BOOL", MLX_BOOL, 1},     {"U8", MLX_UINT8, 1},      {"I8", MLX_INT8, 1},       {"U16", MLX_UINT16, 2},
+    {"I16", MLX_INT16, 2},     {"U32", MLX_UINT32, 4},    {"I32", MLX_INT32, 4},     {"U64", MLX_UINT64, 8},
+    {"I64", MLX_INT64, 8},     {"F16", MLX_FLOAT16, 2},   {"BF16", MLX_BFLOAT16, 2}, {"F32", MLX_FLOAT32, 4},
     {"C64", MLX_COMPLEX64, 8}, {"F8_E4M3", MLX_UINT8, 1}, {"F8_E8M0", MLX_UINT8, 1},
 };
 
@@ -44,7 +44,8 @@ static zmlx_status parse_type(zm_tensor_header *tensor, uint64_t *item_size, con
 static zmlx_status parse_shape(zm_tensor_header *tensor, uint64_t *n_items, const json_t *entry,
                                const char *path, zmlx_error *error) {
     const json_t *shape = json_object_get(entry, "shape");
-    if (!json_is_array(shape)) return fail_tensor(error, path, tensor->name, "shape is missing or not a list");
+    if (!json_is_array(shape))
+        return fail_tensor(error, path, tensor->name, "shape is missing or not a list");
     size_t n_dims = json_array_size(shape);
     if (n_dims > ZM_TENSOR_MAX_DIMS)
         return zm_fail(error, ZMLX_ERROR_FORMAT, path, "tensor '%.*s': %zu dimensions are more than %d",
@@ -74,13 +75,15 @@ static zmlx_status parse_offsets(zm_tensor_header *tensor, uint64_t expected, ui
         return fail_tensor(error, path, tensor->name, "data_offsets is missing or not two integers");
     json_int_t begin = json_integer_value(first), end = json_integer_value(second);
     if (begin < 0 || end < begin)
-        return zm_fail(error, ZMLX_ERROR_FORMAT, path, "tensor '%.*s': data_offsets [%lld, %lld] are no range",
-                       NAME_SHOWN, tensor->name, (long long)begin, (long long)end);
+        return zm_fail(error, ZMLX_ERROR_FORMAT, path,
+                       "tensor '%.*s': data_offsets [%lld, %lld] are no range", NAME_SHOWN, tensor->name,
+                       (long long)begin, (long long)end);
     if ((uint64_t)end > file_size - data_start)
         return zm_fail(error, ZMLX_ERROR_FORMAT, path,
                        "tensor '%.*s': data_offsets end at %lld, but the file has %llu bytes of data "
                        "(incomplete download?)",
-                       NAME_SHOWN, tensor->name, (long long)end, (unsigned long long)(file_size - data_start));
+                       NAME_SHOWN, tensor->name, (long long)end,
+                       (unsigned long long)(file_size - data_start));
     if ((uint64_t)(end - begin) != expected)
         return zm_fail(error, ZMLX_ERROR_FORMAT, path,
                        "tensor '%.*s': data_offsets span %lld bytes, type and shape need %llu", NAME_SHOWN,
@@ -108,8 +111,7 @@ static int compare_offsets(const void *left, const void *right) {
 
 static zmlx_status check_layout(zm_safetensors *file, uint64_t data_start, const char *path,
                                 zmlx_error *error) {
-    if (file->n_tensors)
-        qsort(file->tensors, file->n_tensors, sizeof file->tensors[0], compare_offsets);
+    if (file->n_tensors) qsort(file->tensors, file->n_tensors, sizeof file->tensors[0], compare_offsets);
     uint64_t end = data_start;
     for (size_t i = 0; i < file->n_tensors; i++) {
         const zm_tensor_header *tensor = &file->tensors[i];
@@ -154,10 +156,11 @@ static zmlx_status header_length(uint64_t *length, const unsigned char *bytes, u
     *length = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--) *length = *length << 8 | bytes[i];
     if (*length > file_size - LENGTH_BYTES)
-        return zm_fail(error, ZMLX_ERROR_FORMAT, path,
-                       "the header's length is %llu bytes, but the file has only %llu (incomplete download or "
-                       "not a safetensors file)",
-                       (unsigned long long)*length, (unsigned long long)file_size);
+        return zm_fail(
+            error, ZMLX_ERROR_FORMAT, path,
+            "the header's length is %llu bytes, but the file has only %llu (incomplete download or "
+            "not a safetensors file)",
+            (unsigned long long)*length, (unsigned long long)file_size);
     if (*length > ZM_SAFETENSORS_MAX_HEADER)
         return zm_fail(error, ZMLX_ERROR_FORMAT, path, "the header's length is %llu bytes, more than %d",
                        (unsigned long long)*length, ZM_SAFETENSORS_MAX_HEADER);
@@ -196,17 +199,20 @@ zmlx_status zm_safetensors_read(zm_safetensors *file, int descriptor, const char
                                 zmlx_error *error) {
     *file = (zm_safetensors){0};
     struct stat info;
-    if (fstat(descriptor, &info)) return zm_fail(error, ZMLX_ERROR_FILE, path, "cannot read: %s", strerror(errno));
+    if (fstat(descriptor, &info))
+        return zm_fail(error, ZMLX_ERROR_FILE, path, "cannot read: %s", strerror(errno));
     if (!S_ISREG(info.st_mode)) return zm_fail(error, ZMLX_ERROR_FILE, path, "not a regular file");
     uint64_t file_size = (uint64_t)info.st_size, length;
     char start[LENGTH_BYTES];
-    ZM_TRY(read_start(descriptor, start, file_size < sizeof start ? (size_t)file_size : sizeof start, path, error));
+    ZM_TRY(read_start(descriptor, start, file_size < sizeof start ? (size_t)file_size : sizeof start, path,
+                      error));
     ZM_TRY(header_length(&length, (const unsigned char *)start, file_size, path, error));
     char *bytes = malloc(LENGTH_BYTES + (size_t)length);
     if (!bytes) return zm_fail_memory(error);
     zmlx_status status = read_start(descriptor, bytes, LENGTH_BYTES + (size_t)length, path, error);
     if (!status)
-        status = zm_safetensors_parse(file, bytes, LENGTH_BYTES + (size_t)length, file_size, path, arena, error);
+        status =
+            zm_safetensors_parse(file, bytes, LENGTH_BYTES + (size_t)length, file_size, path, arena, error);
     free(bytes);
     return status;
 }

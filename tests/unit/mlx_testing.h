@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* For the tests of src/mlx: a stream, arrays of small numbers, comparison with float64 values. */
+#ifndef ZM_TESTS_MLX_TESTING_H
+#define ZM_TESTS_MLX_TESTING_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "mlx/scope.h"
+#include "mlx/streams.h"
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+#define SHAPE(...) (const int[]){__VA_ARGS__}, COUNT(((const int[]){__VA_ARGS__}))
+#define VALUES(...) (const double[]){__VA_ARGS__}, COUNT(((const double[]){__VA_ARGS__}))
+
+static mlx_stream stream;
+static const mlx_array none;
+
+static int open_stream(void **state) {
+    (void)state;
+    return (int)zm_stream_new(&stream, MLX_CPU, NULL);
+}
+
+static int close_stream(void **state) {
+    (void)state;
+    zm_stream_free(stream);
+    return 0;
+}
+
+static inline mlx_array floats(zm_scope *scope, const double *values, const int *shape, int n_dims) {
+    float data[512];
+    size_t size = 1;
+    for (int i = 0; i < n_dims; i++) size *= (size_t)shape[i];
+    assert_true(size <= 512);
+    for (size_t i = 0; i < size; i++) data[i] = (float)values[i];
+    return zm_from_data(scope, data, shape, n_dims, MLX_FLOAT32);
+}
+
+/* Numbers without a pattern in [-2, 2), the same on every machine; exact in float32. */
+static inline void fill(double *values, int count, uint32_t seed) {
+    for (int i = 0; i < count; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        values[i] = (double)(seed >> 20) / 1024.0 - 2.0;
+    }
+}
+
+/* The values of a, whatever its dtype and layout. */
+static inline void expect_values(zm_scope *scope, mlx_array a, const double *values, int count,
+                                 double tolerance) {
+    mlx_array kept = {NULL};
+    zm_scope_keep(scope, &kept, zm_contiguous(scope, zm_astype(scope, a, MLX_FLOAT64)));
+    if (zm_scope_failed(scope)) fail_msg("%s: %s", scope->failure.where, scope->failure.message);
+    assert_int_equal(mlx_array_eval(kept), 0);
+    assert_int_equal(mlx_array_size(kept), count);
+    const double *data = mlx_array_data_float64(kept);
+    assert_non_null(data);
+    for (int i = 0; i < count; i++) {
+        double difference = fabs(data[i] - values[i]);
+        if (data[i] != values[i] && !(difference <= tolerance * fmax(1.0, fabs(values[i]))))
+            fail_msg("element %d is %.9g, expected %.9g", i, data[i], values[i]);
+    }
+    mlx_array_free(kept);
+}
+
+static inline void expect_shape(mlx_array a, const int *shape, int n_dims) {
+    assert_int_equal(mlx_array_ndim(a), n_dims);
+    for (int i = 0; i < n_dims; i++) assert_int_equal(zm_dim(a, i), shape[i]);
+}
+
+static inline void end_well(zm_scope *scope) {
+    zmlx_error error = {0};
+    if (zm_scope_end(scope, &error)) fail_msg("%s: %s", error.where, error.message);
+}
+
+#endif

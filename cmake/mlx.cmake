@@ -44,8 +44,9 @@ else()
     target_compile_definitions(mlx INTERFACE _METAL_)
     target_include_directories(mlx INTERFACE "${ZMLX_MLX_ROOT}/mlx/include/metal_cpp")
   elseif(ZMLX_BACKEND STREQUAL cuda)
-    # The wheel's CUDA libraries depend on the driver, which the building machine need not have.
-    target_link_options(mlx INTERFACE LINKER:--allow-shlib-undefined)
+    # libmlx needs the driver's library, which the building machine need not have.
+    set(mlx_link_options "-Wl,--allow-shlib-undefined")
+    target_link_options(mlx INTERFACE ${mlx_link_options})
   endif()
 endif()
 

@@ -37,6 +37,6 @@ export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
 LD_LIBRARY_PATH=$prefix/lib "$work/shared" "$model"
 
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$prefix/lib/libzmlx.a" \
-    $(pkg-config --libs --static zmlx | sed 's/-lzmlx //')
-LD_LIBRARY_PATH=$prefix/lib/zmlx/mlx/lib "$work/static" "$model"
+    $(pkg-config --libs --static zmlx | sed 's/-lzmlx//')
+LD_LIBRARY_PATH=$(pkg-config --variable=mlx_libdir zmlx) "$work/static" "$model"
 ! ldd "$work/static" | grep libzmlx || fail "the static program uses the shared library"

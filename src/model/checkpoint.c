@@ -85,12 +85,24 @@ static zmlx_status add_file(zm_checkpoint *checkpoint, const char *name, uint64_
     return ZMLX_OK;
 }
 
+/* Files are read on a CPU stream: the model's own where it is one. */
+static zmlx_status reading_stream(mlx_stream *stream, mlx_stream own, zmlx_error *error) {
+    *stream = (mlx_stream){0};
+    mlx_device device = mlx_device_new();
+    mlx_device_type type = MLX_CPU;
+    bool failed = mlx_stream_get_device(&device, own) || mlx_device_get_type(&type, device);
+    mlx_device_free(device);
+    if (!failed && type == MLX_CPU) failed = mlx_stream_set(stream, own) != 0;
+    if (!failed && type != MLX_CPU) *stream = mlx_default_cpu_stream_new();
+    return failed || !stream->ctx ? zm_mlx_fail(error, "stream") : ZMLX_OK;
+}
+
 static zmlx_status add_files(zm_checkpoint *checkpoint, zmlx_error *error) {
     const char **names;
     size_t n_names;
     ZM_TRY(zm_checkpoint_list_files(&names, &n_names, checkpoint->folder, checkpoint->arena, error));
-    mlx_stream stream = mlx_default_cpu_stream_new();
-    if (!stream.ctx) return zm_mlx_fail(error, checkpoint->folder);
+    mlx_stream stream;
+    ZM_TRY(reading_stream(&stream, checkpoint->stream, error));
     uint64_t counts[3] = {0}; /* elements in bfloat16, float16, float32 */
     zmlx_status status = ZMLX_OK;
     for (size_t i = 0; i < n_names && !status; i++)
@@ -143,6 +155,8 @@ zmlx_status zm_checkpoint_open(zm_checkpoint **checkpoint, const char *folder, m
     return ZMLX_OK;
 }
 
+void zm_checkpoint_set_dtype(zm_checkpoint *checkpoint, mlx_dtype dtype) { checkpoint->dtype = dtype; }
+
 void zm_checkpoint_set_progress(zm_checkpoint *checkpoint, void (*progress)(void *, uint64_t, uint64_t),
                                 void *context) {
     checkpoint->progress = progress;
@@ -154,6 +168,7 @@ zm_json_object zm_checkpoint_config(const zm_checkpoint *checkpoint) {
 }
 
 const char *zm_checkpoint_folder(const zm_checkpoint *checkpoint) { return checkpoint->folder; }
+mlx_stream zm_checkpoint_stream(const zm_checkpoint *checkpoint) { return checkpoint->stream; }
 uint64_t zm_checkpoint_file_bytes(const zm_checkpoint *checkpoint) { return checkpoint->file_bytes; }
 mlx_dtype zm_checkpoint_stored_dtype(const zm_checkpoint *checkpoint) { return checkpoint->stored_dtype; }
 

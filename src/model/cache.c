@@ -121,7 +121,7 @@ void zm_cache_update(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_arra
         *keys = update_kv(scope, &cache->keys, *keys, cache->offset);
         *values = update_kv(scope, &cache->values, *values, cache->offset);
     }
-    cache->offset += length;
+    if (!zm_scope_failed(scope)) cache->offset += length;
 }
 
 /* (length, offset + length) bool: a position sees itself and the window - 1 before it. */

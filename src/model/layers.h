@@ -24,11 +24,11 @@ typedef struct zm_norm { /* RMS_NORM */
     float eps;
 } zm_norm;
 
-typedef struct zm_conv1d { /* depthwise */
+typedef struct zm_depthwise_conv { /* CONV1D */
     zm_module base;
     mlx_array weight, bias; /* (channels, taps, 1); (channels,) or empty */
     int channels, taps;
-} zm_conv1d;
+} zm_depthwise_conv;
 
 /* Rotary embedding; freqs set: they replace base. */
 typedef struct zm_rope_parameters {
@@ -54,7 +54,7 @@ typedef struct zm_attention {
 typedef struct zm_short_conv {
     zm_module base;
     zm_linear *in_proj, *out_proj;
-    zm_conv1d *conv;
+    zm_depthwise_conv *conv;
     int hidden_size;
 } zm_short_conv;
 

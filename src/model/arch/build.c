@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/arch/build.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* Allocates the struct of a module and initialises it as parent's next child. */
+static zmlx_status make(zm_module **module, zm_builder *builder, size_t size, zm_module_kind kind,
+                        zm_module *parent, const char *name) {
+    *module = zm_arena_alloc(builder->arena, 1, size);
+    if (!*module) return zm_fail_memory(builder->error);
+    return zm_module_init(*module, kind, parent, name, zm_standard_forward(kind), builder->arena,
+                          builder->error);
+}
+
+static zmlx_status declare(zm_builder *builder, zm_module *module, const char *name, mlx_array *slot) {
+    return zm_module_add_parameter(module, name, slot, builder->arena, builder->error);
+}
+
+static zmlx_status take_vector(mlx_array *slot, zm_builder *builder, zm_module *module, const char *name,
+                               int size, bool keep_float32) {
+    const char *path = zm_arena_printf(builder->arena, "%s.%s", module->path, name);
+    if (!path) return zm_fail_memory(builder->error);
+    ZM_TRY(declare(builder, module, name, slot));
+    return zm_checkpoint_take(slot, builder->checkpoint, path, &size, 1, keep_float32, builder->error);
+}
+
+static zmlx_status take_weight(zm_weight *weight, zm_builder *builder, zm_module *module,
+                               zm_linear_shape shape) {
+    weight->in_features = shape.in_features;
+    weight->out_features = shape.out_features;
+    weight->n_experts = shape.n_experts;
+    ZM_TRY(zm_checkpoint_take_weight(weight, builder->checkpoint, module->path, shape.has_bias,
+                                     builder->error));
+    ZM_TRY(declare(builder, module, "weight", &weight->weight));
+    if (zm_is_set(weight->scales)) ZM_TRY(declare(builder, module, "scales", &weight->scales));
+    if (zm_is_set(weight->biases)) ZM_TRY(declare(builder, module, "biases", &weight->biases));
+    if (zm_is_set(weight->bias)) ZM_TRY(declare(builder, module, "bias", &weight->bias));
+    return ZMLX_OK;
+}
+
+zmlx_status zm_build_linear(zm_linear **linear, zm_builder *builder, zm_module *parent, const char *name,
+                            zm_linear_shape shape) {
+    zm_module_kind kind = shape.n_experts ? ZM_MODULE_SWITCH_LINEAR : ZM_MODULE_LINEAR;
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **linear, kind, parent, name));
+    *linear = (zm_linear *)base;
+    return take_weight(&(*linear)->weight, builder, base, shape);
+}
+
+zmlx_status zm_build_norm(zm_norm **norm, zm_builder *builder, zm_module *parent, const char *name, int size,
+                          double eps) {
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **norm, ZM_MODULE_RMS_NORM, parent, name));
+    *norm = (zm_norm *)base;
+    (*norm)->eps = (float)eps;
+    return take_vector(&(*norm)->weight, builder, base, "weight", size, false);
+}
+
+static zmlx_status build_projections(zm_attention *attention, zm_builder *builder,
+                                     const zm_attention_plan *plan) {
+    zm_module *base = &attention->base;
+    int queries = plan->heads.n_heads * plan->heads.head_dim;
+    int keys = plan->heads.n_kv_heads * plan->heads.head_dim;
+    zm_linear_shape to_queries = {plan->hidden_size, queries, 0, plan->has_bias};
+    zm_linear_shape to_keys = {plan->hidden_size, keys, 0, plan->has_bias};
+    zm_linear_shape to_hidden = {queries, plan->hidden_size, 0, plan->has_bias};
+    ZM_TRY(zm_build_linear(&attention->q_proj, builder, base, "q_proj", to_queries));
+    ZM_TRY(zm_build_linear(&attention->k_proj, builder, base, "k_proj", to_keys));
+    ZM_TRY(zm_build_linear(&attention->v_proj, builder, base, "v_proj", to_keys));
+    return zm_build_linear(&attention->o_proj, builder, base, plan->o_proj, to_hidden);
+}
+
+zmlx_status zm_build_attention(zm_module **module, zm_builder *builder, zm_module *parent,
+                               const zm_attention_plan *plan) {
+    ZM_TRY(make(module, builder, sizeof(zm_attention), ZM_MODULE_ATTENTION, parent, plan->name));
+    zm_attention *attention = (zm_attention *)*module;
+    int head_dim = plan->heads.head_dim;
+    attention->n_heads = plan->heads.n_heads;
+    attention->n_kv_heads = plan->heads.n_kv_heads;
+    attention->head_dim = head_dim;
+    attention->scale = (float)(1 / sqrt(head_dim));
+    ZM_TRY(build_projections(attention, builder, plan));
+    if (plan->q_norm)
+        ZM_TRY(zm_build_norm(&attention->q_norm, builder, *module, plan->q_norm, head_dim, plan->norm_eps));
+    if (plan->k_norm)
+        ZM_TRY(zm_build_norm(&attention->k_norm, builder, *module, plan->k_norm, head_dim, plan->norm_eps));
+    if (plan->has_sinks)
+        ZM_TRY(take_vector(&attention->sinks, builder, *module, "sinks", attention->n_heads, false));
+    ZM_TRY(declare(builder, *module, "rope.freqs", &attention->rope.freqs));
+    return zm_rope_init(&attention->rope, builder, head_dim, &plan->rope);
+}
+
+static zmlx_status build_depthwise(zm_depthwise_conv **conv, zm_builder *builder, zm_module *parent,
+                                   int channels, int taps, bool has_bias) {
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **conv, ZM_MODULE_CONV1D, parent, "conv"));
+    *conv = (zm_depthwise_conv *)base;
+    (*conv)->channels = channels;
+    (*conv)->taps = taps;
+    const char *path = zm_arena_printf(builder->arena, "%s.weight", base->path);
+    if (!path) return zm_fail_memory(builder->error);
+    int shape[3] = {channels, taps, 1};
+    ZM_TRY(declare(builder, base, "weight", &(*conv)->weight));
+    ZM_TRY(zm_checkpoint_take(&(*conv)->weight, builder->checkpoint, path, shape, 3, false, builder->error));
+    return has_bias ? take_vector(&(*conv)->bias, builder, base, "bias", channels, false) : ZMLX_OK;
+}
+
+zmlx_status zm_build_short_conv(zm_module **module, zm_builder *builder, zm_module *parent, int hidden_size,
+                                int taps, bool has_bias) {
+    ZM_TRY(make(module, builder, sizeof(zm_short_conv), ZM_MODULE_SHORT_CONV, parent, "conv"));
+    zm_short_conv *conv = (zm_short_conv *)*module;
+    conv->hidden_size = hidden_size;
+    zm_linear_shape in = {hidden_size, 3 * hidden_size, 0, has_bias};
+    zm_linear_shape out = {hidden_size, hidden_size, 0, has_bias};
+    ZM_TRY(build_depthwise(&conv->conv, builder, *module, hidden_size, taps, has_bias));
+    ZM_TRY(zm_build_linear(&conv->in_proj, builder, *module, "in_proj", in));
+    return zm_build_linear(&conv->out_proj, builder, *module, "out_proj", out);
+}
+
+static zmlx_status build_gated_projections(zm_linear *projections[3], zm_builder *builder, zm_module *parent,
+                                           const zm_gated_plan *plan) {
+    int hidden = plan->hidden_size, intermediate = plan->intermediate_size;
+    zm_linear_shape widen = {hidden, intermediate, plan->n_experts, plan->has_bias};
+    zm_linear_shape narrow = {intermediate, hidden, plan->n_experts, plan->has_bias};
+    ZM_TRY(zm_build_linear(&projections[0], builder, parent, plan->gate, widen));
+    ZM_TRY(zm_build_linear(&projections[1], builder, parent, plan->up, widen));
+    return zm_build_linear(&projections[2], builder, parent, plan->down, narrow);
+}
+
+zmlx_status zm_build_gated_mlp(zm_module **module, zm_builder *builder, zm_module *parent,
+                               const zm_gated_plan *plan) {
+    zm_linear *projections[3];
+    ZM_TRY(make(module, builder, sizeof(zm_gated_mlp), ZM_MODULE_GATED_MLP, parent, plan->name));
+    zm_gated_mlp *mlp = (zm_gated_mlp *)*module;
+    mlp->activation = plan->activation;
+    ZM_TRY(build_gated_projections(projections, builder, &mlp->base, plan));
+    mlp->gate_proj = projections[0];
+    mlp->up_proj = projections[1];
+    mlp->down_proj = projections[2];
+    return ZMLX_OK;
+}
+
+static zmlx_status build_switch_glu(zm_switch_glu **experts, zm_builder *builder, zm_module *parent,
+                                    const zm_gated_plan *plan) {
+    zm_linear *projections[3];
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **experts, ZM_MODULE_SWITCH_GLU, parent, plan->name));
+    *experts = (zm_switch_glu *)base;
+    (*experts)->activation = plan->activation;
+    ZM_TRY(build_gated_projections(projections, builder, base, plan));
+    (*experts)->gate_proj = projections[0];
+    (*experts)->up_proj = projections[1];
+    (*experts)->down_proj = projections[2];
+    return ZMLX_OK;
+}
+
+zmlx_status zm_build_moe(zm_module **module, zm_builder *builder, zm_module *parent, const zm_moe_plan *plan) {
+    ZM_TRY(make(module, builder, sizeof(zm_moe), ZM_MODULE_MOE, parent, plan->name));
+    zm_moe *moe = (zm_moe *)*module;
+    moe->gating = plan->gating;
+    moe->n_experts = plan->experts.n_experts;
+    moe->top_k = plan->top_k;
+    moe->normalize_top_k = plan->normalize_top_k;
+    moe->normalize_epsilon = (float)plan->normalize_epsilon;
+    moe->routed_scaling_factor = (float)plan->routed_scaling_factor;
+    zm_linear_shape router = {plan->experts.hidden_size, moe->n_experts, 0, plan->has_router_bias};
+    ZM_TRY(zm_build_linear(&moe->router, builder, *module, plan->router, router));
+    ZM_TRY(build_switch_glu(&moe->experts, builder, *module, &plan->experts));
+    if (plan->has_expert_bias)
+        ZM_TRY(take_vector(&moe->expert_bias, builder, *module, "expert_bias", moe->n_experts, true));
+    return ZMLX_OK;
+}
+
+static zmlx_status build_block(zm_block **block, zm_builder *builder, zm_module *list, int layer,
+                               const zm_model_plan *plan) {
+    char name[16];
+    snprintf(name, sizeof name, "%d", layer);
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **block, ZM_MODULE_BLOCK, list, name));
+    *block = (zm_block *)base;
+    ZM_TRY(plan->build_block(builder, *block, layer, plan->config));
+    ZM_TRY(zm_build_norm(&(*block)->operator_norm, builder, base, plan->operator_norm, plan->hidden_size,
+                         plan->norm_eps));
+    return zm_build_norm(&(*block)->feed_forward_norm, builder, base, plan->feed_forward_norm,
+                         plan->hidden_size, plan->norm_eps);
+}
+
+static zmlx_status build_embedding(zm_embedding **embedding, zm_builder *builder, zm_module *parent,
+                                   const zm_model_plan *plan) {
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **embedding, ZM_MODULE_EMBEDDING, parent, "embed_tokens"));
+    *embedding = (zm_embedding *)base;
+    (*embedding)->is_output = plan->is_tied;
+    zm_linear_shape table = {plan->hidden_size, plan->vocab_size, 0, false};
+    return take_weight(&(*embedding)->weight, builder, base, table);
+}
+
+static zmlx_status build_decoder(zm_decoder **decoder_slot, zm_builder *builder, zm_module *root,
+                                 const zm_model_plan *plan) {
+    zm_module *base, *list;
+    ZM_TRY(make(&base, builder, sizeof(zm_decoder), ZM_MODULE_DECODER, root, "model"));
+    zm_decoder *decoder = *decoder_slot = (zm_decoder *)base;
+    ZM_TRY(build_embedding(&decoder->embed_tokens, builder, base, plan));
+    ZM_TRY(make(&list, builder, sizeof *list, ZM_MODULE_LIST, base, "layers"));
+    decoder->blocks = zm_arena_alloc(builder->arena, (size_t)plan->n_layers, sizeof *decoder->blocks);
+    if (!decoder->blocks) return zm_fail_memory(builder->error);
+    decoder->n_blocks = plan->n_layers;
+    for (int i = 0; i < plan->n_layers; i++)
+        ZM_TRY(build_block(&decoder->blocks[i], builder, list, i, plan));
+    return zm_build_norm(&decoder->norm, builder, base, plan->norm, plan->hidden_size, plan->norm_eps);
+}
+
+static zmlx_status build_tree(zm_causal_lm *model, zm_builder *builder, const zm_model_plan *plan) {
+    ZM_TRY(build_decoder(&model->decoder, builder, &model->base, plan));
+    if (!plan->is_tied) {
+        zm_linear_shape head = {plan->hidden_size, plan->vocab_size, 0, false};
+        ZM_TRY(zm_build_linear(&model->lm_head, builder, &model->base, "lm_head", head));
+    }
+    return ZMLX_OK;
+}
+
+zmlx_status zm_build_model(zm_causal_lm **root, zm_builder *builder, const zm_model_plan *plan) {
+    *root = NULL;
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **root, ZM_MODULE_CAUSAL_LM, NULL, ""));
+    zmlx_status status = build_tree((zm_causal_lm *)base, builder, plan);
+    if (status != ZMLX_OK) {
+        zm_module_release(base);
+        return status;
+    }
+    *root = (zm_causal_lm *)base;
+    return ZMLX_OK;
+}
+
+zmlx_status zm_build_stack_experts(zm_builder *builder, const char *module, const char *source,
+                                   const char *target, int n_experts) {
+    const char *prefix = zm_arena_printf(builder->arena, "%s.experts", module);
+    const char *name = zm_arena_printf(builder->arena, "%s.switch_mlp.%s", module, target);
+    if (!prefix || !name) return zm_fail_memory(builder->error);
+    return zm_checkpoint_stack(builder->checkpoint, prefix, source, n_experts, name, builder->error);
+}

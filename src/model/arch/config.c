@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+#include "model/arch/config.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+zmlx_status zm_config_fail(const zm_builder *builder, const char *key, const char *format, ...) {
+    char where[256], message[512];
+    snprintf(where, sizeof where, "%s: %s", builder->config.file, key);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    return zm_fail(builder->error, ZMLX_ERROR_FORMAT, where, "%s", message);
+}
+
+zmlx_status zm_config_int(int *result, const zm_builder *builder, const char *key, int maximum) {
+    int64_t value;
+    zmlx_status status = zm_json_int(&value, builder->config, key, 1, maximum, builder->error);
+    *result = (int)value;
+    return status;
+}
+
+zmlx_status zm_config_int_or(int *result, const zm_builder *builder, const char *key, int maximum,
+                             int fallback) {
+    *result = fallback;
+    return zm_json_get(builder->config, key) ? zm_config_int(result, builder, key, maximum) : ZMLX_OK;
+}
+
+zmlx_status zm_config_positive(double *result, zm_json_object object, const char *key, double fallback,
+                               zmlx_error *error) {
+    *result = fallback;
+    if (isnan(fallback) || zm_json_get(object, key)) ZM_TRY(zm_json_number(result, object, key, error));
+    if (*result > 0 && *result <= 1e30) return ZMLX_OK;
+    char where[256];
+    snprintf(where, sizeof where, "%s: %s", object.file, key);
+    return zm_fail(error, ZMLX_ERROR_FORMAT, where, "expected a number greater than 0, got %g", *result);
+}
+
+/* The width of all heads together must stay within the limit of a size. */
+static zmlx_status check_heads(const zm_heads *heads, const zm_builder *builder) {
+    if (heads->n_heads % heads->n_kv_heads)
+        return zm_config_fail(builder, "num_key_value_heads", "%d does not divide num_attention_heads %d",
+                              heads->n_kv_heads, heads->n_heads);
+    if (heads->head_dim % 2)
+        return zm_config_fail(builder, "head_dim", "%d is odd; rotary embeddings need pairs", heads->head_dim);
+    if (heads->head_dim > ZM_MAX_SIZE / heads->n_heads)
+        return zm_config_fail(builder, "head_dim", "%d times %d heads is more than %d", heads->head_dim,
+                              heads->n_heads, (int)ZM_MAX_SIZE);
+    return ZMLX_OK;
+}
+
+zmlx_status zm_config_heads(zm_heads *heads, const zm_builder *builder, int hidden_size, zm_heads defaults,
+                            bool has_head_dim) {
+    *heads = defaults;
+    if (!defaults.n_heads || zm_json_get(builder->config, "num_attention_heads"))
+        ZM_TRY(zm_config_int(&heads->n_heads, builder, "num_attention_heads", ZM_MAX_HEADS));
+    ZM_TRY(zm_config_int_or(&heads->n_kv_heads, builder, "num_key_value_heads", ZM_MAX_HEADS,
+                            defaults.n_kv_heads ? defaults.n_kv_heads : heads->n_heads));
+    if (has_head_dim)
+        ZM_TRY(zm_config_int_or(&heads->head_dim, builder, "head_dim", ZM_MAX_SIZE, defaults.head_dim));
+    if (!heads->head_dim) {
+        if (hidden_size % heads->n_heads)
+            return zm_config_fail(builder, "num_attention_heads", "%d does not divide hidden_size %d",
+                                  heads->n_heads, hidden_size);
+        heads->head_dim = hidden_size / heads->n_heads;
+    }
+    return check_heads(heads, builder);
+}
+
+zmlx_status zm_config_layer_types(bool **is_name, const zm_builder *builder, int n_layers, const char *name,
+                                  const char *other_name) {
+    *is_name = NULL;
+    json_t *types = zm_json_get(builder->config, "layer_types");
+    if (!types) return ZMLX_OK;
+    if (!json_is_array(types)) return zm_config_fail(builder, "layer_types", "expected an array of strings");
+    if (json_array_size(types) != (size_t)n_layers)
+        return zm_config_fail(builder, "layer_types", "has %zu entries for %d layers", json_array_size(types),
+                              n_layers);
+    bool *flags = zm_arena_alloc(builder->arena, (size_t)n_layers, sizeof *flags);
+    if (!flags) return zm_fail_memory(builder->error);
+    for (int i = 0; i < n_layers; i++) {
+        const char *type = json_string_value(json_array_get(types, (size_t)i));
+        flags[i] = type && !strcmp(type, name);
+        if (!flags[i] && (!type || strcmp(type, other_name)))
+            return zm_config_fail(builder, "layer_types", "entry %d is neither \"%s\" nor \"%s\": %.60s", i,
+                                  name, other_name, type ? type : "not a string");
+    }
+    *is_name = flags;
+    return ZMLX_OK;
+}
+
+zmlx_status zm_config_object(zm_json_object *object, const zm_builder *builder, const char *key) {
+    *object = (zm_json_object){.value = zm_json_get(builder->config, key)};
+    if (!object->value) return ZMLX_OK;
+    if (!json_is_object(object->value)) {
+        object->value = NULL;
+        return zm_config_fail(builder, key, "expected an object");
+    }
+    object->file = zm_arena_printf(builder->arena, "%s: %s", builder->config.file, key);
+    return object->file ? ZMLX_OK : zm_fail_memory(builder->error);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* Reading a family's config.json: ranges, and the fields several families share. Every failure is one
+ * line that names the file and the field. */
+#ifndef ZM_MODEL_ARCH_CONFIG_H
+#define ZM_MODEL_ARCH_CONFIG_H
+
+#include "base/arena.h"
+#include "model/checkpoint.h"
+#include "model/layers.h"
+
+/* What building a model carries along. */
+typedef struct zm_builder {
+    zm_checkpoint *checkpoint;
+    zm_arena *arena;
+    zm_json_object config;
+    zmlx_error *error;
+} zm_builder;
+
+enum { ZM_MAX_SIZE = 1 << 24, ZM_MAX_LAYERS = 1024, ZM_MAX_HEADS = 1 << 16, ZM_MAX_EXPERTS = 1 << 16 };
+
+typedef struct zm_heads {
+    int n_heads, n_kv_heads, head_dim;
+} zm_heads;
+
+/* How a model rotates; becomes zm_rope_parameters. */
+typedef struct zm_rope_config {
+    double base;
+    bool traditional;
+    int max_position_embeddings; /* 0: the config does not say */
+    zm_json_object scaling;      /* value NULL: plain rope; file is shown in errors */
+} zm_rope_config;
+
+/* ZMLX_ERROR_FORMAT at "config.json: key". */
+zmlx_status zm_config_fail(const zm_builder *builder, const char *key, const char *format, ...)
+    ZM_PRINTF(3, 4);
+
+/* An integer from 1 to maximum. */
+zmlx_status zm_config_int(int *result, const zm_builder *builder, const char *key, int maximum);
+zmlx_status zm_config_int_or(int *result, const zm_builder *builder, const char *key, int maximum,
+                             int fallback);
+/* A finite number greater than 0. fallback NAN: required. */
+zmlx_status zm_config_positive(double *result, zm_json_object object, const char *key, double fallback,
+                               zmlx_error *error);
+/* num_attention_heads, num_key_value_heads and, with has_head_dim, head_dim. What is absent takes its
+ * default; where that is 0, n_heads is required, n_kv_heads is n_heads and head_dim is
+ * hidden_size / n_heads. */
+zmlx_status zm_config_heads(zm_heads *heads, const zm_builder *builder, int hidden_size, zm_heads defaults,
+                            bool has_head_dim);
+/* For each layer whether layer_types calls it name (else it must be other_name). *is_name is NULL where
+ * the field is absent. */
+zmlx_status zm_config_layer_types(bool **is_name, const zm_builder *builder, int n_layers, const char *name,
+                                  const char *other_name);
+/* The object under key as config; value NULL where it is absent. */
+zmlx_status zm_config_object(zm_json_object *object, const zm_builder *builder, const char *key);
+
+/* Fills *rope for heads of dims features; rope->freqs is the caller's. */
+zmlx_status zm_rope_init(zm_rope_parameters *rope, const zm_builder *builder, int dims,
+                         const zm_rope_config *config);
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* Blocks, the decoder, the language model; and the table of standard forwards. */
+#include "model/family.h"
+#include "model/layers/forward.h"
+
+mlx_array zm_block_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    const zm_block *block = (const zm_block *)self;
+    mlx_array normed = zm_module_call(&block->operator_norm->base, scope, x, NULL);
+    mlx_array h = zm_add(scope, x, zm_module_call(block->operator, scope, normed, call));
+    normed = zm_module_call(&block->feed_forward_norm->base, scope, h, NULL);
+    return zm_add(scope, h, zm_module_call(block->feed_forward, scope, normed, NULL));
+}
+
+static zm_cache *cache_of(const zm_call *call, int block) {
+    return call && call->cache ? &call->cache[block] : NULL;
+}
+
+/* Blocks of one kind have seen the same tokens, so each kind of mask is made once, for its first block. */
+mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    const zm_decoder *decoder = (const zm_decoder *)self;
+    zm_mask no_mask = {.mode = ""}, full_mask = {0}, window_mask = {0};
+    int length = zm_dim(x, 1), window = 0;
+    x = zm_module_call(&decoder->embed_tokens->base, scope, x, NULL);
+    for (int i = 0; i < decoder->n_blocks; i++) {
+        zm_block *block = decoder->blocks[i];
+        zm_call block_call = {.mask = no_mask, .cache = cache_of(call, i)};
+        if (block->operator->kind == ZM_MODULE_ATTENTION && length > 1) {
+            zm_mask *mask = block->sliding_window ? &window_mask : &full_mask;
+            if (!mask->mode || (block->sliding_window && window != block->sliding_window))
+                *mask = zm_cache_mask(block_call.cache, scope, length, block->sliding_window);
+            if (block->sliding_window) window = block->sliding_window;
+            block_call.mask = *mask;
+        }
+        x = zm_module_call(&block->base, scope, x, &block_call);
+    }
+    return zm_module_call(&decoder->norm->base, scope, x, NULL);
+}
+
+mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    const zm_causal_lm *model = (const zm_causal_lm *)self;
+    x = zm_module_call(&model->decoder->base, scope, x, call);
+    if (model->lm_head) return zm_module_call(&model->lm_head->base, scope, x, NULL);
+    return zm_embedding_as_linear(model->decoder->embed_tokens, scope, x);
+}
+
+mlx_array zm_decoder_call(zm_decoder *decoder, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
+    zm_call call = {.mask = {.mode = ""}, .cache = caches};
+    return zm_module_call(&decoder->base, scope, tokens, &call);
+}
+
+mlx_array zm_causal_lm_call(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
+    zm_call call = {.mask = {.mode = ""}, .cache = caches};
+    return zm_module_call(&model->base, scope, tokens, &call);
+}
+
+void zm_block_cache_init(zm_cache *cache, const zm_block *block) {
+    zm_cache_kind kind = block->sliding_window ? ZM_CACHE_ROTATING : ZM_CACHE_KV;
+    if (block->operator->kind == ZM_MODULE_SHORT_CONV) kind = ZM_CACHE_ARRAY;
+    zm_cache_init(cache, kind, block->sliding_window);
+}
+
+zm_forward zm_standard_forward(zm_module_kind kind) {
+    static const zm_forward forwards[ZM_MODULE_KIND_COUNT] = {
+        [ZM_MODULE_LINEAR] = zm_linear_forward,         [ZM_MODULE_EMBEDDING] = zm_embedding_forward,
+        [ZM_MODULE_RMS_NORM] = zm_rms_norm_forward,     [ZM_MODULE_CONV1D] = zm_conv1d_forward,
+        [ZM_MODULE_ATTENTION] = zm_attention_forward,   [ZM_MODULE_SHORT_CONV] = zm_short_conv_forward,
+        [ZM_MODULE_GATED_MLP] = zm_gated_mlp_forward,   [ZM_MODULE_MOE] = zm_moe_forward,
+        [ZM_MODULE_BLOCK] = zm_block_forward,           [ZM_MODULE_DECODER] = zm_decoder_forward,
+        [ZM_MODULE_CAUSAL_LM] = zm_causal_lm_forward,
+    };
+    return (int)kind < 0 || kind >= ZM_MODULE_KIND_COUNT ? NULL : forwards[kind];
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* The standard forward functions, one a module kind: the MLX operations of mlx-lm's module, in its
+ * order. */
+#ifndef ZM_MODEL_LAYERS_FORWARD_H
+#define ZM_MODEL_LAYERS_FORWARD_H
+
+#include "model/cache.h"
+#include "model/layers.h"
+
+mlx_array zm_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_embedding_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_rms_norm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_conv1d_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_attention_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_short_conv_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_gated_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_moe_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_block_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+/* call->cache: the first of an array of caches, one a block, or NULL. */
+mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+
+/* x W^T (+ bias): what a linear module and a tied embedding compute. */
+mlx_array zm_weight_apply(zm_scope *scope, mlx_array x, const zm_weight *weight);
+
+#endif

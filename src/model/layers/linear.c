@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* Linear maps, embeddings, norms and the depthwise convolution. */
+#include "model/layers/forward.h"
+
+mlx_array zm_weight_apply(zm_scope *scope, mlx_array x, const zm_weight *weight) {
+    if (zm_weight_is_quantized(weight)) {
+        x = zm_quantized_matmul(scope, x, weight->weight, weight->scales, weight->biases,
+                                weight->quantization);
+        return zm_is_set(weight->bias) ? zm_add(scope, x, weight->bias) : x;
+    }
+    mlx_array transposed = zm_swapaxes(scope, weight->weight, 0, 1);
+    if (zm_is_set(weight->bias)) return zm_addmm(scope, weight->bias, x, transposed);
+    return zm_matmul(scope, x, transposed);
+}
+
+mlx_array zm_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)call;
+    return zm_weight_apply(scope, x, &((zm_linear *)self)->weight);
+}
+
+mlx_array zm_embedding_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)call;
+    const zm_weight *table = &((zm_embedding *)self)->weight;
+    mlx_array gathered = zm_take(scope, table->weight, x, 0);
+    if (!zm_weight_is_quantized(table)) return gathered;
+    mlx_array scales = zm_take(scope, table->scales, x, 0);
+    mlx_array biases = table->biases;
+    if (zm_is_set(biases)) biases = zm_take(scope, biases, x, 0);
+    return zm_dequantize(scope, gathered, scales, biases, table->quantization);
+}
+
+mlx_array zm_embedding_as_linear(zm_embedding *embedding, zm_scope *scope, mlx_array x) {
+    return zm_weight_apply(scope, x, &embedding->weight);
+}
+
+mlx_array zm_rms_norm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)call;
+    const zm_norm *norm = (const zm_norm *)self;
+    return zm_rms_norm(scope, x, norm->weight, norm->eps);
+}
+
+mlx_array zm_conv1d_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)call;
+    const zm_depthwise_conv *conv = (const zm_depthwise_conv *)self;
+    x = zm_conv1d(scope, x, conv->weight, conv->channels);
+    return zm_is_set(conv->bias) ? zm_add(scope, x, conv->bias) : x;
+}

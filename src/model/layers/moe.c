@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* Mixtures of experts: the four gating rules, and the weighted sum. */
+#include <limits.h>
+
+#include "model/layers/forward.h"
+
+typedef struct routing {
+    mlx_array indices, weights; /* (..., top_k) */
+} routing;
+
+/* The indices of the top_k largest, in argpartition's order. */
+static mlx_array largest(zm_scope *scope, mlx_array scores, int top_k) {
+    mlx_array order = zm_argpartition(scope, scores, -top_k, -1);
+    return zm_slice_axis(scope, order, -1, -top_k, INT_MAX, 1);
+}
+
+static routing route_sigmoid(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype) {
+    mlx_array scores = zm_sigmoid(scope, logits), choice = scores;
+    if (zm_is_set(moe->expert_bias))
+        choice = zm_add(scope, zm_astype(scope, scores, MLX_FLOAT32), moe->expert_bias);
+    routing result = {.indices = largest(scope, choice, moe->top_k)};
+    mlx_array weights = zm_take_along_axis(scope, scores, result.indices, -1);
+    if (moe->normalize_top_k) {
+        mlx_array sum = zm_sum(scope, weights, -1, true);
+        sum = zm_add(scope, sum, zm_scalar_like(scope, moe->normalize_epsilon, sum));
+        weights = zm_divide(scope, weights, sum);
+    }
+    if (moe->routed_scaling_factor != 1.0f)
+        weights = zm_multiply(scope, weights, zm_scalar_like(scope, moe->routed_scaling_factor, weights));
+    result.weights = zm_astype(scope, weights, dtype);
+    return result;
+}
+
+static routing route_softmax_first(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
+    mlx_array scores = zm_softmax(scope, logits, -1, true);
+    routing result = {.indices = largest(scope, scores, moe->top_k)};
+    result.weights = zm_take_along_axis(scope, scores, result.indices, -1);
+    if (moe->normalize_top_k)
+        result.weights = zm_divide(scope, result.weights, zm_sum(scope, result.weights, -1, true));
+    return result;
+}
+
+static routing route_softmax_last(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
+    routing result;
+    if (moe->gating == ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH) {
+        result.indices = largest(scope, logits, moe->top_k);
+    } else {
+        mlx_array order = zm_argpartition(scope, zm_negative(scope, logits), moe->top_k - 1, -1);
+        result.indices = zm_slice_axis(scope, order, -1, 0, moe->top_k, 1);
+    }
+    mlx_array chosen = zm_take_along_axis(scope, logits, result.indices, -1);
+    result.weights = zm_softmax(scope, chosen, -1, true);
+    return result;
+}
+
+static routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype) {
+    switch (moe->gating) {
+    case ZM_GATING_SIGMOID_BIAS: return route_sigmoid(moe, scope, logits, dtype);
+    case ZM_GATING_SOFTMAX_THEN_TOP_K: return route_softmax_first(moe, scope, logits);
+    case ZM_GATING_TOP_K_THEN_SOFTMAX_LOW:
+    case ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH: return route_softmax_last(moe, scope, logits);
+    }
+    mlx_array none =
+        zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, moe->base.path, "unknown gating %d", (int)moe->gating);
+    return (routing){none, none};
+}
+
+mlx_array zm_moe_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)call;
+    const zm_moe *moe = (const zm_moe *)self;
+    if (zm_scope_failed(scope)) return x;
+    mlx_array logits = zm_module_call(&moe->router->base, scope, x, NULL);
+    routing chosen = route(moe, scope, logits, mlx_array_dtype(x));
+    mlx_array y = zm_switch_glu_call(moe->experts, scope, x, chosen.indices);
+    y = zm_multiply(scope, y, zm_expand_dims(scope, chosen.weights, -1));
+    return zm_sum(scope, y, -2, false);
+}

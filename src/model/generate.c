@@ -91,7 +91,8 @@ static zmlx_status read_token(int32_t *token, mlx_array array, zmlx_error *error
 }
 
 /* Takes tokens one by one until an end; current holds the first, under way. */
-static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_array *current, size_t max_tokens, double start) {
+static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_array *current, size_t max_tokens,
+                          double start) {
     const zmlx_generate_options *options = run->options;
     double first = start, last = start;
     mlx_array next = mlx_array_new();
@@ -124,7 +125,8 @@ static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_arra
     return status;
 }
 
-static zmlx_status generate(generation_run *run, zmlx_generation *result, const int32_t *prompt, size_t n_prompt) {
+static zmlx_status generate(generation_run *run, zmlx_generation *result, const int32_t *prompt,
+                            size_t n_prompt) {
     size_t max_tokens = run->options->max_tokens ? run->options->max_tokens : 100;
     double start = now();
     ZM_TRY(prefill(run, prompt, n_prompt));
@@ -158,17 +160,17 @@ static zmlx_status check_arguments(const zmlx_model *model, const int32_t *promp
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "max_tokens", "%zu tokens are too many", max_tokens);
     for (size_t i = 0; i < n_prompt; i++)
         if (prompt[i] < 0 || prompt[i] >= model->info.vocab_size)
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "token %zu is %d; the vocabulary is 0 to %d", i,
-                           prompt[i], model->info.vocab_size - 1);
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "token %zu is %d; the vocabulary is 0 to %d",
+                           i, prompt[i], model->info.vocab_size - 1);
     size_t limit = (size_t)model->info.max_position_embeddings;
     if (limit && n_prompt >= limit)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "%zu tokens do not fit the model's context of %zu",
-                       n_prompt, limit);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt",
+                       "%zu tokens do not fit the model's context of %zu", n_prompt, limit);
     return ZMLX_OK;
 }
 
-zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const int32_t *prompt, size_t n_prompt,
-                          const zmlx_generate_options *options, zmlx_error *error) {
+zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const int32_t *prompt,
+                          size_t n_prompt, const zmlx_generate_options *options, zmlx_error *error) {
     *generation = (zmlx_generation){0};
     static const zmlx_generate_options defaults;
     if (!options) options = &defaults;

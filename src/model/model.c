@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "mlx/streams.h"
 
 static bool gpu_available(void) {
     mlx_device device = mlx_device_new_type(MLX_GPU, 0);
@@ -18,12 +19,12 @@ static bool gpu_available(void) {
 static zmlx_status choose_device(zmlx_model *model, const zmlx_model_options *options, zmlx_error *error) {
     bool has_gpu = gpu_available();
     if (options->device == ZMLX_DEVICE_GPU && !has_gpu)
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "device", "this MLX has no GPU backend or finds no GPU");
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "device",
+                       "this MLX has no GPU backend or finds no GPU");
     bool use_gpu = options->device == ZMLX_DEVICE_GPU || (options->device == ZMLX_DEVICE_DEFAULT && has_gpu);
     model->device = use_gpu ? ZMLX_DEVICE_GPU : ZMLX_DEVICE_CPU;
     model->info.device = use_gpu ? "gpu" : "cpu";
-    model->stream = use_gpu ? mlx_default_gpu_stream_new() : mlx_default_cpu_stream_new();
-    return model->stream.ctx ? ZMLX_OK : zm_mlx_fail(error, "device");
+    return zm_stream_new(&model->stream, use_gpu ? MLX_GPU : MLX_CPU, error);
 }
 
 static void choose_dtype(zmlx_model *model, const zmlx_model_options *options, mlx_dtype stored) {
@@ -51,7 +52,8 @@ static zmlx_status count_parameters(zm_module *module, void *context, zmlx_error
         else if (module->kind == ZM_MODULE_EMBEDDING)
             weight = &((zm_embedding *)module)->weight;
         if (weight && zm_weight_is_quantized(weight)) {
-            if (module->parameters[i].array == &weight->scales || module->parameters[i].array == &weight->biases)
+            if (module->parameters[i].array == &weight->scales ||
+                module->parameters[i].array == &weight->biases)
                 continue;
             if (module->parameters[i].array == &weight->weight) {
                 info->n_parameters += mlx_array_size(array) * 32 / (uint64_t)weight->quantization.bits;
@@ -121,8 +123,8 @@ static zmlx_status find_family(zmlx_model *model, const zm_checkpoint *checkpoin
         size_t used = strlen(names);
         snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", (*family)->model_type);
     }
-    return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file, "model_type \"%.60s\" is not supported; these are: %s",
-                   model_type, names);
+    return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file,
+                   "model_type \"%.60s\" is not supported; these are: %s", model_type, names);
 }
 
 static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const zmlx_model_options *options,
@@ -169,7 +171,7 @@ void zmlx_model_free(zmlx_model *model) {
     if (model->root) zm_module_release(&model->root->base);
     zmlx_tokenizer_free(model->tokenizer);
     zm_pool_free(model->pool);
-    if (model->stream.ctx) mlx_stream_free(model->stream);
+    zm_stream_free(model->stream);
     zm_arena_free(model->arena);
     free(model);
 }

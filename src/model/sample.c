@@ -14,8 +14,8 @@ zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *op
         .seed = options->seed,
     };
     if (!(sampler->temperature >= 0) || isinf(sampler->temperature))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "temperature", "expected a finite number of at least 0, got %g",
-                       sampler->temperature);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "temperature",
+                       "expected a finite number of at least 0, got %g", sampler->temperature);
     if (!(sampler->top_p >= 0 && sampler->top_p <= 1))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "top_p", "expected a number from 0 to 1, got %g",
                        sampler->top_p);
@@ -48,7 +48,8 @@ static mlx_array apply_top_p(zm_scope *scope, mlx_array logprobs, double top_p) 
     mlx_array total = zm_add(scope, zm_slice_axis(scope, above, -1, 0, 1, 1),
                              zm_slice_axis(scope, probabilities, -1, 0, 1, 1));
     mlx_array limit = zm_multiply(scope, total, zm_scalar(scope, top_p, MLX_FLOAT32));
-    mlx_array dropped = zm_sum(scope, zm_astype(scope, zm_greater_equal(scope, above, limit), MLX_INT32), -1, true);
+    mlx_array dropped =
+        zm_sum(scope, zm_astype(scope, zm_greater_equal(scope, above, limit), MLX_INT32), -1, true);
     mlx_array threshold = zm_take_along_axis(scope, sorted, dropped, -1);
     return zm_where(scope, zm_less(scope, logprobs, threshold), zm_scalar_like(scope, -INFINITY, logprobs),
                     logprobs);
@@ -84,7 +85,8 @@ static mlx_array draw(zm_scope *scope, const zm_sampler *sampler, mlx_array logp
         return zm_scope_fail(scope, error.code, NULL, "%s", error.message);
     }
     zm_scope_own(scope, key);
-    mlx_array scaled = zm_multiply(scope, logprobs, zm_scalar_like(scope, 1 / sampler->temperature, logprobs));
+    mlx_array scaled =
+        zm_multiply(scope, logprobs, zm_scalar_like(scope, 1 / sampler->temperature, logprobs));
     return zm_categorical(scope, scaled, -1, key);
 }
 

@@ -16,7 +16,8 @@ zmlx_status zmlx_session_new(zmlx_session **session, zmlx_model *model, zmlx_err
         free(result);
         return zm_fail_memory(error);
     }
-    for (int i = 0; i < n_blocks; i++) zm_block_cache_init(&result->caches[i], model->root->decoder->blocks[i]);
+    for (int i = 0; i < n_blocks; i++)
+        zm_block_cache_init(&result->caches[i], model->root->decoder->blocks[i]);
     *session = result;
     return ZMLX_OK;
 }
@@ -54,7 +55,8 @@ zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array
     return zm_scope_end(&scope, error);
 }
 
-zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, bool asynchronous, zmlx_error *error) {
+zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, bool asynchronous,
+                                zmlx_error *error) {
     mlx_vector_array outputs = mlx_vector_array_new();
     int failed = 0;
     for (int i = 0; i < session->model->root->decoder->n_blocks; i++) {
@@ -73,14 +75,14 @@ static zmlx_status check_tokens(const zmlx_session *session, const int32_t *toke
     if (!n_tokens) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "there are none");
     for (size_t i = 0; i < n_tokens; i++)
         if (tokens[i] < 0 || tokens[i] >= session->model->info.vocab_size)
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "token %zu is %d; the vocabulary is 0 to %d", i,
-                           tokens[i], session->model->info.vocab_size - 1);
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "token %zu is %d; the vocabulary is 0 to %d",
+                           i, tokens[i], session->model->info.vocab_size - 1);
     return ZMLX_OK;
 }
 
 /* Copies evaluated float32 logits of the last position, or of all. */
-static zmlx_status copy_logits(zmlx_session *session, float *destination, mlx_array logits, bool all_positions,
-                               zmlx_error *error) {
+static zmlx_status copy_logits(zmlx_session *session, float *destination, mlx_array logits,
+                               bool all_positions, zmlx_error *error) {
     zm_scope scope;
     zm_scope_begin(&scope, session->model->stream);
     mlx_array chosen = all_positions ? logits : zm_slice_axis(&scope, logits, 1, -1, INT_MAX, 1);

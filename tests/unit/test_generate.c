@@ -79,7 +79,8 @@ static void test_session_pieces(void **state) {
         assert_int_equal(zmlx_session_new(&session, model, NULL), ZMLX_OK);
         for (size_t done = 0; done < n_prompt;) {
             size_t count = first_pieces[i] < n_prompt - done ? first_pieces[i] : n_prompt - done;
-            assert_int_equal(zmlx_session_feed(session, prompt + done, count, logits[i], false, NULL), ZMLX_OK);
+            assert_int_equal(zmlx_session_feed(session, prompt + done, count, logits[i], false, NULL),
+                             ZMLX_OK);
             done += count;
         }
         assert_int_equal(zmlx_session_length(session), n_prompt);
@@ -113,8 +114,13 @@ static void test_cancelled_by_the_caller(void **state) {
 static void test_seeded_sampling_repeats(void **state) {
     (void)state;
     zmlx_generation a, b, c;
-    zmlx_generate_options options = {.max_tokens = 24, .temperature = 1, .top_k = 50, .top_p = 0.95,
-                                     .repetition_penalty = 1.1, .seed = 7, .ignore_eos = true};
+    zmlx_generate_options options = {.max_tokens = 24,
+                                     .temperature = 1,
+                                     .top_k = 50,
+                                     .top_p = 0.95,
+                                     .repetition_penalty = 1.1,
+                                     .seed = 7,
+                                     .ignore_eos = true};
     assert_int_equal(zmlx_generate(&a, model, prompt, n_prompt, &options, NULL), ZMLX_OK);
     assert_int_equal(zmlx_generate(&b, model, prompt, n_prompt, &options, NULL), ZMLX_OK);
     options.seed = 8;

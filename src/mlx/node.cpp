@@ -49,20 +49,18 @@ struct State {
     }
 };
 
-/* What runs on the stream's thread. MLX keeps the buffers of a node's inputs until it ran, but not those
- * of its outputs where the caller has dropped them meanwhile. */
+/* What runs on the stream's thread. MLX keeps the buffers of a node until its tasks have run, also where
+ * the caller has dropped the arrays meanwhile. */
 struct Task {
     std::shared_ptr<State> state;
     std::vector<mx::Shape> shapes; /* of inputs, then outputs; the views point into them */
     std::vector<zm_view> views;
-    std::vector<std::shared_ptr<mx::array::Data>> results;
     int n_inputs, n_outputs;
 
     Task(std::shared_ptr<State> state_, size_t inputs, size_t outputs)
         : state(std::move(state_)), n_inputs(static_cast<int>(inputs)), n_outputs(static_cast<int>(outputs)) {
         shapes.reserve(inputs + outputs); /* so that add moves no shape */
         views.reserve(inputs + outputs);
-        results.reserve(outputs);
     }
     void add(mx::array &array) {
         shapes.push_back(array.shape());
@@ -91,7 +89,6 @@ public:
         for (mx::array &output : outputs) {
             output.set_data(mx::allocator::malloc(output.nbytes()));
             task->add(output);
-            task->results.push_back(output.data_shared_ptr());
         }
         encoder.dispatch([task = std::move(task)] { (*task)(); });
     }

@@ -44,7 +44,7 @@ typedef struct zm_node_class {
      * itself are equal. */
     bool (*equal)(const void *state_a, const void *state_b);
 
-    void (*free_state)(void *state); /* NULL: nothing to free */
+    void (*free_state)(void *state); /* NULL: nothing to free. May run on the stream's thread. */
 } zm_node_class;
 
 enum { ZM_NODE_MAX_DIMS = 8 };

@@ -10,7 +10,8 @@
  * Every array an operation returns belongs to its scope and is freed by zm_scope_end, so models need no
  * clean-up code. The first failure is remembered; every later operation then does nothing and
  * returns an empty array, so one check at the end is enough. Operations have the meaning of the mlx-c
- * function of the same name. Not shared between threads. */
+ * function of the same name. Not shared between threads; which thread may evaluate is the stream's rule,
+ * see mlx/streams.h. */
 #ifndef ZM_MLX_SCOPE_H
 #define ZM_MLX_SCOPE_H
 
@@ -68,7 +69,8 @@ mlx_array zm_tanh(zm_scope *, mlx_array a);
 mlx_array zm_exp(zm_scope *, mlx_array a);
 mlx_array zm_power(zm_scope *, mlx_array a, mlx_array b);
 mlx_array zm_astype(zm_scope *, mlx_array a, mlx_dtype dtype);
-/* A scalar of the array's dtype: a Python or C scalar takes the dtype of the array it meets. */
+/* A scalar of the array's dtype: a Python or C scalar takes the dtype of the array it meets. The value
+ * must be in the dtype's range. */
 mlx_array zm_scalar_like(zm_scope *, double value, mlx_array array);
 mlx_array zm_scalar(zm_scope *, double value, mlx_dtype dtype);
 

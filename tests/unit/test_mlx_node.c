@@ -126,8 +126,8 @@ static void test_many_outputs(void **state) {
     mlx_array x = floats(&scope, x_values, SHAPE(6)), y = floats(&scope, y_values, SHAPE(6)), z[2];
     zm_node_output specs[2] = {like(x), like(x)};
     for (int kept = 0; kept < 3; kept++) {
-        const mlx_array inputs[] = {x, y};
-        assert_int_equal(zm_node_apply(z, specs, 2, &axpy_class, new_state(1, 0), inputs, 2, stream, NULL), 0);
+        const mlx_array in[] = {x, y};
+        assert_int_equal(zm_node_apply(z, specs, 2, &axpy_class, new_state(1, 0), in, 2, stream, NULL), 0);
         if (kept == 0) mlx_array_free(z[0]);
         if (kept == 1) mlx_array_free(z[1]);
         if (kept != 0) zm_scope_own(&scope, z[0]);
@@ -421,7 +421,7 @@ static void test_wrong_arguments(void **state) {
         spec = good;
         if (k == 0) spec.shape[0] = -1;
         if (k == 1) spec.n_dims = ZM_NODE_MAX_DIMS + 1;
-        if (k == 2) spec.dtype = (mlx_dtype)99;
+        if (k == 2) spec.dtype = (mlx_dtype)(MLX_COMPLEX64 + 1);
         const mlx_array *inputs = k == 3 ? &empty : &input;
         mlx_stream on = k == 4 ? (mlx_stream){NULL} : stream;
         output = input;

@@ -60,8 +60,9 @@ tsan: setup ## unit tests under the thread sanitizer
 	@$(call build,tsan,$(BUILD)/tsan)
 	$(ctest) $(BUILD)/tsan --label-regex unit
 
-fuzz: setup ## fuzz each target for SECONDS (60) with clang's libFuzzer
-	@CC=clang CXX=clang++ $(call build,fuzz,$(BUILD)/fuzz)
+fuzz: ## fuzz each target for SECONDS (60) with clang's libFuzzer
+	@CC=clang $(setup)
+	@$(call build,fuzz,$(BUILD)/fuzz)
 	@tools/fuzz.sh $(BUILD)/fuzz $(or $(SECONDS),60)
 
 install: build ## into DESTDIR/PREFIX: program, libraries, headers, CMake and pkg-config files

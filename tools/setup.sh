@@ -29,7 +29,8 @@ missing_packages() {
     while read -r apt brew check; do
         eval "$check" || if [ "$1" = apt ]; then echo "$apt"; else echo "$brew"; fi
     done <<'ROWS'
-build-essential gcc         have "${CC:-cc}" && have "${CXX:-c++}"
+build-essential gcc         have cc && have c++
+clang           llvm        [ "${CC:-cc}" != clang ] || have clang
 cmake           cmake       have cmake
 ninja-build     ninja       have ninja
 pkg-config      pkgconf     have pkg-config
@@ -43,7 +44,7 @@ ROWS
 }
 
 install_packages() {
-    local packages as_root=()
+    local packages as_root=
     have apt-get || {
         packages=$(missing_packages brew | xargs)
         [ -z "$packages" ] || fail "missing: $packages; install them (macOS: brew install $packages)," \
@@ -54,40 +55,40 @@ install_packages() {
     [ -n "$packages" ] || return 0
     if [ "$(id -u)" != 0 ]; then
         have sudo || fail "missing packages; as root run: apt-get install -y $packages"
-        as_root=(sudo)
+        as_root="sudo env DEBIAN_FRONTEND=noninteractive"
     fi
     say "installing $packages"
     export DEBIAN_FRONTEND=noninteractive
-    "${as_root[@]}" apt-get update -qq &&
-        "${as_root[@]}" apt-get install -y -qq --no-install-recommends $packages >"$folder/apt.log" 2>&1 ||
+    $as_root apt-get update -qq &&
+        $as_root apt-get install -y -qq --no-install-recommends $packages >"$folder/apt.log" 2>&1 ||
         fail "apt-get failed (see $folder/apt.log); as root run: apt-get install -y $packages"
 }
 
 # pip_install WHAT ARGUMENTS: progress bars on a terminal, silence elsewhere.
 pip_install() {
-    local what=$1 quiet=()
+    local what=$1 quiet=
     shift
-    [ -t 1 ] || quiet=(--quiet)
+    [ -t 1 ] || quiet=--quiet
     say "fetching $what ..."
     [ -x "$python" ] || python3 -m venv "$folder/python" ||
         fail "python3 cannot make a virtual environment; install python3-venv"
-    "$python" -m pip install "${quiet[@]}" --no-cache-dir --disable-pip-version-check "$@" ||
+    "$python" -m pip install $quiet --no-cache-dir --disable-pip-version-check "$@" ||
         fail "pip could not fetch $what; check the network and pip's settings, then run make again" \
             "(an MLX you already have: make MLX_DIR=FOLDER)"
 }
 
 fetch_wheel() {
-    local name dependencies=()
+    local name dependencies=
     case $backend in
     none) return ;;
-    cpu) name=mlx-cpu dependencies=(--no-deps) ;;
+    cpu) name=mlx-cpu dependencies=--no-deps ;;
     cuda) name=mlx-cuda-13 ;;
-    metal) name=mlx-metal dependencies=(--no-deps) ;;
+    metal) name=mlx-metal dependencies=--no-deps ;;
     *) fail "BACKEND=$backend is not known; use cpu, cuda or metal" ;;
     esac
     [ ! -d "$wheel" ] || return 0
     rm -rf "$wheel.partial"
-    pip_install "MLX $MLX_VERSION ($backend)" "${dependencies[@]}" --target "$wheel.partial" \
+    pip_install "MLX $MLX_VERSION ($backend)" $dependencies --target "$wheel.partial" \
         "$name==$MLX_VERSION"
     mv "$wheel.partial" "$wheel"
 }

@@ -20,7 +20,7 @@ model=$source/models/lfm2-moe-tiny-4bit
 
 "$prefix/bin/zmlx" --help >/dev/null || fail "the installed program does not run"
 
-for object in "$prefix/bin/zmlx" "$prefix/lib/libzmlx.so"; do
+[ "$(uname -s)" != Linux ] || for object in "$prefix/bin/zmlx" "$prefix/lib/libzmlx.so"; do
     ! ldd "$object" | grep 'not found' || fail "$object lacks libraries"
     ! ldd "$object" | sed "s#$prefix##g" | grep -F -e "$build/" -e "$source/" || fail "$object uses the build folder"
 done
@@ -39,4 +39,4 @@ LD_LIBRARY_PATH=$prefix/lib "$work/shared" "$model"
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$prefix/lib/libzmlx.a" \
     $(pkg-config --libs --static zmlx | sed 's/-lzmlx//')
 LD_LIBRARY_PATH=$(pkg-config --variable=mlx_libdir zmlx) "$work/static" "$model"
-! ldd "$work/static" | grep libzmlx || fail "the static program uses the shared library"
+[ "$(uname -s)" != Linux ] || ! ldd "$work/static" | grep libzmlx || fail "the static program uses the shared library"

@@ -31,6 +31,7 @@ missing_packages() {
     done <<'ROWS'
 build-essential gcc         have cc && have c++
 clang           llvm        [ "${CC:-cc}" != clang ] || have clang
+libclang-rt-dev -           [ "${CC:-cc}" != clang ] || ! have apt-get || compgen -G "/usr/lib/llvm-*/lib/clang/*/lib/linux" >/dev/null
 cmake           cmake       have cmake
 ninja-build     ninja       have ninja
 pkg-config      pkgconf     have pkg-config

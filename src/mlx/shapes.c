@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Operations on shapes, and new arrays. */
-#include <limits.h>
-
 #include "base/half.h"
 #include "mlx/operation.h"
 
@@ -77,7 +75,7 @@ mlx_array zm_slice_axis(zm_scope *scope, mlx_array a, int axis, int start, int s
     if (!whole_array(scope, &slice, a, &axis, "slice")) return (mlx_array){NULL};
     if (step < 1) return zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, "slice", "step %d is not positive", step);
     slice.start[axis] = start;
-    if (stop != INT_MAX) slice.stop[axis] = stop;
+    slice.stop[axis] = stop; /* MLX takes a stop past the end as the end */
     slice.step[axis] = step;
     ZM_OPERATION(scope, slice, a, slice.start, slice.n_dims, slice.stop, slice.n_dims, slice.step,
                  slice.n_dims);

@@ -17,6 +17,8 @@ typedef struct zm_weight {
     int n_experts; /* 0: not stacked */
 } zm_weight;
 
-static inline bool zm_weight_is_quantized(const zm_weight *weight) { return weight->quantization.mode != NULL; }
+static inline bool zm_weight_is_quantized(const zm_weight *weight) {
+    return weight->quantization.mode != NULL;
+}
 
 #endif

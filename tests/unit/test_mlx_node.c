@@ -108,11 +108,12 @@ static void test_strided_inputs(void **state) {
         zm_scope_begin(&scope, stream);
         mlx_array x = zm_swapaxes(&scope, floats(&scope, x_values, SHAPE(2, 3)), 0, 1), y = {NULL};
         mlx_array row = floats(&scope, y_values, SHAPE(2));
+        row = apply(&scope, &axpy_class, new_state(1, 20), row, row); /* slow: all copies wait for it */
         assert_int_equal(mlx_broadcast_to(&y, row, SHAPE(3, 2), stream), 0);
         zm_scope_own(&scope, y);
         if (evaluated) assert_int_equal(mlx_array_eval(x) || mlx_array_eval(y), 0);
         mlx_array z = apply(&scope, &axpy_class, new_state(2, 0), x, y);
-        expect_values(&scope, z, VALUES(12, 28, 14, 30, 16, 32), 0);
+        expect_values(&scope, z, VALUES(22, 48, 24, 50, 26, 52), 0);
         expect_values(&scope, x, VALUES(1, 4, 2, 5, 3, 6), 0);
         end_well(&scope);
     }
@@ -320,6 +321,28 @@ static void test_gradient(void **state) {
     assert_int_equal(n_states, 0);
 }
 
+static int fail_with_result(mlx_vector_array *result, const mlx_vector_array inputs) {
+    mlx_vector_array_set(result, inputs);
+    return 7;
+}
+
+static void test_closure_that_fails(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_closure closure = mlx_closure_new_func(fail_with_result);
+    mlx_vector_array inputs = arguments(&scope), results = mlx_vector_array_new();
+    zmlx_error error = {0};
+    assert_int_equal(mlx_closure_apply(&results, closure, inputs), 1);
+    assert_int_equal(mlx_vector_array_size(results), 0);
+    zm_mlx_fail(&error, NULL);
+    assert_string_equal(error.message, "a closure returned a non-zero value");
+    mlx_vector_array_free(inputs);
+    mlx_vector_array_free(results);
+    mlx_closure_free(closure);
+    end_well(&scope);
+}
+
 /* Under compile the graph is traced once and its node replayed. */
 static void test_compile(void **state) {
     (void)state;
@@ -451,6 +474,7 @@ int main(void) {
         cmocka_unit_test(test_other_threads),
         cmocka_unit_test(test_streams_are_pooled),
         cmocka_unit_test(test_gradient),
+        cmocka_unit_test(test_closure_that_fails),
         cmocka_unit_test(test_compile),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_no_cpu_function),

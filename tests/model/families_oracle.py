@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: MIT
+"""Every model family against mlx-lm: tiny random checkpoints, float32 on the CPU.
+
+Each case writes a checkpoint, feeds the same tokens to mlx-lm and to families_driver (a long prompt in
+two pieces that crosses 256 tokens and the attention window, 32 single tokens, then a few more pieces) and
+compares all logits. Exit status 0: every relative error is at most 1e-5.
+"""
+import argparse
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_map_with_path
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+LIMIT = 1e-5
+LONG = [200, 101] + [1] * 32 + [7, 1, 1]
+CROSSING = [250] + [1] * 32
+SHORT = [5] + [1] * 32
+
+SIZES = dict(hidden_size=128, vocab_size=320, num_hidden_layers=4, num_attention_heads=4,
+             num_key_value_heads=2, intermediate_size=192, max_position_embeddings=4096)
+LFM2 = dict(SIZES, norm_eps=1e-5, conv_bias=False, conv_L_cache=3,
+            layer_types=["conv", "full_attention", "conv", "full_attention"])
+LFM2_MOE = dict(LFM2, moe_intermediate_size=64, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True,
+                use_expert_bias=True, num_dense_layers=1, rope_theta=50000.0)
+LFM2_DENSE = dict(LFM2, block_dim=128, block_multiple_of=64, block_ffn_dim_multiplier=1.3,
+                  block_auto_adjust_ff_dim=True, block_ff_dim=256)
+LLAMA = dict(SIZES, rms_norm_eps=1e-5)
+QWEN3 = dict(SIZES, rms_norm_eps=1e-6, head_dim=48, tie_word_embeddings=True, rope_theta=1e6)
+QWEN3_MOE = dict(QWEN3, tie_word_embeddings=False, num_experts=8, num_experts_per_tok=2,
+                 decoder_sparse_step=1, mlp_only_layers=[1], moe_intermediate_size=64, norm_topk_prob=True)
+MIXTRAL = dict(SIZES, num_local_experts=4, num_experts_per_tok=2, rms_norm_eps=1e-5)
+GPT_OSS = dict(SIZES, head_dim=32, num_local_experts=8, num_experts_per_tok=3, sliding_window=48,
+               rope_theta=150000)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64)
+YARN = dict(rope_type="yarn", factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+            original_max_position_embeddings=128)
+SLIDING = dict(layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=64)
+
+
+def affine(bits, group_size=64):
+    return {"group_size": group_size, "bits": bits, "mode": "affine"}
+
+
+# Names as Hugging Face publishes them, from mlx-lm's.
+
+def split_experts(weights, pattern, names):
+    """<pattern>.switch_mlp.<new>.* becomes <pattern>.experts.<e>.<old>.*"""
+    result = {}
+    for name, array in weights.items():
+        for new, old in names.items():
+            marker = f"{pattern}.switch_mlp.{new}."
+            if marker in name:
+                for expert in range(array.shape[0]):
+                    result[name.replace(marker, f"{pattern}.experts.{expert}.{old}.")] = array[expert]
+                break
+        else:
+            result[name] = array
+    return result
+
+
+def publish_lfm2(weights):
+    return {name: array.transpose(0, 2, 1) if "conv.weight" in name else array
+            for name, array in weights.items()}
+
+
+def publish_lfm2_moe(weights):
+    names = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+    weights = split_experts(publish_lfm2(weights), "feed_forward", names)
+    for new, old in names.items():
+        weights = {name.replace(f"feed_forward.{new}.", f"feed_forward.{old}."): array
+                   for name, array in weights.items()}
+    return weights
+
+
+def publish_qwen3_moe(weights):
+    return split_experts(weights, "mlp", {name: name for name in ("gate_proj", "up_proj", "down_proj")})
+
+
+def publish_mixtral(weights):
+    return split_experts(weights, "block_sparse_moe",
+                         {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"})
+
+
+def publish_head(weights):
+    """A copy of the tied embedding as the head."""
+    return dict(weights, **{"lm_head.weight": weights["model.embed_tokens.weight"]})
+
+
+def publish_llama(weights):
+    """Stored rotary frequencies too, as in older checkpoints."""
+    return dict(publish_head(weights), **{"model.layers.0.self_attn.rotary_emb.inv_freq": mx.ones((16,))})
+
+
+def publish_gpt_oss(weights):
+    """Experts in mxfp4: gate and up interleaved, blocks of 16 bytes."""
+    result, pairs = {}, {}
+    for name, array in weights.items():
+        if ".experts." not in name:
+            result[name] = array
+            continue
+        layer, _, rest = name.partition(".experts.")
+        projection, part = rest.split(".")
+        if part == "weight":
+            packed, scales = mx.quantize(array, group_size=32, bits=4, mode="mxfp4")
+            blocks = packed.view(mx.uint8)
+            parts = {"_blocks": blocks.reshape(*blocks.shape[:2], -1, 16), "_scales": scales}
+        else:
+            parts = {"_bias": array}
+        for suffix, value in parts.items():
+            if projection == "down_proj":
+                result[f"{layer}.experts.down_proj{suffix}"] = value
+            else:
+                pairs.setdefault((layer, suffix), {})[projection] = value
+    for (layer, suffix), pair in pairs.items():
+        both = mx.stack([pair["gate_proj"], pair["up_proj"]], axis=2)
+        result[f"{layer}.experts.gate_up_proj{suffix}"] = both.flatten(1, 2)
+    return result
+
+
+# (name, model_type, config, quantization or None, publish or None, calls)
+CASES = [
+    ("float32, published names", "lfm2_moe", LFM2_MOE, None, publish_lfm2_moe, LONG),
+    ("4-bit, router 8-bit", "lfm2_moe",
+     dict(LFM2_MOE, conv_bias=True, routed_scaling_factor=2.5,
+          rope_parameters=dict(rope_theta=1e6, rope_type="default")), affine(4), None, LONG),
+    ("3-bit group 32, no bias", "lfm2_moe",
+     dict(LFM2_MOE, use_expert_bias=False, norm_topk_prob=False, full_attn_idxs=[0, 2], conv_L_cache=4),
+     affine(3, 32), None, SHORT),
+    ("float32, published names", "lfm2", LFM2_DENSE, None, publish_lfm2, LONG),
+    ("4-bit", "lfm2", dict(LFM2_DENSE, block_auto_adjust_ff_dim=False, conv_bias=True), affine(4), None,
+     LONG),
+    ("6-bit", "lfm2", LFM2_DENSE, affine(6), None, CROSSING),
+    ("float32, biases, untied", "llama",
+     dict(LLAMA, attention_bias=True, mlp_bias=True, tie_word_embeddings=False, head_dim=24), None, None,
+     LONG),
+    ("4-bit, llama3 rope", "llama", dict(LLAMA, rope_scaling=LLAMA3), affine(4), None, CROSSING),
+    ("8-bit, yarn rope", "llama",
+     dict(LLAMA, rope_scaling=dict(type="yarn", factor=8.0, mscale=1.0, mscale_all_dim=0.5)), affine(8, 32),
+     None, LONG),
+    ("4-bit, biases, sliding", "llama", dict(LLAMA, **SLIDING, attention_bias=True), affine(4), None, LONG),
+    ("float32, sliding, short", "llama", dict(LLAMA, **dict(SLIDING, sliding_window=16)), None, None, SHORT),
+    ("linear rope, old tensors", "llama",
+     dict(LLAMA, rope_scaling=dict(type="linear", factor=4.0)), None, publish_llama, SHORT),
+    ("dynamic rope", "llama",
+     dict(LLAMA, max_position_embeddings=64, rope_scaling=dict(type="dynamic", factor=2.0)), None, None,
+     LONG),
+    ("longrope", "llama",
+     dict(LLAMA, rope_scaling=dict(type="longrope", original_max_position_embeddings=64,
+                                   short_factor=[1.0] * 16, long_factor=[1.0 + 0.3 * i for i in range(16)])),
+     None, None, LONG),
+    ("proportional rope", "llama",
+     dict(LLAMA, rope_scaling=dict(type="proportional", factor=2.0, partial_rotary_factor=0.4)), None, None,
+     LONG),
+    ("mrope, traditional", "llama",
+     dict(LLAMA, rope_traditional=True, rope_scaling=dict(type="mrope", mrope_section=[4, 6, 6])), None, None,
+     SHORT),
+    ("4-bit, as mistral", "mistral", dict(LLAMA, tie_word_embeddings=False), affine(4), None, SHORT),
+    ("float32, rope_parameters", "qwen3",
+     {key: value for key, value in dict(QWEN3, rope_parameters=dict(LLAMA3, rope_theta=2e5)).items()
+      if key != "rope_theta"}, None, publish_head, LONG),
+    ("4-bit, yarn, untied", "qwen3", dict(QWEN3, tie_word_embeddings=False, rope_scaling=YARN, head_dim=32),
+     affine(4), None, LONG),
+    ("float32, published names", "qwen3_moe", QWEN3_MOE, None, publish_qwen3_moe, LONG),
+    ("4-bit, router 8-bit", "qwen3_moe",
+     dict(QWEN3_MOE, decoder_sparse_step=2, mlp_only_layers=[], norm_topk_prob=False,
+          tie_word_embeddings=True), affine(4), None, LONG),
+    ("float32, published names", "mixtral", dict(MIXTRAL, rope_traditional=True), None, publish_mixtral,
+     LONG),
+    ("4-bit, published names", "mixtral", MIXTRAL, affine(4), publish_mixtral, LONG),
+    ("5-bit, tied", "mixtral", dict(MIXTRAL, tie_word_embeddings=True), affine(5, 32), None, SHORT),
+    ("float32", "gpt_oss", dict(GPT_OSS, sliding_window=200), None, None, LONG),
+    ("4-bit, router 8-bit, yarn", "gpt_oss", dict(GPT_OSS, rope_scaling=YARN), affine(4), None, LONG),
+    ("mxfp4, published names", "gpt_oss", dict(GPT_OSS, rope_scaling=YARN), "mxfp4", publish_gpt_oss, LONG),
+]
+
+
+def randomise(model, seed):
+    mx.random.seed(seed)
+
+    def draw(path, array):
+        noise = mx.random.normal(array.shape)
+        if path.endswith("norm.weight"):
+            return 1 + 0.2 * noise
+        return 0.3 * noise if array.ndim == 1 else 1.5 * noise / array.shape[-1] ** 0.5
+
+    model.update(tree_map_with_path(draw, model.parameters()))
+
+
+def quantise(model, config, quantization):
+    """Quantises as mlx-lm's converter: routers as the model's own rule says."""
+    rule = getattr(model, "quant_predicate", None) or (lambda path, module: True)
+    config["quantization"] = dict(quantization)
+
+    def predicate(path, module):
+        if not hasattr(module, "to_quantized") or module.weight.shape[-1] % quantization["group_size"]:
+            return False
+        choice = rule(path, module)
+        if isinstance(choice, dict):
+            choice = dict(choice, group_size=min(choice["group_size"], 32))
+            config["quantization"][path] = choice
+        return choice
+
+    nn.quantize(model, **quantization, class_predicate=predicate)
+
+
+def write_checkpoint(folder, case, seed):
+    _, model_type, config, quantization, publish, _ = case
+    config = dict(config, model_type=model_type)
+    module = importlib.import_module(f"mlx_lm.models.{'llama' if model_type == 'mistral' else model_type}")
+    model = module.Model(module.ModelArgs.from_dict(config))
+    randomise(model, seed)
+    if quantization == "mxfp4":
+        config["quantization_config"] = {"quant_method": "mxfp4"}
+    elif quantization:
+        quantise(model, config, quantization)
+    weights = dict(tree_flatten(model.parameters()))
+    if publish:
+        weights = publish(weights)
+    names = sorted(weights)
+    for index, part in enumerate((names[::2], names[1::2]), 1):
+        mx.save_safetensors(str(folder / f"model-0000{index}-of-00002.safetensors"),
+                            {name: mx.contiguous(weights[name]) for name in part})
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def run_mlx_lm(folder, tokens, calls):
+    model, _ = load_model(folder)
+    cache = make_prompt_cache(model)
+    logits, start = [], 0
+    for length in calls:
+        logits.append(np.array(model(mx.array(tokens[start:start + length])[None], cache=cache)[0]))
+        start += length
+    return np.concatenate(logits)
+
+
+def run_zmlx(driver, folder, tokens, calls):
+    source, target = folder / "input", folder / "output"
+    source.write_bytes(np.array([len(calls), *calls, *tokens], dtype=np.int32).tobytes())
+    if subprocess.run([driver, folder, source, target]).returncode:
+        return None
+    return np.fromfile(target, dtype=np.float32).reshape(len(tokens), -1)
+
+
+def check_case(driver, case, seed):
+    name, model_type, config, _, _, calls = case
+    with tempfile.TemporaryDirectory() as path:
+        folder = pathlib.Path(path)
+        write_checkpoint(folder, case, seed)
+        tokens = np.random.default_rng(seed).integers(0, config["vocab_size"], sum(calls))
+        expected = run_mlx_lm(folder, tokens, calls)
+        actual = run_zmlx(driver, folder, tokens, calls)
+    error = float("inf")
+    if actual is not None and actual.shape == expected.shape:
+        error = float(np.abs(actual - expected).max() / np.abs(expected).max())
+    passed = error <= LIMIT
+    print(f"{model_type:10} {name:26} {len(tokens):4} tokens  {error:8.1e}  {'ok' if passed else 'FAIL'}",
+          flush=True)
+    return passed
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--source", type=pathlib.Path)
+    parser.add_argument("--only", default="", help="model type")
+    arguments = parser.parse_args()
+    mx.set_default_device(mx.cpu)
+    driver = arguments.build / "tests" / "families_driver"
+    print("relative error of the logits against mlx-lm")
+    results = [check_case(driver, case, seed) for seed, case in enumerate(CASES, 1)
+               if arguments.only in ("", case[1])]
+    print(f"{sum(results)} of {len(results)} cases within {LIMIT:g}")
+    sys.exit(0 if results and all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@
 #include "zmlx/status.h"
 
 /* Streams of one device type in use at a time; more are refused. */
-enum { ZM_MAX_CPU_STREAMS = 64, ZM_MAX_GPU_STREAMS = 8 };
+enum { ZM_MAX_CPU_STREAMS = 16, ZM_MAX_GPU_STREAMS = 8 };
 
 zmlx_status zm_stream_new(mlx_stream *stream, mlx_device_type device, zmlx_error *error);
 /* Returns the stream to the pool once its work is done. An empty handle is fine. */

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/* Making the folder of a synthetic checkpoint. */
+#include "zmlx/synth.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "model/synth_plan.h"
+
+static const struct {
+    const char *name, *config;
+} shapes[] = {
+#define ZM_SYNTH_SHAPE(name, ...) {name, #__VA_ARGS__},
+#include "model/synth_shapes.def"
+#undef ZM_SYNTH_SHAPE
+};
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0], CONFIG_LIMIT = 64 << 20 };
+
+const char *zmlx_synth_shape_name(int index) {
+    return index >= 0 && index < N_SHAPES ? shapes[index].name : NULL;
+}
+
+static zmlx_status load_shape(json_t **config, const char *shape, zmlx_error *error) {
+    *config = NULL;
+    for (int i = 0; i < N_SHAPES; i++)
+        if (!strcmp(shape, shapes[i].name))
+            return zm_json_parse(config, shapes[i].config, strlen(shapes[i].config), shape, error);
+    if (zm_file_exists(shape)) return zm_json_load(config, shape, CONFIG_LIMIT, error);
+    char names[256] = "";
+    for (int i = 0; i < N_SHAPES; i++) {
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", shapes[i].name);
+    }
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, shape, "neither a known shape (%s) nor a config.json", names);
+}
+
+/* Removes what the first n_layers layers do not have. */
+static zmlx_status cut_layers(json_t *config, const char *shape, int n_layers, zmlx_error *error) {
+    zm_json_object object = {.value = config, .file = shape};
+    int64_t all;
+    ZM_TRY(zm_json_int(&all, object, "num_hidden_layers", 1, 1 << 20, error));
+    if (n_layers > all)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers", "%d are more than the shape's %lld", n_layers,
+                       (long long)all);
+    if (!n_layers) return ZMLX_OK;
+    json_object_set_new(config, "num_hidden_layers", json_integer(n_layers));
+    json_t *types = json_object_get(config, "layer_types");
+    while (json_array_size(types) > (size_t)n_layers) json_array_remove(types, json_array_size(types) - 1);
+    static const char *const lists[] = {"full_attn_idxs", "mlp_only_layers"};
+    for (int i = 0; i < 2; i++) {
+        json_t *list = json_object_get(config, lists[i]);
+        for (size_t j = json_array_size(list); j-- > 0;)
+            if (json_integer_value(json_array_get(list, j)) >= n_layers) json_array_remove(list, j);
+    }
+    return ZMLX_OK;
+}
+
+static zmlx_status adapt_config(json_t *config, const char *shape, const zmlx_synth_options *options,
+                                int *vocab_size, zmlx_error *error) {
+    ZM_TRY(cut_layers(config, shape, options->n_layers, error));
+    if (options->vocab_size) json_object_set_new(config, "vocab_size", json_integer(options->vocab_size));
+    int64_t vocab;
+    ZM_TRY(zm_json_int(&vocab, (zm_json_object){.value = config, .file = shape}, "vocab_size",
+                       ZM_SYNTH_MIN_VOCAB, 1 << 24, error));
+    *vocab_size = (int)vocab;
+    json_object_set_new(config, "pad_token_id", json_integer(ZM_SYNTH_PAD));
+    json_object_set_new(config, "bos_token_id", json_integer(ZM_SYNTH_BOS));
+    json_object_set_new(config, "eos_token_id", json_integer(ZM_SYNTH_EOS));
+    json_object_set_new(config, "dtype", json_string("bfloat16"));
+    return ZMLX_OK;
+}
+
+static zmlx_status check_options(const zmlx_synth_options *options, zmlx_error *error) {
+    int bits = options->bits, group_size = options->group_size;
+    if (!((bits >= 2 && bits <= 6) || bits == 8 || bits == 16))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "bits", "expected 2, 3, 4, 5, 6, 8 or 16, got %d", bits);
+    if (group_size != 32 && group_size != 64 && group_size != 128)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "group size", "expected 32, 64 or 128, got %d",
+                       group_size);
+    if (options->n_layers < 0)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers", "expected at least 1, got %d",
+                       options->n_layers);
+    if (options->vocab_size && options->vocab_size < ZM_SYNTH_MIN_VOCAB)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "vocab", "expected at least %d, got %d",
+                       ZM_SYNTH_MIN_VOCAB, options->vocab_size);
+    return ZMLX_OK;
+}
+
+/* Fails unless folder is absent or an empty folder. */
+static zmlx_status check_target(const char *folder, zmlx_error *error) {
+    struct stat info;
+    if (lstat(folder, &info)) {
+        if (errno == ENOENT) return ZMLX_OK;
+        return zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
+    }
+    DIR *directory = opendir(folder);
+    if (!directory) return zm_fail(error, ZMLX_ERROR_FILE, folder, "exists and is no empty folder");
+    int n_entries = 0;
+    while (readdir(directory)) n_entries++;
+    closedir(directory);
+    if (n_entries > 2) return zm_fail(error, ZMLX_ERROR_FILE, folder, "exists and is not empty");
+    return ZMLX_OK;
+}
+
+static zmlx_status check_space(const zm_synth_plan *plan, const char *folder, zmlx_error *error) {
+    struct statvfs info;
+    if (statvfs(folder, &info)) return ZMLX_OK;
+    uint64_t needed = 0, available = (uint64_t)info.f_bavail * info.f_frsize;
+    for (size_t i = 0; i < plan->n_tensors; i++)
+        needed += zm_synth_tensor_elements(&plan->tensors[i]) *
+                  (uint64_t)zm_synth_element_bytes(plan->tensors[i].fill);
+    if (needed <= available) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_FILE, folder, "%.1f GB are needed, but the disk has only %.1f GB left",
+                   (double)needed / 1e9, (double)available / 1e9);
+}
+
+static const char *const file_names[] = {"model.safetensors", "config.json", "tokenizer.json",
+                                         "tokenizer_config.json"};
+enum { MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, N_FILES };
+
+static zmlx_status write_text(const char *folder, int file, const char *text, zmlx_error *error) {
+    char *path = zm_path_join(folder, file_names[file]);
+    zmlx_status status =
+        path && text ? zm_file_write(path, text, strlen(text), error) : zm_fail_memory(error);
+    free(path);
+    return status;
+}
+
+static zmlx_status write_files(uint64_t *size, const zm_synth_plan *plan, const char *folder, int vocab_size,
+                               const zmlx_synth_options *options, zmlx_error *error) {
+    json_t *config = plan->config.value;
+    if (plan->entries && json_object_set(config, "quantization_config", plan->entries))
+        return zm_fail_memory(error);
+    char *text = json_dumps(config, JSON_INDENT(4));
+    zmlx_status status = write_text(folder, CONFIG_FILE, text, error);
+    free(text);
+    if (status) return status;
+    text = zm_synth_tokenizer(vocab_size);
+    status = write_text(folder, TOKENIZER_FILE, text, error);
+    free(text);
+    if (status) return status;
+    ZM_TRY(write_text(folder, TOKENIZER_CONFIG_FILE, zm_synth_tokenizer_config(), error));
+    char *path = zm_path_join(folder, file_names[MODEL_FILE]);
+    if (!path) return zm_fail_memory(error);
+    status = zm_synth_write(size, plan, path, options->progress, options->progress_context, error);
+    free(path);
+    return status;
+}
+
+static void remove_folder(const char *folder) {
+    for (int i = 0; i < N_FILES; i++) {
+        char *path = zm_path_join(folder, file_names[i]);
+        if (path) unlink(path);
+        free(path);
+    }
+    rmdir(folder);
+}
+
+/* Builds beside folder, then renames. */
+static zmlx_status write_folder(uint64_t *size, const zm_synth_plan *plan, const char *folder, int vocab_size,
+                                const zmlx_synth_options *options, zmlx_error *error) {
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/') length--;
+    char *temporary = zm_arena_printf(plan->arena, "%.*s.%ld.tmp", (int)length, folder, (long)getpid());
+    if (!temporary) return zm_fail_memory(error);
+    if (mkdir(temporary, 0755))
+        return zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
+    zmlx_status status = check_space(plan, temporary, error);
+    if (!status) status = write_files(size, plan, temporary, vocab_size, options, error);
+    if (!status && rename(temporary, folder))
+        status = zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
+    if (status) {
+        remove_folder(temporary);
+        *size = 0;
+    }
+    return status;
+}
+
+static zmlx_status make(uint64_t *size, zm_synth_plan *plan, const char *shape, const char *folder,
+                        const zmlx_synth_options *options, zmlx_error *error) {
+    int vocab_size;
+    ZM_TRY(adapt_config(plan->config.value, shape, options, &vocab_size, error));
+    ZM_TRY(zm_synth_plan_make(plan, error));
+    return write_folder(size, plan, folder, vocab_size, options, error);
+}
+
+zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
+                       const zmlx_synth_options *options, zmlx_error *error) {
+    *size = 0;
+    zmlx_synth_options chosen = options ? *options : (zmlx_synth_options){0};
+    if (!chosen.bits) chosen.bits = 4;
+    if (!chosen.group_size) chosen.group_size = 64;
+    ZM_TRY(check_options(&chosen, error));
+    ZM_TRY(check_target(folder, error));
+    json_t *config;
+    ZM_TRY(load_shape(&config, shape, error));
+    zm_synth_plan plan = {.arena = zm_arena_new(),
+                          .config = {.value = config, .file = shape},
+                          .bits = chosen.bits,
+                          .group_size = chosen.group_size,
+                          .seed = chosen.seed};
+    zmlx_status status =
+        plan.arena ? make(size, &plan, shape, folder, &chosen, error) : zm_fail_memory(error);
+    zm_arena_free(plan.arena);
+    json_decref(config);
+    return status;
+}

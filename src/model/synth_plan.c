@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: MIT */
+/* The tensors of each family's checkpoints, as mlx-lm's converter names and quantises them. */
+#include "model/synth_plan.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/map.h"
+
+enum { MAX_SIZE = 1 << 20, MAX_VOCAB = 1 << 24, MAX_LAYERS = 4096, MAX_EXPERTS = 4096 };
+
+/* Root mean square of a code minus its centre: uniform numbers of that many bits, or the values of e2m1. */
+static double code_size(int bits) { return sqrt((pow(4, bits) - 1) / 12); }
+static const double e2m1_size = 2.926174;
+
+/* Of queries and keys. Sharp attention makes a token depend on all before it, else the text soon repeats. */
+static const double query_gain = 2;
+
+typedef struct sizes {
+    int vocab, hidden, layers, heads, kv_heads, head_dim, intermediate, experts, expert_intermediate;
+    int conv_taps, dense_layers, sparse_step;
+    bool tied, attention_bias, mlp_bias, conv_bias, qk_norm;
+} sizes;
+
+typedef struct linear {
+    int experts, out, in; /* experts 0: one matrix */
+    bool bias;
+    double gain; /* of the output's size over the input's */
+    bool is_router, is_mxfp4;
+} linear;
+
+static zm_synth_tensor *add(zm_synth_plan *plan, const char *path, const char *part) {
+    if (plan->n_tensors == plan->capacity) {
+        size_t capacity = plan->capacity ? plan->capacity * 2 : 256;
+        zm_synth_tensor *larger = zm_arena_alloc(plan->arena, capacity, sizeof larger[0]);
+        if (larger && plan->n_tensors) memcpy(larger, plan->tensors, plan->n_tensors * sizeof larger[0]);
+        if (larger) {
+            plan->tensors = larger;
+            plan->capacity = capacity;
+        }
+    }
+    char *name = zm_arena_printf(plan->arena, "%s%s%s", path, *part ? "." : "", part);
+    if (!name || plan->n_tensors == plan->capacity) {
+        plan->out_of_memory = true;
+        return NULL;
+    }
+    zm_synth_tensor *tensor = &plan->tensors[plan->n_tensors++];
+    *tensor = (zm_synth_tensor){.name = name};
+    tensor->seed = zm_hash(name, strlen(name)) ^ (plan->seed * 0xd1342543de82ef95u + 1);
+    return tensor;
+}
+
+static void set_shape(zm_synth_tensor *tensor, int experts, int rows, int columns) {
+    tensor->n_dims = 0;
+    if (experts) tensor->shape[tensor->n_dims++] = experts;
+    tensor->shape[tensor->n_dims++] = rows;
+    if (columns) tensor->shape[tensor->n_dims++] = columns;
+}
+
+/* Uniform values with that mean and standard deviation. */
+static void add_values(zm_synth_plan *plan, const char *path, const char *part, const int shape[3],
+                       zm_synth_fill fill, double mean, double deviation) {
+    zm_synth_tensor *tensor = add(plan, path, part);
+    if (!tensor) return;
+    for (int i = 0; i < 3 && shape[i]; i++) tensor->shape[tensor->n_dims++] = shape[i];
+    tensor->fill = fill;
+    tensor->mean = (float)mean;
+    tensor->width = (float)(deviation * sqrt(3));
+}
+
+static void add_norm(zm_synth_plan *plan, const char *path, int size, double mean) {
+    add_values(plan, path, "weight", (int[3]){size}, ZM_SYNTH_BFLOAT16, mean, 0.05 * mean);
+}
+
+/* Mixes 2^e and 2^(e + 1) so that their mean square is scale squared. */
+static void set_scale(zm_synth_tensor *tensor, double scale) {
+    tensor->exponent = (int)floor(log2(scale));
+    double excess = pow(scale / ldexp(1, tensor->exponent), 2); /* in [1, 4) */
+    tensor->high_part = (uint16_t)((excess - 1) / 3 * 65535);
+}
+
+static void set_entry(zm_synth_plan *plan, const char *path, int bits, int group_size, bool with_mode) {
+    json_t *entry = json_pack("{s:i, s:i}", "group_size", group_size, "bits", bits);
+    if (with_mode && entry) json_object_set_new(entry, "mode", json_string("affine"));
+    if (json_object_set_new(plan->entries, path, entry)) plan->out_of_memory = true;
+}
+
+static void add_packed(zm_synth_plan *plan, const char *path, const linear *map, int bits, int group_size,
+                       double deviation) {
+    zm_synth_tensor *weight = add(plan, path, "weight");
+    if (weight) set_shape(weight, map->experts, map->out, (int)((int64_t)map->in * bits / 32));
+    if (weight) weight->fill = ZM_SYNTH_PACKED;
+    zm_synth_tensor *scales = add(plan, path, "scales");
+    if (!scales) return;
+    set_shape(scales, map->experts, map->out, map->in / group_size);
+    scales->bits = bits;
+    scales->fill = map->is_mxfp4 ? ZM_SYNTH_EXPONENTS : ZM_SYNTH_SCALES;
+    set_scale(scales, deviation / (map->is_mxfp4 ? e2m1_size : code_size(bits)));
+    zm_synth_tensor copy = *scales;
+    zm_synth_tensor *biases = map->is_mxfp4 ? NULL : add(plan, path, "biases");
+    if (!biases) return;
+    copy.name = biases->name;
+    copy.fill = ZM_SYNTH_BIASES;
+    *biases = copy; /* with the seed of scales */
+}
+
+static void add_linear(zm_synth_plan *plan, const char *path, linear map) {
+    double deviation = map.gain / sqrt(map.in);
+    bool fits = map.in % plan->group_size == 0;
+    if (map.is_mxfp4 && map.in % 32 == 0) {
+        add_packed(plan, path, &map, 4, 32, deviation);
+    } else if (plan->bits != 16 && fits && map.is_router && map.in % 64 == 0) {
+        set_entry(plan, path, 8, 64, plan->is_mxfp4);
+        map.is_mxfp4 = false;
+        add_packed(plan, path, &map, 8, 64, deviation);
+    } else if (plan->bits != 16 && fits && !map.is_mxfp4) {
+        if (plan->is_mxfp4) set_entry(plan, path, plan->bits, plan->group_size, true);
+        add_packed(plan, path, &map, plan->bits, plan->group_size, deviation);
+    } else {
+        int shape[3] = {map.out, map.in, 0};
+        if (map.experts) memcpy(shape, (int[3]){map.experts, map.out, map.in}, sizeof shape);
+        add_values(plan, path, "weight", shape, ZM_SYNTH_BFLOAT16, 0, deviation);
+    }
+    if (!map.bias) return;
+    int shape[3] = {map.out, 0, 0};
+    if (map.experts) memcpy(shape, (int[3]){map.experts, map.out, 0}, sizeof shape);
+    add_values(plan, path, "bias", shape, ZM_SYNTH_BFLOAT16, 0, 0.1);
+}
+
+/* A name inside layer: "model.layers.<layer>.<rest>"; NULL never comes back, an empty text may. */
+static const char *in_layer(zm_synth_plan *plan, int layer, const char *rest) {
+    const char *name = zm_arena_printf(plan->arena, "model.layers.%d.%s", layer, rest);
+    if (!name) plan->out_of_memory = true;
+    return name ? name : "";
+}
+
+static void add_layer_linear(zm_synth_plan *plan, int layer, const char *rest, linear map) {
+    add_linear(plan, in_layer(plan, layer, rest), map);
+}
+
+static void add_layer_norm(zm_synth_plan *plan, int layer, const char *rest, int size) {
+    add_norm(plan, in_layer(plan, layer, rest), size, 1);
+}
+
+static void add_head_norm(zm_synth_plan *plan, const sizes *s, int layer, const char *rest) {
+    add_norm(plan, in_layer(plan, layer, rest), s->head_dim, query_gain);
+}
+
+static void add_attention(zm_synth_plan *plan, const sizes *s, int layer, const char *out_name) {
+    int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
+    bool bias = s->attention_bias;
+    double gain = s->qk_norm ? 1 : query_gain;
+    add_layer_linear(plan, layer, "self_attn.q_proj",
+                     (linear){.out = q, .in = s->hidden, .bias = bias, .gain = gain});
+    add_layer_linear(plan, layer, "self_attn.k_proj",
+                     (linear){.out = kv, .in = s->hidden, .bias = bias, .gain = gain});
+    add_layer_linear(plan, layer, "self_attn.v_proj",
+                     (linear){.out = kv, .in = s->hidden, .bias = bias, .gain = 1});
+    add_layer_linear(plan, layer, out_name, (linear){.out = s->hidden, .in = q, .bias = bias, .gain = 1});
+}
+
+/* names: gate, up, down under path. */
+static void add_mlp(zm_synth_plan *plan, const sizes *s, int layer, const char *path,
+                    const char *const names[3]) {
+    char name[64];
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "%s.%s", path, names[i]);
+        linear map = {.out = s->intermediate, .in = s->hidden, .bias = s->mlp_bias, .gain = 1};
+        if (i == 2) map = (linear){.out = s->hidden, .in = s->intermediate, .bias = s->mlp_bias, .gain = 1};
+        add_layer_linear(plan, layer, name, map);
+    }
+}
+
+static const char *const projections[3] = {"gate_proj", "up_proj", "down_proj"};
+
+static void add_experts(zm_synth_plan *plan, const sizes *s, int layer, const char *path) {
+    char name[64];
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "%s.%s", path, projections[i]);
+        linear map = {.experts = s->experts,
+                      .out = i == 2 ? s->hidden : s->expert_intermediate,
+                      .in = i == 2 ? s->expert_intermediate : s->hidden,
+                      .bias = plan->is_mxfp4,
+                      .gain = 1,
+                      .is_mxfp4 = plan->is_mxfp4};
+        add_layer_linear(plan, layer, name, map);
+    }
+}
+
+static void add_router(zm_synth_plan *plan, const sizes *s, int layer, const char *path, bool bias,
+                       bool own_bits) {
+    add_layer_linear(
+        plan, layer, path,
+        (linear){.out = s->experts, .in = s->hidden, .bias = bias, .gain = 2, .is_router = own_bits});
+}
+
+static bool lists_layer(const json_t *list, int layer) {
+    size_t i;
+    json_t *value;
+    json_array_foreach(list, i,
+                       value) if (json_is_integer(value) && json_integer_value(value) == layer) return true;
+    return false;
+}
+
+static bool is_lfm2_attention(zm_json_object config, int layer) {
+    const json_t *indices = zm_json_get(config, "full_attn_idxs");
+    if (indices) return lists_layer(indices, layer);
+    const char *type = json_string_value(json_array_get(zm_json_get(config, "layer_types"), (size_t)layer));
+    return type && !strcmp(type, "full_attention");
+}
+
+static void add_lfm2_operator(zm_synth_plan *plan, const sizes *s, int layer) {
+    if (is_lfm2_attention(plan->config, layer)) {
+        add_attention(plan, s, layer, "self_attn.out_proj");
+        add_head_norm(plan, s, layer, "self_attn.q_layernorm");
+        add_head_norm(plan, s, layer, "self_attn.k_layernorm");
+        return;
+    }
+    bool bias = s->conv_bias;
+    add_layer_linear(plan, layer, "conv.in_proj",
+                     (linear){.out = 3 * s->hidden, .in = s->hidden, .bias = bias, .gain = 1});
+    add_layer_linear(plan, layer, "conv.out_proj",
+                     (linear){.out = s->hidden, .in = s->hidden, .bias = bias, .gain = 1});
+    const char *conv = in_layer(plan, layer, "conv.conv");
+    add_values(plan, conv, "weight", (int[3]){s->hidden, s->conv_taps, 1}, ZM_SYNTH_BFLOAT16, 0, 0.6);
+    if (bias) add_values(plan, conv, "bias", (int[3]){s->hidden}, ZM_SYNTH_BFLOAT16, 0, 0.1);
+}
+
+static zmlx_status plan_lfm2(zm_synth_plan *plan, sizes *s, zmlx_error *error) {
+    static const char *const plain[3] = {"w1", "w3", "w2"};
+    bool uses_bias = s->experts && json_is_true(zm_json_get(plan->config, "use_expert_bias"));
+    int n_attention = 0;
+    for (int layer = 0; layer < s->layers; layer++) n_attention += is_lfm2_attention(plan->config, layer);
+    if (!n_attention)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers",
+                       "none of the first %d layers has attention; take more", s->layers);
+    for (int layer = 0; layer < s->layers; layer++) {
+        add_layer_norm(plan, layer, "operator_norm", s->hidden);
+        add_layer_norm(plan, layer, "ffn_norm", s->hidden);
+        add_lfm2_operator(plan, s, layer);
+        if (!s->experts || layer < s->dense_layers) {
+            add_mlp(plan, s, layer, "feed_forward", s->experts ? projections : plain);
+            continue;
+        }
+        add_router(plan, s, layer, "feed_forward.gate", false, true);
+        add_experts(plan, s, layer, "feed_forward.switch_mlp");
+        if (uses_bias)
+            add_values(plan, in_layer(plan, layer, "feed_forward.expert_bias"), "", (int[3]){s->experts},
+                       ZM_SYNTH_FLOAT32, 0, 0.05);
+    }
+    add_norm(plan, "model.embedding_norm", s->hidden, 1);
+    return ZMLX_OK;
+}
+
+/* llama, qwen3, qwen3_moe, mixtral, gpt_oss: what differs is in sizes and the feed-forward. */
+static void add_feed_forward(zm_synth_plan *plan, const sizes *s, int layer, const char *model_type) {
+    bool sparse = s->experts && !lists_layer(zm_json_get(plan->config, "mlp_only_layers"), layer) &&
+                  (layer + 1) % s->sparse_step == 0;
+    if (!sparse) {
+        add_mlp(plan, s, layer, "mlp", projections);
+    } else if (!strcmp(model_type, "mixtral")) {
+        add_router(plan, s, layer, "block_sparse_moe.gate", false, false);
+        add_experts(plan, s, layer, "block_sparse_moe.switch_mlp");
+    } else if (plan->is_mxfp4) {
+        add_router(plan, s, layer, "mlp.router", true, true);
+        add_experts(plan, s, layer, "mlp.experts");
+    } else {
+        add_router(plan, s, layer, "mlp.gate", false, true);
+        add_experts(plan, s, layer, "mlp.switch_mlp");
+    }
+}
+
+static zmlx_status plan_transformer(zm_synth_plan *plan, sizes *s, const char *model_type,
+                                    zmlx_error *error) {
+    if (plan->is_mxfp4 && s->layers < 2)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers",
+                       "%s needs at least 2 layers, one of each attention", model_type);
+    for (int layer = 0; layer < s->layers; layer++) {
+        add_layer_norm(plan, layer, "input_layernorm", s->hidden);
+        add_layer_norm(plan, layer, "post_attention_layernorm", s->hidden);
+        add_attention(plan, s, layer, "self_attn.o_proj");
+        if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.q_norm");
+        if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.k_norm");
+        if (plan->is_mxfp4)
+            add_values(plan, in_layer(plan, layer, "self_attn.sinks"), "", (int[3]){s->heads},
+                       ZM_SYNTH_BFLOAT16, 0, 1);
+        add_feed_forward(plan, s, layer, model_type);
+    }
+    add_norm(plan, "model.norm", s->hidden, 1);
+    if (!s->tied) add_linear(plan, "lm_head", (linear){.out = s->vocab, .in = s->hidden, .gain = 1});
+    return ZMLX_OK;
+}
+
+typedef struct size_field {
+    const char *key;
+    int *value;
+    int maximum, fallback; /* fallback -1: required */
+} size_field;
+
+static zmlx_status read_fields(const size_field *fields, int count, zm_json_object config,
+                               zmlx_error *error) {
+    for (int i = 0; i < count; i++) {
+        int64_t value;
+        if (fields[i].fallback < 0)
+            ZM_TRY(zm_json_int(&value, config, fields[i].key, 1, fields[i].maximum, error));
+        else
+            ZM_TRY(zm_json_int_or(&value, config, fields[i].key, 0, fields[i].maximum, fields[i].fallback,
+                                  error));
+        *fields[i].value = (int)value;
+    }
+    return ZMLX_OK;
+}
+
+static zmlx_status read_flags(sizes *s, zm_json_object config, const char *model_type, zmlx_error *error) {
+    bool is_llama = !strcmp(model_type, "llama"), is_gpt_oss = !strcmp(model_type, "gpt_oss");
+    ZM_TRY(zm_json_bool_or(&s->tied, config, "tie_word_embeddings", is_llama, error));
+    ZM_TRY(zm_json_bool_or(&s->attention_bias, config, "attention_bias", is_gpt_oss, error));
+    ZM_TRY(zm_json_bool_or(&s->mlp_bias, config, "mlp_bias", false, error));
+    ZM_TRY(zm_json_bool_or(&s->conv_bias, config, "conv_bias", false, error));
+    s->qk_norm = !strncmp(model_type, "qwen3", 5) || !strncmp(model_type, "lfm2", 4);
+    if (is_gpt_oss) s->tied = false, s->attention_bias = true;
+    if (!is_llama && !is_gpt_oss) s->attention_bias = false;
+    if (!is_llama) s->mlp_bias = false;
+    return ZMLX_OK;
+}
+
+static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model_type, zmlx_error *error) {
+    bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
+    const char *experts_key = !strcmp(model_type, "mixtral") || !strcmp(model_type, "gpt_oss")
+                                  ? "num_local_experts"
+                                  : "num_experts";
+    bool has_experts =
+        strcmp(model_type, "llama") && strcmp(model_type, "qwen3") && strcmp(model_type, "lfm2");
+    const size_field fields[] = {
+        {"vocab_size", &s->vocab, MAX_VOCAB, -1},
+        {"hidden_size", &s->hidden, MAX_SIZE, -1},
+        {"num_hidden_layers", &s->layers, MAX_LAYERS, -1},
+        {"num_attention_heads", &s->heads, 4096, -1},
+        {"num_key_value_heads", &s->kv_heads, 4096, 0},
+        {"head_dim", &s->head_dim, 65536, 0},
+        {"intermediate_size", &s->intermediate, MAX_SIZE, 0},
+        {experts_key, &s->experts, MAX_EXPERTS, has_experts ? -1 : 0},
+        {"moe_intermediate_size", &s->expert_intermediate, MAX_SIZE, 0},
+        {"conv_L_cache", &s->conv_taps, 1024, is_lfm2 ? -1 : 0},
+        {"num_dense_layers", &s->dense_layers, MAX_LAYERS, 0},
+        {"decoder_sparse_step", &s->sparse_step, MAX_LAYERS, 1},
+    };
+    ZM_TRY(read_fields(fields, sizeof fields / sizeof fields[0], config, error));
+    if (!has_experts) s->experts = 0;
+    if (!s->kv_heads) s->kv_heads = s->heads;
+    if (!s->head_dim || is_lfm2) s->head_dim = s->hidden / s->heads;
+    if (!s->expert_intermediate || !strcmp(experts_key, "num_local_experts"))
+        s->expert_intermediate = s->intermediate;
+    if (!s->sparse_step) s->sparse_step = 1;
+    return read_flags(s, config, model_type, error);
+}
+
+/* lfm2's width: block_ff_dim or intermediate_size, adjusted and rounded up to a multiple. */
+static zmlx_status read_lfm2_width(sizes *s, zm_json_object config, zmlx_error *error) {
+    int64_t width, multiple;
+    bool adjust;
+    double multiplier;
+    ZM_TRY(zm_json_int_or(&width, config, "block_ff_dim", 1, MAX_SIZE, s->intermediate, error));
+    ZM_TRY(zm_json_bool_or(&adjust, config, "block_auto_adjust_ff_dim", false, error));
+    ZM_TRY(zm_json_int_or(&multiple, config, "block_multiple_of", 1, MAX_SIZE, 1, error));
+    ZM_TRY(zm_json_number_or(&multiplier, config, "block_ffn_dim_multiplier", 1, error));
+    if (adjust) {
+        double adjusted = floor(multiplier * (double)(2 * width / 3));
+        if (!(adjusted >= 1 && adjusted <= MAX_SIZE))
+            return zm_fail(error, ZMLX_ERROR_FORMAT, config.file,
+                           "block_ffn_dim_multiplier gives no valid size");
+        width = ((int64_t)adjusted + multiple - 1) / multiple * multiple;
+    }
+    s->intermediate = (int)width;
+    return ZMLX_OK;
+}
+
+static zmlx_status start_quantization(zm_synth_plan *plan, zmlx_error *error) {
+    json_t *config = plan->config.value;
+    json_object_del(config, "quantization");
+    json_object_del(config, "quantization_config");
+    if (plan->bits == 16 && !plan->is_mxfp4) return ZMLX_OK;
+    plan->entries = plan->is_mxfp4
+                        ? json_pack("{s:i, s:i, s:s}", "group_size", 32, "bits", 4, "mode", "mxfp4")
+                        : json_pack("{s:i, s:i, s:s}", "group_size", plan->group_size, "bits", plan->bits,
+                                    "mode", "affine");
+    if (json_object_set_new(config, "quantization", plan->entries)) return zm_fail_memory(error);
+    return ZMLX_OK;
+}
+
+/* Keeps the sum below what a file offset holds. */
+static zmlx_status check_total(const zm_synth_plan *plan, zmlx_error *error) {
+    double total = 0;
+    for (size_t i = 0; i < plan->n_tensors; i++) {
+        double product = zm_synth_element_bytes(plan->tensors[i].fill);
+        for (int d = 0; d < plan->tensors[i].n_dims; d++) product *= plan->tensors[i].shape[d];
+        total += product;
+    }
+    if (plan->out_of_memory) return zm_fail_memory(error);
+    if (total > 1e15)
+        return zm_fail(error, ZMLX_ERROR_FORMAT, plan->config.file, "the sizes make %.3g bytes of tensors",
+                       total);
+    return ZMLX_OK;
+}
+
+zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error) {
+    const char *model_type;
+    ZM_TRY(zm_json_string(&model_type, plan->config, "model_type", error));
+    static const char *const known[] = {"lfm2_moe",  "lfm2",    "llama",  "qwen3",
+                                        "qwen3_moe", "mixtral", "gpt_oss"};
+    const char *found = NULL;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (!strcmp(known[i], model_type)) found = known[i];
+    if (!found)
+        return zm_fail(
+            error, ZMLX_ERROR_UNSUPPORTED, plan->config.file,
+            "model_type '%.60s' is not supported; these are: lfm2_moe, lfm2, llama, qwen3, qwen3_moe, "
+            "mixtral, gpt_oss",
+            model_type);
+    sizes s = {0};
+    ZM_TRY(read_sizes(&s, plan->config, found, error));
+    bool is_lfm2 = !strncmp(found, "lfm2", 4);
+    if (!strcmp(found, "lfm2")) ZM_TRY(read_lfm2_width(&s, plan->config, error));
+    if (!s.head_dim || !s.intermediate || (s.experts && !s.expert_intermediate))
+        return zm_fail(error, ZMLX_ERROR_FORMAT, plan->config.file,
+                       "head_dim or intermediate_size is missing or 0");
+    plan->is_mxfp4 = !strcmp(found, "gpt_oss");
+    ZM_TRY(start_quantization(plan, error));
+    add_linear(plan, "model.embed_tokens", (linear){.out = s.vocab, .in = s.hidden, .gain = 1});
+    ZM_TRY(is_lfm2 ? plan_lfm2(plan, &s, error) : plan_transformer(plan, &s, found, error));
+    return check_total(plan, error);
+}

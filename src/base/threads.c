@@ -169,7 +169,8 @@ static void stop_workers(zm_pool *pool, int n_started) {
 zmlx_status zm_pool_new(zm_pool **result, int n_threads, zmlx_error *error) {
     *result = NULL;
     if (n_threads < 0 || n_threads > MAX_THREADS)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "threads", "expected 0 to %d, got %d", MAX_THREADS, n_threads);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "threads", "expected 0 to %d, got %d", MAX_THREADS,
+                       n_threads);
     if (!n_threads) n_threads = zm_processor_count();
     if (n_threads > MAX_THREADS) n_threads = MAX_THREADS;
     int n_workers = n_threads - 1;

@@ -4,30 +4,17 @@
  * x: (..., in) in float32, float16 or bfloat16; the result has x's dtype. Arithmetic is float32 and is
  * rounded once at the node's output; scales, biases and dense weights may have any of the three types.
  * A row's bits do not depend on the number of rows, of threads or on the run. Weights are read in place
- * in MLX's own layout: nothing is copied or repacked. Gradients are refused by name. */
+ * in MLX's own layout: nothing is copied or repacked. Gradients are refused by name. A pool must live
+ * until the nodes made with it have run and been freed. */
 #ifndef ZM_FUSED_FUSED_H
 #define ZM_FUSED_FUSED_H
 
 #include <stdbool.h>
 
 #include "base/threads.h"
+#include "fused/kinds.h"
 #include "mlx/scope.h"
 #include "mlx/weight.h"
-
-/* h(gate, up) of a gated unit. */
-typedef enum zm_activation {
-    ZM_ACTIVATION_SWIGLU,    /* silu(gate) * up */
-    ZM_ACTIVATION_GEGLU,     /* gelu_tanh(gate) * up */
-    ZM_ACTIVATION_SWIGLU_OAI /* gate = min(gate, 7), up = clip(up, -7, 7): (up + 1) * gate * sigmoid(1.702 gate) */
-} zm_activation;
-
-/* How a router turns logits into chosen experts and weights: the rules G1 to G4 of the families. */
-typedef enum zm_gating {
-    ZM_GATING_SIGMOID_BIAS,        /* lfm2_moe: sigmoid; the expert bias takes part in the choice alone */
-    ZM_GATING_SOFTMAX_THEN_TOP_K,  /* qwen3_moe */
-    ZM_GATING_TOP_K_THEN_SOFTMAX_LOW,  /* mixtral: equal logits take the lower index */
-    ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH, /* gpt_oss: equal logits take the higher index */
-} zm_gating;
 
 typedef struct zm_moe_arguments {
     const zm_weight *router;           /* (n_experts, in) */

@@ -27,7 +27,8 @@ static double value_of(const half_format *format, unsigned code) {
     unsigned exponent = (code >> format->mantissa_bits) & ((1u << format->exponent_bits) - 1);
     int bias = (1 << (format->exponent_bits - 1)) - 1;
     double sign = code & 0x8000u ? -1 : 1;
-    if (exponent == (1u << format->exponent_bits) - 1) return mantissa ? (double)NAN : sign * (double)INFINITY;
+    if (exponent == (1u << format->exponent_bits) - 1)
+        return mantissa ? (double)NAN : sign * (double)INFINITY;
     double fraction = ldexp((double)mantissa, -format->mantissa_bits);
     if (exponent == 0) return sign * ldexp(fraction, 1 - bias);
     return sign * ldexp(1 + fraction, (int)exponent - bias);

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/* The kernels of one level. Included once by each level_*.c, which defines before:
+ *   LANES; ONE_TOKEN_ROWS, TOKEN_ROWS: rows computed together for one and for several tokens;
+ *   UNSIGNED_CODES: codes_to_float takes all 32 bits;
+ *   the types vector, vector_int, vector_word, vector_half, vector_byte of LANES elements;
+ *   multiply_add, codes_to_float, load_words, mxfp4_values, float16_to_float, load_some_halves,
+ *   load_some_floats, sum_lanes; SYMBOL, NAME and supported(). */
+
+/* Inlining with constant arguments is what turns the functions below into one kernel a format. */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vector load_vector(const float *values) {
+    vector result;
+    memcpy(&result, values, sizeof result);
+    return result;
+}
+
+INLINE void store_vector(float *values, vector v) { memcpy(values, &v, sizeof v); }
+
+/* v - 0 is v for every v, so this is a plain broadcast. */
+INLINE vector splat(float value) { return value - (vector){0}; }
+
+INLINE vector load_floats(const unsigned char *values) {
+    vector result;
+    memcpy(&result, values, sizeof result);
+    return result;
+}
+
+INLINE vector_half load_halves(const unsigned char *values) {
+    vector_half result;
+    memcpy(&result, values, sizeof result);
+    return result;
+}
+
+INLINE vector bfloat16_to_float(vector_half halves) {
+    return (vector)(__builtin_convertvector(halves, vector_word) << 16);
+}
+
+/* LANES stored numbers, or only the first `count`; the other lanes are 0. */
+INLINE vector load_stored(const unsigned char *values, zm_storage storage, size_t count) {
+    if (storage == ZM_STORAGE_FLOAT32)
+        return count < LANES ? load_some_floats(values, count) : load_floats(values);
+    vector_half halves = count < LANES ? load_some_halves(values, count) : load_halves(values);
+    return storage == ZM_STORAGE_FLOAT16 ? float16_to_float(halves) : bfloat16_to_float(halves);
+}
+
+/* Widens count numbers; the result is filled up with zeros to a multiple of LANES. */
+INLINE void widen_padded(float *result, const unsigned char *values, zm_storage storage, size_t count) {
+    size_t size = zm_storage_size(storage);
+    for (size_t i = 0; i < count; i += LANES)
+        store_vector(result + i, load_stored(values + i * size, storage, count - i));
+}
+
+static void widen(float *result, const void *values, zm_storage storage, size_t count) {
+    size_t whole = count / LANES * LANES;
+    const unsigned char *bytes = values;
+    if (storage == ZM_STORAGE_FLOAT32) {
+        memcpy(result, values, count * sizeof *result);
+        return;
+    }
+    if (storage == ZM_STORAGE_FLOAT16) widen_padded(result, bytes, ZM_STORAGE_FLOAT16, whole);
+    else widen_padded(result, bytes, ZM_STORAGE_BFLOAT16, whole);
+    for (size_t i = whole; i < count; i++) {
+        uint16_t half;
+        memcpy(&half, bytes + 2 * i, sizeof half);
+        result[i] = storage == ZM_STORAGE_FLOAT16 ? zm_float16_to_float(half) : zm_bfloat16_to_float(half);
+    }
+}
+
+#include "fused/cpu/kernels_order.h"
+
+#include "fused/cpu/kernels_multiply.h"
+
+#include "fused/cpu/kernels_activate.h"
+
+const zm_level SYMBOL = {
+    .name = NAME,
+    .supported = supported,
+    .order = order,
+    .prepare = prepare,
+    .multiply = multiply,
+    .activate = activate,
+    .sigmoid = sigmoid_all,
+    .widen = widen,
+};

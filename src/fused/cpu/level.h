@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/* The kernels, compiled once for each level of instruction set from one source (kernels.h).
+ *
+ * A product reads its activations in an order of the level's choice, so each token is prepared once:
+ *
+ *     level->order(&order, matrix);
+ *     level->prepare(prepared, x, &order);               // zm_order_size(&order) floats
+ *     level->multiply(&product, row_begin, row_end);      // any split of the rows, in any thread
+ *
+ * Everything is float32. A result's bits depend on the level, the row and the token's values alone: not on
+ * the number of tokens, the split of the rows or the threads. */
+#ifndef ZM_FUSED_CPU_LEVEL_H
+#define ZM_FUSED_CPU_LEVEL_H
+
+#include "fused/cpu/matrix.h"
+#include "fused/kinds.h"
+
+enum { ZM_MAX_LANES = 16 };
+
+/* How prepared activations are stored: value i of a group is x[source[i]] * factor[i], and the sums of
+ * the groups follow the values. The factor undoes the place of a code inside its word. */
+typedef struct zm_order {
+    size_t in_features, group_size;
+    bool permuted; /* else source and factor are not used */
+    bool sums;     /* the kind has biases */
+    uint8_t source[ZM_MATRIX_MAX_GROUP];
+    float factor[ZM_MATRIX_MAX_GROUP];
+} zm_order;
+
+/* y[token * y_stride + row - row_begin] = sum over i of W[expert][row][i] * x[token][i] (+ bias[row]). */
+typedef struct zm_product {
+    const zm_matrix *matrix;
+    size_t expert, n_tokens;
+    const float *prepared; /* n_tokens times prepared_stride */
+    size_t prepared_stride;
+    float *y;
+    size_t y_stride;
+} zm_product;
+
+typedef struct zm_level {
+    const char *name;
+    bool (*supported)(void); /* by this processor and system */
+    void (*order)(zm_order *order, const zm_matrix *matrix);
+    void (*prepare)(float *prepared, const float *x, const zm_order *order);
+    void (*multiply)(const zm_product *product, size_t row_begin, size_t row_end);
+    /* result[i] = h(gate[i], up[i]); result may be gate or up. */
+    void (*activate)(float *result, const float *gate, const float *up, size_t count,
+                     zm_activation activation);
+    void (*sigmoid)(float *result, const float *x, size_t count); /* result may be x */
+    void (*widen)(float *result, const void *values, zm_storage storage, size_t count);
+} zm_level;
+
+/* Rows that are computed together: splits of the rows at its multiples are the fast ones. */
+enum { ZM_ROW_BLOCK = 4 };
+
+/* Floats of one prepared token. */
+static inline size_t zm_order_size(const zm_order *order) {
+    size_t sums = order->sums ? order->in_features / order->group_size : 0;
+    return (order->in_features + sums + ZM_MAX_LANES - 1) / ZM_MAX_LANES * ZM_MAX_LANES;
+}
+
+/* All levels of this architecture, the plain one first and the best last; NULL ends the list. */
+const zm_level *const *zm_fused_levels(void);
+/* The best level this machine supports. */
+const zm_level *zm_fused_best_level(void);
+
+#endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/cpu/product.h"
+
+enum {
+    GRAIN_BYTES = 16 * 1024,  /* of weights: below, waking a thread costs more than it brings */
+    GRAIN_VALUES = 16 * 1024, /* of activations to prepare */
+    PART = 32                 /* rows and tokens of one step of gated rows */
+};
+
+zm_engine zm_engine_new(zm_pool *pool) { return (zm_engine){.level = zm_fused_best_level(), .pool = pool}; }
+
+zm_prepared zm_prepared_new(zm_engine engine, const zm_matrix *matrix) {
+    zm_prepared prepared = {.data = NULL};
+    engine.level->order(&prepared.order, matrix);
+    prepared.stride = zm_order_size(&prepared.order);
+    return prepared;
+}
+
+typedef struct prepare_loop {
+    const zm_level *level;
+    const zm_prepared *prepared;
+    const float *x;
+} prepare_loop;
+
+static void prepare_tokens(void *context, size_t begin, size_t end) {
+    const prepare_loop *loop = context;
+    const zm_order *order = &loop->prepared->order;
+    for (size_t token = begin; token < end; token++)
+        loop->level->prepare(loop->prepared->data + token * loop->prepared->stride,
+                             loop->x + token * order->in_features, order);
+}
+
+void zm_prepare(zm_engine engine, const zm_prepared *prepared, const float *x, size_t n_tokens) {
+    prepare_loop loop = {.level = engine.level, .prepared = prepared, .x = x};
+    zm_pool_run(engine.pool, n_tokens, 1 + GRAIN_VALUES / prepared->order.in_features, prepare_tokens, &loop);
+}
+
+size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens) {
+    size_t block = ZM_ROW_BLOCK * zm_matrix_row_bytes(matrix);
+    return 1 + GRAIN_BYTES / (block * (n_tokens ? n_tokens : 1));
+}
+
+typedef struct multiply_loop {
+    const zm_level *level;
+    zm_product product;
+} multiply_loop;
+
+static void multiply_blocks(void *context, size_t begin, size_t end) {
+    const multiply_loop *loop = context;
+    zm_product product = loop->product;
+    size_t row_begin = zm_block_row(product.matrix, begin), row_end = zm_block_row(product.matrix, end);
+    product.y += row_begin;
+    loop->level->multiply(&product, row_begin, row_end);
+}
+
+void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared *prepared, size_t n_tokens,
+                    float *y) {
+    multiply_loop loop = {
+        .level = engine.level,
+        .product = {.matrix = matrix,
+                    .n_tokens = n_tokens,
+                    .prepared = prepared->data,
+                    .prepared_stride = prepared->stride,
+                    .y = y,
+                    .y_stride = matrix->out_features},
+    };
+    zm_pool_run(engine.pool, zm_row_blocks(matrix), zm_row_grain(matrix, n_tokens), multiply_blocks, &loop);
+}
+
+static void multiply_part(const zm_level *level, const zm_matrix *matrix, const zm_prepared *x, size_t expert,
+                          zm_token_range tokens, size_t row_begin, size_t row_end, float *y) {
+    zm_product product = {.matrix = matrix,
+                          .expert = expert,
+                          .n_tokens = tokens.count,
+                          .prepared = x->data + tokens.first * x->stride,
+                          .prepared_stride = x->stride,
+                          .y = y,
+                          .y_stride = PART};
+    level->multiply(&product, row_begin, row_end);
+}
+
+void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_range tokens, size_t row_begin,
+                       size_t row_end, float *h, size_t h_stride) {
+    _Alignas(64) float gate[PART * PART], up[PART * PART];
+    for (size_t done = 0; done < tokens.count; done += PART) {
+        zm_token_range some = {.first = tokens.first + done, .count = tokens.count - done};
+        if (some.count > PART) some.count = PART;
+        for (size_t row = row_begin; row < row_end; row += PART) {
+            size_t end = row_end - row < PART ? row_end : row + PART;
+            multiply_part(rows->level, rows->gate, rows->gate_x, expert, some, row, end, gate);
+            multiply_part(rows->level, rows->up, rows->up_x, expert, some, row, end, up);
+            for (size_t t = 0; t < some.count; t++)
+                rows->level->activate(h + (done + t) * h_stride + row, gate + t * PART, up + t * PART,
+                                      end - row, rows->activation);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* Products over a pool of threads. */
+#ifndef ZM_FUSED_CPU_PRODUCT_H
+#define ZM_FUSED_CPU_PRODUCT_H
+
+#include "base/threads.h"
+#include "fused/cpu/level.h"
+
+/* What computes: chosen once, when a node is made. */
+typedef struct zm_engine {
+    const zm_level *level;
+    zm_pool *pool; /* borrowed; may be NULL */
+} zm_engine;
+
+zm_engine zm_engine_new(zm_pool *pool);
+
+/* Activations prepared for the matrices of one order. */
+typedef struct zm_prepared {
+    zm_order order;
+    size_t stride; /* floats a token */
+    float *data;   /* borrowed */
+} zm_prepared;
+
+/* Sets the order; the caller provides n_tokens * stride floats as data. */
+zm_prepared zm_prepared_new(zm_engine engine, const zm_matrix *matrix);
+/* x: n_tokens times in_features. */
+void zm_prepare(zm_engine engine, const zm_prepared *prepared, const float *x, size_t n_tokens);
+
+/* y (n_tokens times out_features) = x W^T (+ bias). */
+void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared *prepared, size_t n_tokens,
+                    float *y);
+
+/* h[token * h_stride + row] = activation(gate row, up row) for the rows of [row_begin, row_end), on this
+ * thread. */
+typedef struct zm_gated_rows {
+    const zm_level *level;
+    const zm_matrix *gate, *up;
+    const zm_prepared *gate_x, *up_x;
+    zm_activation activation;
+} zm_gated_rows;
+
+typedef struct zm_token_range {
+    size_t first, count;
+} zm_token_range;
+
+void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_range tokens, size_t row_begin,
+                       size_t row_end, float *h, size_t h_stride);
+
+/* Blocks of ZM_ROW_BLOCK rows of a matrix, and how many of them are worth a thread. */
+static inline size_t zm_row_blocks(const zm_matrix *matrix) {
+    return (matrix->out_features + ZM_ROW_BLOCK - 1) / ZM_ROW_BLOCK;
+}
+
+size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens);
+
+/* The rows of block range [begin, end). */
+static inline size_t zm_block_row(const zm_matrix *matrix, size_t block) {
+    size_t row = block * ZM_ROW_BLOCK;
+    return row < matrix->out_features ? row : matrix->out_features;
+}
+
+#endif

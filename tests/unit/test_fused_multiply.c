@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* The products of every format at every level of instruction set this machine has. */
+#include "fused_testing.h"
+
+#include "fused/cpu/product.h"
+
+enum { MAX_TOKENS = 32 };
+
+static const size_t token_counts[] = {1, 2, 3, 5, MAX_TOKENS};
+
+static float *prepare_all(const zm_level *level, zm_order *order, const zm_matrix *matrix, const float *x,
+                          size_t n_tokens) {
+    level->order(order, matrix);
+    size_t stride = zm_order_size(order);
+    float *prepared = allocate(n_tokens * stride * sizeof *prepared);
+    for (size_t t = 0; t < n_tokens; t++)
+        level->prepare(prepared + t * stride, x + t * matrix->in_features, order);
+    return prepared;
+}
+
+static float *multiply(const zm_level *level, const zm_matrix *matrix, const float *x, size_t n_tokens,
+                       size_t expert, size_t split) {
+    zm_order order;
+    float *prepared = prepare_all(level, &order, matrix, x, n_tokens);
+    float *y = allocate(n_tokens * matrix->out_features * sizeof *y);
+    for (size_t begin = 0; begin < matrix->out_features; begin += split) {
+        size_t end = begin + split < matrix->out_features ? begin + split : matrix->out_features;
+        zm_product product = {.matrix = matrix, .expert = expert, .n_tokens = n_tokens, .prepared = prepared,
+                              .prepared_stride = zm_order_size(&order), .y = y + begin,
+                              .y_stride = matrix->out_features};
+        level->multiply(&product, begin, end);
+    }
+    free(prepared);
+    return y;
+}
+
+/* Number of results outside the bound. */
+static size_t count_wrong(const zm_matrix *matrix, const float *x, size_t n_tokens, size_t expert, const float *y) {
+    size_t wrong = 0;
+    for (size_t t = 0; t < n_tokens; t++) {
+        for (size_t row = 0; row < matrix->out_features; row++) {
+            double size, expected;
+            expected = row_product(matrix, expert * matrix->out_features + row, x + t * matrix->in_features, &size);
+            double error = fabs((double)y[t * matrix->out_features + row] - expected);
+            wrong += !(error <= product_bound(matrix->in_features, size));
+        }
+    }
+    return wrong;
+}
+
+static void check_tokens(const zm_level *level, const zm_matrix *matrix, const float *x) {
+    size_t out = matrix->out_features;
+    float *one_by_one = allocate(MAX_TOKENS * out * sizeof *one_by_one);
+    for (size_t t = 0; t < MAX_TOKENS; t++) {
+        float *y = multiply(level, matrix, x + t * matrix->in_features, 1, 1, out);
+        memcpy(one_by_one + t * out, y, out * sizeof *y);
+        free(y);
+    }
+    if (count_wrong(matrix, x, MAX_TOKENS, 1, one_by_one))
+        fail_msg("%s: kind %d bits %d group %d storage %d in %zu out %zu", level->name, (int)matrix->kind,
+                 matrix->bits, matrix->group_size, (int)matrix->storage, matrix->in_features, out);
+    for (size_t i = 0; i < sizeof token_counts / sizeof token_counts[0]; i++) {
+        for (size_t split = 1; split <= out; split += 3) {
+            float *y = multiply(level, matrix, x, token_counts[i], 1, split);
+            assert_memory_equal(y, one_by_one, token_counts[i] * out * sizeof *y);
+            free(y);
+        }
+    }
+    free(one_by_one);
+}
+
+static void check_format(zm_matrix_kind kind, int bits, int group_size, zm_storage storage) {
+    static const size_t sizes[][2] = {{384, 7}, {128, 1}, {2432, 5}};
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        zm_matrix matrix = {.kind = kind, .storage = storage, .bits = bits, .group_size = group_size,
+                            .in_features = sizes[s][0], .out_features = sizes[s][1], .n_experts = 2};
+        fill_matrix(&matrix);
+        float *x = random_floats(MAX_TOKENS * matrix.in_features);
+        for (const zm_level *const *level = zm_fused_levels(); *level; level++)
+            if ((*level)->supported()) check_tokens(*level, &matrix, x);
+        free(x);
+        free_matrix(&matrix);
+    }
+}
+
+static void affine_products_are_right(void **state) {
+    (void)state;
+    static const int bits[] = {2, 3, 4, 5, 6, 8};
+    for (size_t b = 0; b < sizeof bits / sizeof bits[0]; b++)
+        for (int group_size = 32; group_size <= 128; group_size *= 2)
+            for (int storage = 0; storage < 3; storage++)
+                check_format(ZM_MATRIX_AFFINE, bits[b], group_size, (zm_storage)storage);
+}
+
+static void mxfp4_products_are_right(void **state) {
+    (void)state;
+    check_format(ZM_MATRIX_MXFP4, 4, 32, ZM_STORAGE_FLOAT32);
+}
+
+static void dense_products_are_right(void **state) {
+    (void)state;
+    for (int storage = 0; storage < 3; storage++) check_format(ZM_MATRIX_DENSE, 0, 0, (zm_storage)storage);
+}
+
+static void a_wrong_scale_is_noticed(void **state) {
+    (void)state;
+    for (int kind = ZM_MATRIX_AFFINE; kind <= ZM_MATRIX_MXFP4; kind++) {
+        zm_matrix matrix = {.kind = (zm_matrix_kind)kind, .bits = 4, .group_size = 32, .in_features = 1024,
+                            .out_features = 3, .n_experts = 2};
+        fill_matrix(&matrix);
+        unsigned char *scales = (unsigned char *)(uintptr_t)matrix.scales;
+        unsigned char *biases = (unsigned char *)(uintptr_t)matrix.biases;
+        for (size_t i = 0; i < 6 * 32; i++) {
+            if (kind == ZM_MATRIX_MXFP4) scales[i] = 120;
+            else store_value(scales, ZM_STORAGE_FLOAT32, i, 0.01f), store_value(biases, 0, i, -0.08f);
+        }
+        float *x = random_floats(2 * matrix.in_features);
+        float *y = multiply(zm_fused_best_level(), &matrix, x, 2, 1, 4);
+        assert_int_equal(count_wrong(&matrix, x, 2, 1, y), 0);
+        size_t changed = (matrix.out_features + 1) * 32 + 17; /* row 1 of expert 1, group 17 */
+        if (kind == ZM_MATRIX_MXFP4) scales[changed]++;
+        else store_value(scales, ZM_STORAGE_FLOAT32, changed, 0.0101f);
+        assert_int_equal(count_wrong(&matrix, x, 2, 1, y), 2);
+        free(x);
+        free(y);
+        free_matrix(&matrix);
+    }
+}
+
+static void a_bias_is_added_after_the_sum(void **state) {
+    (void)state;
+    for (int storage = 0; storage < 3; storage++) {
+        zm_matrix matrix = {.kind = ZM_MATRIX_AFFINE, .bits = 4, .group_size = 64, .in_features = 128,
+                            .out_features = 6, .n_experts = 3, .bias_storage = (zm_storage)storage};
+        fill_matrix(&matrix);
+        float *x = random_floats(3 * 128);
+        unsigned char *bias = allocate(18 * zm_storage_size((zm_storage)storage));
+        for (size_t i = 0; i < 18; i++) store_value(bias, (zm_storage)storage, i, 1e3f * random_float());
+        for (const zm_level *const *level = zm_fused_levels(); *level; level++) {
+            if (!(*level)->supported()) continue;
+            matrix.bias = NULL;
+            float *plain = multiply(*level, &matrix, x, 3, 2, 6);
+            matrix.bias = bias;
+            float *biased = multiply(*level, &matrix, x, 3, 2, 6);
+            for (size_t i = 0; i < 18; i++) {
+                float expected = plain[i] + (float)stored_value(bias, (zm_storage)storage, 12 + i % 6);
+                assert_true(biased[i] == expected);
+            }
+            free(plain);
+            free(biased);
+        }
+        free(bias);
+        free(x);
+        free_matrix(&matrix);
+    }
+}
+
+static void threads_do_not_change_the_bits(void **state) {
+    (void)state;
+    zm_matrix matrix = {.kind = ZM_MATRIX_AFFINE, .bits = 4, .group_size = 64, .in_features = 512,
+                        .out_features = 1003, .n_experts = 1, .storage = ZM_STORAGE_BFLOAT16};
+    fill_matrix(&matrix);
+    float *x = random_floats(3 * 512);
+    float *expected = multiply(zm_fused_best_level(), &matrix, x, 3, 0, 1003);
+    float *y = allocate(3 * 1003 * sizeof *y);
+    for (int n_threads = 1; n_threads <= 4; n_threads++) {
+        zm_pool *pool;
+        assert_int_equal(zm_pool_new(&pool, n_threads, NULL), ZMLX_OK);
+        zm_engine engine = zm_engine_new(pool);
+        zm_prepared prepared = zm_prepared_new(engine, &matrix);
+        prepared.data = allocate(3 * prepared.stride * sizeof(float));
+        for (size_t n_tokens = 1; n_tokens <= 3; n_tokens++) {
+            memset(y, 0xff, 3 * 1003 * sizeof *y);
+            zm_prepare(engine, &prepared, x, n_tokens);
+            zm_product_run(engine, &matrix, &prepared, n_tokens, y);
+            assert_memory_equal(y, expected, n_tokens * 1003 * sizeof *y);
+        }
+        free(prepared.data);
+        zm_pool_free(pool);
+    }
+    free(y);
+    free(expected);
+    free(x);
+    free_matrix(&matrix);
+}
+
+/* Not a number and infinity stay in the rows and tokens that hold them. */
+static void special_values_do_not_spread(void **state) {
+    (void)state;
+    zm_matrix matrix = {.kind = ZM_MATRIX_AFFINE, .bits = 4, .group_size = 64, .in_features = 256,
+                        .out_features = 5, .n_experts = 2};
+    fill_matrix(&matrix);
+    float *x = random_floats(3 * 256);
+    x[256 + 7] = NAN;
+    for (size_t i = 0; i < 4; i++)
+        store_value((unsigned char *)(uintptr_t)matrix.biases, ZM_STORAGE_FLOAT32, (5 + 2) * 4 + i, INFINITY);
+    for (const zm_level *const *level = zm_fused_levels(); *level; level++) {
+        if (!(*level)->supported()) continue;
+        float *y = multiply(*level, &matrix, x, 3, 1, 5);
+        for (size_t i = 0; i < 15; i++) assert_int_equal(isfinite(y[i]) != 0, i / 5 != 1 && i % 5 != 2);
+        free(y);
+    }
+    free(x);
+    free_matrix(&matrix);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(affine_products_are_right),      cmocka_unit_test(mxfp4_products_are_right),
+        cmocka_unit_test(dense_products_are_right),       cmocka_unit_test(a_wrong_scale_is_noticed),
+        cmocka_unit_test(a_bias_is_added_after_the_sum),  cmocka_unit_test(threads_do_not_change_the_bits),
+        cmocka_unit_test(special_values_do_not_spread),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

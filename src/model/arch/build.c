@@ -155,7 +155,8 @@ static zmlx_status build_switch_glu(zm_switch_glu **experts, zm_builder *builder
     return ZMLX_OK;
 }
 
-zmlx_status zm_build_moe(zm_module **module, zm_builder *builder, zm_module *parent, const zm_moe_plan *plan) {
+zmlx_status zm_build_moe(zm_module **module, zm_builder *builder, zm_module *parent,
+                         const zm_moe_plan *plan) {
     ZM_TRY(make(module, builder, sizeof(zm_moe), ZM_MODULE_MOE, parent, plan->name));
     zm_moe *moe = (zm_moe *)*module;
     moe->gating = plan->gating;

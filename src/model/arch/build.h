@@ -57,8 +57,8 @@ zmlx_status zm_build_norm(zm_norm **norm, zm_builder *builder, zm_module *parent
                           double eps);
 zmlx_status zm_build_attention(zm_module **attention, zm_builder *builder, zm_module *parent,
                                const zm_attention_plan *plan);
-zmlx_status zm_build_short_conv(zm_module **short_conv, zm_builder *builder, zm_module *parent, int hidden_size,
-                                int taps, bool has_bias);
+zmlx_status zm_build_short_conv(zm_module **short_conv, zm_builder *builder, zm_module *parent,
+                                int hidden_size, int taps, bool has_bias);
 zmlx_status zm_build_gated_mlp(zm_module **mlp, zm_builder *builder, zm_module *parent,
                                const zm_gated_plan *plan);
 zmlx_status zm_build_moe(zm_module **moe, zm_builder *builder, zm_module *parent, const zm_moe_plan *plan);

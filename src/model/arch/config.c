@@ -45,7 +45,8 @@ static zmlx_status check_heads(const zm_heads *heads, const zm_builder *builder)
         return zm_config_fail(builder, "num_key_value_heads", "%d does not divide num_attention_heads %d",
                               heads->n_kv_heads, heads->n_heads);
     if (heads->head_dim % 2)
-        return zm_config_fail(builder, "head_dim", "%d is odd; rotary embeddings need pairs", heads->head_dim);
+        return zm_config_fail(builder, "head_dim", "%d is odd; rotary embeddings need pairs",
+                              heads->head_dim);
     if (heads->head_dim > ZM_MAX_SIZE / heads->n_heads)
         return zm_config_fail(builder, "head_dim", "%d times %d heads is more than %d", heads->head_dim,
                               heads->n_heads, (int)ZM_MAX_SIZE);

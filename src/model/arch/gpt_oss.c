@@ -20,7 +20,8 @@ static zmlx_status read_layer_types(gpt_oss_config *config, const zm_builder *bu
     ZM_TRY(zm_config_layer_types(&config->is_sliding, builder, n_layers, "sliding_attention",
                                  "full_attention"));
     if (!config->is_sliding) {
-        if (n_layers % 2) return zm_config_fail(builder, "layer_types", "missing, for an odd number of layers");
+        if (n_layers % 2)
+            return zm_config_fail(builder, "layer_types", "missing, for an odd number of layers");
         config->is_sliding = zm_arena_alloc(builder->arena, (size_t)n_layers, sizeof(bool));
         if (!config->is_sliding) return zm_fail_memory(builder->error);
         for (int i = 0; i < n_layers; i += 2) config->is_sliding[i] = true;

@@ -146,7 +146,8 @@ static zmlx_status sanitize_moe(zm_builder *builder, const lfm2_config *config) 
         const char *module = zm_arena_printf(builder->arena, "model.layers.%d.feed_forward", i);
         if (!module) return zm_fail_memory(builder->error);
         for (int n = 0; n < 3; n++)
-            ZM_TRY(zm_build_stack_experts(builder, module, names[n], names[n], config->moe.experts.n_experts));
+            ZM_TRY(zm_build_stack_experts(builder, module, names[n], names[n],
+                                          config->moe.experts.n_experts));
     }
     return ZMLX_OK;
 }
@@ -190,7 +191,8 @@ zmlx_status zm_build_lfm2_moe(zm_causal_lm **root, zm_checkpoint *checkpoint, zm
     return build(root, &builder, &config);
 }
 
-zmlx_status zm_build_lfm2(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena, zmlx_error *error) {
+zmlx_status zm_build_lfm2(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
+                          zmlx_error *error) {
     zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
     lfm2_config config;
     *root = NULL;

@@ -73,7 +73,8 @@ static void sanitize(zm_checkpoint *checkpoint, bool is_tied) {
     if (is_tied) zm_checkpoint_remove(checkpoint, "lm_head.weight");
 }
 
-zmlx_status zm_build_llama(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena, zmlx_error *error) {
+zmlx_status zm_build_llama(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
+                           zmlx_error *error) {
     zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
     llama_config config;
     *root = NULL;

@@ -103,7 +103,8 @@ static zmlx_status sanitize_moe(zm_builder *builder, const qwen3_config *config)
         const char *module = zm_arena_printf(builder->arena, "model.layers.%d.mlp", i);
         if (!module) return zm_fail_memory(builder->error);
         for (int n = 0; n < 3; n++)
-            ZM_TRY(zm_build_stack_experts(builder, module, names[n], names[n], config->moe.experts.n_experts));
+            ZM_TRY(zm_build_stack_experts(builder, module, names[n], names[n],
+                                          config->moe.experts.n_experts));
     }
     return ZMLX_OK;
 }
@@ -123,7 +124,8 @@ static zmlx_status build(zm_causal_lm **root, zm_builder *builder, qwen3_config 
     return zm_build_model(root, builder, &config->model);
 }
 
-zmlx_status zm_build_qwen3(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena, zmlx_error *error) {
+zmlx_status zm_build_qwen3(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
+                           zmlx_error *error) {
     zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
     qwen3_config config;
     *root = NULL;

@@ -189,7 +189,8 @@ static zmlx_status proportional(rope_rule *rule) {
 static zmlx_status mrope(rope_rule *rule) {
     const json_t *sections = zm_json_get(rule->scaling, "mrope_section");
     if (json_is_array(sections) && json_array_size(sections) == 3) return ZMLX_OK;
-    return zm_fail(rule->builder->error, ZMLX_ERROR_FORMAT, rule->scaling.file, "mrope_section must have 3 entries");
+    return zm_fail(rule->builder->error, ZMLX_ERROR_FORMAT, rule->scaling.file,
+                   "mrope_section must have 3 entries");
 }
 
 static zmlx_status rope_type(const char **type, const rope_rule *rule) {
@@ -224,5 +225,6 @@ zmlx_status zm_rope_init(zm_rope_parameters *rope, const zm_builder *builder, in
     ZM_TRY(rope_type(&type, &rule));
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
         if (!strcmp(type, rules[i].type)) return rules[i].apply(&rule);
-    return zm_fail(builder->error, ZMLX_ERROR_UNSUPPORTED, rule.scaling.file, "unknown rope type \"%.60s\"", type);
+    return zm_fail(builder->error, ZMLX_ERROR_UNSUPPORTED, rule.scaling.file, "unknown rope type \"%.60s\"",
+                   type);
 }

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: MIT */
+/* Loading families: refused configs, missing and unexpected tensors, published names, the tree. */
+#include "mlx_testing.h"
+
+#include <dirent.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/text.h"
+#include "model/model.h"
+
+/* A tensor of a tiny checkpoint; %d in name: one a layer (layer -1: all layers). */
+typedef struct tensor {
+    const char *name, *dtype;
+    int layer, dims[4];
+} tensor;
+
+typedef struct checkpoint {
+    const char *config;
+    const tensor *tensors;
+    int n_tensors, n_layers;
+} checkpoint;
+
+static const char llama_config[] =
+    "{\"model_type\":\"llama\",\"hidden_size\":8,\"num_hidden_layers\":2,\"intermediate_size\":12,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"rms_norm_eps\":1e-5,\"vocab_size\":10,"
+    "\"layer_types\":[\"full_attention\",\"sliding_attention\"],\"sliding_window\":4}";
+static const tensor llama_tensors[] = {
+    {"model.embed_tokens.weight", "F32", 0, {10, 8}},
+    {"model.norm.weight", "F32", 0, {8}},
+    {"lm_head.weight", "F32", 0, {10, 8}},
+    {"model.layers.%d.self_attn.rotary_emb.inv_freq", "F32", -1, {2}},
+    {"model.layers.%d.input_layernorm.weight", "F32", -1, {8}},
+    {"model.layers.%d.post_attention_layernorm.weight", "F32", -1, {8}},
+    {"model.layers.%d.self_attn.q_proj.weight", "BF16", -1, {8, 8}},
+    {"model.layers.%d.self_attn.k_proj.weight", "F16", -1, {4, 8}},
+    {"model.layers.%d.self_attn.v_proj.weight", "F32", -1, {4, 8}},
+    {"model.layers.%d.self_attn.o_proj.weight", "F32", -1, {8, 8}},
+    {"model.layers.%d.mlp.gate_proj.weight", "F32", -1, {12, 8}},
+    {"model.layers.%d.mlp.up_proj.weight", "F32", -1, {12, 8}},
+    {"model.layers.%d.mlp.down_proj.weight", "F32", -1, {8, 12}},
+};
+
+static const char lfm2_moe_config[] =
+    "{\"model_type\":\"lfm2_moe\",\"hidden_size\":8,\"num_hidden_layers\":2,\"intermediate_size\":12,"
+    "\"moe_intermediate_size\":6,\"num_experts\":2,\"num_experts_per_tok\":1,\"norm_topk_prob\":true,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"use_expert_bias\":true,\"num_dense_layers\":1,"
+    "\"norm_eps\":1e-5,\"conv_bias\":false,\"conv_L_cache\":3,\"vocab_size\":10,"
+    "\"layer_types\":[\"conv\",\"full_attention\"]}";
+static const tensor lfm2_moe_tensors[] = {
+    {"model.embed_tokens.weight", "F32", 0, {10, 8}},
+    {"model.embedding_norm.weight", "F32", 0, {8}},
+    {"model.layers.%d.operator_norm.weight", "F32", -1, {8}},
+    {"model.layers.%d.ffn_norm.weight", "F32", -1, {8}},
+    {"model.layers.0.conv.conv.weight", "F32", 0, {8, 1, 3}},
+    {"model.layers.0.conv.in_proj.weight", "F32", 0, {24, 8}},
+    {"model.layers.0.conv.out_proj.weight", "F32", 0, {8, 8}},
+    {"model.layers.0.feed_forward.w1.weight", "F32", 0, {12, 8}},
+    {"model.layers.0.feed_forward.w3.weight", "F32", 0, {12, 8}},
+    {"model.layers.0.feed_forward.w2.weight", "F32", 0, {8, 12}},
+    {"model.layers.1.self_attn.q_proj.weight", "F32", 0, {8, 8}},
+    {"model.layers.1.self_attn.k_proj.weight", "F32", 0, {4, 8}},
+    {"model.layers.1.self_attn.v_proj.weight", "F32", 0, {4, 8}},
+    {"model.layers.1.self_attn.out_proj.weight", "F32", 0, {8, 8}},
+    {"model.layers.1.self_attn.q_layernorm.weight", "F32", 0, {4}},
+    {"model.layers.1.self_attn.k_layernorm.weight", "F32", 0, {4}},
+    {"model.layers.1.feed_forward.gate.weight", "F32", 0, {2, 8}},
+    {"model.layers.1.feed_forward.expert_bias", "F32", 0, {2}},
+    {"model.layers.1.feed_forward.experts.0.w1.weight", "F32", 0, {6, 8}},
+    {"model.layers.1.feed_forward.experts.0.w3.weight", "F32", 0, {6, 8}},
+    {"model.layers.1.feed_forward.experts.0.w2.weight", "F32", 0, {8, 6}},
+    {"model.layers.1.feed_forward.experts.1.w1.weight", "F32", 0, {6, 8}},
+    {"model.layers.1.feed_forward.experts.1.w3.weight", "F32", 0, {6, 8}},
+    {"model.layers.1.feed_forward.experts.1.w2.weight", "F32", 0, {8, 6}},
+};
+
+static const char gpt_oss_config[] =
+    "{\"model_type\":\"gpt_oss\",\"hidden_size\":32,\"num_hidden_layers\":2,\"intermediate_size\":32,"
+    "\"num_local_experts\":2,\"num_experts_per_tok\":1,\"num_attention_heads\":2,\"num_key_value_heads\":1,"
+    "\"head_dim\":4,\"sliding_window\":4,\"vocab_size\":10,\"rope_scaling\":{\"rope_type\":\"yarn\","
+    "\"factor\":4},\"quantization_config\":{\"quant_method\":\"mxfp4\"}}";
+static const tensor gpt_oss_tensors[] = {
+    {"model.embed_tokens.weight", "F32", 0, {10, 32}},
+    {"model.norm.weight", "F32", 0, {32}},
+    {"lm_head.weight", "F32", 0, {10, 32}},
+    {"model.layers.%d.input_layernorm.weight", "F32", -1, {32}},
+    {"model.layers.%d.post_attention_layernorm.weight", "F32", -1, {32}},
+    {"model.layers.%d.self_attn.q_proj.weight", "F32", -1, {8, 32}},
+    {"model.layers.%d.self_attn.q_proj.bias", "F32", -1, {8}},
+    {"model.layers.%d.self_attn.k_proj.weight", "F32", -1, {4, 32}},
+    {"model.layers.%d.self_attn.k_proj.bias", "F32", -1, {4}},
+    {"model.layers.%d.self_attn.v_proj.weight", "F32", -1, {4, 32}},
+    {"model.layers.%d.self_attn.v_proj.bias", "F32", -1, {4}},
+    {"model.layers.%d.self_attn.o_proj.weight", "F32", -1, {32, 8}},
+    {"model.layers.%d.self_attn.o_proj.bias", "F32", -1, {32}},
+    {"model.layers.%d.self_attn.sinks", "F32", -1, {2}},
+    {"model.layers.%d.mlp.router.weight", "F32", -1, {2, 32}},
+    {"model.layers.%d.mlp.router.bias", "F32", -1, {2}},
+    {"model.layers.%d.mlp.experts.gate_up_proj_blocks", "U8", -1, {2, 64, 1, 16}},
+    {"model.layers.%d.mlp.experts.gate_up_proj_scales", "U8", -1, {2, 64, 1}},
+    {"model.layers.%d.mlp.experts.gate_up_proj_bias", "F32", -1, {2, 64}},
+    {"model.layers.%d.mlp.experts.down_proj_blocks", "U8", -1, {2, 32, 1, 16}},
+    {"model.layers.%d.mlp.experts.down_proj_scales", "U8", -1, {2, 32, 1}},
+    {"model.layers.%d.mlp.experts.down_proj_bias", "F32", -1, {2, 32}},
+};
+
+static const checkpoint llama = {llama_config, llama_tensors, COUNT(llama_tensors), 2};
+static const checkpoint lfm2_moe = {lfm2_moe_config, lfm2_moe_tensors, COUNT(lfm2_moe_tensors), 2};
+static const checkpoint gpt_oss = {gpt_oss_config, gpt_oss_tensors, COUNT(gpt_oss_tensors), 2};
+
+static char folder[64];
+
+static int make_folder(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/zmlx-family-XXXXXX");
+    return mkdtemp(folder) ? 0 : 1;
+}
+
+static int remove_folder(void **state) {
+    (void)state;
+    DIR *entries = opendir(folder);
+    for (struct dirent *entry; entries && (entry = readdir(entries));) {
+        char path[400];
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        unlink(path);
+    }
+    if (entries) closedir(entries);
+    return rmdir(folder);
+}
+
+static void write_file(const char *name, const char *data, size_t size) {
+    char *path = zm_path_join(folder, name);
+    assert_int_equal(zm_file_write(path, data, size, NULL), ZMLX_OK);
+    free(path);
+}
+
+static size_t type_size(const char *dtype) {
+    return !strcmp(dtype, "U8") ? 1 : !strcmp(dtype, "F32") ? 4 : 2;
+}
+
+/* Bytes that are small numbers in every type used here. */
+static void append_values(zm_text *data, const char *dtype, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        float value = (float)(i * 7 % 13) / 16 - 0.375f;
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        uint8_t byte = (uint8_t)(120 + (i / 16 + i) % 8);
+        uint16_t half = !strcmp(dtype, "BF16") ? (uint16_t)(bits >> 16) : (uint16_t)(0x2c00 + i % 64);
+        if (!strcmp(dtype, "F32"))
+            zm_text_append(data, (const char *)&value, sizeof value);
+        else if (!strcmp(dtype, "U8"))
+            zm_text_append(data, (const char *)&byte, 1);
+        else
+            zm_text_append(data, (const char *)&half, sizeof half);
+    }
+}
+
+static void append_tensor(zm_text *header, zm_text *data, const tensor *item, const char *name) {
+    size_t count = 1, begin = data->size;
+    zm_text_append_string(header, header->size ? "," : "{");
+    zm_text_printf(header, "\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, item->dtype);
+    for (int i = 0; i < 4 && item->dims[i]; i++) {
+        zm_text_printf(header, "%s%d", i ? "," : "", item->dims[i]);
+        count *= (size_t)item->dims[i];
+    }
+    append_values(data, item->dtype, count);
+    zm_text_printf(header, "],\"data_offsets\":[%zu,%zu]}", begin, begin + count * type_size(item->dtype));
+}
+
+/* Writes the checkpoint without the tensor called left_out and with extra; either may be NULL. */
+static void write_tensors(const checkpoint *source, const char *left_out, const tensor *extra) {
+    zm_text header = {0}, data = {0}, file = {0};
+    for (int i = 0; i < source->n_tensors; i++) {
+        const tensor *item = &source->tensors[i];
+        for (int layer = 0; layer < (item->layer < 0 ? source->n_layers : 1); layer++) {
+            char name[160];
+            const char *hole = strstr(item->name, "%d");
+            if (hole)
+                snprintf(name, sizeof name, "%.*s%d%s", (int)(hole - item->name), item->name, layer,
+                         hole + 2);
+            else
+                snprintf(name, sizeof name, "%s", item->name);
+            if (!left_out || strcmp(name, left_out)) append_tensor(&header, &data, item, name);
+        }
+    }
+    if (extra) append_tensor(&header, &data, extra, extra->name);
+    zm_text_append_string(&header, "}");
+    uint64_t header_size = header.size;
+    zm_text_append(&file, (const char *)&header_size, 8);
+    zm_text_append(&file, header.data, header.size);
+    zm_text_append(&file, data.data, data.size);
+    write_file("model.safetensors", file.data, file.size);
+    zm_text_free(&header);
+    zm_text_free(&data);
+    zm_text_free(&file);
+}
+
+/* Writes config with key replaced by the JSON text value (NULL: removed); key NULL: as it is. */
+static void write_config(const char *config, const char *key, const char *value) {
+    json_t *object = json_loads(config, 0, NULL);
+    assert_non_null(object);
+    if (key && value)
+        json_object_set_new(object, key, json_loads(value, JSON_DECODE_ANY, NULL));
+    else if (key)
+        json_object_del(object, key);
+    char *text = json_dumps(object, 0);
+    write_file("config.json", text, strlen(text));
+    free(text);
+    json_decref(object);
+}
+
+static const zmlx_model_options options = {.device = ZMLX_DEVICE_CPU, .n_threads = 1};
+
+static void expect_refusal(const char *where, const char *message) {
+    zmlx_model *model;
+    zmlx_error error = {0};
+    zmlx_status status = zmlx_model_load(&model, folder, &options, &error);
+    if (status == ZMLX_OK) fail_msg("accepted; expected a refusal at %s: %s", where, message);
+    assert_null(model);
+    if (!strstr(error.where, where) || !strstr(error.message, message))
+        fail_msg("refused at '%s': '%s'; expected '%s': '%s'", error.where, error.message, where, message);
+}
+
+typedef struct refusal {
+    const checkpoint *source;
+    const char *key, *value; /* value NULL: the field is removed */
+    const char *where, *message;
+} refusal;
+
+static const refusal refusals[] = {
+    {&llama, "hidden_size", NULL, "config.json: hidden_size", "missing"},
+    {&llama, "hidden_size", "-8", "config.json: hidden_size", "integer from 1"},
+    {&llama, "hidden_size", "99999999999999", "config.json: hidden_size", "integer from 1"},
+    {&llama, "hidden_size", "1e300", "config.json: hidden_size", "integer from 1"},
+    {&llama, "hidden_size", "\"8\"", "config.json: hidden_size", "integer from 1"},
+    {&llama, "hidden_size", "7", "config.json: num_attention_heads", "does not divide"},
+    {&llama, "hidden_size", "6", "config.json: head_dim", "odd"},
+    {&llama, "num_hidden_layers", "0", "config.json: num_hidden_layers", "integer from 1"},
+    {&llama, "num_hidden_layers", "2000000000", "config.json: num_hidden_layers", "from 1 to 1024"},
+    {&llama, "num_hidden_layers", "3", "config.json: layer_types", "2 entries for 3 layers"},
+    {&llama, "intermediate_size", NULL, "config.json: intermediate_size", "missing"},
+    {&llama, "num_attention_heads", "0", "config.json: num_attention_heads", "integer from 1"},
+    {&llama, "num_key_value_heads", "3", "config.json: num_key_value_heads", "does not divide"},
+    {&llama, "head_dim", "16777216", "config.json: head_dim", "times 2 heads"},
+    {&llama, "rms_norm_eps", "-1", "config.json: rms_norm_eps", "greater than 0"},
+    {&llama, "rms_norm_eps", "\"small\"", "config.json: rms_norm_eps", "number"},
+    {&llama, "vocab_size", "[]", "config.json: vocab_size", "integer"},
+    {&llama, "attention_bias", "1", "config.json: attention_bias", "true or false"},
+    {&llama, "tie_word_embeddings", "\"yes\"", "config.json: tie_word_embeddings", "true or false"},
+    {&llama, "rope_theta", "0", "config.json: rope_theta", "greater than 0"},
+    {&llama, "rope_scaling", "5", "config.json: rope_scaling", "object"},
+    {&llama, "rope_scaling", "{\"type\":\"spiral\"}", "config.json: rope_scaling",
+     "unknown rope type \"spiral\""},
+    {&llama, "rope_scaling", "{\"type\":7}", "rope_scaling: type", "string"},
+    {&llama, "rope_scaling", "{\"type\":\"linear\"}", "rope_scaling: factor", "number"},
+    {&llama, "rope_scaling", "{\"type\":\"linear\",\"factor\":0}", "rope_scaling: factor", "greater than 0"},
+    {&llama, "rope_scaling", "{\"type\":\"dynamic\",\"factor\":2}", "rope_scaling",
+     "max_position_embeddings"},
+    {&llama, "rope_scaling", "{\"type\":\"llama3\",\"factor\":2,\"high_freq_factor\":1}", "rope_scaling",
+     "equals"},
+    {&llama, "rope_scaling", "{\"type\":\"longrope\",\"original_max_position_embeddings\":64}",
+     "rope_scaling", "max_position_embeddings"},
+    {&llama, "rope_scaling", "{\"type\":\"mrope\"}", "rope_scaling", "3 entries"},
+    {&llama, "rope_scaling", "{\"type\":\"proportional\",\"partial_rotary_factor\":9}", "rope_scaling", "9"},
+    {&llama, "layer_types", "[\"full_attention\",\"round\"]", "config.json: layer_types", "round"},
+    {&llama, "layer_types", "[\"full_attention\",1]", "config.json: layer_types", "not a string"},
+    {&llama, "layer_types", "[\"sliding_attention\",\"sliding_attention\"]", "layer_types", "no layer has"},
+    {&llama, "sliding_window", "0", "config.json: sliding_window", "integer from 1"},
+    {&llama, "model_type", "\"martian\"", "config.json", "martian"},
+    {&lfm2_moe, "num_experts_per_tok", "3", "config.json: num_experts_per_tok", "from 1 to 2"},
+    {&lfm2_moe, "num_experts", "-1", "config.json: num_experts", "integer from 1"},
+    {&lfm2_moe, "conv_L_cache", "0", "config.json: conv_L_cache", "integer from 1"},
+    {&lfm2_moe, "conv_bias", NULL, "config.json: conv_bias", "missing"},
+    {&lfm2_moe, "norm_eps", NULL, "config.json: norm_eps", "missing"},
+    {&lfm2_moe, "norm_topk_prob", NULL, "config.json: norm_topk_prob", "missing"},
+    {&lfm2_moe, "use_expert_bias", "null", "config.json: use_expert_bias", "missing"},
+    {&lfm2_moe, "num_dense_layers", "-1", "config.json: num_dense_layers", "integer from 0"},
+    {&lfm2_moe, "layer_types", NULL, "config.json: layer_types", "missing"},
+    {&lfm2_moe, "layer_types", "[\"conv\",\"conv\"]", "config.json: layer_types", "no layer has attention"},
+    {&lfm2_moe, "full_attn_idxs", "[2]", "config.json: full_attn_idxs", "entry 0"},
+    {&lfm2_moe, "rope_parameters", "{\"rope_theta\":-5}", "rope_parameters: rope_theta", "greater than 0"},
+    {&gpt_oss, "num_experts_per_tok", "5", "config.json: num_experts_per_tok", "from 1 to 2"},
+    {&gpt_oss, "num_hidden_layers", "3", "config.json: layer_types", "odd number"},
+    {&gpt_oss, "layer_types", "[\"full_attention\",\"full_attention\"]", "layer_types", "needs both"},
+    {&gpt_oss, "rope_theta", "0.5", "config.json: rope_theta", "greater than 1"},
+};
+
+static void test_refused_configs(void **state) {
+    (void)state;
+    for (int i = 0; i < COUNT(refusals); i++) {
+        const refusal *item = &refusals[i];
+        write_tensors(item->source, NULL, NULL);
+        write_config(item->source->config, item->key, item->value);
+        expect_refusal(item->where, item->message);
+    }
+}
+
+static void test_missing_and_unexpected_tensors(void **state) {
+    (void)state;
+    static const tensor extra = {"model.layers.1.mlp.fourth_proj.weight", "F32", 0, {3}};
+    static const tensor narrow = {"model.layers.1.mlp.up_proj.weight", "F32", 0, {12, 7}};
+    static const tensor whole = {"model.layers.1.mlp.up_proj.weight", "U8", 0, {12, 8}};
+    write_config(llama.config, NULL, NULL);
+    write_tensors(&llama, "model.layers.1.mlp.up_proj.weight", NULL);
+    expect_refusal("", "'model.layers.1.mlp.up_proj.weight' is missing");
+    write_tensors(&llama, "model.norm.weight", NULL);
+    expect_refusal("", "'model.norm.weight' is missing");
+    write_tensors(&llama, NULL, &extra);
+    expect_refusal("", "'model.layers.1.mlp.fourth_proj.weight'");
+    write_tensors(&llama, "model.layers.1.mlp.up_proj.weight", &narrow);
+    expect_refusal("", "expected shape (12, 8), got (12, 7)");
+    write_tensors(&llama, "model.layers.1.mlp.up_proj.weight", &whole);
+    expect_refusal("", "floating-point");
+    /* Untied: the head is needed and must not be dropped. */
+    write_config(llama.config, "tie_word_embeddings", "false");
+    write_tensors(&llama, "lm_head.weight", NULL);
+    expect_refusal("", "'lm_head.weight' is missing");
+    write_config(lfm2_moe.config, NULL, NULL);
+    write_tensors(&lfm2_moe, "model.layers.1.feed_forward.experts.1.w3.weight", NULL);
+    expect_refusal("", "model.layers.1.feed_forward.experts.1");
+    write_tensors(&lfm2_moe, "model.layers.1.feed_forward.expert_bias", NULL);
+    expect_refusal("", "expert_bias");
+    write_config(gpt_oss.config, NULL, NULL);
+    write_tensors(&gpt_oss, "model.layers.1.mlp.experts.gate_up_proj_scales", NULL);
+    expect_refusal("", "model.layers.1.mlp.experts");
+}
+
+/* Loads, feeds a prompt and single tokens past the window; every logit is finite. */
+static zmlx_model *load_and_feed(const checkpoint *source) {
+    zmlx_model *model;
+    zmlx_session *session;
+    zmlx_error error;
+    static const int32_t tokens[6] = {1, 9, 0, 3, 3, 7};
+    float logits[60];
+    write_config(source->config, NULL, NULL);
+    write_tensors(source, NULL, NULL);
+    if (zmlx_model_load(&model, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
+    assert_int_equal(zmlx_session_new(&session, model, &error), ZMLX_OK);
+    for (int call = 0; call < 8; call++) {
+        size_t length = call % 3 ? 1 : 6;
+        if (zmlx_session_feed(session, tokens, length, logits, true, &error))
+            fail_msg("%s: %s", error.where, error.message);
+        for (size_t i = 0; i < length * 10; i++) assert_true(isfinite(logits[i]));
+    }
+    zmlx_session_free(session);
+    return model;
+}
+
+static void test_llama(void **state) {
+    (void)state;
+    zmlx_model *model = load_and_feed(&llama);
+    zm_decoder *decoder = model->root->decoder;
+    assert_null(model->root->lm_head);
+    assert_true(decoder->embed_tokens->is_output);
+    assert_int_equal(decoder->blocks[0]->sliding_window, 0);
+    assert_int_equal(decoder->blocks[1]->sliding_window, 4);
+    zm_gated_mlp *mlp = (zm_gated_mlp *)zm_module_find(&model->root->base, "model.layers.1.mlp");
+    assert_non_null(mlp);
+    assert_int_equal(mlp->base.kind, ZM_MODULE_GATED_MLP);
+    assert_int_equal(mlp->activation, ZM_ACTIVATION_SWIGLU);
+    assert_string_equal(mlp->down_proj->base.path, "model.layers.1.mlp.down_proj");
+    assert_string_equal(zmlx_model_get_info(model)->family, "llama");
+    zmlx_model_free(model);
+}
+
+static void test_lfm2_moe_with_published_names(void **state) {
+    (void)state;
+    zmlx_model *model = load_and_feed(&lfm2_moe);
+    zm_moe *moe = (zm_moe *)zm_module_find(&model->root->base, "model.layers.1.feed_forward");
+    assert_int_equal(moe->base.kind, ZM_MODULE_MOE);
+    assert_int_equal(moe->gating, ZM_GATING_SIGMOID_BIAS);
+    assert_int_equal(moe->top_k, 1);
+    assert_true(zm_is_set(moe->expert_bias));
+    assert_int_equal(zm_dim(moe->experts->gate_proj->weight.weight, 0), 2);
+    zm_short_conv *conv = (zm_short_conv *)zm_module_find(&model->root->base, "model.layers.0.conv");
+    expect_shape(conv->conv->weight, SHAPE(8, 3, 1));
+    zm_cache caches[2];
+    for (int i = 0; i < 2; i++) zm_block_cache_init(&caches[i], model->root->decoder->blocks[i]);
+    assert_int_equal(caches[0].kind, ZM_CACHE_ARRAY);
+    assert_int_equal(caches[1].kind, ZM_CACHE_KV);
+    zmlx_model_free(model);
+}
+
+static void test_gpt_oss_with_published_names(void **state) {
+    (void)state;
+    zmlx_model *model = load_and_feed(&gpt_oss);
+    zm_moe *moe = (zm_moe *)zm_module_find(&model->root->base, "model.layers.1.mlp");
+    assert_int_equal(moe->gating, ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH);
+    assert_int_equal(moe->experts->activation, ZM_ACTIVATION_SWIGLU_OAI);
+    assert_string_equal(moe->experts->up_proj->weight.quantization.mode, "mxfp4");
+    /* Rows 0, 2, ... of the published tensor are the gate's, rows 1, 3, ... those of up. */
+    uint8_t published[2 * 64 * 16];
+    for (size_t i = 0; i < sizeof published; i++) published[i] = (uint8_t)(120 + (i / 16 + i) % 8);
+    const uint32_t *gate = mlx_array_data_uint32(moe->experts->gate_proj->weight.weight);
+    assert_memory_equal(gate, published, 16);
+    assert_memory_equal(gate + 4, published + 32, 16);
+    assert_false(model->root->lm_head == NULL);
+    zm_cache cache;
+    zm_block_cache_init(&cache, model->root->decoder->blocks[0]);
+    assert_int_equal(cache.kind, ZM_CACHE_ROTATING);
+    assert_int_equal(cache.max_size, 4);
+    zmlx_model_free(model);
+}
+
+static void test_list(void **state) {
+    (void)state;
+    int count = 0;
+    for (const zm_family *const *family = zm_family_list(); *family; family++, count++)
+        assert_ptr_equal(zm_family_find((*family)->model_type), *family);
+    assert_int_equal(count, 10);
+    assert_string_equal(zm_family_find("mistral")->group, "llama");
+    assert_null(zm_family_find("llam"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_refused_configs, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_missing_and_unexpected_tensors, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_llama, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_lfm2_moe_with_published_names, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_gpt_oss_with_published_names, make_folder, remove_folder),
+        cmocka_unit_test(test_list),
+    };
+    return cmocka_run_group_tests(tests, open_stream, close_stream);
+}

@@ -15,7 +15,6 @@ typedef struct zm_linear { /* LINEAR and SWITCH_LINEAR */
 typedef struct zm_embedding { /* x: token ids (batch, length) */
     zm_module base;
     zm_weight weight; /* in_features = hidden_size, out_features = vocab_size */
-    bool is_output;   /* also the output projection (tied) */
 } zm_embedding;
 
 typedef struct zm_norm { /* RMS_NORM */
@@ -100,7 +99,7 @@ typedef struct zm_decoder { /* token ids -> normed hidden states */
 typedef struct zm_causal_lm { /* the root: token ids -> logits */
     zm_module base;
     zm_decoder *decoder;
-    zm_linear *lm_head; /* NULL: tied to embed_tokens */
+    zm_linear *lm_head; /* tied: embed_tokens' child "as_linear", which shares the table's arrays */
 } zm_causal_lm;
 
 /* h(gate, up) in MLX operations, as mlx-lm's activation functions. */
@@ -109,8 +108,6 @@ mlx_array zm_activation_apply(zm_scope *scope, zm_activation activation, mlx_arr
 mlx_array zm_switch_glu_call(zm_switch_glu *experts, zm_scope *scope, mlx_array x, mlx_array indices);
 /* Rotates x (batch, heads, length, head_dim) from position offset. */
 mlx_array zm_rope_apply(zm_scope *scope, mlx_array x, const zm_rope_parameters *rope, int offset);
-/* The output projection of a (quantised) embedding table. */
-mlx_array zm_embedding_as_linear(zm_embedding *embedding, zm_scope *scope, mlx_array x);
 
 /* The standard forward of a kind, as the builder installs it. */
 zm_forward zm_standard_forward(zm_module_kind kind);

@@ -192,7 +192,6 @@ static zmlx_status build_embedding(zm_embedding **embedding, zm_builder *builder
     zm_module *base;
     ZM_TRY(make(&base, builder, sizeof **embedding, ZM_MODULE_EMBEDDING, parent, "embed_tokens"));
     *embedding = (zm_embedding *)base;
-    (*embedding)->is_output = plan->is_tied;
     zm_linear_shape table = {plan->hidden_size, plan->vocab_size, 0, false};
     return take_weight(&(*embedding)->weight, builder, base, table);
 }
@@ -212,13 +211,20 @@ static zmlx_status build_decoder(zm_decoder **decoder_slot, zm_builder *builder,
     return zm_build_norm(&decoder->norm, builder, base, plan->norm, plan->hidden_size, plan->norm_eps);
 }
 
+/* The output projection that reads the embedding's table: it borrows the arrays, so declares none. */
+static zmlx_status build_tied_head(zm_linear **head, zm_builder *builder, zm_embedding *embedding) {
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **head, ZM_MODULE_LINEAR, &embedding->base, "as_linear"));
+    *head = (zm_linear *)base;
+    (*head)->weight = embedding->weight;
+    return ZMLX_OK;
+}
+
 static zmlx_status build_tree(zm_causal_lm *model, zm_builder *builder, const zm_model_plan *plan) {
     ZM_TRY(build_decoder(&model->decoder, builder, &model->base, plan));
-    if (!plan->is_tied) {
-        zm_linear_shape head = {plan->hidden_size, plan->vocab_size, 0, false};
-        ZM_TRY(zm_build_linear(&model->lm_head, builder, &model->base, "lm_head", head));
-    }
-    return ZMLX_OK;
+    if (plan->is_tied) return build_tied_head(&model->lm_head, builder, model->decoder->embed_tokens);
+    zm_linear_shape head = {plan->hidden_size, plan->vocab_size, 0, false};
+    return zm_build_linear(&model->lm_head, builder, &model->base, "lm_head", head);
 }
 
 zmlx_status zm_build_model(zm_causal_lm **root, zm_builder *builder, const zm_model_plan *plan) {

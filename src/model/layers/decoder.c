@@ -39,8 +39,7 @@ mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, cons
 mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_causal_lm *model = (const zm_causal_lm *)self;
     x = zm_module_call(&model->decoder->base, scope, x, call);
-    if (model->lm_head) return zm_module_call(&model->lm_head->base, scope, x, NULL);
-    return zm_embedding_as_linear(model->decoder->embed_tokens, scope, x);
+    return zm_module_call(&model->lm_head->base, scope, x, NULL);
 }
 
 mlx_array zm_decoder_call(zm_decoder *decoder, zm_scope *scope, mlx_array tokens, zm_cache *caches) {

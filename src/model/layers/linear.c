@@ -29,10 +29,6 @@ mlx_array zm_embedding_forward(zm_module *self, zm_scope *scope, mlx_array x, co
     return zm_dequantize(scope, gathered, scales, biases, table->quantization);
 }
 
-mlx_array zm_embedding_as_linear(zm_embedding *embedding, zm_scope *scope, mlx_array x) {
-    return zm_weight_apply(scope, x, &embedding->weight);
-}
-
 mlx_array zm_rms_norm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     (void)call;
     const zm_norm *norm = (const zm_norm *)self;

@@ -29,7 +29,7 @@ static void plant(tree *made) {
     add(made, &made->decoder, ZM_MODULE_DECODER, &made->root, "model");
     add(made, &made->list, ZM_MODULE_LIST, &made->decoder, "layers");
     for (int i = 0; i < N_BLOCKS; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "%d", i);
         add(made, &made->blocks[i], ZM_MODULE_BLOCK, &made->list, name);
         for (int n = 0; n < 2; n++) {

@@ -1,47 +1,55 @@
 # SPDX-License-Identifier: MIT
-"""Every prompt of tests/vectors/: the program's greedy tokens equal what unpatched mlx-lm answered, unpatched and
-patched, with one thread and with two. A checkpoint that is not in models/ (or in --models) is counted as skipped."""
+"""The demonstration checkpoints against what mlx-lm answered greedily (tests/vectors).
+
+families_driver is fed each prompt and the recorded answer; at every step the best logit must be the
+recorded token, and the eight best logits of the first step must have the recorded values. Exit status 0:
+all of them are.
+"""
 import argparse
 import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--build", type=pathlib.Path, required=True)
-parser.add_argument("--source", type=pathlib.Path, required=True)
-parser.add_argument("--models", type=pathlib.Path, help="folder of checkpoints (default: models/ of the source)")
-arguments = parser.parse_args()
-models = arguments.models or arguments.source / "models"
+import numpy as np
 
 
-def generate(model, vector, patterns, threads):
-    command = [arguments.build / "zmlx", "generate", model, "--json", "--device", "cpu", "--patterns", patterns,
-               "--threads", str(threads), "--max-tokens", str(len(vector["tokens"])), "--prompt", vector["prompt"]]
-    result = subprocess.run(command, capture_output=True)
-    if result.returncode:
-        sys.exit(f"status {result.returncode}: {result.stderr.decode()}")
-    return json.loads(result.stdout)
+def logits_of(driver, model, calls, tokens):
+    with tempfile.TemporaryDirectory() as path:
+        source, target = pathlib.Path(path, "input"), pathlib.Path(path, "output")
+        source.write_bytes(np.array([len(calls), *calls, *tokens], dtype=np.int32).tobytes())
+        subprocess.run([driver, model, source, target], check=True)
+        return np.fromfile(target, dtype=np.float32).reshape(len(tokens), -1)
 
 
-differing = compared = 0
-for path in sorted((arguments.source / "tests" / "vectors").glob("*.json")):
-    model = models / path.stem
-    if not model.is_dir():
-        print(f"{path.stem}: skipped, no {model}")
-        continue
-    for vector in json.loads(path.read_text())["vectors"]:
-        for patterns, threads in (("none", 1), ("auto", 1), ("auto", 2)):
-            answer = generate(model, vector, patterns, threads)
-            same = 0
-            while same < len(vector["tokens"]) and answer["tokens"][same:same + 1] == vector["tokens"][same:same + 1]:
-                same += 1
-            right = (same == len(vector["tokens"]) == len(answer["tokens"])
-                     and answer["prompt_tokens"] == len(vector["prompt_ids"]))
-            compared += 1
-            differing += not right
-            if not right:
-                print(f"{path.stem}: {vector['prompt']!r} --patterns {patterns} --threads {threads}: "
-                      f"{same}/{len(vector['tokens'])} tokens, smallest margin {min(vector['margins'])}")
-print(f"{compared} runs compared, {differing} differ")
-sys.exit(1 if differing or not compared else 0)
+def check_vector(driver, model, vector):
+    prompt, answer = vector["prompt_ids"], vector["tokens"]
+    calls = [len(prompt) - 1] * (len(prompt) > 1) + [1] * len(answer)
+    logits = logits_of(driver, model, calls, prompt + answer[:-1])[len(prompt) - 1:]
+    equal = int((logits.argmax(axis=-1) == np.array(answer)).sum())
+    first = vector["first_logits"]
+    close = np.allclose(logits[0][first["ids"]], first["logits"], rtol=0, atol=1e-4)
+    print(f"{model.name:20} prompt of {len(prompt):2} tokens: {equal}/{len(answer)} tokens identical, "
+          f"first logits {'equal' if close else 'DIFFER'}")
+    return equal == len(answer) and close
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--source", type=pathlib.Path, required=True)
+    parser.add_argument("--models", type=pathlib.Path, help="folder of the checkpoints")
+    arguments = parser.parse_args()
+    models = arguments.models or arguments.source / "models"
+    driver = arguments.build / "tests" / "families_driver"
+    results = [check_vector(driver, models / path.stem, vector)
+               for path in sorted((arguments.source / "tests" / "vectors").glob("*.json"))
+               if (models / path.stem).is_dir()
+               for vector in json.loads(path.read_text())["vectors"]]
+    print(f"{sum(results)} of {len(results)} prompts identical")
+    sys.exit(0 if results and all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()

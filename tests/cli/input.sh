@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Bad files and prompts: exit status 2, one line on standard error that names file and place.
+source "$(dirname "$0")/lib/expect.sh"
+
+# bad TEXT FOLDER [OPTION...]
+bad() {
+    local text=$1 folder=$2
+    shift 2
+    expect_bad "$text" generate "$folder" --prompt-tokens 1,5 --max-tokens 1 --patterns none "$@"
+}
+
+for command in validate patch smart-patch; do expect_bad 'no/folder' "$command" no/folder; done
+bad 'no/folder' no/folder
+mkdir empty
+bad 'config.json' empty
+bad 'config.json' "$model/config.json"
+
+expect_bad 'no/file: cannot read: No such file' generate "$model" --prompt-file no/file
+expect_bad 'empty: cannot read: Is a directory' generate "$model" --prompt-file empty
+: >nothing
+expect_bad 'nothing: the prompt is empty' generate "$model" --prompt-file nothing
+expect_bad 'standard input: the prompt is empty' generate "$model" --prompt-file -
+expect_bad '/dev/zero: larger than the limit' generate "$model" --prompt-file /dev/zero
+expect_bad 'token 4096 is outside the model'"'"'s vocabulary of 4096' generate "$model" --prompt-tokens 1,4096
+long=$(seq -s, 1 4095)
+expect_bad 'the prompt of 4096 tokens does not fit the model'"'"'s context of 4096 tokens' \
+    generate "$model" --prompt-tokens "0,$long"
+expect_bad 'the prompt of 4096 tokens does not fit' validate "$model" --prompt-tokens "0,$long"
+
+python3 - "$model" cases <<'PYTHON' || fail "cannot make the broken checkpoints"
+import json, os, struct, sys
+model, cases = sys.argv[1:]
+config = json.load(open(f"{model}/config.json"))
+tokenizer = json.load(open(f"{model}/tokenizer.json"))
+weights = open(f"{model}/model.safetensors", "rb").read()
+size = struct.unpack("<Q", weights[:8])[0]
+header = json.loads(weights[8:8 + size])
+data = weights[8 + size:]
+expectations = open(cases, "w")
+names = [name for name in header if name != "__metadata__"]
+norm = next(name for name in names if header[name]["shape"] == [config["hidden_size"]])
+
+def checkpoint(name, expected, **changes):
+    """A folder with the demonstration checkpoint's files, except those given (None: left out)."""
+    os.mkdir(name)
+    for file in os.listdir(model):
+        key = file.replace(".", "_")
+        path = f"{name}/{file}"
+        if key not in changes:
+            os.symlink(f"{model}/{file}", path)
+        elif changes[key] is not None:
+            content = changes[key]
+            open(path, "wb").write(content if isinstance(content, bytes) else content.encode())
+    print(name, expected, sep="\t", file=expectations)
+
+def configured(name, expected, remove=None, **values):
+    changed = {**config, **values}
+    changed.pop(remove, None)
+    checkpoint(name, expected, config_json=json.dumps(changed))
+
+checkpoint("config-missing", "config.json", config_json=None)
+checkpoint("config-empty", "config.json", config_json="")
+checkpoint("config-text", "config.json", config_json="hello")
+checkpoint("config-list", "config.json", config_json="[]")
+checkpoint("config-cut", "config.json", config_json=json.dumps(config)[:200])
+checkpoint("config-duplicate", "config.json", config_json='{"hidden_size": 1, "hidden_size": 2}')
+configured("config-no-family", "model_type", remove="model_type")
+configured("config-unknown-family", "no_such_family", model_type="no_such_family")
+for key in "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "num_experts":
+    configured(f"{key}-missing", key, remove=key)
+    configured(f"{key}-negative", key, **{key: -1})
+    configured(f"{key}-huge", "", **{key: 2**62})
+    configured(f"{key}-text", key, **{key: "many"})
+configured("quantization-bits", "bits", quantization={"bits": 7, "group_size": 64})
+configured("quantization-group", "group_size", quantization={"bits": 4, "group_size": -64})
+
+for cut in 0, 4, 8, 9, 8 + size // 2, 8 + size - 1, 8 + size, 8 + size + 1, len(weights) // 2, len(weights) - 1:
+    checkpoint(f"weights-cut-{cut}", "model.safetensors", model_safetensors=weights[:cut])
+checkpoint("weights-missing", "safetensors", model_safetensors=None)
+checkpoint("header-too-long", "model.safetensors", model_safetensors=struct.pack("<Q", 2**63) + weights[8:])
+checkpoint("header-past-end", "model.safetensors", model_safetensors=struct.pack("<Q", len(weights)) + weights[8:])
+checkpoint("header-no-json", "model.safetensors", model_safetensors=weights[:8] + b"x" * size + data)
+
+def tensors(name, expected, changed, text=None):
+    head = (text or json.dumps(changed)).encode()
+    checkpoint(name, expected, model_safetensors=struct.pack("<Q", len(head)) + head + data)
+
+def entry(name, expected, **values):
+    tensors(name, expected, {**header, norm: {**header[norm], **values}})
+
+begin, end = header[norm]["data_offsets"]
+entry("tensor-dtype", norm, dtype="F64")
+entry("tensor-dtype-unknown", norm, dtype="Q9")
+entry("tensor-shape", norm, shape=[7])
+entry("tensor-shape-negative", norm, shape=[-1])
+entry("tensor-shape-huge", norm, shape=[2**62, 2**62])
+entry("tensor-offsets-outside", norm, data_offsets=[len(data), len(data) + end - begin])
+entry("tensor-offsets-backwards", norm, data_offsets=[end, begin])
+entry("tensor-offsets-overlap", "model.safetensors", data_offsets=[0, end - begin])
+tensors("tensor-missing", norm, {name: value for name, value in header.items() if name != norm})
+tensors("tensor-extra", "no.such.tensor", {**header, "no.such.tensor": header[norm]})
+twice = json.dumps(header)
+tensors("tensor-twice", "model.safetensors", None, twice[:-1] + f', "{norm}": {json.dumps(header[norm])}' + "}")
+
+checkpoint("tokenizer-text", "tokenizer.json", tokenizer_json="hello")
+checkpoint("tokenizer-cut", "tokenizer.json", tokenizer_json=json.dumps(tokenizer)[:5000])
+def tokenized(name, expected, **values):
+    changed = {**tokenizer, "model": {**tokenizer["model"], **values}}
+    checkpoint(name, expected, tokenizer_json=json.dumps(changed))
+tokenized("tokenizer-type", "tokenizer.json", type="Unigram")
+tokenized("tokenizer-merge", "tokenizer.json", merges=[["\u0000no", "such"]] + tokenizer["model"]["merges"])
+PYTHON
+
+while IFS=$'\t' read -r folder text; do bad "$text" "$folder"; done <cases
+[ "$(wc -l <cases)" -gt 50 ] || fail "only $(wc -l <cases) broken checkpoints were tried"
+finish

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Closed pipes, full disks, ^C.
+source "$(dirname "$0")/lib/expect.sh"
+short=(--prompt-tokens 1,5,6 --max-tokens 4 --patterns none)
+
+# expect_output_error REASON ARGUMENT...: with standard output on a full disk, or closed.
+expect_output_error() {
+    local reason=$1
+    shift
+    if [ "$reason" = 'No space left on device' ]; then
+        "$zmlx" "$@" >/dev/full 2>err
+    else
+        "$zmlx" "$@" >&- 2>err
+    fi
+    local result=$?
+    [ $result = 2 ] || fail "status $result instead of 2: zmlx $* (output: $reason)"
+    expect_line "standard output: $reason" "zmlx $*"
+}
+
+[ -c /dev/full ] || {
+    echo "no /dev/full here"
+    exit 77
+}
+for reason in 'No space left on device' 'Bad file descriptor'; do
+    expect_output_error "$reason" --help
+    expect_output_error "$reason" --version
+    expect_output_error "$reason" generate --help
+    expect_output_error "$reason" generate "$model" "${short[@]}"
+    expect_output_error "$reason" generate "$model" "${short[@]}" --json
+    expect_output_error "$reason" patch "$model"
+    expect_output_error "$reason" patch "$model" --json
+done
+expect_output_error 'No space left on device' validate "$model" --runs 1 --max-tokens 2 --prompt-tokens 1,5,6
+[ -c /dev/full ] || fail "/dev/full was replaced"
+
+# A closed pipe: the reader has what it wanted, the program stops and is content.
+"$zmlx" generate "$model" --prompt-tokens 1,5,6 --max-tokens 4000 --ignore-eos --patterns none 2>err | head -c 10 >out
+results=("${PIPESTATUS[@]}")
+[ "${results[0]}" = 0 ] || fail "status ${results[0]} at a closed pipe"
+[ "$(wc -c <out)" = 10 ] || fail "$(wc -c <out) bytes came through the pipe instead of 10"
+[ ! -s err ] || fail "messages at a closed pipe: $(cat err)"
+"$zmlx" generate "$model" "${short[@]}" --json 2>err | true
+results=("${PIPESTATUS[@]}")
+[ "${results[0]}" = 0 ] && [ ! -s err ] || fail "JSON to a closed pipe: ${results[0]} $(cat err)"
+
+# ^C after the first text: what there is stays, a line says so, status 130; with --json too.
+python3 - "$zmlx" "$model" <<'PYTHON' || fail "^C"
+import json, signal, subprocess, sys
+zmlx, model = sys.argv[1:]
+many = ["--prompt-tokens", "1,5,6", "--max-tokens", "4000", "--ignore-eos"]
+
+def start(*options):
+    return subprocess.Popen([zmlx, "generate", model, *many, *options], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+process = start("--patterns", "none")
+first = process.stdout.read(8)
+process.send_signal(signal.SIGINT)
+rest, messages = process.communicate(timeout=60)
+assert process.returncode == 130, process.returncode
+assert len(first) == 8 and rest.endswith(b"\n"), (first, rest)
+assert messages.startswith(b"zmlx: cancelled after ") and messages.count(b"\n") == 1, messages
+
+process = start("--json", "--patterns", "moe_mlp")
+while b"moe_mlp:" not in process.stderr.readline():
+    pass
+process.send_signal(signal.SIGINT)
+rest, messages = process.communicate(timeout=60)
+assert process.returncode == 130, process.returncode
+assert b"cancelled" in messages, messages
+result = json.loads(rest)
+assert result["finish"] == "cancelled" and 0 < len(result["tokens"]) < 4000, result
+PYTHON
+finish

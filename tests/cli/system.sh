@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# zmlx synth and doctor.
+source "$(dirname "$0")/lib/expect.sh"
+
+cat >config.json <<'JSON'
+{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+ "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "vocab_size": 512,
+ "max_position_embeddings": 128, "rope_theta": 10000.0, "tie_word_embeddings": true}
+JSON
+expect_status 0 synth config.json made --layers 2 --seed 3
+[ ! -s err ] || fail "messages: $(cat err)"
+expect_status 0 generate made --prompt-tokens 1,5 --max-tokens 4 --json
+expect_json 'assert len(d["tokens"]) == 4'
+expect_status 0 generate made --prompt 'as text' --max-tokens 4
+expect_status 0 synth config.json again --layers 2 --seed 3 --json
+expect_json 'import os' 'assert d["model"] == "again" and d["shape"] == "config.json" and d["seed"] == 3' \
+    'assert d["weight_bytes"] == os.path.getsize("again/model.safetensors")'
+cmp made/model.safetensors again/model.safetensors || fail "the same seed gives other weights"
+expect_status 0 synth config.json wider --layers 2 --seed 4 --bits 8 --group-size 32 --vocab 600
+expect_status 0 generate wider --prompt-tokens 1,599 --max-tokens 2
+! cmp -s made/model.safetensors wider/model.safetensors || fail "other options give the same weights"
+expect_bad 'made' synth config.json made
+expect_bad '' synth config.json no/such/folder
+expect_bad 'no.json' synth no.json other
+[ ! -e other ] || fail "synth left a folder behind"
+
+expect_status 0 doctor
+for word in zmlx MLX processor features memory bandwidth missing; do
+    grep -Eq "^$word +[^ ]" out || fail "doctor does not tell: $word"
+done
+expect_status 0 doctor --json --threads 1
+expect_json 'assert list(d) == ["zmlx", "mlx", "system", "cpu", "cpu_features", "kernel_level", "processors", "memory_bytes", "gpu", "read_bandwidth", "missing"]' \
+    'assert d["zmlx"] and d["mlx"] and d["system"] and d["cpu"] and d["kernel_level"]' \
+    'assert is_count(d["processors"]) and d["processors"] and is_count(d["memory_bytes"])' \
+    'assert len(d["read_bandwidth"]) == 1 and d["read_bandwidth"][0]["bytes_per_second"] > 0' \
+    'assert all(m["what"] and m["how"] for m in d["missing"])'
+finish

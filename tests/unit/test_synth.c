@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+/* Synthetic checkpoints: complete, the same for the same seed, of the promised size; refusals leave nothing.
+ */
+#include "checkpoint_folder.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include "mlx/streams.h"
+#include "model/checkpoint.h"
+#include "zmlx/synth.h"
+
+static const char tiny[] =
+    "{\"model_type\": \"qwen3_moe\", \"vocab_size\": 300, \"hidden_size\": 128, \"num_hidden_layers\": 3,"
+    "\"intermediate_size\": 96, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"head_dim\": 64,"
+    "\"num_experts\": 4, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 64, \"mlp_only_layers\": [1, "
+    "2],"
+    "\"decoder_sparse_step\": 1, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"norm_topk_prob\": true,"
+    "\"max_position_embeddings\": 256, \"tie_word_embeddings\": false, \"quantization\": {\"bits\": 3}}";
+
+static char shape[128], target[128];
+
+static int make_shape(void **state) {
+    if (make_folder(state)) return -1;
+    snprintf(shape, sizeof shape, "%s/config.json", folder);
+    snprintf(target, sizeof target, "%s/model", folder);
+    FILE *file = fopen(shape, "wb");
+    if (!file) return -1;
+    fputs(tiny, file);
+    return fclose(file);
+}
+
+static int count_items(const char *path) {
+    DIR *directory = opendir(path);
+    int count = -2;
+    while (directory && readdir(directory)) count++;
+    if (directory) closedir(directory);
+    return count;
+}
+
+static void synthesise(const zmlx_synth_options *options) {
+    zmlx_error error = {0};
+    uint64_t size;
+    if (zmlx_synth(&size, shape, target, options, &error)) fail_msg("%s: %s", error.where, error.message);
+    char path[160];
+    struct stat info;
+    snprintf(path, sizeof path, "%s/model.safetensors", target);
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal((uint64_t)info.st_size, size);
+}
+
+static zm_checkpoint *open_target(mlx_stream stream) {
+    zm_checkpoint *checkpoint;
+    zmlx_error error = {0};
+    if (zm_checkpoint_open(&checkpoint, target, MLX_FLOAT32, stream, &error))
+        fail_msg("%s: %s", error.where, error.message);
+    return checkpoint;
+}
+
+static void take(zm_weight *weight, zm_checkpoint *checkpoint, const char *path, int experts, int out,
+                 int in) {
+    zmlx_error error = {0};
+    *weight = (zm_weight){.in_features = in, .out_features = out, .n_experts = experts};
+    if (zm_checkpoint_take_weight(weight, checkpoint, path, false, &error))
+        fail_msg("%s: %s", error.where, error.message);
+}
+
+static void free_weight(zm_weight *weight) {
+    mlx_array_free(weight->weight);
+    mlx_array_free(weight->scales);
+    mlx_array_free(weight->biases);
+}
+
+/* Mean 0 and mean square gain^2 / in of the dense matrix, within sampling error. */
+static void check_moments(const zm_weight *weight, mlx_stream stream, double gain) {
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array dense = weight->weight, kept = {0};
+    if (zm_weight_is_quantized(weight))
+        dense = zm_dequantize(&scope, dense, weight->scales, weight->biases, weight->quantization);
+    zm_scope_keep(&scope, &kept, dense);
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+    assert_int_equal(mlx_array_eval(kept), 0);
+    const float *values = mlx_array_data_float32(kept);
+    size_t count = mlx_array_size(kept);
+    double sum = 0, squares = 0, expected = gain * gain / weight->in_features;
+    for (size_t i = 0; i < count; i++)
+        sum += (double)values[i], squares += (double)values[i] * (double)values[i];
+    double n = (double)count;
+    assert_true(fabs(sum / n) < 5 * sqrt(expected / n));
+    assert_true(fabs(squares / n / expected - 1) < 0.1);
+    mlx_array_free(kept);
+}
+
+static void check_tensors(int bits) {
+    mlx_stream stream;
+    assert_int_equal(zm_stream_new(&stream, MLX_CPU, NULL), ZMLX_OK);
+    zm_checkpoint *checkpoint = open_target(stream);
+    zm_weight weight;
+    take(&weight, checkpoint, "model.embed_tokens", 0, 300, 128);
+    assert_int_equal(weight.quantization.bits, bits == 16 ? 0 : bits);
+    check_moments(&weight, stream, 1);
+    free_weight(&weight);
+    take(&weight, checkpoint, "model.layers.0.mlp.gate", 0, 4, 128);
+    assert_int_equal(weight.quantization.bits, bits == 16 ? 0 : 8);
+    free_weight(&weight);
+    take(&weight, checkpoint, "model.layers.0.mlp.switch_mlp.up_proj", 4, 64, 128);
+    check_moments(&weight, stream, 1);
+    free_weight(&weight);
+    take(&weight, checkpoint, "model.layers.1.mlp.down_proj", 0, 128,
+         96); /* 96 is no multiple of 64: dense */
+    assert_null(weight.quantization.mode);
+    free_weight(&weight);
+    assert_false(zm_checkpoint_has(checkpoint, "model.layers.2.input_layernorm.weight"));
+    int64_t layers;
+    zm_json_object config = zm_checkpoint_config(checkpoint);
+    assert_int_equal(zm_json_int(&layers, config, "num_hidden_layers", 0, 99, NULL), ZMLX_OK);
+    assert_int_equal(layers, 2);
+    assert_int_equal(json_array_size(zm_json_get(config, "mlp_only_layers")), 1);
+    zm_checkpoint_free(checkpoint);
+    zm_stream_free(stream);
+}
+
+static void test_tensors_and_moments(void **state) {
+    (void)state;
+    static const int all_bits[] = {2, 3, 4, 5, 6, 8, 16};
+    for (size_t i = 0; i < sizeof all_bits / sizeof all_bits[0]; i++) {
+        synthesise(&(zmlx_synth_options){.bits = all_bits[i], .n_layers = 2});
+        check_tensors(all_bits[i]);
+        assert_int_equal(count_items(folder), 2); /* no temporary folder is left */
+        char command[160];
+        snprintf(command, sizeof command, "%s/old", folder);
+        assert_int_equal(rename(target, command), 0);
+        nftw(command, remove_item, 8, FTW_DEPTH | FTW_PHYS);
+    }
+}
+
+static uint64_t hash_target(void) {
+    char path[160];
+    snprintf(path, sizeof path, "%s/model.safetensors", target);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    uint64_t hash = 14695981039346656037u;
+    for (int byte; (byte = getc(file)) != EOF;) hash = (hash ^ (uint64_t)byte) * 1099511628211u;
+    fclose(file);
+    nftw(target, remove_item, 8, FTW_DEPTH | FTW_PHYS);
+    return hash;
+}
+
+static void test_seed_decides_the_bytes(void **state) {
+    (void)state;
+    uint64_t hashes[3];
+    for (int i = 0; i < 3; i++) {
+        synthesise(&(zmlx_synth_options){.seed = i == 2 ? 1 : 0});
+        hashes[i] = hash_target();
+    }
+    assert_true(hashes[0] == hashes[1]);
+    assert_true(hashes[0] != hashes[2]);
+}
+
+static void expect_refusal(const char *from, const char *to, zmlx_synth_options options, zmlx_status status,
+                           const char *message) {
+    zmlx_error error = {0};
+    uint64_t size = 1;
+    int before = count_items(folder);
+    zmlx_status got = zmlx_synth(&size, from, to, &options, &error);
+    if (got != status || !strstr(error.message, message))
+        fail_msg("got %d \"%s\": \"%s\", expected \"%s\"", (int)got, error.where, error.message, message);
+    assert_int_equal(size, 0);
+    assert_int_equal(count_items(folder), before);
+}
+
+static bool stop_half_way(void *context, uint64_t done, uint64_t total) {
+    (void)context;
+    return done < total / 2;
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    zmlx_synth_options none = {0};
+    expect_refusal("gpt-17", target, none, ZMLX_ERROR_ARGUMENT, "lfm2-8b-a1b");
+    expect_refusal(shape, folder, none, ZMLX_ERROR_FILE, "not empty");
+    expect_refusal(shape, shape, none, ZMLX_ERROR_FILE, "no empty folder");
+    expect_refusal(shape, "/nonexistent/a/b", none, ZMLX_ERROR_FILE, "cannot write");
+    expect_refusal(shape, target, (zmlx_synth_options){.bits = 7}, ZMLX_ERROR_ARGUMENT, "got 7");
+    expect_refusal(shape, target, (zmlx_synth_options){.group_size = 48}, ZMLX_ERROR_ARGUMENT, "got 48");
+    expect_refusal(shape, target, (zmlx_synth_options){.n_layers = 4}, ZMLX_ERROR_ARGUMENT, "more than");
+    expect_refusal(shape, target, (zmlx_synth_options){.vocab_size = 10}, ZMLX_ERROR_ARGUMENT,
+                   "at least 259");
+    expect_refusal("lfm2-8b-a1b", target, (zmlx_synth_options){.n_layers = 2}, ZMLX_ERROR_ARGUMENT,
+                   "has attention");
+    expect_refusal("gpt-oss-20b", target, (zmlx_synth_options){.n_layers = 1}, ZMLX_ERROR_ARGUMENT,
+                   "2 layers");
+    expect_refusal(shape, target, (zmlx_synth_options){.progress = stop_half_way}, ZMLX_ERROR_CANCELLED,
+                   "stopped");
+    write_text("config.json",
+               "{\"model_type\": \"unheard_of\", \"num_hidden_layers\": 1, \"vocab_size\": 300}");
+    expect_refusal(shape, target, none, ZMLX_ERROR_UNSUPPORTED, "'unheard_of'");
+    write_text("config.json", "{\"model_type\": \"llama\", \"num_hidden_layers\": 1, \"vocab_size\": 300}");
+    expect_refusal(shape, target, none, ZMLX_ERROR_FORMAT, "missing");
+}
+
+/* A file that cannot grow stands for a full disk. */
+static void test_disk_full(void **state) {
+    (void)state;
+    struct rlimit old, limited;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    limited = old;
+    limited.rlim_cur = 100000;
+    void (*previous)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limited), 0);
+    zmlx_error error = {0};
+    uint64_t size;
+    zmlx_status status = zmlx_synth(&size, shape, target, NULL, &error);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    signal(SIGXFSZ, previous);
+    assert_int_equal(status, ZMLX_ERROR_FILE);
+    assert_non_null(strstr(error.message, "cannot write"));
+    assert_int_equal(count_items(folder), 1);
+}
+
+static void test_shape_names(void **state) {
+    (void)state;
+    assert_string_equal(zmlx_synth_shape_name(0), "lfm2-8b-a1b");
+    int count = 0;
+    while (zmlx_synth_shape_name(count)) count++;
+    assert_int_equal(count, 7);
+    assert_null(zmlx_synth_shape_name(-1));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, make_shape, remove_folder)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(test_tensors_and_moments), TEST(test_seed_decides_the_bytes),  TEST(test_refusals),
+        TEST(test_disk_full),           cmocka_unit_test(test_shape_names),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -53,7 +53,8 @@ static inline double stored_value(const unsigned char *values, zm_storage storag
 }
 
 static inline void store_value(unsigned char *values, zm_storage storage, size_t index, float value) {
-    uint16_t half = storage == ZM_STORAGE_FLOAT16 ? zm_float16_from_float(value) : zm_bfloat16_from_float(value);
+    uint16_t half = zm_bfloat16_from_float(value);
+    if (storage == ZM_STORAGE_FLOAT16) half = zm_float16_from_float(value);
     if (storage == ZM_STORAGE_FLOAT32) memcpy(values + 4 * index, &value, 4);
     else memcpy(values + 2 * index, &half, 2);
 }
@@ -61,7 +62,8 @@ static inline void store_value(unsigned char *values, zm_storage storage, size_t
 /* Usual scales; in every fourth row some of very different sizes, kept inside the storage's range. */
 static inline float random_scale(zm_storage storage, size_t row) {
     int spread = storage == ZM_STORAGE_FLOAT16 ? 14 : 60, exponent = -4;
-    if (row % 4 == 3 && random_bits() % 4 == 0) exponent = (int)(random_bits() % (uint32_t)(2 * spread)) - spread;
+    if (row % 4 == 3 && random_bits() % 4 == 0)
+        exponent = (int)(random_bits() % (uint32_t)(2 * spread)) - spread;
     return ldexpf(random_float(), exponent);
 }
 

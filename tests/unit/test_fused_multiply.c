@@ -35,12 +35,13 @@ static float *multiply(const zm_level *level, const zm_matrix *matrix, const flo
 }
 
 /* Number of results outside the bound. */
-static size_t count_wrong(const zm_matrix *matrix, const float *x, size_t n_tokens, size_t expert, const float *y) {
+static size_t count_wrong(const zm_matrix *matrix, const float *x, size_t n_tokens, size_t expert,
+                          const float *y) {
     size_t wrong = 0;
     for (size_t t = 0; t < n_tokens; t++) {
         for (size_t row = 0; row < matrix->out_features; row++) {
-            double size, expected;
-            expected = row_product(matrix, expert * matrix->out_features + row, x + t * matrix->in_features, &size);
+            size_t place = expert * matrix->out_features + row;
+            double size, expected = row_product(matrix, place, x + t * matrix->in_features, &size);
             double error = fabs((double)y[t * matrix->out_features + row] - expected);
             wrong += !(error <= product_bound(matrix->in_features, size));
         }

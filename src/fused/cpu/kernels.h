@@ -6,8 +6,23 @@
  *   multiply_add, codes_to_float, load_words, mxfp4_values, float16_to_float, load_some_halves,
  *   load_some_floats, sum_lanes; SYMBOL, NAME and supported(). */
 
-/* Inlining with constant arguments is what turns the functions below into one kernel a format. */
+/* Inlining with constant arguments is what turns the functions below into one kernel a format. Builds that
+ * are not for speed (without optimisation, with sanitizers) keep one general kernel: same results,
+ * and compiled in seconds instead of minutes. */
+#if defined(__has_feature)
+#define HAS_FEATURE(feature) __has_feature(feature)
+#else
+#define HAS_FEATURE(feature) 0
+#endif
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
+    !HAS_FEATURE(address_sanitizer) && !HAS_FEATURE(thread_sanitizer)
 #define INLINE static inline __attribute__((always_inline))
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(count) PRAGMA(GCC unroll count)
+#else
+#define INLINE static
+#define UNROLL(count)
+#endif
 
 INLINE vector load_vector(const float *values) {
     vector result;

@@ -45,7 +45,7 @@ INLINE void start_chunk(float (*scales)[CHUNK], vector (*sums)[TOKENS], const bl
                         size_t count, tile of) {
     const zm_matrix *matrix = rows->matrix;
     _Alignas(64) float biases[CHUNK];
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int r = 0; r < of.n_rows; r++) {
         if (of.kind == ZM_MATRIX_MXFP4) {
             widen_exponents(scales[r], rows->scales[of.first_row + r] + first, count);
@@ -57,7 +57,7 @@ INLINE void start_chunk(float (*scales)[CHUNK], vector (*sums)[TOKENS], const bl
         widen_scales(biases, matrix, rows->biases[of.first_row + r], first, count);
         for (size_t g = 0; g < count; g += LANES) {
             vector bias = load_vector(biases + g);
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int t = 0; t < of.n_tokens; t++) {
                 const float *group_sums = rows->x[t] + matrix->in_features + first;
                 sums[r][t] = multiply_add(bias, load_vector(group_sums + g), sums[r][t]);
@@ -92,25 +92,25 @@ INLINE void packed_group(vector (*dots)[TOKENS], const block *rows, size_t group
                          tile of) {
     packing pack = packing_of(of.bits, of.group_size);
     size_t byte = group * (size_t)(of.group_size * of.bits / 8), value = group * (size_t)of.group_size;
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int v = 0; v < pack.n_vectors; v++) {
         vector_word words[ZM_ROW_BLOCK];
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int r = 0; r < of.n_rows; r++) {
             const unsigned char *source = rows->codes[of.first_row + r] + byte + (size_t)v * sizeof(vector);
             words[r] = load_words(source, pack.n_words);
             __builtin_prefetch(source + AHEAD);
             if (of.kind == ZM_MATRIX_MXFP4 && pack.n_copies > 1) words[r] = words[r] >> constant;
         }
-#pragma GCC unroll 16
+        UNROLL(16)
         for (int step = 0; step < pack.n_steps; step++) {
             size_t place = value + (size_t)((v * pack.n_steps + step) * LANES);
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int r = 0; r < of.n_rows; r++) {
                 vector codes = of.kind == ZM_MATRIX_MXFP4
                                    ? mxfp4_values(words[r] >> (of.bits * step))
                                    : affine_codes(words[r], constant, of.bits, pack, step);
-#pragma GCC unroll 4
+                UNROLL(4)
                 for (int t = 0; t < of.n_tokens; t++)
                     dots[r][t] = multiply_add(codes, load_vector(rows->x[t] + place), dots[r][t]);
             }
@@ -151,7 +151,7 @@ INLINE void stream_group(vector (*dots)[TOKENS], const block *rows, size_t group
             vector_byte bytes;
             memcpy(&bytes, (unsigned char *)codes + i, sizeof bytes);
             vector floats = codes_to_float(__builtin_convertvector(bytes, vector_word));
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int t = 0; t < of.n_tokens; t++)
                 dots[r][t] = multiply_add(floats, load_vector(rows->x[t] + value + i), dots[r][t]);
         }
@@ -170,9 +170,9 @@ INLINE void quantized_block(vector (*sums)[TOKENS], const block *rows, tile of) 
             vector dots[ZM_ROW_BLOCK][TOKENS] = {0};
             if (packed) packed_group(dots, rows, first + g, constant, of);
             else stream_group(dots, rows, first + g, of);
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int r = 0; r < of.n_rows; r++)
-#pragma GCC unroll 4
+                UNROLL(4)
                 for (int t = 0; t < of.n_tokens; t++)
                     sums[r][t] = multiply_add(splat(scales[r][g]), dots[r][t], sums[r][t]);
         }
@@ -182,10 +182,10 @@ INLINE void quantized_block(vector (*sums)[TOKENS], const block *rows, tile of) 
 INLINE void dense_block(vector (*sums)[TOKENS], const block *rows, tile of) {
     size_t size = zm_storage_size(of.storage);
     for (size_t i = 0; i < rows->matrix->in_features; i += LANES) {
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int r = 0; r < of.n_rows; r++) {
             vector values = load_stored(rows->codes[of.first_row + r] + i * size, of.storage, LANES);
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int t = 0; t < of.n_tokens; t++)
                 sums[r][t] = multiply_add(values, load_vector(rows->x[t] + i), sums[r][t]);
         }
@@ -213,12 +213,12 @@ INLINE void multiply_tile(float *y, const zm_product *product, const block *rows
     vector sums[ZM_ROW_BLOCK][TOKENS] = {0};
     if (of.kind == ZM_MATRIX_DENSE) dense_block(sums, rows, of);
     else quantized_block(sums, rows, of);
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int r = 0; r < of.n_rows; r++) {
         if (r >= n_rows) break;
         size_t place = product->expert * matrix->out_features + row + (size_t)r;
         float bias = matrix->bias ? row_bias(matrix, place) : 0;
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int t = 0; t < of.n_tokens; t++) {
             if (t >= n_tokens) break;
             float sum = sum_lanes(sums[r][t]);

@@ -7,6 +7,7 @@
  *   't' size bytes     -> ids with special tokens, ids without, ids as a prompt
  *   'd' count ids      -> decoded bytes, decoded bytes without special tokens, 1 when the incremental
  *                         decoder gave the same in whole characters
+ *   'q' 0              -> the ids of BOS and EOS
  * Each part of an answer is a counted array; a failure is the count 0xffffffff and a counted message. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,10 +105,14 @@ int main(int argc, char **argv) {
         if (fread(&count, sizeof count, 1, stdin) != 1) break;
         char *data = malloc((size_t)count * item + 1);
         if (!data || fread(data, item, count, stdin) != count) return 2;
-        if (kind == 't')
+        if (kind == 't') {
             answer_text(tokenizer, data, count);
-        else
+        } else if (kind == 'q') {
+            int32_t ids[2] = {zmlx_tokenizer_bos(tokenizer), zmlx_tokenizer_eos(tokenizer)};
+            put(ids, 2, sizeof *ids);
+        } else {
             answer_ids(tokenizer, (const int32_t *)(const void *)data, count);
+        }
         free(data);
     }
     zmlx_tokenizer_free(tokenizer);

@@ -5,7 +5,8 @@
 
 DRIVER is the program built from tokenizer_driver.c. For each tokenizer form, N random byte strings are
 encoded by both (with and without special tokens), and the ids as well as random id sequences are decoded by
-both, whole and incrementally. Prints one line a form; the exit status is 1 when anything differs.
+both, whole and incrementally. Where mlx-lm is installed, prompts are also compared with what it makes of
+them for several kinds of tokenizer_config.json. Prints one line a form; the exit status is 1 when anything differs.
 """
 import argparse
 import json
@@ -244,6 +245,9 @@ class Driver:
     def ids(self, ids):
         self.requests += b"d" + struct.pack(f"=I{len(ids)}i", len(ids), *ids)
 
+    def question(self):
+        self.requests += b"q" + struct.pack("=I", 0)
+
     def run(self):
         done = subprocess.run(self.command, input=bytes(self.requests), stdout=subprocess.PIPE, check=False)
         if done.returncode:
@@ -314,6 +318,82 @@ def compare(name, tokenizer, folder, options):
     return len(strings) + len(lists) - len(with_special), differences
 
 
+SPM = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+ENDS = {"bos_token": "<|begin|>", "eos_token": "<|im_end|>"}
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+# (form, model type, tokenizer_config.json)
+SETTINGS = [
+    (llama2, "llama", {**SPM, "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": True}),
+    (llama2, "llama", {**SPM, "tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
+    (llama2, "llama", {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}),
+    (llama2_unknown, "llama", {**SPM, "tokenizer_class": "LlamaTokenizer", "legacy": False}),
+    (llama2, "llama", {**SPM, **FAST}),
+    (llama2, "mixtral", {**SPM, "tokenizer_class": "LlamaTokenizer"}),
+    (mixtral, "mixtral", {**SPM, "tokenizer_class": "TokenizersBackend"}),
+    (llama3, "llama", {**ENDS, **FAST, "add_bos_token": False}),
+    (llama3, "llama", {**ENDS, "tokenizer_class": "LlamaTokenizer"}),
+    (qwen, "qwen3", {**FAST, "bos_token": None, "eos_token": "<|im_end|>", "tokenizer_class": "Qwen2Tokenizer"}),
+    (gpt2, "llama", {**FAST, "bos_token": "<new>", "eos_token": "th", "pad_token": "<|pad|>"}),
+    (gpt_oss, "gpt_oss", {**FAST, "eos_token": {"content": "<|end|>", "__type": "AddedToken", "lstrip": True,
+                                                "rstrip": False, "single_word": False, "normalized": True}}),
+    (gpt_oss, "gpt_oss", {**ENDS, **FAST, "extra_special_tokens": ["<x>", "ship"], "added_tokens_decoder": {
+        "5": {"content": "zz", "lstrip": False, "rstrip": True, "single_word": False, "normalized": False,
+              "special": False},
+        "612": {"content": "<|end|>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False,
+                "special": True}}}),
+]
+
+
+def compare_prompts(form, model_type, settings, options):
+    """The ids of prompts as mlx-lm's stream_generate makes them."""
+    from pathlib import Path
+    from mlx_lm.tokenizer_utils import load
+    source = random.Random(f"{options.seed} {form.__name__} {settings}")
+    with tempfile.TemporaryDirectory() as folder:
+        form().save(os.path.join(folder, "tokenizer.json"))
+        for name, value in (("tokenizer_config", settings), ("config", {"model_type": model_type})):
+            with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
+                json.dump(value, file)
+        tokenizer = load(Path(folder))
+        pieces = list(tokenizer.get_added_vocab()) + ["the", "<new>", "<x>"]
+        strings = [random_text(source, pieces) for _ in range(options.strings // 20)]
+        strings += [piece.encode() + data for piece, data in zip(pieces, strings)]
+        driver = Driver(options.driver, folder)
+        driver.question()
+        for data in strings:
+            driver.text(data)
+        driver.run()
+    named = [-1 if token is None else token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
+    differences = int(driver.read("i") != named)
+    for data in strings:
+        text = data.decode("utf-8", "replace")
+        special = tokenizer.bos_token is None or not text.startswith(tokenizer.bos_token)
+        expected = tokenizer.encode(text, add_special_tokens=special)
+        got = [driver.read("i") for _ in range(3)][2]
+        differences += got != expected
+        if got != expected and differences <= options.show:
+            print(f"  {settings}: prompt {data!r}\n    expected {expected}\n    got      {got}")
+    return len(strings), differences
+
+
+def compare_settings(options):
+    """Differences over all kinds of tokenizer_config.json."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    try:
+        import mlx_lm.tokenizer_utils  # noqa: F401
+    except ImportError:
+        print("prompts as mlx-lm: skipped, it is not installed")
+        return 0
+    total = 0
+    for form, model_type, settings in SETTINGS:
+        strings, differences = compare_prompts(form, model_type, settings, options)
+        name = f"{form.__name__}, {model_type}, {settings['tokenizer_class']}"
+        print(f"mlx-lm prompts ({name}): {strings} strings, {differences} differences", flush=True)
+        total += differences
+    return total
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("driver")
@@ -330,13 +410,15 @@ def main():
         if options.form and name != options.form:
             continue
         tokenizer = build()
-        options.planes = name in ("gpt2", "qwen", "gpt_oss", "behaviours", "plain")
+        options.planes = name in ("gpt_oss", "behaviours")
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "tokenizer.json")
             tokenizer.save(path)
             strings, differences = compare(name, Tokenizer.from_file(path), folder, options)
         print(f"{name}: {strings} strings, {differences} differences", flush=True)
         total += differences
+    if not options.form:
+        total += compare_settings(options)
     return 1 if total else 0
 
 

@@ -8,8 +8,8 @@
 #include "model/tokenizer/utf8.h"
 
 struct zm_added_tree {
-    zm_table children;            /* node * 256 + byte -> node; the root is 0 */
-    const zm_added_token **ends;  /* by node: the token that ends there, or NULL; owned array */
+    zm_table children;           /* node * 256 + byte -> node; the root is 0 */
+    const zm_added_token **ends; /* by node: the token that ends there, or NULL; owned array */
     size_t n_nodes, capacity;
     bool first[256]; /* bytes that begin a token */
 };
@@ -79,7 +79,8 @@ zmlx_status zm_added_tree_new(zm_added_tree **tree, const zm_added_token *tokens
 }
 
 /* The longest token at the beginning of text, or NULL. */
-static const zm_added_token *longest(const zm_added_tree *tree, const char *text, size_t size, size_t *length) {
+static const zm_added_token *longest(const zm_added_tree *tree, const char *text, size_t size,
+                                     size_t *length) {
     const zm_added_token *best = NULL;
     uint64_t node = 0;
     for (size_t i = 0; i < size; i++) {

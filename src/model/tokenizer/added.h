@@ -18,9 +18,9 @@ typedef struct zm_added_token {
     const char *normal; /* borrowed: the content normalised, where `normalized` is set, else the content */
     size_t normal_size;
     int32_t token;
-    bool single_word; /* not inside a word */
+    bool single_word;             /* not inside a word */
     bool strip_left, strip_right; /* takes the white space beside it along */
-    bool normalized;  /* looked for after normalisation */
+    bool normalized;              /* looked for after normalisation */
     bool special;
 } zm_added_token;
 

@@ -9,7 +9,7 @@
 enum { NONE = -1, MERGED_AWAY = -1 };
 
 struct zm_symbol {
-    int32_t id; /* MERGED_AWAY: part of a symbol to its left */
+    int32_t id;             /* MERGED_AWAY: part of a symbol to its left */
     int32_t previous, next; /* indices, or NONE */
 };
 
@@ -170,13 +170,13 @@ static bool merge_all(const zm_bpe *bpe, zm_bpe_scratch *scratch) {
         if (left->id == MERGED_AWAY || left->next == NONE) continue;
         zm_symbol *right = &symbols[left->next];
         /* The pair may have changed since it was queued. */
-        if (!find_merge(bpe, left->id, right->id, &value) || (int32_t)(uint32_t)value != merge.merged) continue;
+        if (!find_merge(bpe, left->id, right->id, &value) || (int32_t)(uint32_t)value != merge.merged)
+            continue;
         left->id = merge.merged;
         left->next = right->next;
         right->id = MERGED_AWAY;
         if (left->next != NONE) symbols[left->next].previous = (int32_t)merge.position;
-        if (!queue_merge(bpe, scratch, left->previous) ||
-            !queue_merge(bpe, scratch, (int32_t)merge.position))
+        if (!queue_merge(bpe, scratch, left->previous) || !queue_merge(bpe, scratch, (int32_t)merge.position))
             return false;
     }
     return true;

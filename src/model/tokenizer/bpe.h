@@ -14,10 +14,10 @@
 enum { ZM_UNKNOWN_NONE = -1, ZM_UNKNOWN_MISSING = -2 };
 
 typedef struct zm_bpe {
-    zm_map *vocabulary;    /* owned; token string -> id; the strings are borrowed */
-    zm_table merges;       /* left id << 32 | right id -> rank << 32 | merged id */
-    int32_t unknown;       /* the unknown token's id, or one of the above */
-    int32_t bytes[256];    /* ids of <0x00> to <0xFF> where byte_fallback is set, else -1 */
+    zm_map *vocabulary;      /* owned; token string -> id; the strings are borrowed */
+    zm_table merges;         /* left id << 32 | right id -> rank << 32 | merged id */
+    int32_t unknown;         /* the unknown token's id, or one of the above */
+    int32_t bytes[256];      /* ids of <0x00> to <0xFF> where byte_fallback is set, else -1 */
     int32_t short_ids[2048]; /* ids of single characters below U+0800, or -1 */
     bool fuse_unknown, byte_fallback, ignore_merges;
 } zm_bpe;

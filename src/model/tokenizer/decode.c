@@ -27,7 +27,8 @@ void zm_decode_chain_free(zm_decode_chain *chain) {
     *chain = (zm_decode_chain){0};
 }
 
-static zmlx_status pass(zm_decode_chain *chain, size_t index, const char *text, size_t size, zmlx_error *error);
+static zmlx_status pass(zm_decode_chain *chain, size_t index, const char *text, size_t size,
+                        zmlx_error *error);
 
 static zmlx_status pass_scratch(zm_decode_chain *chain, size_t index, zmlx_error *error) {
     const zm_text *scratch = &chain->states[index].scratch;
@@ -85,7 +86,8 @@ static zmlx_status end_run(zm_decode_chain *chain, size_t index, zmlx_error *err
     if (is_utf8(held->data, size))
         status = pass(chain, index + 1, held->data, size, error);
     else
-        for (size_t i = 0; i < size && !status; i++) status = pass(chain, index + 1, "\xef\xbf\xbd", 3, error);
+        for (size_t i = 0; i < size && !status; i++)
+            status = pass(chain, index + 1, "\xef\xbf\xbd", 3, error);
     zm_text_clear(held);
     return status;
 }
@@ -204,7 +206,8 @@ static bool needs_whole(const zm_decode_step *step) {
 }
 
 /* Gives step index one string (or, after a fusing step, the next part of the one string). */
-static zmlx_status pass(zm_decode_chain *chain, size_t index, const char *text, size_t size, zmlx_error *error) {
+static zmlx_status pass(zm_decode_chain *chain, size_t index, const char *text, size_t size,
+                        zmlx_error *error) {
     if (index == chain->count) {
         zm_text_append(&chain->output, text, size);
         return chain->output.failed ? zm_fail_memory(error) : ZMLX_OK;

@@ -24,7 +24,8 @@ const char *zm_field_where(const zm_field *field, char *buffer, size_t size) {
     return buffer;
 }
 
-zmlx_status zm_field_fail(const zm_field *field, zmlx_error *error, zmlx_status code, const char *format, ...) {
+zmlx_status zm_field_fail(const zm_field *field, zmlx_error *error, zmlx_status code, const char *format,
+                          ...) {
     char where[256], message[512];
     va_list arguments;
     va_start(arguments, format);
@@ -49,7 +50,8 @@ static const char *type_name(const json_t *value) {
 }
 
 static zmlx_status expected(const zm_field *field, const char *what, zmlx_error *error) {
-    return zm_field_fail(field, error, ZMLX_ERROR_FORMAT, "expected %s, found %s", what, type_name(field->value));
+    return zm_field_fail(field, error, ZMLX_ERROR_FORMAT, "expected %s, found %s", what,
+                         type_name(field->value));
 }
 
 zmlx_status zm_field_object(const zm_field *field, zmlx_error *error) {

@@ -27,7 +27,8 @@ zmlx_status zm_field_object(const zm_field *field, zmlx_error *error);
 zmlx_status zm_field_array(const zm_field *field, zmlx_error *error);
 /* Borrowed; may hold NUL bytes. */
 zmlx_status zm_field_string(const zm_field *field, const char **text, size_t *size, zmlx_error *error);
-zmlx_status zm_field_integer(const zm_field *field, int64_t *value, int64_t low, int64_t high, zmlx_error *error);
+zmlx_status zm_field_integer(const zm_field *field, int64_t *value, int64_t low, int64_t high,
+                             zmlx_error *error);
 /* fallback when absent. */
 zmlx_status zm_field_bool(const zm_field *field, bool *value, bool fallback, zmlx_error *error);
 /* Whether the place holds this string. */

@@ -24,7 +24,7 @@ typedef struct zm_token_text {
 
 /* One part of the post-processor's template. */
 typedef struct zm_template_part {
-    bool is_text; /* the encoded text goes here */
+    bool is_text;          /* the encoded text goes here */
     const int32_t *tokens; /* else these; borrowed */
     size_t n_tokens;
 } zm_template_part;
@@ -38,7 +38,7 @@ struct zmlx_tokenizer {
     size_t n_added, added_capacity;
     zm_table added_by_id; /* id -> index in added */
     int32_t next_added;   /* above every added id */
-    zm_map *added_ids; /* content -> id; NULL when there are none */
+    zm_map *added_ids;    /* content -> id; NULL when there are none */
     zm_added_tree *raw_tree, *normal_tree;
     zm_normaliser normalisers[ZM_MAX_STAGES];
     size_t n_normalisers;
@@ -48,20 +48,21 @@ struct zmlx_tokenizer {
     size_t n_decode_steps;
     bool has_decoder; /* without one, strings are joined by spaces */
     zm_template_part template[ZM_MAX_TEMPLATE];
-    size_t n_template; /* 0: the text alone */
-    int32_t bos, eos;  /* ids, or -1 */
+    size_t n_template;    /* 0: the text alone */
+    int32_t bos, eos;     /* ids, or -1 */
     const char *bos_text; /* what a prompt may begin with; NULL where there is none; borrowed */
     size_t bos_size;
 };
 
-/* From the contents of tokenizer.json and, where config is not NULL, of tokenizer_config.json. folder is
- * shown in errors. */
+/* The contents of a folder's files; only tokenizer.json must be there. */
 typedef struct zm_tokenizer_files {
-    const char *folder;
-    const char *tokenizer, *config; /* borrowed; config may be NULL */
-    size_t tokenizer_size, config_size;
+    const char *folder;                       /* shown in errors */
+    const char *tokenizer, *settings, *model; /* tokenizer.json, tokenizer_config.json, config.json;
+        borrowed */
+    size_t tokenizer_size, settings_size, model_size;
 } zm_tokenizer_files;
-zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_files *files, zmlx_error *error);
+zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_files *files,
+                               zmlx_error *error);
 
 /* The id of a token string of size bytes, or -1. */
 int32_t zm_tokenizer_find(const zmlx_tokenizer *tokenizer, const char *text, size_t size);

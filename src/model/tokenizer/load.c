@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 
-enum { MAX_FILE = 256 << 20, MAX_CONFIG = 16 << 20 };
+enum { MAX_FILE = 256 << 20, MAX_SETTINGS = 16 << 20 };
 
 void zmlx_tokenizer_free(zmlx_tokenizer *tokenizer) {
     if (!tokenizer) return;
@@ -23,8 +23,13 @@ void zmlx_tokenizer_free(zmlx_tokenizer *tokenizer) {
     free(tokenizer);
 }
 
-static zmlx_status load_document(zmlx_tokenizer *tokenizer, const zm_field *root, const zm_field *config,
-                                 zmlx_error *error) {
+/* The three documents of a folder; values are NULL for files that are not there. */
+typedef struct documents {
+    zm_field tokenizer, settings, model;
+} documents;
+
+static zmlx_status load_documents(zmlx_tokenizer *tokenizer, const documents *files, zmlx_error *error) {
+    const zm_field *root = &files->tokenizer;
     zm_field version = zm_field_get(root, "version"), model = zm_field_get(root, "model");
     zm_field added = zm_field_get(root, "added_tokens"), normalizer = zm_field_get(root, "normalizer");
     zm_field splitter = zm_field_get(root, "pre_tokenizer"), decoder = zm_field_get(root, "decoder");
@@ -36,35 +41,54 @@ static zmlx_status load_document(zmlx_tokenizer *tokenizer, const zm_field *root
     ZM_TRY(zm_load_pre_tokenizer(tokenizer, &splitter, error));
     ZM_TRY(zm_load_decoder(tokenizer, &decoder, error));
     ZM_TRY(zm_load_post_processor(tokenizer, &processor, error));
+    if (files->settings.value) ZM_TRY(zm_settings_stages(tokenizer, &files->settings, &files->model, error));
     ZM_TRY(zm_load_added(tokenizer, &added, error));
-    if (config->value) ZM_TRY(zm_load_config(tokenizer, config, error));
+    if (files->settings.value) ZM_TRY(zm_settings_tokens(tokenizer, &files->settings, &files->model, error));
     return zm_finish_tokens(tokenizer, root->file, error);
 }
 
-static zmlx_status parse(zmlx_tokenizer *tokenizer, const zm_tokenizer_files *files, char *names[2],
+static zmlx_status parse_optional(zm_field *document, const char *text, size_t size, zmlx_error *error) {
+    return text ? zm_json_parse(&document->value, text, size, document->file, error) : ZMLX_OK;
+}
+
+static zmlx_status parse(zmlx_tokenizer *tokenizer, const zm_tokenizer_files *files, char *names[3],
                          zmlx_error *error) {
-    zm_field root = {.file = names[0]}, config = {.file = names[1]};
+    documents parsed = {
+        .tokenizer = {.file = names[0]}, .settings = {.file = names[1]}, .model = {.file = names[2]}};
     tokenizer->arena = zm_arena_new();
     tokenizer->bos = tokenizer->eos = -1;
     if (!tokenizer->arena) return zm_fail_memory(error);
-    ZM_TRY(zm_json_parse(&root.value, files->tokenizer, files->tokenizer_size, names[0], error));
-    zmlx_status status = ZMLX_OK;
-    if (files->config) status = zm_json_parse(&config.value, files->config, files->config_size, names[1], error);
-    if (!status) status = load_document(tokenizer, &root, &config, error);
-    json_decref(root.value);
-    json_decref(config.value);
+    zmlx_status status =
+        zm_json_parse(&parsed.tokenizer.value, files->tokenizer, files->tokenizer_size, names[0], error);
+    if (!status) status = parse_optional(&parsed.settings, files->settings, files->settings_size, error);
+    if (!status) status = parse_optional(&parsed.model, files->model, files->model_size, error);
+    if (!status) status = load_documents(tokenizer, &parsed, error);
+    json_decref(parsed.tokenizer.value);
+    json_decref(parsed.settings.value);
+    json_decref(parsed.model.value);
     return status;
 }
 
-zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_files *files, zmlx_error *error) {
+static const char *const file_names[3] = {"tokenizer.json", "tokenizer_config.json", "config.json"};
+
+static void free_texts(char *texts[3]) {
+    for (int i = 0; i < 3; i++) free(texts[i]);
+}
+
+static zmlx_status make_paths(char *paths[3], const char *folder, zmlx_error *error) {
+    for (int i = 0; i < 3; i++)
+        if (!(paths[i] = zm_path_join(folder, file_names[i]))) return zm_fail_memory(error);
+    return ZMLX_OK;
+}
+
+zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_files *files,
+                               zmlx_error *error) {
     *tokenizer = NULL;
+    char *names[3] = {NULL, NULL, NULL};
     zmlx_tokenizer *made = calloc(1, sizeof *made);
-    char *names[2] = {zm_path_join(files->folder, "tokenizer.json"),
-                      zm_path_join(files->folder, "tokenizer_config.json")};
-    zmlx_status status =
-        made && names[0] && names[1] ? parse(made, files, names, error) : zm_fail_memory(error);
-    free(names[0]);
-    free(names[1]);
+    zmlx_status status = made ? make_paths(names, files->folder, error) : zm_fail_memory(error);
+    if (!status) status = parse(made, files, names, error);
+    free_texts(names);
     if (status)
         zmlx_tokenizer_free(made);
     else
@@ -75,19 +99,21 @@ zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_fi
 zmlx_status zmlx_tokenizer_load(zmlx_tokenizer **tokenizer, const char *folder, zmlx_error *error) {
     *tokenizer = NULL;
     zm_error_clear(error);
-    zm_tokenizer_files files = {.folder = folder};
-    char *path = zm_path_join(folder, "tokenizer.json"), *config_path = zm_path_join(folder, "tokenizer_config.json");
-    char *text = NULL, *config = NULL;
-    zmlx_status status = path && config_path ? ZMLX_OK : zm_fail_memory(error);
-    if (!status) status = zm_file_read(&text, &files.tokenizer_size, path, MAX_FILE, error);
-    if (!status && zm_file_exists(config_path))
-        status = zm_file_read(&config, &files.config_size, config_path, MAX_CONFIG, error);
-    files.tokenizer = text;
-    files.config = config;
+    char *paths[3] = {NULL, NULL, NULL}, *texts[3] = {NULL, NULL, NULL};
+    size_t sizes[3] = {0, 0, 0};
+    zmlx_status status = make_paths(paths, folder, error);
+    for (int i = 0; i < 3 && !status; i++)
+        if (i == 0 || zm_file_exists(paths[i]))
+            status = zm_file_read(&texts[i], &sizes[i], paths[i], i ? MAX_SETTINGS : MAX_FILE, error);
+    zm_tokenizer_files files = {.folder = folder,
+                                .tokenizer = texts[0],
+                                .settings = texts[1],
+                                .model = texts[2],
+                                .tokenizer_size = sizes[0],
+                                .settings_size = sizes[1],
+                                .model_size = sizes[2]};
     if (!status) status = zm_tokenizer_parse(tokenizer, &files, error);
-    free(text);
-    free(config);
-    free(path);
-    free(config_path);
+    free_texts(texts);
+    free_texts(paths);
     return status;
 }

@@ -9,7 +9,8 @@
  * looked at. */
 static int64_t choose_id(const zmlx_tokenizer *tokenizer, const char *content, size_t size) {
     uint64_t known;
-    if (tokenizer->added_ids && zm_map_get(tokenizer->added_ids, content, size, &known)) return (int64_t)known;
+    if (tokenizer->added_ids && zm_map_get(tokenizer->added_ids, content, size, &known))
+        return (int64_t)known;
     int32_t id = zm_bpe_find(&tokenizer->bpe, content, size);
     if (id >= 0) return id;
     int64_t next = (int64_t)zm_map_count(tokenizer->bpe.vocabulary);
@@ -83,12 +84,14 @@ zmlx_status zm_add_token(zmlx_tokenizer *tokenizer, const zm_added_token *token,
     return store(tokenizer, &added, error);
 }
 
-static zmlx_status load_flags(const zm_field *item, zm_added_token *token, zmlx_error *error) {
+zmlx_status zm_load_added_flags(const zm_field *item, zm_added_token *token, zmlx_error *error) {
     const struct {
         const char *name;
         bool *value;
-    } flags[] = {{"single_word", &token->single_word}, {"lstrip", &token->strip_left},
-                 {"rstrip", &token->strip_right},      {"normalized", &token->normalized},
+    } flags[] = {{"single_word", &token->single_word},
+                 {"lstrip", &token->strip_left},
+                 {"rstrip", &token->strip_right},
+                 {"normalized", &token->normalized},
                  {"special", &token->special}};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         zm_field flag = zm_field_get(item, flags[i].name);
@@ -106,7 +109,7 @@ zmlx_status zm_load_added(zmlx_tokenizer *tokenizer, const zm_field *list, zmlx_
         zm_field content = zm_field_get(&item, "content");
         ZM_TRY(zm_field_object(&item, error));
         ZM_TRY(zm_field_string(&content, &token.content, &token.content_size, error));
-        ZM_TRY(load_flags(&item, &token, error));
+        ZM_TRY(zm_load_added_flags(&item, &token, error));
         ZM_TRY(zm_add_token(tokenizer, &token, error));
     }
     return ZMLX_OK;
@@ -143,16 +146,21 @@ zmlx_status zm_finish_tokens(zmlx_tokenizer *tokenizer, const char *name, zmlx_e
     tokenizer->vocab_size = size;
     for (size_t i = 0; i < tokenizer->n_added; i++) {
         const zm_added_token *token = &tokenizer->added[i];
-        tokens[token->token] = (zm_token_text){.text = token->content, .size = token->content_size,
-                                               .decoded = token->normal, .decoded_size = token->normal_size};
+        tokens[token->token] = (zm_token_text){.text = token->content,
+                                               .size = token->content_size,
+                                               .decoded = token->normal,
+                                               .decoded_size = token->normal_size};
     }
     ZM_TRY(mark_special(tokenizer, error));
-    ZM_TRY(zm_added_tree_new(&tokenizer->raw_tree, tokenizer->added, tokenizer->n_added, false, where, error));
-    ZM_TRY(zm_added_tree_new(&tokenizer->normal_tree, tokenizer->added, tokenizer->n_added, true, where, error));
+    ZM_TRY(
+        zm_added_tree_new(&tokenizer->raw_tree, tokenizer->added, tokenizer->n_added, false, where, error));
+    ZM_TRY(
+        zm_added_tree_new(&tokenizer->normal_tree, tokenizer->added, tokenizer->n_added, true, where, error));
     for (size_t i = 0; i < tokenizer->n_template; i++)
         for (size_t j = 0; j < tokenizer->template[i].n_tokens; j++)
             if (tokenizer->template[i].tokens[j] >= size)
-                return zm_fail(error, ZMLX_ERROR_FORMAT, name, "post_processor: the token id %d does not exist",
+                return zm_fail(error, ZMLX_ERROR_FORMAT, name,
+                               "post_processor: the token id %d does not exist",
                                tokenizer->template[i].tokens[j]);
     return ZMLX_OK;
 }

@@ -55,8 +55,8 @@ static zmlx_status load_vocabulary(zmlx_tokenizer *tokenizer, const zm_field *fi
         zm_token_text *token = &tokenizer->tokens[id];
         size_t size = strlen(key);
         if (token->text)
-            return zm_field_fail(field, error, ZMLX_ERROR_FORMAT, "\"%.40s\" and \"%.40s\" have the same id %d",
-                                 token->text, key, id);
+            return zm_field_fail(field, error, ZMLX_ERROR_FORMAT,
+                                 "\"%.40s\" and \"%.40s\" have the same id %d", token->text, key, id);
         char *text = zm_arena_copy(tokenizer->arena, key, size);
         if (!text || zm_map_add(tokenizer->bpe.vocabulary, text, size, (uint64_t)id) < 0)
             return zm_fail_memory(error);
@@ -71,7 +71,8 @@ typedef struct halves {
 } halves;
 
 /* ["a", "b"], or "a b" where as_text. */
-static zmlx_status read_merge(const zm_field *list, size_t index, bool as_text, halves *merge, zmlx_error *error) {
+static zmlx_status read_merge(const zm_field *list, size_t index, bool as_text, halves *merge,
+                              zmlx_error *error) {
     json_t *value = json_array_get(list->value, index);
     zm_field field;
     if (as_text && json_is_string(value)) {
@@ -126,7 +127,8 @@ static zmlx_status load_merges(zmlx_tokenizer *tokenizer, const zm_field *list, 
         zm_text_append(&joined, merge.left, merge.left_size);
         zm_text_append(&joined, merge.right, merge.right_size);
         if (joined.failed) status = zm_fail_memory(error);
-        if (!status) status = find_half(tokenizer, list, i, zm_text_string(&joined), joined.size, &whole, error);
+        if (!status)
+            status = find_half(tokenizer, list, i, zm_text_string(&joined), joined.size, &whole, error);
         uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
         uint64_t value = (uint64_t)rank++ << 32 | (uint32_t)whole;
         if (!status && !zm_table_set(&tokenizer->bpe.merges, key, value)) status = zm_fail_memory(error);

@@ -19,7 +19,8 @@ static zmlx_status refuse_type(const zm_field *field, const char *what, zmlx_err
     size_t size;
     ZM_TRY(zm_field_object(field, error));
     ZM_TRY(zm_field_string(&type, &name, &size, error));
-    return zm_field_fail(&type, error, ZMLX_ERROR_UNSUPPORTED, "the %s \"%.60s\" is not supported", what, name);
+    return zm_field_fail(&type, error, ZMLX_ERROR_UNSUPPORTED, "the %s \"%.60s\" is not supported", what,
+                         name);
 }
 
 /* Calls load for field, or for each member of a (nested) Sequence. */
@@ -75,7 +76,8 @@ static zmlx_status load_pattern(const zm_field *field, zm_pattern **pattern, zml
     if (literal.value) {
         ZM_TRY(zm_field_string(&literal, &text, &size, error));
         if (size > MAX_CONTENT)
-            return zm_field_fail(&literal, error, ZMLX_ERROR_UNSUPPORTED, "longer than %d bytes", MAX_CONTENT);
+            return zm_field_fail(&literal, error, ZMLX_ERROR_UNSUPPORTED, "longer than %d bytes",
+                                 MAX_CONTENT);
         return zm_pattern_literal(pattern, text, size, error);
     }
     ZM_TRY(zm_field_string(&regex, &text, &size, error));
@@ -224,8 +226,8 @@ static zmlx_status load_decode_step(zmlx_tokenizer *tokenizer, const zm_field *f
 }
 
 /* special_tokens[name].ids of a template. */
-static zmlx_status load_template_tokens(zmlx_tokenizer *tokenizer, const zm_field *specials, const zm_field *id,
-                                        zm_template_part *part, zmlx_error *error) {
+static zmlx_status load_template_tokens(zmlx_tokenizer *tokenizer, const zm_field *specials,
+                                        const zm_field *id, zm_template_part *part, zmlx_error *error) {
     const char *name;
     size_t size;
     ZM_TRY(zm_field_string(id, &name, &size, error));
@@ -254,8 +256,8 @@ static zmlx_status load_template(zmlx_tokenizer *tokenizer, const zm_field *fiel
     ZM_TRY(zm_field_array(&single, error));
     size_t count = json_array_size(single.value);
     if (!count || count > ZM_MAX_TEMPLATE)
-        return zm_field_fail(&single, error, ZMLX_ERROR_UNSUPPORTED, "%zu parts; supported are 1 to %d", count,
-                             ZM_MAX_TEMPLATE);
+        return zm_field_fail(&single, error, ZMLX_ERROR_UNSUPPORTED, "%zu parts; supported are 1 to %d",
+                             count, ZM_MAX_TEMPLATE);
     for (size_t i = 0; i < count; i++) {
         zm_template_part *part = &tokenizer->template[i];
         zm_field item = zm_field_at(&single, i);
@@ -299,6 +301,7 @@ zmlx_status zm_load_post_processor(zmlx_tokenizer *tokenizer, const zm_field *fi
 void zm_drop_stages(zmlx_tokenizer *tokenizer) {
     for (size_t i = 0; i < tokenizer->n_normalisers; i++) zm_pattern_free(tokenizer->normalisers[i].pattern);
     for (size_t i = 0; i < tokenizer->n_splitters; i++) zm_pattern_free(tokenizer->splitters[i].pattern);
-    for (size_t i = 0; i < tokenizer->n_decode_steps; i++) zm_pattern_free(tokenizer->decode_steps[i].pattern);
+    for (size_t i = 0; i < tokenizer->n_decode_steps; i++)
+        zm_pattern_free(tokenizer->decode_steps[i].pattern);
     tokenizer->n_normalisers = tokenizer->n_splitters = tokenizer->n_decode_steps = 0;
 }

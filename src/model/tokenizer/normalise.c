@@ -10,7 +10,7 @@
 
 /* Decomposed characters between two boundaries of composition. */
 typedef struct sequence {
-    utf8proc_int32_t *codes; /* owned */
+    utf8proc_int32_t *codes;  /* owned */
     utf8proc_int32_t *sorted; /* owned; scratch for ordering */
     size_t count, capacity;
     bool decompose_only, compatibility;
@@ -85,10 +85,9 @@ static zmlx_status normalise_unicode(sequence *s, zm_text *result, const char *t
         /* ASCII begins a new sequence: nothing before it composes with it. */
         if (code < 0x80) flush(s, result);
         int boundary_class = 0;
-        utf8proc_ssize_t length =
-            utf8proc_decompose_char((utf8proc_int32_t)code, s->codes + s->count,
-                                    (utf8proc_ssize_t)(s->capacity - s->count), (utf8proc_option_t)options,
-                                    &boundary_class);
+        utf8proc_ssize_t length = utf8proc_decompose_char((utf8proc_int32_t)code, s->codes + s->count,
+                                                          (utf8proc_ssize_t)(s->capacity - s->count),
+                                                          (utf8proc_option_t)options, &boundary_class);
         if (length < 0 || (size_t)length > s->capacity - s->count)
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, NULL, "utf8proc cannot decompose U+%04X",
                            (unsigned)code);

@@ -31,12 +31,12 @@ static zmlx_status compile(zm_pattern *pattern, const zm_text *source, const cha
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (!context) return zm_fail_memory(error);
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_UTF_CHECK | PCRE2_NEVER_BACKSLASH_C |
-                       PCRE2_AUTO_CALLOUT;
+    uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_UTF_CHECK |
+                       PCRE2_NEVER_BACKSLASH_C | PCRE2_AUTO_CALLOUT;
     int code;
     PCRE2_SIZE offset;
-    pattern->code = pcre2_compile((PCRE2_SPTR)zm_text_string(source), source->size, options, &code, &offset,
-                                  context);
+    pattern->code =
+        pcre2_compile((PCRE2_SPTR)zm_text_string(source), source->size, options, &code, &offset, context);
     pcre2_compile_context_free(context);
     if (pattern->code) return ZMLX_OK;
     char reason[160];

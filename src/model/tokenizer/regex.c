@@ -19,25 +19,25 @@ static const char not_space_class[] =
 
 /* The categories that PCRE2 and the package agree on but for the code points assigned later. (Mn and Mc
  * changed for an older one.) */
-static const char *const categories[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Me", "N",  "Nd",
-                                         "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po",
-                                         "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc",
-                                         "Cf", "Co"};
+static const char *const categories[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Me", "N",  "Nd", "Nl",
+                                         "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm",
+                                         "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
 
 typedef struct parser {
     const char *bytes;
     size_t size, at;
     zm_text *out;
-    size_t atom;                 /* where in out the last atom began */
-    bool has_atom;               /* a quantifier may follow */
-    size_t groups[MAX_DEPTH];    /* where in out the open groups began */
+    size_t atom;              /* where in out the last atom began */
+    bool has_atom;            /* a quantifier may follow */
+    size_t groups[MAX_DEPTH]; /* where in out the open groups began */
     size_t depth;
     const char *where;
     zmlx_error *error;
 } parser;
 
 static zmlx_status refuse(const parser *p, const char *what) {
-    return zm_fail(p->error, ZMLX_ERROR_UNSUPPORTED, p->where, "the pattern uses %s at byte %zu", what, p->at);
+    return zm_fail(p->error, ZMLX_ERROR_UNSUPPORTED, p->where, "the pattern uses %s at byte %zu", what,
+                   p->at);
 }
 
 static zmlx_status malformed(const parser *p, const char *what) {

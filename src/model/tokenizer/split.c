@@ -142,8 +142,8 @@ static void split_metaspace(const zm_splitter *splitter, zm_pieces *out, const c
     size_t length = splitter->replacement_size, start = out->text.size;
     bool begins = (size >= length && !memcmp(text, replacement, length)) || text[0] == ' ';
     bool first = at_origin;
-    if (!begins && (splitter->prepend == ZM_PREPEND_ALWAYS ||
-                    (splitter->prepend == ZM_PREPEND_FIRST && at_origin)))
+    if (!begins &&
+        (splitter->prepend == ZM_PREPEND_ALWAYS || (splitter->prepend == ZM_PREPEND_FIRST && at_origin)))
         zm_text_append(&out->text, replacement, length);
     for (size_t at = 0; at < size;) {
         bool marked = size - at >= length && !memcmp(text + at, replacement, length);
@@ -186,7 +186,8 @@ zmlx_status zm_split(const zm_splitter *splitter, zm_matcher *matcher, const zm_
             add_spans(splitter, &matcher->spans, out, text, piece.at_origin);
             break;
         case ZM_SPLIT_BYTE_LEVEL:
-            status = split_byte_level(splitter, matcher, &scratch, out, text, piece.size, piece.at_origin, error);
+            status =
+                split_byte_level(splitter, matcher, &scratch, out, text, piece.size, piece.at_origin, error);
             break;
         case ZM_SPLIT_METASPACE: split_metaspace(splitter, out, text, piece.size, piece.at_origin); break;
         }

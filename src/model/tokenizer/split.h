@@ -29,9 +29,9 @@ typedef struct zm_splitter {
     zm_splitter_kind kind;
     zm_pattern *pattern; /* PATTERN; BYTE_LEVEL with its expression; owned by the tokenizer */
     zm_split_behaviour behaviour;
-    bool invert;           /* PATTERN: what does not match counts as the match */
-    bool add_prefix_space; /* BYTE_LEVEL */
-    bool split;            /* METASPACE: cut before each replacement */
+    bool invert;               /* PATTERN: what does not match counts as the match */
+    bool add_prefix_space;     /* BYTE_LEVEL */
+    bool split;                /* METASPACE: cut before each replacement */
     zm_prepend_scheme prepend; /* METASPACE */
     char replacement[4];       /* METASPACE: one character */
     size_t replacement_size;

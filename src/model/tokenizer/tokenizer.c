@@ -74,8 +74,8 @@ static zmlx_status tokenise_pieces(encoder *e, zmlx_error *error) {
         if (piece->token != ZM_NO_TOKEN)
             ZM_TRY(zm_bpe_add_token(&e->scratch, piece->token, error));
         else
-            ZM_TRY(zm_bpe_encode(&e->tokenizer->bpe, &e->scratch, pieces->text.data + piece->offset, piece->size,
-                                 error));
+            ZM_TRY(zm_bpe_encode(&e->tokenizer->bpe, &e->scratch, pieces->text.data + piece->offset,
+                                 piece->size, error));
     }
     return ZMLX_OK;
 }
@@ -124,7 +124,8 @@ zmlx_status zmlx_tokenizer_encode(const zmlx_tokenizer *tokenizer, int32_t **tok
     *n_tokens = 0;
     zm_error_clear(error);
     if (size > MAX_TEXT)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, NULL, "a text of %zu bytes is longer than %d", size, MAX_TEXT);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, NULL, "a text of %zu bytes is longer than %d", size,
+                       MAX_TEXT);
     encoder e = {.tokenizer = tokenizer};
     e.matcher.text_limit = size * GROWTH + EXTRA < (size_t)1 << 30 ? size * GROWTH + EXTRA : (size_t)1 << 30;
     zmlx_status status = run(&e, text, size, error);
@@ -163,7 +164,8 @@ static zmlx_status push_token(zm_decode_chain *chain, const zmlx_tokenizer *toke
 }
 
 zmlx_status zmlx_tokenizer_decode(const zmlx_tokenizer *tokenizer, char **text, size_t *size,
-                                  const int32_t *tokens, size_t n_tokens, bool skip_special, zmlx_error *error) {
+                                  const int32_t *tokens, size_t n_tokens, bool skip_special,
+                                  zmlx_error *error) {
     *text = NULL;
     *size = 0;
     zm_error_clear(error);

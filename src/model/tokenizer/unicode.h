@@ -16,9 +16,9 @@ typedef struct zm_later_range {
 extern const zm_later_range zm_later_ranges[];
 extern const size_t zm_later_range_count;
 
-bool zm_unicode_space(uint32_t code);   /* White_Space */
-bool zm_unicode_number(uint32_t code);  /* general category N */
-bool zm_unicode_word(uint32_t code);    /* Alphabetic, M, Nd, Pc or Join_Control */
+bool zm_unicode_space(uint32_t code);  /* White_Space */
+bool zm_unicode_number(uint32_t code); /* general category N */
+bool zm_unicode_word(uint32_t code);   /* Alphabetic, M, Nd, Pc or Join_Control */
 
 /* The package's normalisers leave the code point as it is and never join it with another, although
  * a newer Unicode decomposes, composes or reorders it. */

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* moe_mlp: router, choice of experts, experts and weighted sum in one node. */
+#include "patch/pattern.h"
+
+static bool serves_experts(const zm_moe *moe, const char **reason) {
+    const zm_switch_glu *experts = moe->experts;
+    *reason = "its experts are missing or of another kind";
+    if (!experts || experts->base.kind != ZM_MODULE_SWITCH_GLU) return false;
+    if (experts->activation != ZM_ACTIVATION_SWIGLU && experts->activation != ZM_ACTIVATION_GEGLU &&
+        experts->activation != ZM_ACTIVATION_SWIGLU_OAI) {
+        *reason = "its experts' activation is not known";
+        return false;
+    }
+    const zm_linear *gate = experts->gate_proj, *up = experts->up_proj, *down = experts->down_proj;
+    if (!zm_patch_serves_linear(gate, moe->n_experts, reason) ||
+        !zm_patch_serves_linear(up, moe->n_experts, reason) ||
+        !zm_patch_serves_linear(down, moe->n_experts, reason))
+        return false;
+    *reason = "its projections do not fit together";
+    int hidden_size = moe->router->weight.in_features;
+    return gate->weight.in_features == hidden_size && up->weight.in_features == hidden_size &&
+           down->weight.out_features == hidden_size && gate->weight.out_features == up->weight.out_features &&
+           gate->weight.out_features == down->weight.in_features;
+}
+
+/* A field that the gating does not use must hold the value that changes nothing: another value says that
+ * the module means something this pattern does not know. */
+static bool serves_gating(const zm_moe *moe, const char **reason) {
+    bool sigmoid = moe->gating == ZM_GATING_SIGMOID_BIAS;
+    bool softmax_first = moe->gating == ZM_GATING_SOFTMAX_THEN_TOP_K;
+    *reason = "its gating is not known";
+    if (!sigmoid && !softmax_first && moe->gating != ZM_GATING_TOP_K_THEN_SOFTMAX_LOW &&
+        moe->gating != ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH)
+        return false;
+    *reason = "an expert bias does not belong to its gating";
+    if (!sigmoid && zm_is_set(moe->expert_bias)) return false;
+    *reason = "a scaling factor or an epsilon does not belong to its gating";
+    if (!sigmoid && (moe->routed_scaling_factor != 1.0f || moe->normalize_epsilon != 0.0f)) return false;
+    *reason = "its number of experts per token is out of range";
+    return moe->n_experts > 0 && moe->top_k > 0 && moe->top_k <= moe->n_experts;
+}
+
+static bool serves(const zm_moe *moe, const char **reason) {
+    if (!serves_gating(moe, reason) || !zm_patch_serves_linear(moe->router, 0, reason)) return false;
+    *reason = "its router has another number of experts";
+    if (moe->router->weight.out_features != moe->n_experts) return false;
+    return serves_experts(moe, reason);
+}
+
+zm_match zm_moe_mlp_match(const zm_module *module, const char **reason) {
+    if (module->kind != ZM_MODULE_MOE) return ZM_MATCH_NO;
+    if (!zm_patch_is_standard(module)) {
+        *reason = "it has a forward of its own";
+        return ZM_MATCH_REFUSED;
+    }
+    return serves((const zm_moe *)module, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
+}
+
+mlx_array zm_moe_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    const zm_moe *moe = (const zm_moe *)self;
+    const zm_patch_state *state = self->patch_state;
+    const char *reason;
+    if (!zm_patch_serves_call(self, x) || !serves(moe, &reason))
+        return zm_patch_original(self, scope, x, call);
+    const zm_switch_glu *experts = moe->experts;
+    zm_moe_arguments arguments = {
+        .router = &moe->router->weight,
+        .expert_bias = moe->expert_bias,
+        .gate = &experts->gate_proj->weight,
+        .up = &experts->up_proj->weight,
+        .down = &experts->down_proj->weight,
+        .activation = experts->activation,
+        .gating = moe->gating,
+        .top_k = moe->top_k,
+        .normalize_top_k = moe->normalize_top_k,
+        .normalize_epsilon = moe->normalize_epsilon,
+        .routed_scaling_factor = moe->routed_scaling_factor,
+    };
+    return zm_fused_moe(scope, x, &arguments, state->pool);
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+/* Measures patterns one by one on the model itself; keeps those that help and change no token. */
+#include "patch/smart_patch.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { N_CHECKED_TOKENS = 32, BLOCK_STEPS = 8, DEFAULT_SAMPLE = 16, MAX_RUNS = 1000 };
+
+typedef struct block_time { /* seconds */
+    double decode;          /* one step */
+    double prefill;
+} block_time;
+
+typedef struct trial {
+    zmlx_model *model;
+    const zmlx_smart_patch_options *options;
+    const int32_t *sample;
+    size_t n_sample;
+    double threshold;
+    int n_warmup, n_runs, max_fused_tokens;
+    int32_t expected[N_CHECKED_TOKENS]; /* greedy tokens of the model as it was given */
+    float *logits;                      /* of one step */
+    block_time *standing, *candidate;   /* n_runs each */
+    double *sorted;                     /* n_runs */
+    zmlx_error *error;
+} trial;
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static void say(const trial *this, const char *format, ...) ZM_PRINTF(2, 3);
+static void say(const trial *this, const char *format, ...) {
+    if (!this->options->log) return;
+    char line[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    this->options->log(this->options->log_context, line);
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The median of this->sorted. */
+static double median(trial *this) {
+    int n = this->n_runs;
+    qsort(this->sorted, (size_t)n, sizeof *this->sorted, compare_doubles);
+    return (this->sorted[(n - 1) / 2] + this->sorted[n / 2]) / 2;
+}
+
+static double median_step_ms(trial *this, const block_time *times) {
+    for (int i = 0; i < this->n_runs; i++) this->sorted[i] = 1000 * times[i].decode;
+    return median(this);
+}
+
+/* Standing and candidate blocks are neighbours in time, so each pair's ratio is free of slow drifts. */
+static double median_speedup(trial *this, bool prefill) {
+    for (int i = 0; i < this->n_runs; i++) {
+        const block_time *a = &this->standing[i], *b = &this->candidate[i];
+        double before = prefill ? a->prefill : a->decode, after = prefill ? b->prefill : b->decode;
+        this->sorted[i] = after > 0 ? before / after : 1;
+    }
+    return median(this);
+}
+
+/* A prefill of the sample and a block of single-token steps after it. */
+static zmlx_status time_block(trial *this, block_time *result) {
+    zmlx_session *session;
+    ZM_TRY(zmlx_session_new(&session, this->model, this->error));
+    double start = now();
+    zmlx_status status = zmlx_session_feed(session, this->sample, this->n_sample, NULL, false, this->error);
+    double filled = now();
+    for (int i = 0; i < BLOCK_STEPS && !status; i++)
+        status = zmlx_session_feed(session, &this->expected[i], 1, this->logits, false, this->error);
+    result->decode = (now() - filled) / BLOCK_STEPS;
+    result->prefill = filled - start;
+    zmlx_session_free(session);
+    return status;
+}
+
+/* Times the model as it stands and, with first below the number of patched modules, the candidate that
+ * patched the modules from first on, in turns. Ends with the candidate applied. */
+static zmlx_status time_both(trial *this, size_t first) {
+    bool has_candidate = first < zm_patch_count(this->model);
+    for (int run = -this->n_warmup; run < this->n_runs; run++) {
+        int slot = run < 0 ? 0 : run;
+        zm_patch_switch(this->model, first, false);
+        zmlx_status status = time_block(this, &this->standing[slot]);
+        zm_patch_switch(this->model, first, true);
+        if (!status && has_candidate) status = time_block(this, &this->candidate[slot]);
+        ZM_TRY(status);
+    }
+    return ZMLX_OK;
+}
+
+static zmlx_status greedy_tokens(trial *this, int32_t tokens[N_CHECKED_TOKENS]) {
+    zmlx_generation generation;
+    zmlx_generate_options options = {.max_tokens = N_CHECKED_TOKENS, .ignore_eos = true};
+    ZM_TRY(zmlx_generate(&generation, this->model, this->sample, this->n_sample, &options, this->error));
+    memcpy(tokens, generation.tokens, N_CHECKED_TOKENS * sizeof *tokens);
+    zmlx_generation_clear(&generation);
+    return ZMLX_OK;
+}
+
+/* Decides about the candidate that is applied now. A prefill longer than the guard runs the same
+ * operations with and without it, so its time says nothing. */
+static zmlx_status judge(trial *this, zmlx_smart_result *result, size_t first) {
+    int32_t tokens[N_CHECKED_TOKENS];
+    ZM_TRY(greedy_tokens(this, tokens));
+    int same = 0;
+    while (same < N_CHECKED_TOKENS && tokens[same] == this->expected[same]) same++;
+    result->same_tokens = same == N_CHECKED_TOKENS;
+    ZM_TRY(time_both(this, first));
+    result->decode_speedup = median_speedup(this, false);
+    result->prefill_speedup = median_speedup(this, true);
+    bool prefill_counts = this->max_fused_tokens > 0 && this->n_sample <= (size_t)this->max_fused_tokens;
+    result->choice = ZMLX_SMART_REVERT;
+    if (!result->same_tokens)
+        snprintf(result->reason, sizeof result->reason, "tokens differ from token %d on", same);
+    else if (result->decode_speedup < this->threshold)
+        snprintf(result->reason, sizeof result->reason, "below %.3f threshold", this->threshold);
+    else if (prefill_counts && result->prefill_speedup < this->threshold)
+        snprintf(result->reason, sizeof result->reason, "prefill %.3fx, below %.3f threshold",
+                 result->prefill_speedup, this->threshold);
+    else
+        result->choice = ZMLX_SMART_KEEP;
+    return ZMLX_OK;
+}
+
+static zmlx_status try_pattern(trial *this, zmlx_smart_result *result, zm_report *patched, double *current_ms,
+                               const zm_patch_pattern *pattern) {
+    zm_patch_request one = {
+        .patterns = {pattern}, .n_patterns = 1, .max_fused_tokens = this->max_fused_tokens};
+    zm_report *own;
+    size_t first = zm_patch_count(this->model);
+    ZM_TRY(zm_report_new(&own, patched->view.family, this->error));
+    zmlx_status status = zm_patch_apply(own, this->model, &one, this->error);
+    result->n_modules = (int)(zm_patch_count(this->model) - first);
+    result->choice = ZMLX_SMART_NO_MATCH;
+    if (!status && result->n_modules) status = judge(this, result, first);
+    if (!status && result->choice == ZMLX_SMART_KEEP) {
+        status = zm_report_merge(patched, own, this->error);
+        zm_report_set_speedup(patched, pattern->name, result->decode_speedup);
+        *current_ms = median_step_ms(this, this->candidate);
+    } else {
+        zm_patch_undo(this->model, first);
+    }
+    zm_report_free(own);
+    if (result->choice == ZMLX_SMART_NO_MATCH)
+        say(this, "%s: no matches (skipped)", pattern->name);
+    else if (result->choice == ZMLX_SMART_KEEP)
+        say(this, "%s: %.3fx -> KEEP (%d modules)", pattern->name, result->decode_speedup, result->n_modules);
+    else if (!status)
+        say(this, "%s: %.3fx -> REVERT (%s)", pattern->name, result->decode_speedup, result->reason);
+    return status;
+}
+
+static void say_names(const trial *this, const char *title, const zmlx_smart_report *report,
+                      zmlx_smart_choice choice) {
+    const char *names[ZM_PATTERN_COUNT];
+    size_t n_names = 0;
+    for (size_t i = 0; i < report->n_results; i++)
+        if (report->results[i].choice == choice) names[n_names++] = report->results[i].pattern;
+    zm_text text = {0};
+    zm_text_append_names(&text, names, n_names);
+    say(this, "%s: %s", title, zm_text_string(&text));
+    zm_text_free(&text);
+}
+
+static zmlx_status try_all(trial *this, zmlx_smart_report *report, zm_report *patched,
+                           const zm_patch_request *request) {
+    zm_text names = {0};
+    zm_text_append_names(&names, patched->view.patterns, patched->view.n_patterns);
+    say(this, "[smart_patch] Benchmarking %zu patterns: %s", request->n_patterns, zm_text_string(&names));
+    zm_text_free(&names);
+    ZM_TRY(greedy_tokens(this, this->expected));
+    ZM_TRY(time_both(this, zm_patch_count(this->model)));
+    report->baseline_ms = report->final_ms = median_step_ms(this, this->standing);
+    say(this, "Baseline: %.3f ms", report->baseline_ms);
+    for (size_t i = 0; i < request->n_patterns; i++) {
+        zmlx_smart_result *result = &report->results[report->n_results++];
+        result->pattern = request->patterns[i]->name;
+        ZM_TRY(try_pattern(this, result, patched, &report->final_ms, request->patterns[i]));
+    }
+    double speedup = report->final_ms > 0 ? report->baseline_ms / report->final_ms : 0;
+    say(this, "Result: %.3f -> %.3f ms (%.3fx)", report->baseline_ms, report->final_ms, speedup);
+    say_names(this, "Kept", report, ZMLX_SMART_KEEP);
+    say_names(this, "Reverted", report, ZMLX_SMART_REVERT);
+    return ZMLX_OK;
+}
+
+static zmlx_status allocate(trial *this, zmlx_smart_report *report, size_t n_patterns, int vocab_size) {
+    size_t n_runs = (size_t)this->n_runs;
+    report->results = calloc(n_patterns + 1, sizeof *report->results);
+    this->logits = calloc((size_t)vocab_size, sizeof *this->logits);
+    this->standing = calloc(n_runs, sizeof *this->standing);
+    this->candidate = calloc(n_runs, sizeof *this->candidate);
+    this->sorted = calloc(n_runs, sizeof *this->sorted);
+    bool complete = report->results && this->logits && this->standing && this->candidate && this->sorted;
+    return complete ? ZMLX_OK : zm_fail_memory(this->error);
+}
+
+static zmlx_status check_options(const zmlx_smart_patch_options *options, zmlx_error *error) {
+    if (!(options->threshold >= 0))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "threshold", "it must be 0 or more");
+    if (options->n_warmup < 0 || options->n_warmup > MAX_RUNS || options->n_runs < 0 ||
+        options->n_runs > MAX_RUNS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "runs", "warm-ups and runs must be 0 to %d", MAX_RUNS);
+    if (options->sample && !options->n_sample)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "sample", "it is empty");
+    return ZMLX_OK;
+}
+
+zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched, zmlx_model *model,
+                                   const zm_patch_request *request, const zmlx_smart_patch_options *options,
+                                   zmlx_error *error) {
+    int32_t default_sample[DEFAULT_SAMPLE];
+    for (int i = 0; i < DEFAULT_SAMPLE; i++) default_sample[i] = (17 + 31 * i) % model->info.vocab_size;
+    trial this = {
+        .model = model,
+        .options = options,
+        .sample = options->sample ? options->sample : default_sample,
+        .n_sample = options->sample ? options->n_sample : DEFAULT_SAMPLE,
+        .threshold = options->threshold > 0 ? options->threshold : 0.995,
+        .n_warmup = options->n_warmup ? options->n_warmup : 3,
+        .n_runs = options->n_runs ? options->n_runs : 5,
+        .max_fused_tokens = request->max_fused_tokens,
+        .error = error,
+    };
+    size_t n_before = zm_patch_count(model);
+    zmlx_status status = allocate(&this, report, request->n_patterns, model->info.vocab_size);
+    if (!status) status = try_all(&this, report, patched, request);
+    if (status) {
+        zm_patch_undo(model, n_before);
+        zmlx_smart_report_clear(report);
+    }
+    free(this.logits);
+    free(this.standing);
+    free(this.candidate);
+    free(this.sorted);
+    return status;
+}
+
+zmlx_status zmlx_smart_patch(zmlx_smart_report *report, zmlx_model *model,
+                             const zmlx_smart_patch_options *options, zmlx_error *error) {
+    static const zmlx_smart_patch_options defaults;
+    *report = (zmlx_smart_report){0};
+    if (!options) options = &defaults;
+    ZM_TRY(check_options(options, error));
+    zmlx_patch_options choice = {.patterns = options->patterns,
+                                 .n_patterns = options->n_patterns,
+                                 .exclude = options->exclude,
+                                 .n_exclude = options->n_exclude};
+    zm_report *patched;
+    zm_patch_request request;
+    ZM_TRY(zm_report_new(&patched, model->family ? model->family->group : "unknown", error));
+    zmlx_status status = zm_patch_resolve(&request, patched, model, &choice, error);
+    if (!status) status = zm_smart_patch_request(report, patched, model, &request, options, error);
+    if (!status) status = zm_patch_keep_report(model, patched, false, error);
+    if (status) zm_report_free(patched);
+    return status;
+}
+
+void zmlx_smart_report_clear(zmlx_smart_report *report) {
+    free(report->results);
+    *report = (zmlx_smart_report){0};
+}

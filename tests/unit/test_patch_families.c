@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/* Every family with random weights: patched and unpatched give the same tokens and nearly the same logits.
+ * The rows of patterns.def name this test. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "zmlx/synth.h"
+#include "zmlx/validate.h"
+
+enum { N_PROMPT = 12, N_TOKENS = 40, MLP = 0, MOE = 1, LINEAR = 2 };
+
+#define SIZES                                                                                                \
+    "\"hidden_size\":128,\"vocab_size\":320,\"num_hidden_layers\":4,\"num_attention_heads\":4,"              \
+    "\"num_key_value_heads\":2,\"intermediate_size\":192,\"max_position_embeddings\":4096,\"eos_token_id\":" \
+    "2,"
+#define LFM2                                                                                 \
+    SIZES "\"norm_eps\":1e-5,\"conv_bias\":false,\"conv_L_cache\":3,\"rope_theta\":50000.0," \
+          "\"layer_types\":[\"conv\",\"full_attention\",\"conv\",\"full_attention\"],"
+
+typedef struct family_case {
+    const char *config;
+    int counts[3]; /* of swiglu_mlp, moe_mlp, quantized_linear */
+} family_case;
+
+/* Linear maps outside MLPs: 4 an attention, 2 a convolution, 1 output projection. */
+static const family_case cases[] = {
+    {"{\"model_type\":\"lfm2_moe\"," LFM2 "\"moe_intermediate_size\":64,\"num_experts\":8,"
+     "\"num_experts_per_tok\":3,\"norm_topk_prob\":true,\"use_expert_bias\":true,\"num_dense_layers\":1}",
+     {1, 3, 13}},
+    {"{\"model_type\":\"lfm2\"," LFM2 "\"block_dim\":128,\"block_ff_dim\":192,\"block_multiple_of\":64,"
+     "\"block_ffn_dim_multiplier\":1.0,\"block_auto_adjust_ff_dim\":false}",
+     {4, 0, 13}},
+    {"{\"model_type\":\"llama\"," SIZES "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}", {4, 0, 17}},
+    {"{\"model_type\":\"qwen3\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
+     "\"tie_word_embeddings\":true}",
+     {4, 0, 17}},
+    {"{\"model_type\":\"qwen3_moe\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
+     "\"tie_word_embeddings\":false,\"num_experts\":8,\"num_experts_per_tok\":2,\"decoder_sparse_step\":1,"
+     "\"mlp_only_layers\":[1],\"moe_intermediate_size\":64,\"norm_topk_prob\":true}",
+     {1, 3, 17}},
+    {"{\"model_type\":\"mixtral\"," SIZES "\"rms_norm_eps\":1e-5,\"num_local_experts\":4,"
+     "\"num_experts_per_tok\":2}",
+     {0, 4, 17}},
+    {"{\"model_type\":\"gpt_oss\"," SIZES "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"num_local_experts\":8,"
+     "\"num_experts_per_tok\":3,\"sliding_window\":32,\"rope_theta\":150000,\"rope_scaling\":{"
+     "\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,\"beta_slow\":1.0,"
+     "\"original_max_position_embeddings\":128}}",
+     {0, 4, 17}},
+};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+static char folder[64], config_path[96], model_path[96];
+static zmlx_error error;
+
+static void check(zmlx_status status) {
+    if (status) fail_msg("%s: %s", error.where, error.message);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/zmlx-families-XXXXXX");
+    if (!mkdtemp(folder)) return 1;
+    snprintf(config_path, sizeof config_path, "%s/config.json", folder);
+    snprintf(model_path, sizeof model_path, "%s/model", folder);
+    return 0;
+}
+
+static void remove_model(void) {
+    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json",
+                                        "tokenizer_config.json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[160];
+        snprintf(path, sizeof path, "%s/%s", model_path, names[i]);
+        unlink(path);
+    }
+    rmdir(model_path);
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    remove_model();
+    unlink(config_path);
+    return rmdir(folder);
+}
+
+static zmlx_model *make_model(const char *config, int bits) {
+    FILE *file = fopen(config_path, "w");
+    assert_non_null(file);
+    fputs(config, file);
+    assert_int_equal(fclose(file), 0);
+    remove_model();
+    zmlx_synth_options synth = {.bits = bits, .seed = 3};
+    uint64_t size;
+    check(zmlx_synth(&size, config_path, model_path, &synth, &error));
+    zmlx_model_options options = {.device = ZMLX_DEVICE_CPU};
+    zmlx_model *model;
+    check(zmlx_model_load(&model, model_path, &options, &error));
+    return model;
+}
+
+static int count_of(const zmlx_validation *validation, const char *pattern) {
+    for (size_t i = 0; i < validation->n_counts; i++)
+        if (!strcmp(validation->counts[i].pattern, pattern)) return validation->counts[i].count;
+    return 0;
+}
+
+static void validate_case(const family_case *this, int bits) {
+    static const int32_t prompt[N_PROMPT] = {1, 57, 130, 99, 201, 44, 17, 250, 63, 112, 180, 35};
+    zmlx_model *model = make_model(this->config, bits);
+    zmlx_validate_options options = {.max_tokens = N_TOKENS, .n_runs = 1, .ignore_eos = true};
+    zmlx_validation validation;
+    check(zmlx_validate(&validation, model, prompt, N_PROMPT, &options, &error));
+    const char *model_type = zmlx_model_get_info(model)->model_type;
+    if (!validation.passed || validation.argmax_agree != N_TOKENS)
+        fail_msg("%s, %d bits: %zu of %zu tokens, %zu of %d positions", model_type, bits, validation.matched,
+                 validation.total, validation.argmax_agree, N_TOKENS);
+    if (!(validation.max_abs_logit_diff > 0 && validation.max_abs_logit_diff < 1e-3))
+        fail_msg("%s, %d bits: logits differ by %g", model_type, bits, validation.max_abs_logit_diff);
+    assert_int_equal(count_of(&validation, "swiglu_mlp"), this->counts[MLP]);
+    assert_int_equal(count_of(&validation, "moe_mlp"), this->counts[MOE]);
+    assert_int_equal(count_of(&validation, "quantized_linear"), bits < 16 ? this->counts[LINEAR] : 0);
+    zmlx_validation_clear(&validation);
+    zmlx_model_free(model);
+}
+
+static void test_quantised(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CASES; i++) validate_case(&cases[i], 4);
+}
+
+static void test_dense(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CASES; i++) validate_case(&cases[i], 16);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_quantised),
+        cmocka_unit_test(test_dense),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -82,7 +82,7 @@ checkpoint("header-too-long", "model.safetensors", model_safetensors=struct.pack
 checkpoint("header-past-end", "model.safetensors", model_safetensors=struct.pack("<Q", len(weights)) + weights[8:])
 checkpoint("header-no-json", "model.safetensors", model_safetensors=weights[:8] + b"x" * size + data)
 
-def tensors(name, expected, changed, text=None):
+def tensors(name, expected, changed, text=None, data=data):
     head = (text or json.dumps(changed)).encode()
     checkpoint(name, expected, model_safetensors=struct.pack("<Q", len(head)) + head + data)
 
@@ -98,7 +98,11 @@ entry("tensor-shape-huge", norm, shape=[2**62, 2**62])
 entry("tensor-offsets-outside", norm, data_offsets=[len(data), len(data) + end - begin])
 entry("tensor-offsets-backwards", norm, data_offsets=[end, begin])
 entry("tensor-offsets-overlap", "model.safetensors", data_offsets=[0, end - begin])
-tensors("tensor-missing", norm, {name: value for name, value in header.items() if name != norm})
+without = {name: value for name, value in header.items() if name != norm}
+tensors("tensor-gap", "belong to no tensor", without)
+closed = {name: {**value, "data_offsets": [at - (end - begin) * (at >= end) for at in value["data_offsets"]]}
+          if "data_offsets" in value else value for name, value in without.items()}
+tensors("tensor-missing", norm, closed, data=data[:begin] + data[end:])
 tensors("tensor-extra", "no.such.tensor", {**header, "no.such.tensor": header[norm]})
 twice = json.dumps(header)
 tensors("tensor-twice", "model.safetensors", None, twice[:-1] + f', "{norm}": {json.dumps(header[norm])}' + "}")

@@ -34,8 +34,12 @@ done
 expect_output_error 'No space left on device' validate "$model" --runs 1 --max-tokens 2 --prompt-tokens 1,5,6
 [ -c /dev/full ] || fail "/dev/full was replaced"
 
-# A closed pipe: the reader has what it wanted, the program stops and is content.
-"$zmlx" generate "$model" --prompt-tokens 1,5,6 --max-tokens 4000 --ignore-eos --patterns none 2>err | head -c 10 >out
+# A closed pipe: the reader has what it wanted, the program stops and is content. (It would go on for days.)
+cp -r "$model" endless
+sed 's/"max_position_embeddings": [0-9]*/"max_position_embeddings": 1000000000/' "$model/config.json" \
+    >endless/config.json
+timeout 100 "$zmlx" generate endless --prompt-tokens 1,5,6 --max-tokens 100000000 --ignore-eos --patterns none \
+    2>err | head -c 10 >out
 results=("${PIPESTATUS[@]}")
 [ "${results[0]}" = 0 ] || fail "status ${results[0]} at a closed pipe"
 [ "$(wc -c <out)" = 10 ] || fail "$(wc -c <out) bytes came through the pipe instead of 10"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Compares zmlx's tokenizer with the `tokenizers` package on hostile text.
 
-    python tokenizer_oracle.py DRIVER MODELS_FOLDER [--strings N] [--seed S] [--form NAME]
+    python tokenizer_oracle.py --build FOLDER --source FOLDER [--strings N] [--seed S] [--form NAME]
 
-DRIVER is the program built from tokenizer_driver.c. For each tokenizer form, N random byte strings are
+For each tokenizer form, N random byte strings are
 encoded by both (with and without special tokens), and the ids as well as random id sequences are decoded by
 both, whole and incrementally. Where mlx-lm is installed, prompts are also compared with what it makes of
 them for several kinds of tokenizer_config.json. Prints one line a form; the exit status is 1 when anything differs.
@@ -274,7 +274,7 @@ def all_code_points():
 
 
 def compare(name, tokenizer, folder, options):
-    """Number of strings and of differences."""
+    """Number of strings, of id sequences and of differences."""
     source = random.Random(f"{options.seed} {name}")
     pieces = [token.content for token in tokenizer.get_added_tokens_decoder().values()] + ["<|im_start|>user\n"]
     strings = [random_text(source, pieces) for _ in range(options.strings)] + (all_code_points() if options.planes else [])
@@ -315,7 +315,7 @@ def compare(name, tokenizer, folder, options):
             differs("text without special tokens", ids, two.encode(), answers[1])
         if answers[2] != [1]:
             differs("incremental text", ids, one, "another")
-    return len(strings) + len(lists) - len(with_special), differences
+    return len(strings), len(lists), differences
 
 
 SPM = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -396,15 +396,16 @@ def compare_settings(options):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("driver")
-    parser.add_argument("models")
+    parser.add_argument("--build", required=True, help="has tests/tokenizer_driver")
+    parser.add_argument("--source", required=True, help="has models/")
     parser.add_argument("--strings", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--form", help="only this one")
     parser.add_argument("--show", type=int, default=3, help="differences printed a form")
     options = parser.parse_args()
+    options.driver = os.path.join(options.build, "tests", "tokenizer_driver")
     forms = {form.__name__: form for form in FORMS}
-    forms["lfm2"] = lambda: Tokenizer.from_file(os.path.join(options.models, "lfm2-moe-tiny-4bit", "tokenizer.json"))
+    forms["lfm2"] = lambda: Tokenizer.from_file(os.path.join(options.source, "models", "lfm2-moe-tiny-4bit", "tokenizer.json"))
     total = 0
     for name, build in forms.items():
         if options.form and name != options.form:
@@ -414,8 +415,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "tokenizer.json")
             tokenizer.save(path)
-            strings, differences = compare(name, Tokenizer.from_file(path), folder, options)
-        print(f"{name}: {strings} strings, {differences} differences", flush=True)
+            strings, sequences, differences = compare(name, Tokenizer.from_file(path), folder, options)
+        print(f"{name}: {strings} strings, {sequences} id sequences, {differences} differences", flush=True)
         total += differences
     if not options.form:
         total += compare_settings(options)

@@ -10,7 +10,7 @@
 #include "model/tokenizer/utf8.h"
 
 enum {
-    FIRST_STEPS = 1000000, /* for a text however short */
+    FIRST_STEPS = 20000000, /* for a text however short */
     STEPS_PER_BYTE = 500   /* the usual patterns take 5 to 30 */
 };
 

@@ -28,6 +28,13 @@ typedef struct zm_moe_arguments {
     float routed_scaling_factor;
 } zm_moe_arguments;
 
+typedef struct zm_short_conv_arguments {
+    const zm_weight *in_proj, *out_proj; /* (3 * size, in), (out, size) */
+    mlx_array conv_weight, conv_bias;    /* (size, taps, 1); (size,) or empty */
+    mlx_array last;                      /* (1, taps - 1, size) earlier gated inputs; empty: zeros */
+    int taps;                            /* at least 2 */
+} zm_short_conv_arguments;
+
 /* Whether the node can serve this weight on the CPU; otherwise *reason (static text) says why not. */
 bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
 
@@ -39,5 +46,11 @@ mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_weight *gate, con
 /* y = sum over the chosen experts of weight * down(h(gate(x), up(x))): router, choice, experts and combine
  * in one node. */
 mlx_array zm_fused_moe(zm_scope *, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool);
+/* y = x * (mean(x^2) + eps)^(-1/2) * weight over the last dimension: mlx.fast.rms_norm. */
+mlx_array zm_fused_rms_norm(zm_scope *, mlx_array x, mlx_array weight, float eps);
+/* The gated short convolution of lfm2: b, c, v = in_proj(x); y = out_proj(c * conv(b * v)). x is one
+ * sequence (1, length, in); *last becomes the last gated inputs, for the next call. */
+mlx_array zm_fused_short_conv(zm_scope *, mlx_array *last, mlx_array x,
+                              const zm_short_conv_arguments *arguments, zm_pool *pool);
 
 #endif

@@ -145,6 +145,11 @@ const float *zm_read_floats(const zm_level *level, const zm_view *view, float *s
     return scratch;
 }
 
+void zm_copy_floats(const zm_level *level, const zm_view *view, float *copy) {
+    const float *values = zm_read_floats(level, view, copy);
+    if (values != copy) memcpy(copy, values, view->size * sizeof *copy);
+}
+
 float *zm_result_floats(const zm_view *output, float *scratch) {
     return output->dtype == MLX_FLOAT32 ? output->data : scratch;
 }
@@ -155,6 +160,11 @@ void zm_round_floats(const zm_view *output, const float *values) {
         for (size_t i = 0; i < output->size; i++) halves[i] = zm_float16_from_float(values[i]);
     else if (output->dtype == MLX_BFLOAT16)
         for (size_t i = 0; i < output->size; i++) halves[i] = zm_bfloat16_from_float(values[i]);
+}
+
+void zm_store_floats(const zm_view *output, const float *values) {
+    if (output->dtype == MLX_FLOAT32) memcpy(output->data, values, output->size * sizeof *values);
+    else zm_round_floats(output, values);
 }
 
 enum { ALIGNED_FLOATS = 16 };

@@ -42,9 +42,13 @@ static inline size_t zm_token_count(mlx_array x, size_t in_features) {
 
 /* The view's numbers in float32: its own data, or widened into scratch. */
 const float *zm_read_floats(const zm_level *level, const zm_view *view, float *scratch);
+/* The same, always copied. */
+void zm_copy_floats(const zm_level *level, const zm_view *view, float *copy);
 /* Where a node computes its result, and its rounding to the output's type. */
 float *zm_result_floats(const zm_view *output, float *scratch);
 void zm_round_floats(const zm_view *output, const float *values);
+/* Writes values computed elsewhere, rounded to the output's type. */
+void zm_store_floats(const zm_view *output, const float *values);
 
 /* Scratch memory of a node: places are asked for while it is made, then allocated at once. */
 typedef struct zm_workspace {

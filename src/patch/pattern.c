@@ -8,7 +8,7 @@
 
 static const zm_patch_pattern patterns[] = {
 #define ZM_PATTERN(name, place, device, summary) \
-    {#name, summary, ZM_PATTERN_##place, ZMLX_DEVICE_##device, zm_##name##_match, zm_##name##_forward},
+    {#name, summary, ZM_PATTERN_##place, ZMLX_DEVICE_##device, zm_patch_##name##_match, zm_patch_##name##_forward},
 #include "patch/patterns.def"
 #undef ZM_PATTERN
 };
@@ -68,9 +68,10 @@ bool zm_patch_serves_call(const zm_module *self, mlx_array x) {
     if (!state || !zm_is_set(x)) return false;
     mlx_dtype dtype = mlx_array_dtype(x);
     if (dtype != MLX_FLOAT32 && dtype != MLX_FLOAT16 && dtype != MLX_BFLOAT16) return false;
-    int features = mlx_array_ndim(x) ? zm_dim(x, -1) : 0;
-    if (features <= 0) return false;
-    size_t tokens = mlx_array_size(x) / (size_t)features;
+    /* (batch, length, ...): what follows belongs to one token. */
+    int n_dims = (int)mlx_array_ndim(x);
+    size_t tokens = n_dims > 1 ? (size_t)zm_dim(x, 0) : 0;
+    if (n_dims > 2) tokens *= (size_t)zm_dim(x, 1);
     return tokens > 0 && state->max_fused_tokens > 0 && tokens <= (size_t)state->max_fused_tokens;
 }
 

@@ -44,8 +44,8 @@ enum {
 };
 
 #define ZM_PATTERN(name, place, device, summary)                              \
-    zm_match zm_##name##_match(const zm_module *module, const char **reason); \
-    mlx_array zm_##name##_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+    zm_match zm_patch_##name##_match(const zm_module *module, const char **reason); \
+    mlx_array zm_patch_##name##_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 #include "patch/patterns.def"
 #undef ZM_PATTERN
 

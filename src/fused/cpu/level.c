@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <stdatomic.h>
+
 #include "fused/cpu/level.h"
 
 extern const zm_level zm_level_baseline;
@@ -17,9 +19,13 @@ static const zm_level *const levels[] = {
 
 const zm_level *const *zm_fused_levels(void) { return levels; }
 
+/* Asked once: the instruction that asks the processor is slow in a virtual machine. */
 const zm_level *zm_fused_best_level(void) {
-    const zm_level *best = levels[0];
+    static _Atomic(const zm_level *) found;
+    const zm_level *best = atomic_load_explicit(&found, memory_order_relaxed);
+    if (best) return best;
     for (const zm_level *const *level = levels; *level; level++)
         if ((*level)->supported()) best = *level;
+    atomic_store_explicit(&found, best, memory_order_relaxed);
     return best;
 }

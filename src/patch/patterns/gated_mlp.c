@@ -39,18 +39,18 @@ static mlx_array forward(zm_module *self, zm_scope *scope, mlx_array x, const zm
                               &mlp->down_proj->weight, activation, state->pool);
 }
 
-zm_match zm_swiglu_mlp_match(const zm_module *module, const char **reason) {
+zm_match zm_patch_swiglu_mlp_match(const zm_module *module, const char **reason) {
     return match(module, ZM_ACTIVATION_SWIGLU, reason);
 }
 
-mlx_array zm_swiglu_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+mlx_array zm_patch_swiglu_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     return forward(self, scope, x, call, ZM_ACTIVATION_SWIGLU);
 }
 
-zm_match zm_geglu_mlp_match(const zm_module *module, const char **reason) {
+zm_match zm_patch_geglu_mlp_match(const zm_module *module, const char **reason) {
     return match(module, ZM_ACTIVATION_GEGLU, reason);
 }
 
-mlx_array zm_geglu_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+mlx_array zm_patch_geglu_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     return forward(self, scope, x, call, ZM_ACTIVATION_GEGLU);
 }

@@ -47,7 +47,7 @@ static bool serves(const zm_moe *moe, const char **reason) {
     return serves_experts(moe, reason);
 }
 
-zm_match zm_moe_mlp_match(const zm_module *module, const char **reason) {
+zm_match zm_patch_moe_mlp_match(const zm_module *module, const char **reason) {
     if (module->kind != ZM_MODULE_MOE) return ZM_MATCH_NO;
     if (!zm_patch_is_standard(module)) {
         *reason = "it has a forward of its own";
@@ -56,7 +56,7 @@ zm_match zm_moe_mlp_match(const zm_module *module, const char **reason) {
     return serves((const zm_moe *)module, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
 }
 
-mlx_array zm_moe_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+mlx_array zm_patch_moe_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_moe *moe = (const zm_moe *)self;
     const zm_patch_state *state = self->patch_state;
     const char *reason;

@@ -2,7 +2,7 @@
 /* quantized_linear: x W^T (+ bias) with a quantised W, the output projection included. */
 #include "patch/pattern.h"
 
-zm_match zm_quantized_linear_match(const zm_module *module, const char **reason) {
+zm_match zm_patch_quantized_linear_match(const zm_module *module, const char **reason) {
     if (module->kind != ZM_MODULE_LINEAR) return ZM_MATCH_NO;
     const zm_linear *linear = (const zm_linear *)module;
     if (!zm_weight_is_quantized(&linear->weight)) return ZM_MATCH_NO;
@@ -13,7 +13,7 @@ zm_match zm_quantized_linear_match(const zm_module *module, const char **reason)
     return zm_fused_weight_supported(&linear->weight, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
 }
 
-mlx_array zm_quantized_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+mlx_array zm_patch_quantized_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_patch_state *state = self->patch_state;
     const zm_weight *weight = &((const zm_linear *)self)->weight;
     const char *reason;

@@ -113,7 +113,7 @@ static void gating_follows_its_rule(void **state) {
     (void)state;
     const float odds[5] = {logf(1), logf(3), logf(0.25f), logf(3), logf(1)}; /* sigmoid 1/2 3/4 1/5 3/4 1/2 */
     const float bias[5] = {0, -0.5f, 1, 0, 0};
-    const float parts[5] = {logf(2), logf(3), logf(1), logf(3), logf(1)}; /* softmax 2/10 3/10 1/10 3/10 1/10 */
+    const float parts[5] = {logf(2), logf(3), logf(1), logf(3), logf(1)}; /* softmax .2 .3 .1 .3 .1 */
     const gating_case cases[] = {
         {RULE(ZM_GATING_SIGMOID_BIAS, 2, true, 0, 1), odds, NULL, {1, 3}, {0.5, 0.5}},
         {RULE(ZM_GATING_SIGMOID_BIAS, 2, true, 0.05f, 2), odds, bias, {3, 2}, {1.5, 0.4}},

@@ -54,8 +54,9 @@ typedef struct zmlx_patch_report {
 } zmlx_patch_report;
 
 /* Patches model. *report is borrowed: valid until the next patch or unpatch of this model, or until the
- * model is freed. Modules patched already stay as they are. An unknown pattern name is
- * ZMLX_ERROR_ARGUMENT with the list of known ones. */
+ * model is freed; it tells what this call did. Modules patched already stay as they are, so a second call
+ * patches none, and unpatching undoes all calls. An unknown pattern name is ZMLX_ERROR_ARGUMENT with the
+ * list of known ones. report may be NULL. */
 ZMLX_API zmlx_status zmlx_patch(const zmlx_patch_report **report, zmlx_model *model,
                                 const zmlx_patch_options *options /* may be NULL */, zmlx_error *error);
 /* Restores every module; NULL and unpatched models are fine. */

@@ -8,7 +8,12 @@
 
 static const zm_patch_pattern patterns[] = {
 #define ZM_PATTERN(name, place, device, summary) \
-    {#name, summary, ZM_PATTERN_##place, ZMLX_DEVICE_##device, zm_patch_##name##_match, zm_patch_##name##_forward},
+    {#name,                                      \
+     summary,                                    \
+     ZM_PATTERN_##place,                         \
+     ZMLX_DEVICE_##device,                       \
+     zm_patch_##name##_match,                    \
+     zm_patch_##name##_forward},
 #include "patch/patterns.def"
 #undef ZM_PATTERN
 };

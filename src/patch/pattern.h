@@ -43,7 +43,7 @@ enum {
     ZM_PATTERN_COUNT
 };
 
-#define ZM_PATTERN(name, place, device, summary)                              \
+#define ZM_PATTERN(name, place, device, summary)                                    \
     zm_match zm_patch_##name##_match(const zm_module *module, const char **reason); \
     mlx_array zm_patch_##name##_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 #include "patch/patterns.def"

@@ -13,7 +13,8 @@ zm_match zm_patch_quantized_linear_match(const zm_module *module, const char **r
     return zm_fused_weight_supported(&linear->weight, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
 }
 
-mlx_array zm_patch_quantized_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+mlx_array zm_patch_quantized_linear_forward(zm_module *self, zm_scope *scope, mlx_array x,
+                                            const zm_call *call) {
     const zm_patch_state *state = self->patch_state;
     const zm_weight *weight = &((const zm_linear *)self)->weight;
     const char *reason;

@@ -12,6 +12,7 @@ zm_match zm_patch_rmsnorm_match(const zm_module *module, const char **reason) {
 
 mlx_array zm_patch_rmsnorm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_norm *norm = (const zm_norm *)self;
-    if (!zm_patch_serves_call(self, x)) return zm_patch_original(self, scope, x, call);
+    if (!zm_patch_serves_call(self, x) || !zm_is_set(norm->weight))
+        return zm_patch_original(self, scope, x, call);
     return zm_fused_rms_norm(scope, x, norm->weight, norm->eps);
 }

@@ -9,7 +9,8 @@ static bool serves(const zm_short_conv *module, const char **reason) {
         return false;
     *reason = "its convolution is of another kind";
     const zm_depthwise_conv *conv = module->conv;
-    if (conv->base.kind != ZM_MODULE_CONV1D || conv->taps < 2) return false;
+    if (!conv || conv->base.kind != ZM_MODULE_CONV1D || !zm_patch_is_standard(&conv->base) || conv->taps < 2)
+        return false;
     *reason = "its projections do not fit together";
     int size = module->hidden_size;
     return conv->channels == size && in_proj->weight.out_features == 3 * size &&

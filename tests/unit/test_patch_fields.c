@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/* Patterns match on declared fields: each one, set to something a pattern does not know, is a refusal. */
+#include "module_testing.h"
+
+static void expect_refused(const char *pattern, const zm_module *module, const char *expected) {
+    const char *reason = NULL;
+    zm_match match = zm_patch_pattern_find(pattern)->match(module, &reason);
+    assert_int_equal(match, expected ? ZM_MATCH_REFUSED : ZM_MATCH_NO);
+    if (expected) assert_string_equal(reason, expected);
+}
+
+static void test_fields_of_gated_mlps(void **state) {
+    (void)state;
+    zm_gated_mlp *mlp = tree.swiglu;
+    expect_refused("swiglu_mlp", &tree.geglu->base, NULL);
+    expect_refused("geglu_mlp", &tree.swiglu->base, NULL);
+    expect_refused("swiglu_mlp", &tree.moe[0]->base, NULL);
+    expect_refused("moe_mlp", &tree.swiglu->base, NULL);
+    mlp->activation = ZM_ACTIVATION_SWIGLU_OAI;
+    expect_refused("swiglu_mlp", &mlp->base, "no pattern serves its activation");
+    mlp->activation = (zm_activation)17;
+    expect_refused("geglu_mlp", &mlp->base, "no pattern serves its activation");
+    mlp->activation = ZM_ACTIVATION_SWIGLU;
+    zm_linear *down = mlp->down_proj;
+    mlp->down_proj = mlp->up_proj;
+    expect_refused("swiglu_mlp", &mlp->base, "its projections do not fit together");
+    mlp->down_proj = tree.odd;
+    expect_refused("swiglu_mlp", &mlp->base, "nvfp4 weights have no CPU kernel");
+    mlp->down_proj = tree.moe[0]->experts->down_proj;
+    expect_refused("swiglu_mlp", &mlp->base, "a projection is missing or not a linear map");
+    mlp->down_proj = NULL;
+    expect_refused("swiglu_mlp", &mlp->base, "a projection is missing or not a linear map");
+    mlp->down_proj = down;
+    mlp->base.forward = doubling_forward;
+    expect_refused("swiglu_mlp", &mlp->base, "it has a forward of its own");
+    mlp->base.forward = zm_standard_forward(mlp->base.kind);
+}
+
+static void test_fields_of_mixtures(void **state) {
+    (void)state;
+    zm_moe right = *tree.moe[1], moe = right;
+    zm_switch_glu experts = *right.experts;
+#define REFUSES(change, reason)                       \
+    do {                                              \
+        change;                                       \
+        expect_refused("moe_mlp", &moe.base, reason); \
+        moe = right;                                  \
+        experts = *right.experts;                     \
+    } while (0)
+    REFUSES(moe.gating = (zm_gating)9, "its gating is not known");
+    REFUSES(moe.expert_bias = tree.moe[0]->expert_bias, "an expert bias does not belong to its gating");
+    REFUSES(moe.routed_scaling_factor = 2, "a scaling factor or an epsilon does not belong to its gating");
+    REFUSES(moe.normalize_epsilon = 1e-6f, "a scaling factor or an epsilon does not belong to its gating");
+    REFUSES(moe.top_k = 0, "its number of experts per token is out of range");
+    REFUSES(moe.top_k = N_EXPERTS + 1, "its number of experts per token is out of range");
+    REFUSES(moe.router = tree.plain, "its router has another number of experts");
+    REFUSES(moe.router = NULL, "a projection is missing or not a linear map");
+    REFUSES(moe.experts = NULL, "its experts are missing or of another kind");
+    REFUSES((moe.experts = &experts, experts.activation = (zm_activation)5),
+            "its experts' activation is not known");
+    REFUSES((moe.experts = &experts, experts.up_proj = experts.down_proj),
+            "its projections do not fit together");
+    REFUSES((moe.experts = &experts, experts.up_proj = tree.plain),
+            "a projection is missing or not a linear map");
+    REFUSES(moe.base.forward = doubling_forward, "it has a forward of its own");
+#undef REFUSES
+    const char *reason;
+    assert_int_equal(zm_patch_moe_mlp_match(&moe.base, &reason), ZM_MATCH_YES);
+}
+
+static void test_fields_of_linear_maps(void **state) {
+    (void)state;
+    expect_refused("quantized_linear", &tree.plain->base, NULL);
+    expect_refused("quantized_linear", &tree.moe[0]->experts->up_proj->base, NULL);
+    expect_refused("quantized_linear", &tree.odd->base, "nvfp4 weights have no CPU kernel");
+    tree.head->base.forward = doubling_forward;
+    expect_refused("quantized_linear", &tree.head->base, "it has a forward of its own");
+    tree.head->base.forward = zm_standard_forward(ZM_MODULE_LINEAR);
+}
+
+static void test_fields_of_convolutions_and_norms(void **state) {
+    (void)state;
+    zm_depthwise_conv *conv = tree.conv->conv;
+    zm_module *module = &tree.conv->base;
+    conv->taps = 1;
+    expect_refused("short_conv", module, "its convolution is of another kind");
+    conv->taps = 3;
+    conv->base.forward = doubling_forward;
+    expect_refused("short_conv", module, "its convolution is of another kind");
+    conv->base.forward = zm_standard_forward(ZM_MODULE_CONV1D);
+    tree.conv->conv = NULL;
+    expect_refused("short_conv", module, "its convolution is of another kind");
+    tree.conv->conv = conv;
+    tree.conv->hidden_size = HIDDEN / 2;
+    expect_refused("short_conv", module, "its projections do not fit together");
+    tree.conv->hidden_size = HIDDEN;
+    module->forward = doubling_forward;
+    expect_refused("short_conv", module, "it has a forward of its own");
+    module->forward = zm_standard_forward(ZM_MODULE_SHORT_CONV);
+    expect_refused("short_conv", &tree.norm->base, NULL);
+    expect_refused("rmsnorm", module, NULL);
+    mlx_array weight = tree.norm->weight;
+    tree.norm->weight = (mlx_array){0};
+    expect_refused("rmsnorm", &tree.norm->base, "it has no weight");
+    tree.norm->weight = weight;
+    tree.norm->base.forward = doubling_forward;
+    expect_refused("rmsnorm", &tree.norm->base, "it has a forward of its own");
+    tree.norm->base.forward = zm_standard_forward(ZM_MODULE_RMS_NORM);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, open_tree, close_model)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(test_fields_of_gated_mlps),
+        TEST(test_fields_of_mixtures),
+        TEST(test_fields_of_linear_maps),
+        TEST(test_fields_of_convolutions_and_norms),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

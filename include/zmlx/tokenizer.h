@@ -10,7 +10,10 @@
  *
  * Supported: byte-level BPE (GPT-2, Llama-3, Qwen, LFM2 patterns) and SentencePiece-style BPE with byte
  * fallback (Llama-2, Mixtral), with the normalisers, pre-tokenisers, post-processors and decoders those
- * use. Anything else is refused by name. Results equal those of the `tokenizers` package. */
+ * use. Anything else is refused by name, also a vocabulary string with a NUL in it. Results equal those of
+ * the `tokenizers` package (0.23), with PCRE2 and utf8proc of Unicode 14 to 16: patterns follow Unicode 16
+ * and normalisation the older tables as there; code points assigned later are as the libraries have them.
+ * Not covered: in a case-insensitive pattern "ss" and the like do not match the one letter they fold to. */
 #ifndef ZMLX_TOKENIZER_H
 #define ZMLX_TOKENIZER_H
 
@@ -26,8 +29,11 @@ extern "C" {
 
 typedef struct zmlx_tokenizer zmlx_tokenizer;
 
-/* Reads folder/tokenizer.json and, where present, folder/tokenizer_config.json (BOS and EOS names).
- * The tokenizer may be used by several threads at once. */
+/* Reads folder/tokenizer.json and, where present, tokenizer_config.json and config.json, as transformers
+ * does for mlx-lm: the special tokens named there and in added_tokens_decoder are added; add_bos_token and
+ * add_eos_token do not count, the post-processor of tokenizer.json does; LlamaTokenizer for a llama model
+ * keeps the vocabulary and brings its own pre-tokeniser and decoder, unless the file is byte-level. Other
+ * classes are taken to agree with tokenizer.json. The tokenizer may be used by several threads at once. */
 ZMLX_API zmlx_status zmlx_tokenizer_load(zmlx_tokenizer **tokenizer, const char *folder, zmlx_error *error);
 ZMLX_API void zmlx_tokenizer_free(zmlx_tokenizer *tokenizer);
 
@@ -44,7 +50,7 @@ ZMLX_API zmlx_status zmlx_tokenizer_encode_prompt(const zmlx_tokenizer *tokenize
                                                   zmlx_error *error);
 
 /* Decodes all tokens at once. *text is NUL-terminated, *size bytes long, the caller's (free). A token
- * outside the vocabulary is an error. */
+ * outside the vocabulary is an error; an id inside it that no token has gives no text. */
 ZMLX_API zmlx_status zmlx_tokenizer_decode(const zmlx_tokenizer *tokenizer, char **text, size_t *size,
                                            const int32_t *tokens, size_t n_tokens, bool skip_special,
                                            zmlx_error *error);
@@ -54,7 +60,8 @@ ZMLX_API zmlx_status zmlx_tokenizer_decode(const zmlx_tokenizer *tokenizer, char
  * (skip_special false). */
 typedef struct zmlx_decoder zmlx_decoder;
 ZMLX_API zmlx_status zmlx_decoder_new(zmlx_decoder **decoder, const zmlx_tokenizer *tokenizer, zmlx_error *error);
-/* *text is borrowed: valid until the next call on this decoder. *size may be 0. */
+/* *text is borrowed: valid until the next call on this decoder. *size may be 0. A token outside the
+ * vocabulary is an error that leaves the decoder as it was. */
 ZMLX_API zmlx_status zmlx_decoder_push(zmlx_decoder *decoder, const char **text, size_t *size, int32_t token,
                                        zmlx_error *error);
 /* The text still held back: incomplete bytes as U+FFFD. */

@@ -176,6 +176,16 @@ def mixtral():
     return tokenizer
 
 
+def first_after_replace():
+    """Whether the text's beginning still counts as such after what stood there was replaced."""
+    normalizer = normalizers.Sequence([normalizers.Replace("Th", "T"), normalizers.Replace(Regex(r"^\d+"), ""),
+                                       normalizers.Replace(Regex(r"[a-f]{2}"), "\u00e9"), normalizers.NFD()])
+    tokenizer = sentencepiece(normalizer=normalizer, pre_tokenizer=pre_tokenizers.Sequence([
+        pre_tokenizers.Split(" ", "merged_with_next"), pre_tokenizers.Metaspace("\u2581", prepend_scheme="first")]))
+    tokenizer.decoder = marked_decoder(strip=False)
+    return tokenizer
+
+
 def metaspace():
     tokenizer = sentencepiece(fuse_unk=False, pre_tokenizer=pre_tokenizers.Metaspace("\u2581", prepend_scheme="always"))
     tokenizer.decoder = decoders.Metaspace("\u2581", prepend_scheme="always")
@@ -189,7 +199,7 @@ def plain():
 
 
 FORMS = [gpt2, llama3, qwen, gpt_oss, llama2, mixtral, roberta_spaces, cl100k, digits, behaviours, llama2_unknown,
-         metaspace, plain]
+         first_after_replace, metaspace, plain]
 
 NASTY = ["\u017f", "\u212a", "'\u017f", "\u0130", "\u00df", "\u180e", "\u200b", "\u200d", "\ufeff", "\u0085", "\u2028",
          "\u2029", "\r\n", "\n\n", "\t", "\x00", "\x0b", "\x1c", "\u2581", "\u2581\u2581", "<0x41>", "<0x", "\u1171e",

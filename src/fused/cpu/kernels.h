@@ -17,11 +17,14 @@
 #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
     !HAS_FEATURE(address_sanitizer) && !HAS_FEATURE(thread_sanitizer)
 #define INLINE static inline __attribute__((always_inline))
-#define PRAGMA(text) _Pragma(#text)
-#define UNROLL(count) PRAGMA(GCC unroll count)
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 #else
 #define INLINE static
-#define UNROLL(count)
+#define UNROLL
 #endif
 
 INLINE vector load_vector(const float *values) {

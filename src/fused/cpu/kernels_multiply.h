@@ -44,20 +44,24 @@ INLINE void widen_scales(float *result, const zm_matrix *matrix, const unsigned 
 INLINE void start_chunk(float (*scales)[CHUNK], vector (*sums)[TOKENS], const block *rows, size_t first,
                         size_t count, tile of) {
     const zm_matrix *matrix = rows->matrix;
-    _Alignas(64) float biases[CHUNK];
-    UNROLL(4)
+    _Alignas(64) float biases[ZM_ROW_BLOCK][CHUNK];
     for (int r = 0; r < of.n_rows; r++) {
+        const unsigned char *row = rows->scales[of.first_row + r];
         if (of.kind == ZM_MATRIX_MXFP4) {
-            widen_exponents(scales[r], rows->scales[of.first_row + r] + first, count);
+            widen_exponents(scales[r], row + first, count);
             continue;
         }
-        __builtin_prefetch(rows->scales[of.first_row + r] + SCALES_AHEAD);
+        __builtin_prefetch(row + SCALES_AHEAD);
         __builtin_prefetch(rows->biases[of.first_row + r] + SCALES_AHEAD);
-        widen_scales(scales[r], matrix, rows->scales[of.first_row + r], first, count);
-        widen_scales(biases, matrix, rows->biases[of.first_row + r], first, count);
-        for (size_t g = 0; g < count; g += LANES) {
-            vector bias = load_vector(biases + g);
-            UNROLL(4)
+        widen_scales(scales[r], matrix, row, first, count);
+        widen_scales(biases[r], matrix, rows->biases[of.first_row + r], first, count);
+    }
+    if (of.kind == ZM_MATRIX_MXFP4) return;
+    for (size_t g = 0; g < count; g += LANES) {
+        UNROLL
+        for (int r = 0; r < of.n_rows; r++) {
+            vector bias = load_vector(biases[r] + g);
+            UNROLL
             for (int t = 0; t < of.n_tokens; t++) {
                 const float *group_sums = rows->x[t] + matrix->in_features + first;
                 sums[r][t] = multiply_add(bias, load_vector(group_sums + g), sums[r][t]);
@@ -92,25 +96,25 @@ INLINE void packed_group(vector (*dots)[TOKENS], const block *rows, size_t group
                          tile of) {
     packing pack = packing_of(of.bits, of.group_size);
     size_t byte = group * (size_t)(of.group_size * of.bits / 8), value = group * (size_t)of.group_size;
-    UNROLL(4)
+    UNROLL
     for (int v = 0; v < pack.n_vectors; v++) {
         vector_word words[ZM_ROW_BLOCK];
-        UNROLL(4)
+        UNROLL
         for (int r = 0; r < of.n_rows; r++) {
             const unsigned char *source = rows->codes[of.first_row + r] + byte + (size_t)v * sizeof(vector);
             words[r] = load_words(source, pack.n_words);
             __builtin_prefetch(source + AHEAD);
             if (of.kind == ZM_MATRIX_MXFP4 && pack.n_copies > 1) words[r] = words[r] >> constant;
         }
-        UNROLL(16)
+        UNROLL
         for (int step = 0; step < pack.n_steps; step++) {
             size_t place = value + (size_t)((v * pack.n_steps + step) * LANES);
-            UNROLL(4)
+            UNROLL
             for (int r = 0; r < of.n_rows; r++) {
                 vector codes = of.kind == ZM_MATRIX_MXFP4
                                    ? mxfp4_values(words[r] >> (of.bits * step))
                                    : affine_codes(words[r], constant, of.bits, pack, step);
-                UNROLL(4)
+                UNROLL
                 for (int t = 0; t < of.n_tokens; t++)
                     dots[r][t] = multiply_add(codes, load_vector(rows->x[t] + place), dots[r][t]);
             }
@@ -143,6 +147,7 @@ INLINE uint64_t spread_codes(const unsigned char *pack, int bits) {
 /* The same for codes that straddle words. */
 INLINE void stream_group(vector (*dots)[TOKENS], const block *rows, size_t group, tile of) {
     size_t byte = group * (size_t)(of.group_size * of.bits / 8), value = group * (size_t)of.group_size;
+    UNROLL
     for (int r = 0; r < of.n_rows; r++) {
         uint64_t codes[ZM_MATRIX_MAX_GROUP / 8];
         const unsigned char *row = rows->codes[of.first_row + r] + byte;
@@ -151,7 +156,7 @@ INLINE void stream_group(vector (*dots)[TOKENS], const block *rows, size_t group
             vector_byte bytes;
             memcpy(&bytes, (unsigned char *)codes + i, sizeof bytes);
             vector floats = codes_to_float(__builtin_convertvector(bytes, vector_word));
-            UNROLL(4)
+            UNROLL
             for (int t = 0; t < of.n_tokens; t++)
                 dots[r][t] = multiply_add(floats, load_vector(rows->x[t] + value + i), dots[r][t]);
         }
@@ -170,9 +175,9 @@ INLINE void quantized_block(vector (*sums)[TOKENS], const block *rows, tile of) 
             vector dots[ZM_ROW_BLOCK][TOKENS] = {0};
             if (packed) packed_group(dots, rows, first + g, constant, of);
             else stream_group(dots, rows, first + g, of);
-            UNROLL(4)
+            UNROLL
             for (int r = 0; r < of.n_rows; r++)
-                UNROLL(4)
+                UNROLL
                 for (int t = 0; t < of.n_tokens; t++)
                     sums[r][t] = multiply_add(splat(scales[r][g]), dots[r][t], sums[r][t]);
         }
@@ -182,10 +187,10 @@ INLINE void quantized_block(vector (*sums)[TOKENS], const block *rows, tile of) 
 INLINE void dense_block(vector (*sums)[TOKENS], const block *rows, tile of) {
     size_t size = zm_storage_size(of.storage);
     for (size_t i = 0; i < rows->matrix->in_features; i += LANES) {
-        UNROLL(4)
+        UNROLL
         for (int r = 0; r < of.n_rows; r++) {
             vector values = load_stored(rows->codes[of.first_row + r] + i * size, of.storage, LANES);
-            UNROLL(4)
+            UNROLL
             for (int t = 0; t < of.n_tokens; t++)
                 sums[r][t] = multiply_add(values, load_vector(rows->x[t] + i), sums[r][t]);
         }
@@ -213,15 +218,14 @@ INLINE void multiply_tile(float *y, const zm_product *product, const block *rows
     vector sums[ZM_ROW_BLOCK][TOKENS] = {0};
     if (of.kind == ZM_MATRIX_DENSE) dense_block(sums, rows, of);
     else quantized_block(sums, rows, of);
-    UNROLL(4)
+    UNROLL
     for (int r = 0; r < of.n_rows; r++) {
-        if (r >= n_rows) break;
         size_t place = product->expert * matrix->out_features + row + (size_t)r;
-        float bias = matrix->bias ? row_bias(matrix, place) : 0;
-        UNROLL(4)
+        float bias = matrix->bias && r < n_rows ? row_bias(matrix, place) : 0;
+        UNROLL
         for (int t = 0; t < of.n_tokens; t++) {
-            if (t >= n_tokens) break;
             float sum = sum_lanes(sums[r][t]);
+            if (r >= n_rows || t >= n_tokens) continue;
             y[(size_t)t * product->y_stride + (size_t)r] = matrix->bias ? sum + bias : sum;
         }
     }

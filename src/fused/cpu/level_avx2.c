@@ -22,7 +22,7 @@ static bool supported(void) {
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
-enum { LANES = 8, ONE_TOKEN_ROWS = 4, TOKEN_ROWS = 1, UNSIGNED_CODES = 0 };
+enum { LANES = 8, ONE_TOKEN_ROWS = 2, TOKEN_ROWS = 1, UNSIGNED_CODES = 0 };
 
 typedef float vector __attribute__((vector_size(32)));
 typedef int32_t vector_int __attribute__((vector_size(32)));
@@ -62,16 +62,22 @@ static inline vector float16_to_float(vector_half halves) {
 }
 
 /* The first count < LANES values; the other lanes are 0. */
-static inline vector_half load_some_halves(const unsigned char *values, size_t count) {
-    vector_half result = {0};
-    memcpy(&result, values, 2 * count);
-    return result;
+static __attribute__((noinline)) vector_half load_some_halves(const unsigned char *values, size_t count) {
+    uint64_t parts[2] = {0, 0};
+    size_t done = count & 4;
+    if (done) memcpy(&parts[0], values, sizeof parts[0]);
+    for (size_t i = done; i < count; i++) {
+        uint16_t half;
+        memcpy(&half, values + 2 * i, sizeof half);
+        parts[i / 4] |= (uint64_t)half << (16 * (i % 4));
+    }
+    return (vector_half)_mm_set_epi64x((long long)parts[1], (long long)parts[0]);
 }
 
 static inline vector load_some_floats(const unsigned char *values, size_t count) {
-    vector result = {0};
-    memcpy(&result, values, 4 * count);
-    return result;
+    __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lanes);
+    return (vector)_mm256_maskload_ps((const float *)(const void *)values, mask);
 }
 
 static inline float sum_lanes(vector v) {

@@ -62,13 +62,13 @@ static inline vector float16_to_float(vector_half halves) {
 }
 
 /* The first count < LANES values; the other lanes are 0. */
-static inline vector_half load_some_halves(const unsigned char *values, size_t count) {
+static __attribute__((noinline)) vector_half load_some_halves(const unsigned char *values, size_t count) {
     vector_half result = {0};
     memcpy(&result, values, 2 * count);
     return result;
 }
 
-static inline vector load_some_floats(const unsigned char *values, size_t count) {
+static __attribute__((noinline)) vector load_some_floats(const unsigned char *values, size_t count) {
     vector result = {0};
     memcpy(&result, values, 4 * count);
     return result;

@@ -39,7 +39,7 @@ typedef struct zmlx_model zmlx_model;
 typedef struct zmlx_model_options {
     zmlx_device device; /* default: the GPU where MLX has one */
     zmlx_dtype dtype;   /* type of activations, norms, scales and dense weights */
-    int n_threads;      /* of fused CPU kernels; default: the processors of this process */
+    int n_threads;      /* of fused CPU kernels, at most 256; default: the processors of this process */
     /* Called while loading with the bytes loaded so far and in all; may be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *progress_context;
@@ -74,8 +74,9 @@ typedef struct zmlx_session zmlx_session;
 ZMLX_API zmlx_status zmlx_session_new(zmlx_session **session, zmlx_model *model, zmlx_error *error);
 ZMLX_API void zmlx_session_free(zmlx_session *session);
 ZMLX_API size_t zmlx_session_length(const zmlx_session *session); /* tokens fed so far */
-/* Feeds n_tokens (>= 1) in one call of the model. logits, if not NULL, receives float32 logits,
- * [n_tokens, vocab_size] with all_positions, else [vocab_size] of the last one. */
+/* Feeds n_tokens (>= 1) in one call of the model. logits, if not NULL, receives float32 logits, [n_tokens,
+ * vocab_size] with all_positions, else [vocab_size] of the last one. After a failure inside the model the
+ * session refuses to go on. */
 ZMLX_API zmlx_status zmlx_session_feed(zmlx_session *session, const int32_t *tokens, size_t n_tokens,
                                        float *logits /* may be NULL */, bool all_positions, zmlx_error *error);
 

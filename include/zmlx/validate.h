@@ -50,6 +50,8 @@ typedef struct zmlx_validation {
     size_t n_baseline_tokens;
     zmlx_patch_count *counts; /* patched modules by pattern */
     size_t n_counts;
+    char **notes; /* exclusions and warnings of the choice of patterns, one line each */
+    size_t n_notes;
 } zmlx_validation;
 
 /* Leaves model unpatched, as it must be when given. */

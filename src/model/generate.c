@@ -7,7 +7,7 @@
 #include "model/model.h"
 #include "model/sample.h"
 
-enum { PREFILL_CHUNK = 2048, REPETITION_WINDOW = 20, CLEAR_CACHE_EVERY = 256 };
+enum { REPETITION_WINDOW = 20, CLEAR_CACHE_EVERY = 256 };
 
 typedef struct generation_run {
     zmlx_session *session;
@@ -33,12 +33,12 @@ static mlx_array tokens_array(const int32_t *tokens, size_t count) {
 static zmlx_status prefill(generation_run *run, const int32_t *prompt, size_t n_prompt) {
     const zmlx_generate_options *options = run->options;
     for (size_t done = 0; done + 1 < n_prompt;) {
-        size_t count = n_prompt - 1 - done < PREFILL_CHUNK ? n_prompt - 1 - done : PREFILL_CHUNK;
+        size_t count = n_prompt - 1 - done < ZM_PREFILL_CHUNK ? n_prompt - 1 - done : ZM_PREFILL_CHUNK;
         mlx_array chunk = tokens_array(prompt + done, count);
         zmlx_status status = zm_session_build(run->session, NULL, chunk, count, run->error);
         mlx_array_free(chunk);
         ZM_TRY(status);
-        ZM_TRY(zm_session_evaluate(run->session, (mlx_array){0}, false, run->error));
+        ZM_TRY(zm_session_evaluate(run->session, (mlx_array){0}, run->error));
         mlx_clear_cache();
         done += count;
         if (options->on_prefill) options->on_prefill(options->context, done, n_prompt);
@@ -156,8 +156,11 @@ static void finish_figures(zmlx_generation *result) {
 static zmlx_status check_arguments(const zmlx_model *model, const int32_t *prompt, size_t n_prompt,
                                    size_t max_tokens, zmlx_error *error) {
     if (!n_prompt) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "it is empty");
-    if (max_tokens > (size_t)1 << 28 || n_prompt > (size_t)1 << 28)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "max_tokens", "%zu tokens are too many", max_tokens);
+    const size_t most = (size_t)1 << 28;
+    if (max_tokens > most)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "max_tokens", "%zu are more than %zu", max_tokens, most);
+    if (n_prompt > most)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "%zu tokens are more than %zu", n_prompt, most);
     for (size_t i = 0; i < n_prompt; i++)
         if (prompt[i] < 0 || prompt[i] >= model->info.vocab_size)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "token %zu is %d; the vocabulary is 0 to %d",

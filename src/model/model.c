@@ -16,6 +16,15 @@ static bool gpu_available(void) {
     return !failed && available;
 }
 
+static zmlx_status check_options(const char *folder, const zmlx_model_options *options, zmlx_error *error) {
+    if (!folder) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "folder", "it is NULL");
+    if ((int)options->device < 0 || options->device > ZMLX_DEVICE_GPU)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "device", "%d is none", (int)options->device);
+    if ((int)options->dtype < 0 || options->dtype > ZMLX_DTYPE_BFLOAT16)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "dtype", "%d is none", (int)options->dtype);
+    return ZMLX_OK;
+}
+
 static zmlx_status choose_device(zmlx_model *model, const zmlx_model_options *options, zmlx_error *error) {
     bool has_gpu = gpu_available();
     if (options->device == ZMLX_DEVICE_GPU && !has_gpu)
@@ -82,10 +91,13 @@ static zmlx_status fill_info(zmlx_model *model, const zm_checkpoint *checkpoint,
 }
 
 static zmlx_status add_eos(zmlx_model *model, const json_t *value, const char *file, zmlx_error *error) {
-    json_int_t token = json_is_integer(value) ? json_integer_value(value) : -1;
-    if (token < 0 || token > INT32_MAX)
-        return zm_fail(error, ZMLX_ERROR_FORMAT, file, "eos_token_id: expected token ids of at least 0");
-    model->eos_tokens[model->n_eos_tokens++] = (int32_t)token;
+    if (!json_is_integer(value) || json_integer_value(value) > INT32_MAX || json_integer_value(value) < -1)
+        return zm_fail(error, ZMLX_ERROR_FORMAT, file,
+                       "eos_token_id (here or in generation_config.json): expected token ids, 0 to %d",
+                       INT32_MAX);
+    /* -1 is written where there is none. */
+    if (json_integer_value(value) >= 0)
+        model->eos_tokens[model->n_eos_tokens++] = (int32_t)json_integer_value(value);
     return ZMLX_OK;
 }
 
@@ -135,10 +147,10 @@ static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const 
     zm_checkpoint_set_dtype(checkpoint, model->dtype);
     zm_checkpoint_set_progress(checkpoint, options->progress, options->progress_context);
     zmlx_status status = find_family(model, checkpoint, error);
-    if (!status) status = model->family->build(&model->root, checkpoint, model->arena, error);
-    if (!status) status = zm_checkpoint_finish(checkpoint, error);
     if (!status) status = load_tokenizer(model, folder, error);
     if (!status) status = fill_eos(model, checkpoint, error);
+    if (!status) status = model->family->build(&model->root, checkpoint, model->arena, error);
+    if (!status) status = zm_checkpoint_finish(checkpoint, error);
     if (!status) status = fill_info(model, checkpoint, error);
     zm_checkpoint_free(checkpoint);
     return status;
@@ -149,6 +161,7 @@ zmlx_status zmlx_model_load(zmlx_model **model, const char *folder, const zmlx_m
     *model = NULL;
     static const zmlx_model_options defaults;
     if (!options) options = &defaults;
+    ZM_TRY(check_options(folder, options, error));
     zmlx_model *result = calloc(1, sizeof *result);
     if (!result) return zm_fail_memory(error);
     result->arena = zm_arena_new();
@@ -170,8 +183,8 @@ void zmlx_model_free(zmlx_model *model) {
     if (model->patch_free) model->patch_free(model);
     if (model->root) zm_module_release(&model->root->base);
     zmlx_tokenizer_free(model->tokenizer);
+    zm_stream_free(model->stream); /* waits for what still runs, and that may use the pool */
     zm_pool_free(model->pool);
-    zm_stream_free(model->stream);
     zm_arena_free(model->arena);
     free(model);
 }

@@ -29,16 +29,18 @@ struct zmlx_session {
     zmlx_model *model;
     zm_cache *caches; /* one a block */
     size_t length;
+    bool broken; /* a call failed half way: the caches do not agree any more */
 };
+
+/* Prompts are fed in pieces of at most this many tokens, as mlx-lm does. */
+enum { ZM_PREFILL_CHUNK = 2048 };
 
 /* Builds the graph of feeding tokens (1, length) int32 and keeps the logits (1, length, vocab) in
  * *logits (an array of the caller's); with logits NULL only the caches advance. Lazy: evaluate the result
  * and the session's caches with zm_session_evaluate. */
 zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
                              zmlx_error *error);
-/* Evaluates the caches and, where set, extra; asynchronous starts the work and returns. */
-zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, bool asynchronous, zmlx_error *error);
-/* Forgets everything fed so far. */
-void zm_session_reset(zmlx_session *session);
+/* Evaluates the caches and, where set, extra. */
+zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_error *error);
 
 #endif

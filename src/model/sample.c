@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+static const double LOWEST_TEMPERATURE = 1e-6;
+
 zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *options, int vocab_size,
                             zmlx_error *error) {
     *sampler = (zm_sampler){
@@ -13,9 +15,10 @@ zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *op
         .top_k = options->top_k,
         .seed = options->seed,
     };
-    if (!(sampler->temperature >= 0) || isinf(sampler->temperature))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "temperature",
-                       "expected a finite number of at least 0, got %g", sampler->temperature);
+    bool is_greedy = sampler->temperature >= 0 && sampler->temperature <= 0;
+    if (!is_greedy && !(sampler->temperature >= LOWEST_TEMPERATURE && sampler->temperature <= 1e6))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "temperature", "expected 0 or %g to 1e+06, got %g",
+                       LOWEST_TEMPERATURE, sampler->temperature);
     if (!(sampler->top_p >= 0 && sampler->top_p <= 1))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "top_p", "expected a number from 0 to 1, got %g",
                        sampler->top_p);
@@ -40,7 +43,8 @@ static mlx_array penalize(zm_scope *scope, mlx_array logits, mlx_array recent, d
     return zm_put_along_axis(scope, logits, recent, chosen, -1);
 }
 
-/* Keeps the most likely tokens whose probabilities sum to at least top_p. */
+/* Keeps the most likely tokens whose probabilities sum to at least top_p, and those as likely as the last of
+ * them; always the most likely one. */
 static mlx_array apply_top_p(zm_scope *scope, mlx_array logprobs, double top_p) {
     mlx_array sorted = zm_sort(scope, logprobs, -1);
     mlx_array probabilities = zm_exp(scope, zm_astype(scope, sorted, MLX_FLOAT32));
@@ -50,7 +54,8 @@ static mlx_array apply_top_p(zm_scope *scope, mlx_array logprobs, double top_p) 
     mlx_array limit = zm_multiply(scope, total, zm_scalar(scope, top_p, MLX_FLOAT32));
     mlx_array dropped =
         zm_sum(scope, zm_astype(scope, zm_greater_equal(scope, above, limit), MLX_INT32), -1, true);
-    mlx_array threshold = zm_take_along_axis(scope, sorted, dropped, -1);
+    mlx_array most = zm_scalar(scope, zm_dim(logprobs, -1) - 1, MLX_INT32);
+    mlx_array threshold = zm_take_along_axis(scope, sorted, zm_minimum(scope, dropped, most), -1);
     return zm_where(scope, zm_less(scope, logprobs, threshold), zm_scalar_like(scope, -INFINITY, logprobs),
                     logprobs);
 }
@@ -85,8 +90,8 @@ static mlx_array draw(zm_scope *scope, const zm_sampler *sampler, mlx_array logp
         return zm_scope_fail(scope, error.code, NULL, "%s", error.message);
     }
     zm_scope_own(scope, key);
-    mlx_array scaled =
-        zm_multiply(scope, logprobs, zm_scalar_like(scope, 1 / sampler->temperature, logprobs));
+    mlx_array wide = zm_astype(scope, logprobs, MLX_FLOAT32); /* the factor may exceed a half type's range */
+    mlx_array scaled = zm_multiply(scope, wide, zm_scalar_like(scope, 1 / sampler->temperature, wide));
     return zm_categorical(scope, scaled, -1, key);
 }
 

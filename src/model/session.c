@@ -29,19 +29,12 @@ void zmlx_session_free(zmlx_session *session) {
     free(session);
 }
 
-void zm_session_reset(zmlx_session *session) {
-    zm_decoder *decoder = session->model->root->decoder;
-    for (int i = 0; i < decoder->n_blocks; i++) {
-        zm_cache_release(&session->caches[i]);
-        zm_block_cache_init(&session->caches[i], decoder->blocks[i]);
-    }
-    session->length = 0;
-}
-
 size_t zmlx_session_length(const zmlx_session *session) { return session->length; }
 
 zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
                              zmlx_error *error) {
+    if (session->broken)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "an earlier call failed; start a new session");
     if (n_tokens > INT_MAX / 2 - session->length)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "%zu tokens are too many", n_tokens);
     zm_scope scope;
@@ -51,12 +44,15 @@ zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array
         zm_scope_keep(&scope, logits, zm_causal_lm_call(root, &scope, tokens, session->caches));
     else
         zm_decoder_call(root->decoder, &scope, tokens, session->caches);
-    session->length += n_tokens;
-    return zm_scope_end(&scope, error);
+    zmlx_status status = zm_scope_end(&scope, error);
+    if (status)
+        session->broken = true;
+    else
+        session->length += n_tokens;
+    return status;
 }
 
-zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, bool asynchronous,
-                                zmlx_error *error) {
+zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_error *error) {
     mlx_vector_array outputs = mlx_vector_array_new();
     int failed = 0;
     for (int i = 0; i < session->model->root->decoder->n_blocks; i++) {
@@ -65,9 +61,11 @@ zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, bool asy
         for (int j = 0; j < count; j++) failed |= mlx_vector_array_append_value(outputs, arrays[j]);
     }
     if (extra.ctx) failed |= mlx_vector_array_append_value(outputs, extra);
-    if (!failed) failed = asynchronous ? mlx_async_eval(outputs) : mlx_eval(outputs);
+    if (!failed) failed = mlx_eval(outputs);
     mlx_vector_array_free(outputs);
-    return failed ? zm_mlx_fail(error, "evaluation") : ZMLX_OK;
+    if (!failed) return ZMLX_OK;
+    session->broken = true;
+    return zm_mlx_fail(error, "evaluation");
 }
 
 static zmlx_status check_tokens(const zmlx_session *session, const int32_t *tokens, size_t n_tokens,
@@ -105,7 +103,7 @@ zmlx_status zmlx_session_feed(zmlx_session *session, const int32_t *tokens, size
     mlx_array output = mlx_array_new();
     zmlx_status status = zm_session_build(session, logits ? &output : NULL, input, n_tokens, error);
     mlx_array_free(input);
-    if (!status) status = zm_session_evaluate(session, output, false, error);
+    if (!status) status = zm_session_evaluate(session, output, error);
     if (!status && logits) status = copy_logits(session, logits, output, all_positions, error);
     mlx_array_free(output);
     return status;

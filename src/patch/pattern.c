@@ -70,9 +70,8 @@ const char *zm_patch_pattern_proof(const zm_patch_pattern *pattern, const zm_fam
 
 bool zm_patch_serves_call(const zm_module *self, mlx_array x) {
     const zm_patch_state *state = self->patch_state;
-    if (!state || !zm_is_set(x)) return false;
-    mlx_dtype dtype = mlx_array_dtype(x);
-    if (dtype != MLX_FLOAT32 && dtype != MLX_FLOAT16 && dtype != MLX_BFLOAT16) return false;
+    /* An embedding in mxfp4 gives bfloat16 in a model of any type, and MLX then promotes step by step. */
+    if (!zm_is_set(x) || mlx_array_dtype(x) != state->dtype) return false;
     /* (batch, length, ...): what follows belongs to one token. */
     int n_dims = (int)mlx_array_ndim(x);
     size_t tokens = n_dims > 1 ? (size_t)zm_dim(x, 0) : 0;

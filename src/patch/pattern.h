@@ -33,6 +33,7 @@ typedef struct zm_patch_state {
     zm_module *module;
     zm_forward original;
     zm_pool *pool;
+    mlx_dtype dtype; /* the model's: activations of another type take the original path */
     int max_fused_tokens;
 } zm_patch_state;
 

@@ -70,6 +70,7 @@ static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
     zm_patch_state *state;
     ZM_TRY(add_state(this->record, module, this->pattern, &state, error));
     state->pool = this->model->pool;
+    state->dtype = this->model->dtype;
     state->max_fused_tokens = this->request->max_fused_tokens;
     set_patched(state, true);
     return ZMLX_OK;

@@ -5,7 +5,7 @@
 
 #include "validate/validate.h"
 
-enum { PREFILL_CHUNK = 2048, BASELINE = 0, PATCHED = 1 };
+enum { BASELINE = 0, PATCHED = 1 };
 
 typedef struct forced_run {
     zmlx_model *model;
@@ -76,7 +76,7 @@ static void compare_position(zmlx_validation *validation, const forced_run *run,
 static zmlx_status force(zmlx_validation *validation, forced_run *run, const int32_t *prompt,
                          size_t n_prompt) {
     for (size_t done = 0; done + 1 < n_prompt;) {
-        size_t count = n_prompt - 1 - done < PREFILL_CHUNK ? n_prompt - 1 - done : PREFILL_CHUNK;
+        size_t count = n_prompt - 1 - done < ZM_PREFILL_CHUNK ? n_prompt - 1 - done : ZM_PREFILL_CHUNK;
         ZM_TRY(feed_both(run, prompt + done, count, false));
         done += count;
     }

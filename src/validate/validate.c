@@ -165,6 +165,19 @@ static zmlx_status copy_counts(zmlx_validation *validation, const zmlx_patch_rep
     return ZMLX_OK;
 }
 
+static zmlx_status copy_notes(zmlx_validation *validation, const zmlx_patch_report *report,
+                              zmlx_error *error) {
+    if (!report->n_notes) return ZMLX_OK;
+    validation->notes = calloc(report->n_notes, sizeof *validation->notes);
+    if (!validation->notes) return zm_fail_memory(error);
+    for (size_t i = 0; i < report->n_notes; i++) {
+        validation->notes[i] = strdup(report->notes[i]);
+        if (!validation->notes[i]) return zm_fail_memory(error);
+        validation->n_notes++;
+    }
+    return ZMLX_OK;
+}
+
 static zmlx_status compare(comparison *this, zmlx_validation *validation, const zm_patch_request *request) {
     zm_report *report;
     ZM_TRY(zm_report_new(&report, NULL, this->error));
@@ -210,13 +223,15 @@ zmlx_status zm_validate_request(zmlx_validation *validation, zmlx_model *model, 
 zmlx_status zmlx_validate(zmlx_validation *validation, zmlx_model *model, const int32_t *prompt,
                           size_t n_prompt, const zmlx_validate_options *options, zmlx_error *error) {
     *validation = (zmlx_validation){0};
-    zm_report *report; /* takes the notes of the choice, which zmlx_patch shows */
+    zm_report *report;
     zm_patch_request request;
     ZM_TRY(zm_report_new(&report, model->family ? model->family->group : "unknown", error));
     zmlx_status status = zm_patch_resolve(&request, report, model, options ? options->patch : NULL, error);
+    if (!status) status = zm_validate_request(validation, model, prompt, n_prompt, options, &request, error);
+    if (!status) status = copy_notes(validation, &report->view, error);
     zm_report_free(report);
-    ZM_TRY(status);
-    return zm_validate_request(validation, model, prompt, n_prompt, options, &request, error);
+    if (status) zmlx_validation_clear(validation);
+    return status;
 }
 
 void zmlx_validation_clear(zmlx_validation *validation) {
@@ -226,6 +241,8 @@ void zmlx_validation_clear(zmlx_validation *validation) {
     free(validation->patched.decode_tok_s);
     free(validation->baseline_tokens);
     free(validation->counts);
+    for (size_t i = 0; i < validation->n_notes; i++) free(validation->notes[i]);
+    free(validation->notes);
     *validation = (zmlx_validation){0};
 }
 

@@ -145,6 +145,7 @@ static void test_ranges(void **state) {
     (void)state;
     refused((zmlx_generate_options){.temperature = -1}, "temperature");
     refused((zmlx_generate_options){.temperature = (double)NAN}, "temperature");
+    refused((zmlx_generate_options){.temperature = 1e-40}, "temperature");
     refused((zmlx_generate_options){.top_p = 1.5}, "top_p");
     refused((zmlx_generate_options){.min_p = -0.1}, "min_p");
     refused((zmlx_generate_options){.top_k = VOCAB}, "top_k");

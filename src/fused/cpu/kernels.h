@@ -2,8 +2,8 @@
 /* The kernels of one level. Included once by each level_*.c, which defines before:
  *   LANES; ONE_TOKEN_ROWS, TOKEN_ROWS: rows computed together for one and for several tokens;
  *   UNSIGNED_CODES: codes_to_float takes all 32 bits;
- *   the types vector, vector_int, vector_word, vector_half, vector_byte of LANES elements;
- *   multiply_add, codes_to_float, load_words, mxfp4_values, float16_to_float, load_some_halves,
+ *   the types vector, vector_int, vector_word, vector_half of LANES elements;
+ *   multiply_add, codes_to_float, load_words, load_bytes, mxfp4_values, float16_to_float, load_some_halves,
  *   load_some_floats, sum_lanes; SYMBOL, NAME and supported(). */
 
 /* Inlining with constant arguments is what turns the functions below into one kernel a format. Builds that

@@ -153,9 +153,7 @@ INLINE void stream_group(vector (*dots)[TOKENS], const block *rows, size_t group
         const unsigned char *row = rows->codes[of.first_row + r] + byte;
         for (int i = 0; i < of.group_size / 8; i++) codes[i] = spread_codes(row + i * of.bits, of.bits);
         for (int i = 0; i < of.group_size; i += LANES) {
-            vector_byte bytes;
-            memcpy(&bytes, (unsigned char *)codes + i, sizeof bytes);
-            vector floats = codes_to_float(__builtin_convertvector(bytes, vector_word));
+            vector floats = codes_to_float(load_bytes((const unsigned char *)codes + i));
             UNROLL
             for (int t = 0; t < of.n_tokens; t++)
                 dots[r][t] = multiply_add(floats, load_vector(rows->x[t] + value + i), dots[r][t]);

@@ -28,7 +28,6 @@ typedef float vector __attribute__((vector_size(32)));
 typedef int32_t vector_int __attribute__((vector_size(32)));
 typedef uint32_t vector_word __attribute__((vector_size(32)));
 typedef uint16_t vector_half __attribute__((vector_size(16)));
-typedef uint8_t vector_byte __attribute__((vector_size(8)));
 
 static inline vector multiply_add(vector a, vector b, vector c) {
     return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -48,6 +47,11 @@ static inline vector_word load_words(const unsigned char *words, int n_words) {
     long long pair;
     memcpy(&pair, words, sizeof pair);
     return (vector_word)_mm256_set1_epi64x(pair);
+}
+
+/* LANES bytes, one a lane. */
+static inline vector_word load_bytes(const unsigned char *bytes) {
+    return (vector_word)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)bytes));
 }
 
 /* The values of the e2m1 codes in the low four bits of each lane. */

@@ -27,7 +27,6 @@ typedef float vector __attribute__((vector_size(64)));
 typedef int32_t vector_int __attribute__((vector_size(64)));
 typedef uint32_t vector_word __attribute__((vector_size(64)));
 typedef uint16_t vector_half __attribute__((vector_size(32)));
-typedef uint8_t vector_byte __attribute__((vector_size(16)));
 
 static inline vector multiply_add(vector a, vector b, vector c) {
     return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -46,6 +45,11 @@ static inline vector_word load_words(const unsigned char *words, int n_words) {
     long long pair;
     memcpy(&pair, words, sizeof pair);
     return (vector_word)_mm512_set1_epi64(pair);
+}
+
+/* LANES bytes, one a lane. */
+static inline vector_word load_bytes(const unsigned char *bytes) {
+    return (vector_word)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)bytes));
 }
 
 /* The values of the e2m1 codes in the low four bits of each lane. */

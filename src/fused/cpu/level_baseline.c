@@ -4,6 +4,8 @@
 #include <string.h>
 #if defined(__ARM_FEATURE_FMA)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 #include "base/half.h"
@@ -42,6 +44,21 @@ static inline vector_word load_words(const unsigned char *words, int n_words) {
         result = (vector_word)(vector_pair){pair, pair};
     }
     return result;
+}
+
+/* LANES bytes, one a lane. */
+static inline vector_word load_bytes(const unsigned char *bytes) {
+#if defined(__SSE2__)
+    uint32_t packed;
+    memcpy(&packed, bytes, sizeof packed);
+    __m128i zero = _mm_setzero_si128();
+    __m128i halves = _mm_unpacklo_epi8(_mm_cvtsi32_si128((int)packed), zero);
+    return (vector_word)_mm_unpacklo_epi16(halves, zero);
+#else
+    vector_byte packed;
+    memcpy(&packed, bytes, sizeof packed);
+    return __builtin_convertvector(packed, vector_word);
+#endif
 }
 
 /* The values of the e2m1 codes in the low four bits of each lane. With t = 2^e (1 + m/2), twice the

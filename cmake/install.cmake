@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Installed: program, libraries, headers, the files find_package and pkg-config read and, where MLX is a
-# fetched wheel, a private copy of it in lib/zmlx that the library finds relative to itself.
+# fetched wheel, a private copy of it in lib/zmlx (licences in share/doc/zmlx) that the library finds relative to itself.
 include(CMakePackageConfigHelpers)
 
 set(package_folder "${CMAKE_INSTALL_LIBDIR}/cmake/zmlx")
@@ -17,16 +17,23 @@ install(TARGETS zmlx_static)
 install(DIRECTORY include/zmlx DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT zmlxTargets NAMESPACE zmlx:: DESTINATION "${package_folder}")
 
-if(TARGET zmlx_program)
-  file(RELATIVE_PATH lib_from_bin "/${CMAKE_INSTALL_BINDIR}" "/${CMAKE_INSTALL_LIBDIR}")
-  set_target_properties(zmlx_program PROPERTIES INSTALL_RPATH "${origin}/${lib_from_bin}")
-  install(TARGETS zmlx_program)
-endif()
+install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+
+file(RELATIVE_PATH lib_from_bin "/${CMAKE_INSTALL_BINDIR}" "/${CMAKE_INSTALL_LIBDIR}")
+set_target_properties(zmlx_program PROPERTIES INSTALL_RPATH "${origin}/${lib_from_bin}")
+install(TARGETS zmlx_program)
 
 if(ZMLX_MLX_ROOT)
   file(GLOB wheel_libraries "${ZMLX_MLX_ROOT}/*.libs" "${ZMLX_MLX_ROOT}/nvidia")
   install(DIRECTORY "${ZMLX_MLX_ROOT}/mlx/lib" DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx/mlx" USE_SOURCE_PERMISSIONS)
   install(DIRECTORY ${wheel_libraries} DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx" USE_SOURCE_PERMISSIONS)
+  file(GLOB package_infos "${ZMLX_MLX_ROOT}/*.dist-info")
+  foreach(info IN LISTS package_infos)
+    get_filename_component(package ${info} NAME)
+    string(REGEX REPLACE "\\.dist-info$" "" package ${package})
+    file(GLOB licences "${info}/licenses/*" "${info}/[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*.*")
+    install(FILES ${licences} DESTINATION "${CMAKE_INSTALL_DOCDIR}/${package}")
+  endforeach()
   set_target_properties(zmlx PROPERTIES INSTALL_RPATH "${origin}/zmlx/mlx/lib")
   set(mlx_folder "\${libdir}/zmlx/mlx/lib")
 else()
@@ -43,3 +50,9 @@ file(GENERATE OUTPUT zmlx.pc INPUT "${CMAKE_CURRENT_BINARY_DIR}/zmlx.pc.configur
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfigVersion.cmake"
         DESTINATION "${package_folder}")
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlx.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+
+install(CODE "set(lib \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}\")")
+install(CODE [[
+message(STATUS "zmlx is in $ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}. To link with it: PKG_CONFIG_PATH=${lib}/pkgconfig, "
+               "and ldconfig or -Wl,-rpath,${lib}")
+]])

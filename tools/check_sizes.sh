@@ -43,7 +43,7 @@ failed=0
 report() { # TITLE LIMIT ROWS
     local over
     echo "  largest $1 (limit $2)"
-    sort -rn <<<"$3" | head -5 | sed 's/^/    /'
+    sort -rn <<<"$3" | sed -n '1,5s/^/    /p'
     over=$(awk -v limit="$2" '$1 > limit' <<<"$3")
     [ -n "$over" ] || return 0
     echo "check_sizes: over the limit of $2 lines for $1:"

@@ -21,6 +21,7 @@ fail() {
 }
 
 have() { command -v "$1" >/dev/null 2>&1; }
+pip_works() { "$python" -m pip --version >/dev/null 2>&1; }
 module() { pkg-config --exists "$1" 2>/dev/null; }
 
 # A row per need: the check, Debian's package, Homebrew's.
@@ -39,7 +40,7 @@ libjansson-dev  jansson     module jansson
 libpcre2-dev    pcre2       module libpcre2-8
 libutf8proc-dev utf8proc    module libutf8proc
 libcmocka-dev   cmocka      module cmocka
-python3-venv    python3     [ -x "$python" ] || python3 -c "import venv, ensurepip" 2>/dev/null
+python3-venv    python3     python3 -c "import venv, ensurepip" 2>/dev/null || pip_works
 ca-certificates -           [ "$(uname -s)" != Linux ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || ! have apt-get
 ROWS
 }
@@ -71,8 +72,13 @@ pip_install() {
     shift
     [ -t 1 ] || quiet=--quiet
     say "fetching $what ..."
-    [ -x "$python" ] || python3 -m venv "$folder/python" ||
-        fail "python3 cannot make a virtual environment; install python3-venv"
+    pip_works || {
+        rm -rf "$folder/python"
+        python3 -m venv "$folder/python" || {
+            rm -rf "$folder/python"
+            fail "python3 cannot make a virtual environment; install python3-venv"
+        }
+    }
     "$python" -m pip install $quiet --no-cache-dir --disable-pip-version-check "$@" ||
         fail "pip could not fetch $what; check the network and pip's settings, then run make again" \
             "(an MLX you already have: make MLX_DIR=FOLDER)"

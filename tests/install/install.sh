@@ -13,30 +13,39 @@ fail() {
     exit 1
 }
 
-cmake --install "$build" --prefix "$work/first" >"$work/log"
+# The build folder's own list of installed files stays as it is.
+unset DESTDIR LD_LIBRARY_PATH
+sed "s#file(WRITE \"$build/#file(WRITE \"$work/#" "$build/cmake_install.cmake" >"$work/install.cmake"
+cmake -DCMAKE_INSTALL_PREFIX="$work/first" -P "$work/install.cmake" >"$work/log" 2>&1 ||
+    fail "$(cat "$work/log")"
+[ -s "$work/install_manifest.txt" ] || fail "the list of installed files went elsewhere"
 mv "$work/first" "$work/prefix"
 prefix=$work/prefix
+lib=$prefix/$(sed -n 's/^CMAKE_INSTALL_LIBDIR:[^=]*=//p' "$build/CMakeCache.txt")
 model=$source/models/lfm2-moe-tiny-4bit
 
 "$prefix/bin/zmlx" --help >/dev/null || fail "the installed program does not run"
 
-[ "$(uname -s)" != Linux ] || for object in "$prefix/bin/zmlx" "$prefix/lib/libzmlx.so"; do
+[ "$(uname -s)" != Linux ] || for object in "$prefix/bin/zmlx" "$lib/libzmlx.so"; do
     ! ldd "$object" | grep 'not found' || fail "$object lacks libraries"
     ! ldd "$object" | sed "s#$prefix##g" | grep -F -e "$build/" -e "$source/" || fail "$object uses the build folder"
 done
 ! grep -rlF -e "$build" -e "$source" "$prefix" --include='*.cmake' --include='*.pc' --include='*.h' ||
     fail "these files name the build or source folder"
 
+[ -s "$prefix/share/doc/zmlx/LICENSE" ] || fail "the licence is missing"
+[ ! -d "$lib/zmlx/mlx" ] || compgen -G "$prefix/share/doc/zmlx/mlx*/*" >/dev/null || fail "MLX's licence is missing"
+
 cp -r "$source/tests/install/consumer" "$work/consumer"
 cmake -S "$work/consumer" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" >>"$work/log"
 cmake --build "$work/cmake" >>"$work/log"
 "$work/cmake/consumer" "$model"
 
-export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
-"${CC:-cc}" "$work/consumer/consumer.c" -o "$work/shared" $(pkg-config --cflags --libs zmlx)
-LD_LIBRARY_PATH=$prefix/lib "$work/shared" "$model"
+export PKG_CONFIG_PATH=$lib/pkgconfig
+"${CC:-cc}" "$work/consumer/consumer.c" -o "$work/shared" $(pkg-config --cflags --libs zmlx) -Wl,-rpath,"$lib"
+"$work/shared" "$model"
 
-"${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$prefix/lib/libzmlx.a" \
+"${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$lib/libzmlx.a" \
     $(pkg-config --libs --static zmlx | sed 's/-lzmlx//')
-LD_LIBRARY_PATH=$(pkg-config --variable=mlx_libdir zmlx) "$work/static" "$model"
+"$work/static" "$model"
 [ "$(uname -s)" != Linux ] || ! ldd "$work/static" | grep libzmlx || fail "the static program uses the shared library"

@@ -274,17 +274,17 @@ static void test_failures_of_arguments(void **state) {
 
 static void test_text_is_no_format(void **state) {
     (void)state;
-    static const char path[] = "/nonexistent/%s%n%d.safetensors";
-    mlx_map_string_to_array arrays = mlx_map_string_to_array_new();
-    mlx_map_string_to_string metadata = mlx_map_string_to_string_new();
-    zmlx_error error = {0};
-    assert_int_equal(mlx_load_safetensors(&arrays, &metadata, path, stream), 1);
-    assert_int_equal(zm_mlx_fail(&error, "%s%n"), ZMLX_ERROR_MLX);
-    assert_non_null(strstr(error.message, path));
-    assert_string_equal(error.where, "%s%n");
-    mlx_map_string_to_array_free(arrays);
-    mlx_map_string_to_string_free(metadata);
+    static const char mode[] = "%s%n%d";
     zm_scope scope;
+    zmlx_error error = {0};
+    zm_scope_begin(&scope, stream);
+    mlx_array a = zm_zeros(&scope, SHAPE(1, 1, 1, 4), MLX_FLOAT32);
+    zm_scaled_dot_product_attention(&scope, a, a, a, 1, mode, none, none);
+    assert_int_equal(zm_scope_end(&scope, &error), ZMLX_ERROR_MLX);
+    assert_non_null(strstr(error.message, mode));
+    assert_int_equal(mlx_array_eval(none), 1);
+    assert_int_equal(zm_mlx_fail(&error, mode), ZMLX_ERROR_MLX);
+    assert_string_equal(error.where, mode);
     zm_scope_begin(&scope, stream);
     zm_scope_fail(&scope, ZMLX_ERROR_FORMAT, "a%nb", "%s", "%s%n");
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_ERROR_FORMAT);
@@ -309,38 +309,6 @@ static void test_ownership(void **state) {
     mlx_array_free(kept);
 }
 
-static void test_safetensors(void **state) {
-    (void)state;
-    const char *path = "test_mlx_scope.safetensors";
-    zm_scope scope;
-    zm_scope_begin(&scope, stream);
-    mlx_map_string_to_array saved = mlx_map_string_to_array_new(), loaded = mlx_map_string_to_array_new();
-    mlx_map_string_to_string notes = mlx_map_string_to_string_new(), found = mlx_map_string_to_string_new();
-    mlx_map_string_to_array_insert(saved, "x", floats(&scope, (const double[]){1, 2, 3}, SHAPE(3)));
-    mlx_map_string_to_string_insert(notes, "format", "mlx");
-    assert_int_equal(mlx_save_safetensors(path, saved, notes), 0);
-    assert_int_equal(mlx_load_safetensors(&loaded, &found, path, stream), 0);
-    mlx_array x = {NULL};
-    const char *key = NULL, *text = NULL;
-    assert_int_equal(mlx_map_string_to_array_get(&x, loaded, "y"), 2);
-    mlx_map_string_to_array_iterator entry = mlx_map_string_to_array_iterator_new(loaded);
-    assert_int_equal(mlx_map_string_to_array_iterator_next(&key, &x, entry), 0);
-    assert_string_equal(key, "x");
-    zm_scope_own(&scope, x);
-    expect_values(&scope, x, VALUES(1, 2, 3), 0);
-    x = none;
-    assert_int_equal(mlx_map_string_to_array_iterator_next(&key, &x, entry), 2);
-    assert_int_equal(mlx_map_string_to_string_get(&text, found, "format"), 0);
-    assert_string_equal(text, "mlx");
-    mlx_map_string_to_array_iterator_free(entry);
-    mlx_map_string_to_array_free(saved);
-    mlx_map_string_to_array_free(loaded);
-    mlx_map_string_to_string_free(notes);
-    mlx_map_string_to_string_free(found);
-    end_well(&scope);
-    remove(path);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_binary),
@@ -356,7 +324,6 @@ int main(void) {
         cmocka_unit_test(test_failures_of_arguments),
         cmocka_unit_test(test_text_is_no_format),
         cmocka_unit_test(test_ownership),
-        cmocka_unit_test(test_safetensors),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* mlx-c subset: arrays. */
 #include <cstring>
-#include <sstream>
 
 #include "private.hpp"
 
@@ -41,25 +40,9 @@ mx::array copy_of(const void *data, const mx::Shape &shape, mx::Dtype dtype) {
 
 }  // namespace
 
-size_t mlx_dtype_size(mlx_dtype dtype) {
-    return value_or<size_t>(0, [&] { return mx::size_of(to_cpp(dtype)); });
-}
-
-int mlx_array_tostring(mlx_string *str, const mlx_array arr) {
-    return assign(str, [&] {
-        std::ostringstream text;
-        text << get(arr);
-        return text.str();
-    });
-}
-
 mlx_array mlx_array_new(void) { return mlx_array{}; }
 
 int mlx_array_free(mlx_array arr) { return release<mx::array>(arr); }
-
-mlx_array mlx_array_new_bool(bool val) {
-    return make<mlx_array>([&] { return mx::array(val); });
-}
 
 mlx_array mlx_array_new_int(int val) {
     return make<mlx_array>([&] { return mx::array(val); });
@@ -69,38 +52,13 @@ mlx_array mlx_array_new_float32(float val) {
     return make<mlx_array>([&] { return mx::array(val); });
 }
 
-mlx_array mlx_array_new_float(float val) { return mlx_array_new_float32(val); }
-
-mlx_array mlx_array_new_float64(double val) {
-    return make<mlx_array>([&] { return mx::array(val, mx::float64); });
-}
-
-mlx_array mlx_array_new_double(double val) { return mlx_array_new_float64(val); }
-
 mlx_array mlx_array_new_data(const void *data, const int *shape, int dim, mlx_dtype dtype) {
     return make<mlx_array>(
         [&] { return copy_of(data, shape_of(shape, static_cast<size_t>(dim)), to_cpp(dtype)); });
 }
 
-mlx_array mlx_array_new_data_managed_payload(void *data, const int *shape, int dim, mlx_dtype dtype,
-                                             void *payload, void (*dtor)(void *)) {
-    return make<mlx_array>([&] {
-        return mx::array(data, shape_of(shape, static_cast<size_t>(dim)), to_cpp(dtype),
-                         [dtor, payload](void *) { dtor(payload); });
-    });
-}
-
-mlx_array mlx_array_new_data_managed(void *data, const int *shape, int dim, mlx_dtype dtype,
-                                     void (*dtor)(void *)) {
-    return mlx_array_new_data_managed_payload(data, shape, dim, dtype, data, dtor);
-}
-
 int mlx_array_set(mlx_array *arr, const mlx_array src) {
     return assign(arr, [&] { return get(src); });
-}
-
-size_t mlx_array_itemsize(const mlx_array arr) {
-    return value_or<size_t>(0, [&] { return get(arr).itemsize(); });
 }
 
 size_t mlx_array_size(const mlx_array arr) {
@@ -119,11 +77,6 @@ const int *mlx_array_shape(const mlx_array arr) {
     return value_or<const int *>(nullptr, [&] { return get(arr).shape().data(); });
 }
 
-const size_t *mlx_array_strides(const mlx_array arr) {
-    return value_or<const size_t *>(
-        nullptr, [&] { return reinterpret_cast<const size_t *>(get(arr).strides().data()); });
-}
-
 int mlx_array_dim(const mlx_array arr, int dim) {
     return value_or<int>(0, [&] { return get(arr).shape(dim); });
 }
@@ -136,36 +89,10 @@ int mlx_array_eval(mlx_array arr) {
     return attempt([&] { get(arr).eval(); });
 }
 
-int mlx_array_item_bool(bool *res, const mlx_array arr) { return item_of(res, arr); }
 int mlx_array_item_uint32(uint32_t *res, const mlx_array arr) { return item_of(res, arr); }
-int mlx_array_item_int32(int32_t *res, const mlx_array arr) { return item_of(res, arr); }
-int mlx_array_item_int64(int64_t *res, const mlx_array arr) { return item_of(res, arr); }
 int mlx_array_item_float32(float *res, const mlx_array arr) { return item_of(res, arr); }
 
-const bool *mlx_array_data_bool(const mlx_array arr) { return data_of<bool>(arr); }
-const uint8_t *mlx_array_data_uint8(const mlx_array arr) { return data_of<uint8_t>(arr); }
 const uint16_t *mlx_array_data_uint16(const mlx_array arr) { return data_of<uint16_t>(arr); }
 const uint32_t *mlx_array_data_uint32(const mlx_array arr) { return data_of<uint32_t>(arr); }
-const uint64_t *mlx_array_data_uint64(const mlx_array arr) { return data_of<uint64_t>(arr); }
-const int8_t *mlx_array_data_int8(const mlx_array arr) { return data_of<int8_t>(arr); }
-const int16_t *mlx_array_data_int16(const mlx_array arr) { return data_of<int16_t>(arr); }
-const int32_t *mlx_array_data_int32(const mlx_array arr) { return data_of<int32_t>(arr); }
-const int64_t *mlx_array_data_int64(const mlx_array arr) { return data_of<int64_t>(arr); }
 const float *mlx_array_data_float32(const mlx_array arr) { return data_of<float>(arr); }
 const double *mlx_array_data_float64(const mlx_array arr) { return data_of<double>(arr); }
-
-int _mlx_array_is_available(bool *res, const mlx_array arr) {
-    return attempt([&] { *res = get(arr).is_available(); });
-}
-
-int _mlx_array_wait(const mlx_array arr) {
-    return attempt([&] { get(arr).wait(); });
-}
-
-int _mlx_array_is_contiguous(bool *res, const mlx_array arr) {
-    return attempt([&] { *res = get(arr).flags().contiguous; });
-}
-
-int _mlx_array_is_row_contiguous(bool *res, const mlx_array arr) {
-    return attempt([&] { *res = get(arr).flags().row_contiguous; });
-}

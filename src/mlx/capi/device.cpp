@@ -43,24 +43,8 @@ int mlx_device_get_type(mlx_device_type *type, mlx_device dev) {
     return attempt([&] { *type = get(dev).type == mx::Device::gpu ? MLX_GPU : MLX_CPU; });
 }
 
-int mlx_device_get_index(int *index, mlx_device dev) {
-    return attempt([&] { *index = get(dev).index; });
-}
-
-int mlx_get_default_device(mlx_device *dev) {
-    return assign(dev, [] { return mx::Device(mx::default_device()); });
-}
-
-int mlx_set_default_device(mlx_device dev) {
-    return attempt([&] { mx::set_default_device(get(dev)); });
-}
-
 int mlx_device_is_available(bool *avail, mlx_device dev) {
     return attempt([&] { *avail = mx::is_available(get(dev)); });
-}
-
-int mlx_device_count(int *count, mlx_device_type type) {
-    return attempt([&] { *count = mx::device_count(to_cpp(type)); });
 }
 
 mlx_device_info mlx_device_info_new(void) { return mlx_device_info{}; }
@@ -77,12 +61,6 @@ int mlx_device_info_get_string(const char **value, mlx_device_info info, const c
 
 int mlx_device_info_get_size(size_t *value, mlx_device_info info, const char *key) {
     return look_up<size_t>(info, key, [&](size_t found) { *value = found; });
-}
-
-mlx_stream mlx_stream_new(void) { return mlx_stream{}; }
-
-mlx_stream mlx_stream_new_device(mlx_device dev) {
-    return make<mlx_stream>([&] { return mx::new_stream(get(dev)); });
 }
 
 int mlx_stream_set(mlx_stream *stream, const mlx_stream src) {
@@ -107,18 +85,6 @@ int mlx_synchronize(mlx_stream stream) {
     return attempt([&] { mx::synchronize(get(stream)); });
 }
 
-int mlx_get_default_stream(mlx_stream *stream, mlx_device dev) {
-    return assign(stream, [&] { return mx::default_stream(get(dev)); });
-}
-
-int mlx_set_default_stream(mlx_stream stream) {
-    return attempt([&] { mx::set_default_stream(get(stream)); });
-}
-
 mlx_stream mlx_default_cpu_stream_new(void) {
     return make<mlx_stream>([] { return mx::default_stream(mx::Device::cpu); });
-}
-
-mlx_stream mlx_default_gpu_stream_new(void) {
-    return make<mlx_stream>([] { return mx::default_stream(mx::Device::gpu); });
 }

@@ -4,10 +4,6 @@
 
 using namespace zm::capi;
 
-int mlx_abs(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::abs(get(a), get(s)); });
-}
-
 int mlx_negative(mlx_array *res, const mlx_array a, const mlx_stream s) {
     return assign(res, [&] { return mx::negative(get(a), get(s)); });
 }
@@ -16,52 +12,12 @@ int mlx_exp(mlx_array *res, const mlx_array a, const mlx_stream s) {
     return assign(res, [&] { return mx::exp(get(a), get(s)); });
 }
 
-int mlx_log(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::log(get(a), get(s)); });
-}
-
-int mlx_sqrt(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::sqrt(get(a), get(s)); });
-}
-
-int mlx_rsqrt(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::rsqrt(get(a), get(s)); });
-}
-
-int mlx_square(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::square(get(a), get(s)); });
-}
-
 int mlx_sigmoid(mlx_array *res, const mlx_array a, const mlx_stream s) {
     return assign(res, [&] { return mx::sigmoid(get(a), get(s)); });
 }
 
 int mlx_tanh(mlx_array *res, const mlx_array a, const mlx_stream s) {
     return assign(res, [&] { return mx::tanh(get(a), get(s)); });
-}
-
-int mlx_erf(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::erf(get(a), get(s)); });
-}
-
-int mlx_sin(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::sin(get(a), get(s)); });
-}
-
-int mlx_cos(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::cos(get(a), get(s)); });
-}
-
-int mlx_logical_not(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::logical_not(get(a), get(s)); });
-}
-
-int mlx_isnan(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::isnan(get(a), get(s)); });
-}
-
-int mlx_stop_gradient(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::stop_gradient(get(a), get(s)); });
 }
 
 int mlx_add(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
@@ -96,24 +52,8 @@ int mlx_maximum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_
     return assign(res, [&] { return mx::maximum(get(a), get(b), get(s)); });
 }
 
-int mlx_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::equal(get(a), get(b), get(s)); });
-}
-
-int mlx_not_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::not_equal(get(a), get(b), get(s)); });
-}
-
 int mlx_less(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
     return assign(res, [&] { return mx::less(get(a), get(b), get(s)); });
-}
-
-int mlx_less_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::less_equal(get(a), get(b), get(s)); });
-}
-
-int mlx_greater(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::greater(get(a), get(b), get(s)); });
 }
 
 int mlx_greater_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
@@ -124,18 +64,9 @@ int mlx_logical_and(mlx_array *res, const mlx_array a, const mlx_array b, const 
     return assign(res, [&] { return mx::logical_and(get(a), get(b), get(s)); });
 }
 
-int mlx_logical_or(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::logical_or(get(a), get(b), get(s)); });
-}
-
 int mlx_where(mlx_array *res, const mlx_array condition, const mlx_array x, const mlx_array y,
               const mlx_stream s) {
     return assign(res, [&] { return mx::where(get(condition), get(x), get(y), get(s)); });
-}
-
-int mlx_clip(mlx_array *res, const mlx_array a, const mlx_array a_min, const mlx_array a_max,
-             const mlx_stream s) {
-    return assign(res, [&] { return mx::clip(get(a), optional(a_min), optional(a_max), get(s)); });
 }
 
 int mlx_astype(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s) {
@@ -144,14 +75,4 @@ int mlx_astype(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_str
 
 int mlx_view(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s) {
     return assign(res, [&] { return mx::view(get(a), to_cpp(dtype), get(s)); });
-}
-
-int mlx_allclose(mlx_array *res, const mlx_array a, const mlx_array b, double rtol, double atol,
-                 bool equal_nan, const mlx_stream s) {
-    return assign(res, [&] { return mx::allclose(get(a), get(b), rtol, atol, equal_nan, get(s)); });
-}
-
-int mlx_array_equal(mlx_array *res, const mlx_array a, const mlx_array b, bool equal_nan,
-                    const mlx_stream s) {
-    return assign(res, [&] { return mx::array_equal(get(a), get(b), equal_nan, get(s)); });
 }

@@ -22,8 +22,6 @@ namespace zm::capi {
 
 namespace mx = mlx::core;
 
-using Map = std::unordered_map<std::string, mx::array>;
-using TextMap = std::unordered_map<std::string, std::string>;
 using DeviceInfo = std::unordered_map<std::string, std::variant<std::string, size_t>>;
 using Arrays = std::vector<mx::array>;
 using Function = std::function<Arrays(const Arrays &)>;
@@ -70,8 +68,6 @@ inline mx::Device &get(mlx_device handle) { return object<mx::Device>(handle); }
 inline mx::Stream &get(mlx_stream handle) { return object<mx::Stream>(handle); }
 inline std::string &get(mlx_string handle) { return object<std::string>(handle); }
 inline Arrays &get(mlx_vector_array handle) { return object<Arrays>(handle); }
-inline Map &get(mlx_map_string_to_array handle) { return object<Map>(handle); }
-inline TextMap &get(mlx_map_string_to_string handle) { return object<TextMap>(handle); }
 inline Function &get(mlx_closure handle) { return object<Function>(handle); }
 inline DeviceInfo &get(mlx_device_info handle) { return object<DeviceInfo>(handle); }
 inline mx::ValueAndGradFn &get(mlx_closure_value_and_grad handle) {

@@ -4,44 +4,12 @@
 
 using namespace zm::capi;
 
-int mlx_all(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::all(get(a), keepdims, get(s)); });
-}
-
-int mlx_any(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::any(get(a), keepdims, get(s)); });
-}
-
-int mlx_sum(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::sum(get(a), keepdims, get(s)); });
-}
-
-int mlx_max(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::max(get(a), keepdims, get(s)); });
-}
-
-int mlx_min(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::min(get(a), keepdims, get(s)); });
-}
-
 int mlx_sum_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
     return assign(res, [&] { return mx::sum(get(a), axis, keepdims, get(s)); });
 }
 
-int mlx_mean_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::mean(get(a), axis, keepdims, get(s)); });
-}
-
 int mlx_max_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
     return assign(res, [&] { return mx::max(get(a), axis, keepdims, get(s)); });
-}
-
-int mlx_min_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::min(get(a), axis, keepdims, get(s)); });
-}
-
-int mlx_argmax(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s) {
-    return assign(res, [&] { return mx::argmax(get(a), keepdims, get(s)); });
 }
 
 int mlx_argmax_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {

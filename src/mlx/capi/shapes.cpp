@@ -64,27 +64,8 @@ int mlx_stack_axis(mlx_array *res, const mlx_vector_array arrays, int axis, cons
     return assign(res, [&] { return mx::stack(get(arrays), axis, get(s)); });
 }
 
-int mlx_split(mlx_vector_array *res, const mlx_array a, int num_splits, int axis, const mlx_stream s) {
-    return assign(res, [&] { return mx::split(get(a), num_splits, axis, get(s)); });
-}
-
-int mlx_repeat_axis(mlx_array *res, const mlx_array arr, int repeats, int axis, const mlx_stream s) {
-    return assign(res, [&] { return mx::repeat(get(arr), repeats, axis, get(s)); });
-}
-
 int mlx_zeros(mlx_array *res, const int *shape, size_t shape_num, mlx_dtype dtype, const mlx_stream s) {
     return assign(res, [&] { return mx::zeros(shape_of(shape, shape_num), to_cpp(dtype), get(s)); });
-}
-
-int mlx_ones(mlx_array *res, const int *shape, size_t shape_num, mlx_dtype dtype, const mlx_stream s) {
-    return assign(res, [&] { return mx::ones(shape_of(shape, shape_num), to_cpp(dtype), get(s)); });
-}
-
-int mlx_full(mlx_array *res, const int *shape, size_t shape_num, const mlx_array vals, mlx_dtype dtype,
-             const mlx_stream s) {
-    return assign(res, [&] {
-        return mx::full(shape_of(shape, shape_num), get(vals), to_cpp(dtype), get(s));
-    });
 }
 
 int mlx_arange(mlx_array *res, double start, double stop, double step, mlx_dtype dtype,

@@ -21,12 +21,6 @@ extern "C" {
 /* Errors. handler NULL restores the default, which ignores the message: an error never ends the process. */
 typedef void (*mlx_error_handler_func)(const char *msg, void *data);
 void mlx_set_error_handler(mlx_error_handler_func handler, void *data, void (*dtor)(void *));
-void _mlx_error(const char *file, const int line, const char *fmt, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 3, 4)))
-#endif
-    ;
-#define mlx_error(...) _mlx_error(__FILE__, __LINE__, __VA_ARGS__)
 
 typedef struct mlx_string_ { void *ctx; } mlx_string;
 typedef struct mlx_device_ { void *ctx; } mlx_device;
@@ -34,12 +28,8 @@ typedef struct mlx_device_info_ { void *ctx; } mlx_device_info;
 typedef struct mlx_stream_ { void *ctx; } mlx_stream;
 typedef struct mlx_array_ { void *ctx; } mlx_array;
 typedef struct mlx_vector_array_ { void *ctx; } mlx_vector_array;
-typedef struct mlx_map_string_to_array_ { void *ctx; } mlx_map_string_to_array;
-typedef struct mlx_map_string_to_string_ { void *ctx; } mlx_map_string_to_string;
 typedef struct mlx_closure_ { void *ctx; } mlx_closure;
 typedef struct mlx_closure_value_and_grad_ { void *ctx; } mlx_closure_value_and_grad;
-typedef struct mlx_map_string_to_array_iterator_ { void *ctx, *map_ctx; } mlx_map_string_to_array_iterator;
-typedef struct mlx_map_string_to_string_iterator_ { void *ctx, *map_ctx; } mlx_map_string_to_string_iterator;
 
 typedef enum mlx_device_type_ { MLX_CPU, MLX_GPU } mlx_device_type;
 
@@ -71,8 +61,6 @@ static mlx_array mlx_array_empty;
 
 /* Strings, version. */
 mlx_string mlx_string_new(void);
-mlx_string mlx_string_new_data(const char *str);
-int mlx_string_set(mlx_string *str, const mlx_string src);
 const char *mlx_string_data(mlx_string str);
 int mlx_string_free(mlx_string str);
 int mlx_version(mlx_string *str);
@@ -80,92 +68,54 @@ int mlx_version(mlx_string *str);
 /* Memory, in bytes. A setter gives the previous limit. */
 int mlx_clear_cache(void);
 int mlx_get_active_memory(size_t *res);
-int mlx_get_cache_memory(size_t *res);
-int mlx_get_memory_limit(size_t *res);
 int mlx_get_peak_memory(size_t *res);
 int mlx_reset_peak_memory(void);
 int mlx_set_cache_limit(size_t *res, size_t limit);
-int mlx_set_memory_limit(size_t *res, size_t limit);
-int mlx_set_wired_limit(size_t *res, size_t limit);
 
-/* Devices. The default device is the thread-independent choice MLX makes where no stream is given. */
+/* Devices. info_get_string and info_get_size return 2 where there is no such key; a string is borrowed from
+ * the info. */
 mlx_device mlx_device_new(void);
 mlx_device mlx_device_new_type(mlx_device_type type, int index);
 int mlx_device_free(mlx_device dev);
 int mlx_device_get_type(mlx_device_type *type, mlx_device dev);
-int mlx_device_get_index(int *index, mlx_device dev);
-int mlx_get_default_device(mlx_device *dev);
-int mlx_set_default_device(mlx_device dev);
 int mlx_device_is_available(bool *avail, mlx_device dev);
-int mlx_device_count(int *count, mlx_device_type type);
 mlx_device_info mlx_device_info_new(void);
 int mlx_device_info_get(mlx_device_info *info, mlx_device dev);
 int mlx_device_info_free(mlx_device_info info);
 int mlx_device_info_get_string(const char **value, mlx_device_info info, const char *key);
 int mlx_device_info_get_size(size_t *value, mlx_device_info info, const char *key);
 
-/* Streams. A stream made here can be evaluated only by the thread that made it; see mlx/streams.h. */
-mlx_stream mlx_stream_new(void);
-mlx_stream mlx_stream_new_device(mlx_device dev);
+/* Streams. Which thread may evaluate on one: see mlx/streams.h. */
 int mlx_stream_set(mlx_stream *stream, const mlx_stream src);
 int mlx_stream_free(mlx_stream stream);
 bool mlx_stream_equal(mlx_stream lhs, mlx_stream rhs);
 int mlx_stream_get_device(mlx_device *dev, mlx_stream stream);
 int mlx_stream_get_index(int *index, mlx_stream stream);
 int mlx_synchronize(mlx_stream stream);
-int mlx_get_default_stream(mlx_stream *stream, mlx_device dev);
-int mlx_set_default_stream(mlx_stream stream);
 mlx_stream mlx_default_cpu_stream_new(void);
-mlx_stream mlx_default_gpu_stream_new(void);
 
-/* Arrays. new_data copies; new_data_managed takes data and calls dtor when it is no longer needed. */
-size_t mlx_dtype_size(mlx_dtype dtype);
-int mlx_array_tostring(mlx_string *str, const mlx_array arr);
+/* Arrays. new_data copies. */
 mlx_array mlx_array_new(void);
 int mlx_array_free(mlx_array arr);
-mlx_array mlx_array_new_bool(bool val);
 mlx_array mlx_array_new_int(int val);
 mlx_array mlx_array_new_float32(float val);
-mlx_array mlx_array_new_float(float val);
-mlx_array mlx_array_new_float64(double val);
-mlx_array mlx_array_new_double(double val);
 mlx_array mlx_array_new_data(const void *data, const int *shape, int dim, mlx_dtype dtype);
-mlx_array mlx_array_new_data_managed(void *data, const int *shape, int dim, mlx_dtype dtype,
-                                     void (*dtor)(void *));
-mlx_array mlx_array_new_data_managed_payload(void *data, const int *shape, int dim, mlx_dtype dtype,
-                                             void *payload, void (*dtor)(void *));
 int mlx_array_set(mlx_array *arr, const mlx_array src);
-size_t mlx_array_itemsize(const mlx_array arr);
 size_t mlx_array_size(const mlx_array arr);
 size_t mlx_array_nbytes(const mlx_array arr);
 size_t mlx_array_ndim(const mlx_array arr);
 const int *mlx_array_shape(const mlx_array arr);
-const size_t *mlx_array_strides(const mlx_array arr);
 int mlx_array_dim(const mlx_array arr, int dim);
 mlx_dtype mlx_array_dtype(const mlx_array arr);
 int mlx_array_eval(mlx_array arr);
-int mlx_array_item_bool(bool *res, const mlx_array arr);
 int mlx_array_item_uint32(uint32_t *res, const mlx_array arr);
-int mlx_array_item_int32(int32_t *res, const mlx_array arr);
-int mlx_array_item_int64(int64_t *res, const mlx_array arr);
 int mlx_array_item_float32(float *res, const mlx_array arr);
 /* The elements of an evaluated array, or NULL. The pointer is not converted: float16 and bfloat16 arrays
  * are read through data_uint16. Only a row-contiguous array has them in order. */
-const bool *mlx_array_data_bool(const mlx_array arr);
-const uint8_t *mlx_array_data_uint8(const mlx_array arr);
 const uint16_t *mlx_array_data_uint16(const mlx_array arr);
 const uint32_t *mlx_array_data_uint32(const mlx_array arr);
-const uint64_t *mlx_array_data_uint64(const mlx_array arr);
-const int8_t *mlx_array_data_int8(const mlx_array arr);
-const int16_t *mlx_array_data_int16(const mlx_array arr);
-const int32_t *mlx_array_data_int32(const mlx_array arr);
-const int64_t *mlx_array_data_int64(const mlx_array arr);
 const float *mlx_array_data_float32(const mlx_array arr);
 const double *mlx_array_data_float64(const mlx_array arr);
-int _mlx_array_is_available(bool *res, const mlx_array arr);
-int _mlx_array_wait(const mlx_array arr);
-int _mlx_array_is_contiguous(bool *res, const mlx_array arr);
-int _mlx_array_is_row_contiguous(bool *res, const mlx_array arr);
 
 /* Vectors of arrays. */
 mlx_vector_array mlx_vector_array_new(void);
@@ -173,39 +123,10 @@ int mlx_vector_array_set(mlx_vector_array *vec, const mlx_vector_array src);
 int mlx_vector_array_free(mlx_vector_array vec);
 mlx_vector_array mlx_vector_array_new_data(const mlx_array *data, size_t size);
 mlx_vector_array mlx_vector_array_new_value(const mlx_array val);
-int mlx_vector_array_set_data(mlx_vector_array *vec, const mlx_array *data, size_t size);
 int mlx_vector_array_set_value(mlx_vector_array *vec, const mlx_array val);
-int mlx_vector_array_append_data(mlx_vector_array vec, const mlx_array *data, size_t size);
 int mlx_vector_array_append_value(mlx_vector_array vec, const mlx_array val);
 size_t mlx_vector_array_size(mlx_vector_array vec);
 int mlx_vector_array_get(mlx_array *res, const mlx_vector_array vec, size_t idx);
-
-/* Maps. get and next return 2 where there is no such key or no further entry. A key, or a string value, is
- * borrowed from the map. */
-mlx_map_string_to_array mlx_map_string_to_array_new(void);
-int mlx_map_string_to_array_set(mlx_map_string_to_array *map, const mlx_map_string_to_array src);
-int mlx_map_string_to_array_free(mlx_map_string_to_array map);
-int mlx_map_string_to_array_insert(mlx_map_string_to_array map, const char *key, const mlx_array value);
-int mlx_map_string_to_array_get(mlx_array *value, const mlx_map_string_to_array map, const char *key);
-mlx_map_string_to_array_iterator mlx_map_string_to_array_iterator_new(mlx_map_string_to_array map);
-int mlx_map_string_to_array_iterator_free(mlx_map_string_to_array_iterator it);
-int mlx_map_string_to_array_iterator_next(const char **key, mlx_array *value,
-                                          mlx_map_string_to_array_iterator it);
-mlx_map_string_to_string mlx_map_string_to_string_new(void);
-int mlx_map_string_to_string_set(mlx_map_string_to_string *map, const mlx_map_string_to_string src);
-int mlx_map_string_to_string_free(mlx_map_string_to_string map);
-int mlx_map_string_to_string_insert(mlx_map_string_to_string map, const char *key, const char *value);
-int mlx_map_string_to_string_get(const char **value, const mlx_map_string_to_string map, const char *key);
-mlx_map_string_to_string_iterator mlx_map_string_to_string_iterator_new(mlx_map_string_to_string map);
-int mlx_map_string_to_string_iterator_free(mlx_map_string_to_string_iterator it);
-int mlx_map_string_to_string_iterator_next(const char **key, const char **value,
-                                           mlx_map_string_to_string_iterator it);
-
-/* Files. Loaded arrays are lazy: their bytes are read when they are evaluated. */
-int mlx_load_safetensors(mlx_map_string_to_array *res_0, mlx_map_string_to_string *res_1,
-                         const char *file, const mlx_stream s);
-int mlx_save_safetensors(const char *file, const mlx_map_string_to_array param,
-                         const mlx_map_string_to_string metadata);
 
 /* Evaluation, transformations of functions. A closure's function returns 0, or another value on failure. */
 int mlx_eval(const mlx_vector_array outputs);
@@ -235,35 +156,15 @@ int mlx_detail_vmap_replace(mlx_vector_array *res, const mlx_vector_array inputs
                             size_t out_axes_num);
 
 /* Random numbers. An empty key: MLX's process-wide generator. */
-int mlx_random_seed(uint64_t seed);
 int mlx_random_key(mlx_array *res, uint64_t seed);
-int mlx_random_split(mlx_array *res_0, mlx_array *res_1, const mlx_array key, const mlx_stream s);
-int mlx_random_split_num(mlx_array *res, const mlx_array key, int num, const mlx_stream s);
-int mlx_random_bits(mlx_array *res, const int *shape, size_t shape_num, int width, const mlx_array key,
-                    const mlx_stream s);
-int mlx_random_uniform(mlx_array *res, const mlx_array low, const mlx_array high, const int *shape,
-                       size_t shape_num, mlx_dtype dtype, const mlx_array key, const mlx_stream s);
-int mlx_random_normal(mlx_array *res, const int *shape, size_t shape_num, mlx_dtype dtype, float loc,
-                      float scale, const mlx_array key, const mlx_stream s);
 int mlx_random_categorical(mlx_array *res, const mlx_array logits, int axis, const mlx_array key,
                            const mlx_stream s);
 
 /* Element-wise operations. */
-int mlx_abs(mlx_array *res, const mlx_array a, const mlx_stream s);
 int mlx_negative(mlx_array *res, const mlx_array a, const mlx_stream s);
 int mlx_exp(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_log(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_sqrt(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_rsqrt(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_square(mlx_array *res, const mlx_array a, const mlx_stream s);
 int mlx_sigmoid(mlx_array *res, const mlx_array a, const mlx_stream s);
 int mlx_tanh(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_erf(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_sin(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_cos(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_logical_not(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_isnan(mlx_array *res, const mlx_array a, const mlx_stream s);
-int mlx_stop_gradient(mlx_array *res, const mlx_array a, const mlx_stream s);
 int mlx_add(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_subtract(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_multiply(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
@@ -272,24 +173,13 @@ int mlx_floor_divide(mlx_array *res, const mlx_array a, const mlx_array b, const
 int mlx_power(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_minimum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_maximum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
-int mlx_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
-int mlx_not_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_less(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
-int mlx_less_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
-int mlx_greater(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_greater_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_logical_and(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
-int mlx_logical_or(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_where(mlx_array *res, const mlx_array condition, const mlx_array x, const mlx_array y,
               const mlx_stream s);
-int mlx_clip(mlx_array *res, const mlx_array a, const mlx_array a_min, const mlx_array a_max,
-             const mlx_stream s);
 int mlx_astype(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s);
 int mlx_view(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s);
-int mlx_allclose(mlx_array *res, const mlx_array a, const mlx_array b, double rtol, double atol,
-                 bool equal_nan, const mlx_stream s);
-int mlx_array_equal(mlx_array *res, const mlx_array a, const mlx_array b, bool equal_nan,
-                    const mlx_stream s);
 
 /* Shapes. */
 int mlx_reshape(mlx_array *res, const mlx_array a, const int *shape, size_t shape_num,
@@ -310,26 +200,13 @@ int mlx_slice_update(mlx_array *res, const mlx_array src, const mlx_array update
                      size_t strides_num, const mlx_stream s);
 int mlx_concatenate_axis(mlx_array *res, const mlx_vector_array arrays, int axis, const mlx_stream s);
 int mlx_stack_axis(mlx_array *res, const mlx_vector_array arrays, int axis, const mlx_stream s);
-int mlx_split(mlx_vector_array *res, const mlx_array a, int num_splits, int axis, const mlx_stream s);
-int mlx_repeat_axis(mlx_array *res, const mlx_array arr, int repeats, int axis, const mlx_stream s);
 int mlx_zeros(mlx_array *res, const int *shape, size_t shape_num, mlx_dtype dtype, const mlx_stream s);
-int mlx_ones(mlx_array *res, const int *shape, size_t shape_num, mlx_dtype dtype, const mlx_stream s);
-int mlx_full(mlx_array *res, const int *shape, size_t shape_num, const mlx_array vals, mlx_dtype dtype,
-             const mlx_stream s);
 int mlx_arange(mlx_array *res, double start, double stop, double step, mlx_dtype dtype,
                const mlx_stream s);
 
 /* Reductions, order, selection. */
-int mlx_all(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s);
-int mlx_any(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s);
-int mlx_sum(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s);
-int mlx_max(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s);
-int mlx_min(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s);
 int mlx_sum_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
-int mlx_mean_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
 int mlx_max_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
-int mlx_min_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
-int mlx_argmax(mlx_array *res, const mlx_array a, bool keepdims, const mlx_stream s);
 int mlx_argmax_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
 int mlx_logsumexp_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
 int mlx_softmax_axis(mlx_array *res, const mlx_array a, int axis, bool precise, const mlx_stream s);

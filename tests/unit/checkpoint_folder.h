@@ -16,12 +16,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char folder[64];
+#include "temporary.h"
+
+static char folder[TEMPORARY_SIZE];
 
 static inline int make_folder(void **state) {
     (void)state;
-    strcpy(folder, "/tmp/zmlx-test-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
+    return mkdtemp(temporary_template(folder)) ? 0 : -1;
 }
 
 static inline int remove_item(const char *path, const struct stat *info, int kind, struct FTW *place) {

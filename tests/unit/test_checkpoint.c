@@ -291,7 +291,7 @@ static void test_weight_checks(void **state) {
 
 static void test_not_a_model_folder(void **state) {
     (void)state;
-    char path[128];
+    char path[256];
     expect_open_error("/nonexistent/model", ZMLX_ERROR_FILE, "/nonexistent/model", "no such folder");
     expect_open_error(folder, ZMLX_ERROR_FILE, folder, "no config.json");
     write_text("config.json", "{}");
@@ -322,7 +322,7 @@ static void test_shards(void **state) {
     zm_checkpoint_free(checkpoint);
     write_tensors("model-00003.safetensors", ENTRY("a", "U32", "[1]", 0, 4), four, 4);
     expect_open_error(folder, ZMLX_ERROR_FORMAT, "model-00003.safetensors", "tensor 'a' is also in ");
-    char path[128];
+    char path[256];
     snprintf(path, sizeof path, "%s/model-00003.safetensors", folder);
     assert_int_equal(unlink(path), 0);
     snprintf(path, sizeof path, "%s/model-00002-of-00002.safetensors", folder);
@@ -339,7 +339,7 @@ static void test_damaged_tensor_file(void **state) {
     expect_open_error(folder, ZMLX_ERROR_FORMAT, "model.safetensors", "5 bytes are too few");
     write_tensors("model.safetensors", entries, data, sizeof data - 1);
     expect_open_error(folder, ZMLX_ERROR_FORMAT, "model.safetensors", "tensor 'm.c': data_offsets end at 16");
-    char path[128];
+    char path[256];
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     assert_int_equal(unlink(path), 0);
     assert_int_equal(mkfifo(path, 0600), 0);
@@ -351,7 +351,7 @@ static void test_file_cut_short_while_loading(void **state) {
     (void)state;
     write_small();
     zm_checkpoint *checkpoint = open_checkpoint(MLX_FLOAT32);
-    char path[128];
+    char path[256];
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     assert_int_equal(truncate(path, 20), 0);
     mlx_array x;

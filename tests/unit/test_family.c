@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "model/model.h"
+#include "temporary.h"
 
 /* A tensor of a tiny checkpoint; %d in name: one a layer (layer -1: all layers). */
 typedef struct tensor {
@@ -110,19 +111,18 @@ static const checkpoint llama = {llama_config, llama_tensors, COUNT(llama_tensor
 static const checkpoint lfm2_moe = {lfm2_moe_config, lfm2_moe_tensors, COUNT(lfm2_moe_tensors), 2};
 static const checkpoint gpt_oss = {gpt_oss_config, gpt_oss_tensors, COUNT(gpt_oss_tensors), 2};
 
-static char folder[64];
+static char folder[TEMPORARY_SIZE];
 
 static int make_folder(void **state) {
     (void)state;
-    strcpy(folder, "/tmp/zmlx-family-XXXXXX");
-    return mkdtemp(folder) ? 0 : 1;
+    return mkdtemp(temporary_template(folder)) ? 0 : 1;
 }
 
 static int remove_folder(void **state) {
     (void)state;
     DIR *entries = opendir(folder);
     for (struct dirent *entry; entries && (entry = readdir(entries));) {
-        char path[400];
+        char path[TEMPORARY_SIZE + 300];
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
         unlink(path);
     }

@@ -14,6 +14,7 @@
 
 #include "zmlx/synth.h"
 #include "zmlx/validate.h"
+#include "temporary.h"
 
 enum { N_PROMPT = 12, N_TOKENS = 40 };
 
@@ -60,7 +61,7 @@ static const family_case cases[] = {
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
-static char folder[64], config_path[96], model_path[96];
+static char folder[TEMPORARY_SIZE], config_path[TEMPORARY_SIZE + 20], model_path[TEMPORARY_SIZE + 20];
 static zmlx_error error;
 
 static void check(zmlx_status status) {
@@ -69,8 +70,7 @@ static void check(zmlx_status status) {
 
 static int set_up(void **state) {
     (void)state;
-    strcpy(folder, "/tmp/zmlx-families-XXXXXX");
-    if (!mkdtemp(folder)) return 1;
+    if (!mkdtemp(temporary_template(folder))) return 1;
     snprintf(config_path, sizeof config_path, "%s/config.json", folder);
     snprintf(model_path, sizeof model_path, "%s/model", folder);
     return 0;
@@ -80,7 +80,7 @@ static void remove_model(void) {
     static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json",
                                         "tokenizer_config.json"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char path[160];
+        char path[256];
         snprintf(path, sizeof path, "%s/%s", model_path, names[i]);
         unlink(path);
     }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "model/safetensors.h"
+#include "temporary.h"
 
 enum { MAX_FILE = 4096 };
 
@@ -163,8 +164,8 @@ static void test_header_longer_than_the_file(void **state) {
 
 static void test_reads_from_a_file(void **state) {
     (void)state;
-    char path[] = "/tmp/zmlx-test-XXXXXX";
-    int descriptor = mkstemp(path);
+    char path[TEMPORARY_SIZE];
+    int descriptor = mkstemp(temporary_template(path));
     assert_true(descriptor >= 0);
     unlink(path);
     image made = make_image(good, 34);

@@ -20,7 +20,7 @@ static const char tiny[] =
     "\"decoder_sparse_step\": 1, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"norm_topk_prob\": true,"
     "\"max_position_embeddings\": 256, \"tie_word_embeddings\": false, \"quantization\": {\"bits\": 3}}";
 
-static char shape[128], target[128];
+static char shape[TEMPORARY_SIZE + 20], target[TEMPORARY_SIZE + 20];
 
 static int make_shape(void **state) {
     if (make_folder(state)) return -1;
@@ -44,7 +44,7 @@ static void synthesise(const zmlx_synth_options *options) {
     zmlx_error error = {0};
     uint64_t size;
     if (zmlx_synth(&size, shape, target, options, &error)) fail_msg("%s: %s", error.where, error.message);
-    char path[160];
+    char path[256];
     struct stat info;
     snprintf(path, sizeof path, "%s/model.safetensors", target);
     assert_int_equal(stat(path, &info), 0);
@@ -130,7 +130,7 @@ static void test_tensors_and_moments(void **state) {
         synthesise(&(zmlx_synth_options){.bits = all_bits[i], .n_layers = 2});
         check_tensors(all_bits[i]);
         assert_int_equal(count_items(folder), 2); /* no temporary folder is left */
-        char command[160];
+        char command[256];
         snprintf(command, sizeof command, "%s/old", folder);
         assert_int_equal(rename(target, command), 0);
         nftw(command, remove_item, 8, FTW_DEPTH | FTW_PHYS);
@@ -138,7 +138,7 @@ static void test_tensors_and_moments(void **state) {
 }
 
 static uint64_t hash_target(void) {
-    char path[160];
+    char path[256];
     snprintf(path, sizeof path, "%s/model.safetensors", target);
     FILE *file = fopen(path, "rb");
     assert_non_null(file);

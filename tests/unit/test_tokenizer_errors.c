@@ -277,7 +277,7 @@ static void folders(void **state) {
     (void)state;
     zmlx_tokenizer *tokenizer;
     zmlx_error error = {0};
-    char path[128];
+    char path[256];
     snprintf(path, sizeof path, "%s/tokenizer.json", folder);
     assert_int_equal(zmlx_tokenizer_load(&tokenizer, folder, &error), ZMLX_ERROR_FILE);
     assert_null(tokenizer);

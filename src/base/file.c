@@ -38,11 +38,16 @@ zmlx_status zm_file_read(char **data, size_t *size, const char *path, size_t lim
         return zm_fail_memory(error);
     }
     size_t got = fread(bytes, 1, (size_t)file_size, file);
-    bool bad = ferror(file) != 0;
+    zmlx_status status = ZMLX_OK;
+    if (ferror(file))
+        status = fail_errno(error, path, "read");
+    else if (got < file_size)
+        status = zm_fail(error, ZMLX_ERROR_FILE, path, "became shorter while it was read: %zu of %llu bytes",
+                         got, (unsigned long long)file_size);
     fclose(file);
-    if (bad) {
+    if (status) {
         free(bytes);
-        return zm_fail(error, ZMLX_ERROR_FILE, path, "cannot read");
+        return status;
     }
     bytes[got] = '\0';
     *data = bytes;

@@ -79,6 +79,26 @@ int zm_dim(mlx_array a, int axis) {
     return axis >= 0 && axis < n_dims ? mlx_array_shape(a)[axis] : 0;
 }
 
+const char *zm_dtype_name(mlx_dtype dtype) {
+    switch (dtype) {
+    case MLX_BOOL: return "bool";
+    case MLX_UINT8: return "uint8";
+    case MLX_UINT16: return "uint16";
+    case MLX_UINT32: return "uint32";
+    case MLX_UINT64: return "uint64";
+    case MLX_INT8: return "int8";
+    case MLX_INT16: return "int16";
+    case MLX_INT32: return "int32";
+    case MLX_INT64: return "int64";
+    case MLX_FLOAT16: return "float16";
+    case MLX_FLOAT32: return "float32";
+    case MLX_FLOAT64: return "float64";
+    case MLX_BFLOAT16: return "bfloat16";
+    case MLX_COMPLEX64: return "complex64";
+    }
+    return "?";
+}
+
 mlx_array zm_node(zm_scope *scope, const zm_node_output *spec, const zm_node_class *node_class, void *state,
                   const mlx_array *inputs, int n_inputs) {
     mlx_array result = {NULL};

@@ -139,5 +139,6 @@ mlx_array zm_node(zm_scope *, const zm_node_output *spec, const zm_node_class *n
 /* Shape questions; 0 for an empty array. */
 int zm_dim(mlx_array a, int axis); /* negative axes count from the end */
 bool zm_is_set(mlx_array a);       /* ctx is not NULL */
+const char *zm_dtype_name(mlx_dtype dtype); /* "float32", "uint8", ...; "?" for what is none */
 
 #endif

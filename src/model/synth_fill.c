@@ -3,19 +3,12 @@
 #include <math.h>
 
 #include "base/half.h"
+#include "base/random.h"
 #include "model/synth_plan.h"
-
-/* SplitMix64 at position index. */
-static uint64_t random_bits(uint64_t seed, uint64_t index) {
-    uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
 
 /* Four 16-bit numbers for elements index to index + 3; index is a multiple of 4. */
 static uint64_t random_four(const zm_synth_tensor *tensor, uint64_t index) {
-    return random_bits(tensor->seed, index / 4);
+    return zm_splitmix64(tensor->seed, index / 4);
 }
 
 static int exponent_of(const zm_synth_tensor *tensor, uint16_t number) {
@@ -29,11 +22,11 @@ static float uniform(const zm_synth_tensor *tensor, uint16_t number) {
 static void fill_packed(uint32_t *out, const zm_synth_tensor *tensor, uint64_t first, size_t count) {
     size_t i = 0;
     for (; i + 1 < count; i += 2) {
-        uint64_t bits = random_bits(tensor->seed, (first + i) / 2);
+        uint64_t bits = zm_splitmix64(tensor->seed, (first + i) / 2);
         out[i] = (uint32_t)bits;
         out[i + 1] = (uint32_t)(bits >> 32);
     }
-    if (i < count) out[i] = (uint32_t)random_bits(tensor->seed, (first + i) / 2);
+    if (i < count) out[i] = (uint32_t)zm_splitmix64(tensor->seed, (first + i) / 2);
 }
 
 static void fill_one(void *out, size_t at, const zm_synth_tensor *tensor, uint16_t number) {

@@ -66,10 +66,6 @@ static zmlx_status list_candidates(const zm_patch_pattern **patterns, size_t *n_
     return ZMLX_OK;
 }
 
-static const char *dtype_name(mlx_dtype dtype) {
-    return dtype == MLX_FLOAT32 ? "float32" : dtype == MLX_FLOAT16 ? "float16" : "bfloat16";
-}
-
 /* One line about the patterns that lack a proof for one reason. */
 static zmlx_status note_unproven(zm_report *report, const zmlx_model *model, const char *const *names,
                                  size_t n_names, const char *reason, bool explicit_choice,
@@ -95,7 +91,7 @@ static zmlx_status note_unproven(zm_report *report, const zmlx_model *model, con
             report, error,
             "[zmlx.patch] WARNING: %s on this %s model: %s. Check with: zmlx validate MODEL "
             "--patterns %s --dtype %s",
-            zm_text_string(&list), family, reason, zm_text_string(&joined), dtype_name(model->dtype));
+            zm_text_string(&list), family, reason, zm_text_string(&joined), zm_dtype_name(model->dtype));
     zm_text_free(&list);
     zm_text_free(&joined);
     return status;

@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "base/clock.h"
+#include "base/statistics.h"
 
 enum { N_CHECKED_TOKENS = 32, BLOCK_STEPS = 8, DEFAULT_SAMPLE = 16, MAX_RUNS = 1000 };
 
@@ -25,15 +27,9 @@ typedef struct trial {
     int32_t expected[N_CHECKED_TOKENS]; /* greedy tokens of the model as it was given */
     float *logits;                      /* of one step */
     block_time *standing, *candidate;   /* n_runs each */
-    double *sorted;                     /* n_runs */
+    double *values;                     /* n_runs: what a median is taken of */
     zmlx_error *error;
 } trial;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 static void say(const trial *this, const char *format, ...) ZM_PRINTF(2, 3);
 static void say(const trial *this, const char *format, ...) {
@@ -46,21 +42,9 @@ static void say(const trial *this, const char *format, ...) {
     this->options->log(this->options->log_context, line);
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The median of this->sorted. */
-static double median(trial *this) {
-    int n = this->n_runs;
-    qsort(this->sorted, (size_t)n, sizeof *this->sorted, compare_doubles);
-    return (this->sorted[(n - 1) / 2] + this->sorted[n / 2]) / 2;
-}
-
 static double median_step_ms(trial *this, const block_time *times) {
-    for (int i = 0; i < this->n_runs; i++) this->sorted[i] = 1000 * times[i].decode;
-    return median(this);
+    for (int i = 0; i < this->n_runs; i++) this->values[i] = 1000 * times[i].decode;
+    return zm_median(this->values, (size_t)this->n_runs);
 }
 
 /* Standing and candidate blocks are neighbours in time, so each pair's ratio is free of slow drifts. */
@@ -68,21 +52,21 @@ static double median_speedup(trial *this, bool prefill) {
     for (int i = 0; i < this->n_runs; i++) {
         const block_time *a = &this->standing[i], *b = &this->candidate[i];
         double before = prefill ? a->prefill : a->decode, after = prefill ? b->prefill : b->decode;
-        this->sorted[i] = after > 0 ? before / after : 1;
+        this->values[i] = after > 0 ? before / after : 1;
     }
-    return median(this);
+    return zm_median(this->values, (size_t)this->n_runs);
 }
 
 /* A prefill of the sample and a block of single-token steps after it. */
 static zmlx_status time_block(trial *this, block_time *result) {
     zmlx_session *session;
     ZM_TRY(zmlx_session_new(&session, this->model, this->error));
-    double start = now();
+    double start = zm_clock_seconds();
     zmlx_status status = zmlx_session_feed(session, this->sample, this->n_sample, NULL, false, this->error);
-    double filled = now();
+    double filled = zm_clock_seconds();
     for (int i = 0; i < BLOCK_STEPS && !status; i++)
         status = zmlx_session_feed(session, &this->expected[i], 1, this->logits, false, this->error);
-    result->decode = (now() - filled) / BLOCK_STEPS;
+    result->decode = (zm_clock_seconds() - filled) / BLOCK_STEPS;
     result->prefill = filled - start;
     zmlx_session_free(session);
     return status;
@@ -205,8 +189,8 @@ static zmlx_status allocate(trial *this, zmlx_smart_report *report, size_t n_pat
     this->logits = calloc((size_t)vocab_size, sizeof *this->logits);
     this->standing = calloc(n_runs, sizeof *this->standing);
     this->candidate = calloc(n_runs, sizeof *this->candidate);
-    this->sorted = calloc(n_runs, sizeof *this->sorted);
-    bool complete = report->results && this->logits && this->standing && this->candidate && this->sorted;
+    this->values = calloc(n_runs, sizeof *this->values);
+    bool complete = report->results && this->logits && this->standing && this->candidate && this->values;
     return complete ? ZMLX_OK : zm_fail_memory(this->error);
 }
 
@@ -247,7 +231,7 @@ zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched
     free(this.logits);
     free(this.standing);
     free(this.candidate);
-    free(this.sorted);
+    free(this.values);
     return status;
 }
 

@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 enum {
-    MAX_THREADS = 256,
     PIECES_PER_THREAD = 4,  /* more than one, so that a thread that is delayed holds up little */
     PAUSES_PER_LOOK = 32,   /* between two looks at the clock */
     SPIN_NANOSECONDS = 30000
@@ -65,7 +64,7 @@ int zm_processor_count(void) {
     }
 #endif
     long count = sysconf(_SC_NPROCESSORS_ONLN);
-    return count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : (int)count;
+    return count < 1 ? 1 : count > ZM_MAX_THREADS ? ZM_MAX_THREADS : (int)count;
 }
 
 static void take_pieces(zm_pool *pool) {
@@ -168,11 +167,11 @@ static void stop_workers(zm_pool *pool, int n_started) {
 
 zmlx_status zm_pool_new(zm_pool **result, int n_threads, zmlx_error *error) {
     *result = NULL;
-    if (n_threads < 0 || n_threads > MAX_THREADS)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "threads", "expected 0 to %d, got %d", MAX_THREADS,
+    if (n_threads < 0 || n_threads > ZM_MAX_THREADS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "threads", "expected 0 to %d, got %d", ZM_MAX_THREADS,
                        n_threads);
     if (!n_threads) n_threads = zm_processor_count();
-    if (n_threads > MAX_THREADS) n_threads = MAX_THREADS;
+    if (n_threads > ZM_MAX_THREADS) n_threads = ZM_MAX_THREADS;
     int n_workers = n_threads - 1;
     zm_pool *pool = calloc(1, sizeof *pool + (size_t)n_workers * sizeof pool->workers[0]);
     if (!pool) return zm_fail_memory(error);

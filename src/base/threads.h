@@ -15,7 +15,9 @@
 typedef struct zm_pool zm_pool;
 typedef void (*zm_range_body)(void *context, size_t begin, size_t end);
 
-/* n_threads counts the caller; 0 means the processors this process may use. */
+enum { ZM_MAX_THREADS = 256 };
+
+/* n_threads counts the caller, up to ZM_MAX_THREADS; 0 means the processors this process may use. */
 zmlx_status zm_pool_new(zm_pool **pool, int n_threads, zmlx_error *error);
 void zm_pool_free(zm_pool *pool); /* waits for a running loop; NULL is fine */
 int zm_pool_threads(const zm_pool *pool);

@@ -2,24 +2,18 @@
 /* How fast this machine reads memory: sums of a buffer larger than its caches. */
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/threads.h"
 #include "zmlx/system.h"
 
-enum { PIECE_BYTES = 1 << 20, PIECE_WORDS = PIECE_BYTES / 8, LANES = 16, MAX_THREADS = 4096 };
+enum { PIECE_BYTES = 1 << 20, PIECE_WORDS = PIECE_BYTES / 8, LANES = 16, MAX_PIECES = 16384, MAX_SECONDS = 3600 };
 static const size_t DEFAULT_BYTES = (size_t)512 << 20;
 
 typedef struct buffer {
     uint64_t *words;
     _Atomic uint64_t sum; /* its use keeps the loads */
 } buffer;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 static void fill(void *context, size_t begin, size_t end) {
     buffer *this = context;
@@ -41,14 +35,14 @@ static zmlx_status measure(double *bytes_per_second, buffer *this, size_t n_piec
     size_t n_words = n_pieces * PIECE_WORDS;
     uint64_t expected = (uint64_t)n_words * (n_words - 1) / 2; /* n_words is even and below 2^32 */
     zm_pool_run(pool, n_pieces, 1, fill, this);
-    double start = now(), best = 0, before = start;
+    double start = zm_clock_seconds(), best = 0, before = start;
     do {
         atomic_store(&this->sum, 0);
         zm_pool_run(pool, n_pieces, 1, read_pieces, this);
         if (atomic_load(&this->sum) != expected)
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "memory",
                            "a buffer did not read back as it was written");
-        double after = now(), rate = (double)(n_pieces * PIECE_BYTES) / (after - before);
+        double after = zm_clock_seconds(), rate = (double)(n_pieces * PIECE_BYTES) / (after - before);
         if (rate > best) best = rate;
         before = after;
     } while (before - start < seconds);
@@ -61,10 +55,15 @@ zmlx_status zmlx_system_read_bandwidth(double *bytes_per_second, int n_threads, 
     *bytes_per_second = 0;
     size_t n_pieces = (buffer_bytes ? buffer_bytes : DEFAULT_BYTES) / PIECE_BYTES;
     if (!n_pieces) n_pieces = 1;
-    if (n_pieces > (size_t)16384 || n_threads < 0 || n_threads > MAX_THREADS ||
-        !(seconds >= 0 && seconds <= 3600))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "bandwidth",
-                       "a size, a number of threads or a time is out of range");
+    if (n_pieces > MAX_PIECES)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "buffer size", "expected at most %d MiB, got %zu",
+                       MAX_PIECES, n_pieces);
+    if (n_threads < 0 || n_threads > ZM_MAX_THREADS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "threads", "expected 0 to %d, got %d", ZM_MAX_THREADS,
+                       n_threads);
+    if (!(seconds >= 0 && seconds <= MAX_SECONDS))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "seconds", "expected 0 to %d, got %g", MAX_SECONDS,
+                       seconds);
     buffer this = {.words = aligned_alloc(4096, n_pieces * PIECE_BYTES)};
     if (!this.words) return zm_fail_memory(error);
     zm_pool *pool;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,16 +52,34 @@ static void test_bandwidth(void **state) {
     assert_true(rate > 1e8 && rate < 1e13);
     assert_int_equal(zmlx_system_read_bandwidth(&rate, 2, 1, 0, &error), ZMLX_OK);
     assert_true(rate > 1e8 && rate < 1e13);
-    assert_int_equal(zmlx_system_read_bandwidth(&rate, -1, 0, 0.1, &error), ZMLX_ERROR_ARGUMENT);
+}
+
+static void expect_refusal(int n_threads, size_t size, double seconds, const char *where,
+                           const char *message) {
+    double rate = 1;
+    zmlx_error error;
+    assert_int_equal(zmlx_system_read_bandwidth(&rate, n_threads, size, seconds, &error),
+                     ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, where);
+    assert_string_equal(error.message, message);
     assert_true(rate == 0);
-    assert_int_equal(zmlx_system_read_bandwidth(&rate, 1, (size_t)1 << 60, 0.1, &error), ZMLX_ERROR_ARGUMENT);
-    assert_int_equal(zmlx_system_read_bandwidth(&rate, 1, 0, -1, &error), ZMLX_ERROR_ARGUMENT);
+}
+
+static void test_bandwidth_ranges(void **state) {
+    (void)state;
+    expect_refusal(-1, 0, 0.1, "threads", "expected 0 to 256, got -1");
+    expect_refusal(257, 0, 0.1, "threads", "expected 0 to 256, got 257");
+    expect_refusal(1, (size_t)16385 << 20, 0.1, "buffer size", "expected at most 16384 MiB, got 16385");
+    expect_refusal(1, 0, -1, "seconds", "expected 0 to 3600, got -1");
+    expect_refusal(1, 0, 3601, "seconds", "expected 0 to 3600, got 3601");
+    expect_refusal(1, 0, (double)NAN, "seconds", "expected 0 to 3600, got nan");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_info),
         cmocka_unit_test(test_bandwidth),
+        cmocka_unit_test(test_bandwidth_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

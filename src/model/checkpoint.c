@@ -167,7 +167,6 @@ zm_json_object zm_checkpoint_config(const zm_checkpoint *checkpoint) {
     return (zm_json_object){.value = checkpoint->config, .file = "config.json"};
 }
 
-const char *zm_checkpoint_folder(const zm_checkpoint *checkpoint) { return checkpoint->folder; }
 mlx_stream zm_checkpoint_stream(const zm_checkpoint *checkpoint) { return checkpoint->stream; }
 uint64_t zm_checkpoint_file_bytes(const zm_checkpoint *checkpoint) { return checkpoint->file_bytes; }
 mlx_dtype zm_checkpoint_stored_dtype(const zm_checkpoint *checkpoint) { return checkpoint->stored_dtype; }
@@ -282,6 +281,10 @@ zmlx_status zm_checkpoint_stack(zm_checkpoint *checkpoint, const char *prefix, c
     if (length < 0 || (size_t)length >= sizeof first || n_experts < 1 ||
         !zm_checkpoint_has(checkpoint, first))
         return ZMLX_OK;
+    const zm_checkpoint_entry *twin = zm_checkpoint_find(checkpoint, name);
+    if (twin)
+        return zm_fail(error, ZMLX_ERROR_FORMAT, twin->file,
+                       "tensors '%.200s' and '%.200s' are the same one", first, name);
     mlx_array *experts = calloc((size_t)n_experts, sizeof experts[0]);
     if (!experts) return zm_fail_memory(error);
     zm_scope scope;

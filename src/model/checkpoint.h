@@ -26,7 +26,6 @@ void zm_checkpoint_set_progress(zm_checkpoint *checkpoint, void (*progress)(void
 
 /* config.json, with generation_config.json's eos_token_id taking precedence as mlx-lm does. */
 zm_json_object zm_checkpoint_config(const zm_checkpoint *checkpoint);
-const char *zm_checkpoint_folder(const zm_checkpoint *checkpoint);
 mlx_stream zm_checkpoint_stream(const zm_checkpoint *checkpoint); /* borrowed: the one it was opened with */
 uint64_t zm_checkpoint_file_bytes(const zm_checkpoint *checkpoint);
 /* The floating type most of the tensors have: the checkpoint's own type. */
@@ -45,7 +44,7 @@ void zm_checkpoint_remove(zm_checkpoint *checkpoint, const char *name);
 zmlx_status zm_checkpoint_rename(zm_checkpoint *checkpoint, const char *old_part, const char *new_part,
                                  zmlx_error *error);
 /* If "<prefix>.0.<suffix>" exists: removes "<prefix>.<e>.<suffix>" for e < n_experts and puts their stack as
- * name. */
+ * name, which must not exist. */
 zmlx_status zm_checkpoint_stack(zm_checkpoint *checkpoint, const char *prefix, const char *suffix,
                                 int n_experts, const char *name, zmlx_error *error);
 

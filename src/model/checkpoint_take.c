@@ -6,15 +6,6 @@
 #include "base/text.h"
 #include "model/checkpoint_parts.h"
 
-static const char *const dtype_names[] = {"bool",    "uint8",   "uint16",   "uint32",   "uint64",
-                                          "int8",    "int16",   "int32",    "int64",    "float16",
-                                          "float32", "float64", "bfloat16", "complex64"};
-
-static const char *dtype_name(mlx_dtype dtype) {
-    size_t index = (size_t)dtype;
-    return index < sizeof dtype_names / sizeof dtype_names[0] ? dtype_names[index] : "?";
-}
-
 static bool is_floating(mlx_dtype dtype) {
     return dtype == MLX_FLOAT32 || dtype == MLX_FLOAT16 || dtype == MLX_BFLOAT16;
 }
@@ -50,7 +41,7 @@ static zmlx_status check_kind(const zm_checkpoint_entry *entry, expected_kind ki
     if (kind == EXPECT_UINT8 && dtype != MLX_UINT8) expected = "uint8";
     if (!expected) return ZMLX_OK;
     return zm_fail(error, ZMLX_ERROR_FORMAT, entry->file, "tensor '%.200s': expected %s, got %s", entry->name,
-                   expected, dtype_name(dtype));
+                   expected, zm_dtype_name(dtype));
 }
 
 static zmlx_status require(zm_checkpoint_entry **entry, const zm_checkpoint *checkpoint, const char *name,
@@ -71,8 +62,10 @@ static zmlx_status evaluate(mlx_array *array, zm_checkpoint *checkpoint, zm_chec
     if (mlx_array_dtype(source) != dtype) result = zm_astype(&scope, source, dtype);
     mlx_array kept = {0};
     zm_scope_keep(&scope, &kept, result);
-    zmlx_status status = zm_scope_end(&scope, error);
-    if (!status && mlx_array_eval(kept)) status = zm_mlx_fail(error, entry->name);
+    zmlx_error failure;
+    zmlx_status status = zm_scope_end(&scope, &failure);
+    if (!status && mlx_array_eval(kept)) status = zm_mlx_fail(&failure, NULL);
+    if (status) zm_fail(error, status, entry->file, "tensor '%.200s': %s", entry->name, failure.message);
     if (!status) status = zm_source_failure(checkpoint->source, error);
     if (status) {
         mlx_array_free(kept);

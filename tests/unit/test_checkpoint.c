@@ -119,6 +119,12 @@ static void test_take_checks(void **state) {
     expect_error(zm_checkpoint_take(&array, checkpoint, "m.y", (int[]){1}, 1, false, &error), &error,
                  "tensor 'm.y' is missing");
     expect_error(zm_checkpoint_finish(checkpoint, &error), &error, "3 unexpected tensors: ");
+    zm_checkpoint_set_dtype(checkpoint, (mlx_dtype)15); /* a conversion that MLX refuses */
+    assert_int_equal(zm_checkpoint_take(&array, checkpoint, "m.n", (int[]){2}, 1, false, &error),
+                     ZMLX_ERROR_MLX);
+    assert_non_null(strstr(error.where, "model.safetensors"));
+    assert_non_null(strstr(error.message, "tensor 'm.n': "));
+    assert_null(array.ctx);
     zm_checkpoint_free(checkpoint);
 }
 
@@ -181,6 +187,13 @@ static void test_stacks_experts(void **state) {
     checkpoint = open_checkpoint(MLX_FLOAT32);
     expect_error(zm_checkpoint_stack(checkpoint, "e", "w", 3, "s", &error), &error,
                  "'e.1.w' has another shape");
+    zm_checkpoint_free(checkpoint);
+
+    checkpoint = open_checkpoint(MLX_FLOAT32);
+    expect_error(zm_checkpoint_stack(checkpoint, "e", "w", 3, "e.2.w", &error), &error,
+                 "tensors 'e.0.w' and 'e.2.w' are the same one");
+    assert_non_null(strstr(error.where, "model.safetensors"));
+    assert_true(zm_checkpoint_has(checkpoint, "e.0.w"));
     zm_checkpoint_free(checkpoint);
 }
 

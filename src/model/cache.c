@@ -138,11 +138,8 @@ static zm_mask window_mask(zm_scope *scope, int length, int offset, int window) 
 zm_mask zm_cache_mask(const zm_cache *cache, zm_scope *scope, int length, int window) {
     zm_mask none = {.mode = ""}, causal = {.mode = "causal"};
     if (length == 1 || (cache && cache->kind == ZM_CACHE_ARRAY)) return none;
-    if (!cache) return window && length > window ? window_mask(scope, length, 0, window) : causal;
-    if (cache->kind == ZM_CACHE_KV)
-        return window ? window_mask(scope, length, cache->offset, window) : causal;
-    if (!window) window = cache->max_size;
-    int offset = minimum(cache->max_size - 1, cache->offset);
+    if (!window) return causal;
+    int offset = cache ? minimum(window - 1, cache->offset) : 0;
     return length > window - offset ? window_mask(scope, length, offset, window) : causal;
 }
 

@@ -24,7 +24,8 @@ void zm_cache_release(zm_cache *cache);
  * cache's arrays are replaced by the updated (lazy) ones. */
 void zm_cache_update(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_array *values);
 
-/* The mask for length new tokens. window 0: full attention. cache may be NULL. */
+/* The mask for length new tokens. window: the max_size of a rotating cache, 0 for the others (full
+ * attention). cache may be NULL. */
 zm_mask zm_cache_mask(const zm_cache *cache, zm_scope *scope, int length, int window);
 
 /* The arrays to evaluate after a step: at most 2, stored in arrays; returns their number. */

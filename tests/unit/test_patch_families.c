@@ -26,38 +26,40 @@ enum { N_PROMPT = 12, N_TOKENS = 40 };
     SIZES "\"norm_eps\":1e-5,\"conv_bias\":false,\"conv_L_cache\":3,\"rope_theta\":50000.0," \
           "\"layer_types\":[\"conv\",\"full_attention\",\"conv\",\"full_attention\"],"
 
-static const char *const counted[5] = {"swiglu_mlp", "moe_mlp", "short_conv", "rmsnorm", "quantized_linear"};
+enum { N_COUNTED = 6 };
+static const char *const counted[N_COUNTED] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
+                                               "short_conv", "rmsnorm",   "quantized_linear"};
 
 typedef struct family_case {
     const char *config;
-    int counts[5]; /* in the order of counted */
+    int counts[N_COUNTED]; /* in the order of counted */
 } family_case;
 
 /* Linear maps: 4 an attention, 1 output projection. Norms: 2 a layer, 2 an attention of some, the last. */
 static const family_case cases[] = {
     {"{\"model_type\":\"lfm2_moe\"," LFM2 "\"moe_intermediate_size\":64,\"num_experts\":8,"
      "\"num_experts_per_tok\":3,\"norm_topk_prob\":true,\"use_expert_bias\":true,\"num_dense_layers\":1}",
-     {1, 3, 2, 13, 9}},
+     {1, 0, 3, 2, 13, 9}},
     {"{\"model_type\":\"lfm2\"," LFM2 "\"block_dim\":128,\"block_ff_dim\":192,\"block_multiple_of\":64,"
      "\"block_ffn_dim_multiplier\":1.0,\"block_auto_adjust_ff_dim\":false}",
-     {4, 0, 2, 13, 9}},
+     {4, 0, 0, 2, 13, 9}},
     {"{\"model_type\":\"llama\"," SIZES "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}",
-     {4, 0, 0, 9, 17}},
+     {4, 0, 0, 0, 9, 17}},
     {"{\"model_type\":\"qwen3\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":true}",
-     {4, 0, 0, 17, 17}},
+     {4, 0, 0, 0, 17, 17}},
     {"{\"model_type\":\"qwen3_moe\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":false,\"num_experts\":8,\"num_experts_per_tok\":2,\"decoder_sparse_step\":1,"
      "\"mlp_only_layers\":[1],\"moe_intermediate_size\":64,\"norm_topk_prob\":true}",
-     {1, 3, 0, 17, 17}},
+     {1, 0, 3, 0, 17, 17}},
     {"{\"model_type\":\"mixtral\"," SIZES "\"rms_norm_eps\":1e-5,\"num_local_experts\":4,"
      "\"num_experts_per_tok\":2}",
-     {0, 4, 0, 9, 17}},
+     {0, 0, 4, 0, 9, 17}},
     {"{\"model_type\":\"gpt_oss\"," SIZES "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"num_local_experts\":8,"
      "\"num_experts_per_tok\":3,\"sliding_window\":32,\"rope_theta\":150000,\"rope_scaling\":{"
      "\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,\"beta_slow\":1.0,"
      "\"original_max_position_embeddings\":128}}",
-     {0, 4, 0, 9, 17}},
+     {0, 0, 4, 0, 9, 17}},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -109,15 +111,29 @@ static zmlx_model *make_model(const char *config, int bits) {
     return model;
 }
 
-static int count_of(const zmlx_validation *validation, const char *pattern) {
-    for (size_t i = 0; i < validation->n_counts; i++)
-        if (!strcmp(validation->counts[i].pattern, pattern)) return validation->counts[i].count;
-    return 0;
+static void check_counts(const family_case *this, const zmlx_patch_count *counts, size_t n_counts, int bits) {
+    for (int i = 0; i < N_COUNTED; i++) {
+        int expected = bits == 16 && !strcmp(counted[i], "quantized_linear") ? 0 : this->counts[i], count = 0;
+        for (size_t j = 0; j < n_counts; j++)
+            if (!strcmp(counts[j].pattern, counted[i])) count = counts[j].count;
+        assert_int_equal(count, expected);
+    }
+}
+
+/* Asked for all patterns, proven or not: they find the family's modules of their kind and no others. */
+static void check_matches(const family_case *this, zmlx_model *model, int bits) {
+    const zmlx_patch_report *report;
+    zmlx_patch_options options = {.patterns = counted, .n_patterns = N_COUNTED, .dry_run = true};
+    check(zmlx_patch(&report, model, &options, &error));
+    assert_int_equal(report->n_patterns, N_COUNTED);
+    assert_int_equal(report->skipped_count, 0);
+    check_counts(this, report->counts, report->n_counts, bits);
 }
 
 static void validate_case(const family_case *this, int bits) {
     static const int32_t prompt[N_PROMPT] = {1, 57, 130, 99, 201, 44, 17, 250, 63, 112, 180, 35};
     zmlx_model *model = make_model(this->config, bits);
+    check_matches(this, model, bits);
     zmlx_validate_options options = {.max_tokens = N_TOKENS, .n_runs = 1, .ignore_eos = true};
     zmlx_validation validation;
     check(zmlx_validate(&validation, model, prompt, N_PROMPT, &options, &error));
@@ -127,10 +143,7 @@ static void validate_case(const family_case *this, int bits) {
                  validation.total, validation.argmax_agree, N_TOKENS);
     if (!(validation.max_abs_logit_diff > 0 && validation.max_abs_logit_diff < 1e-3))
         fail_msg("%s, %d bits: logits differ by %g", model_type, bits, validation.max_abs_logit_diff);
-    for (int i = 0; i < 5; i++) {
-        bool absent = bits == 16 && !strcmp(counted[i], "quantized_linear");
-        assert_int_equal(count_of(&validation, counted[i]), absent ? 0 : this->counts[i]);
-    }
+    check_counts(this, validation.counts, validation.n_counts, bits);
     zmlx_validation_clear(&validation);
     zmlx_model_free(model);
 }

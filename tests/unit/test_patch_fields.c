@@ -9,6 +9,21 @@ static void expect_refused(const char *pattern, const zm_module *module, const c
     if (expected) assert_string_equal(reason, expected);
 }
 
+/* By a call that asks for every pattern. */
+static void expect_listed_once(const char *path, const char *reason) {
+    const zmlx_patch_report *report;
+    zmlx_error error;
+    check(zmlx_patch(&report, &model, NULL, &error), &error);
+    int n_listed = 0;
+    for (size_t i = 0; i < report->n_entries; i++) {
+        if (strcmp(report->entries[i].path, path)) continue;
+        assert_string_equal(report->entries[i].reason, reason);
+        n_listed++;
+    }
+    assert_int_equal(n_listed, 1);
+    zmlx_unpatch(&model);
+}
+
 static void test_fields_of_gated_mlps(void **state) {
     (void)state;
     zm_gated_mlp *mlp = tree.swiglu;
@@ -19,7 +34,9 @@ static void test_fields_of_gated_mlps(void **state) {
     mlp->activation = ZM_ACTIVATION_SWIGLU_OAI;
     expect_refused("swiglu_mlp", &mlp->base, "no pattern serves its activation");
     mlp->activation = (zm_activation)17;
-    expect_refused("geglu_mlp", &mlp->base, "no pattern serves its activation");
+    expect_refused("swiglu_mlp", &mlp->base, "no pattern serves its activation");
+    expect_refused("geglu_mlp", &mlp->base, NULL);
+    expect_listed_once(mlp->base.path, "no pattern serves its activation");
     mlp->activation = ZM_ACTIVATION_SWIGLU;
     zm_linear *down = mlp->down_proj;
     mlp->down_proj = mlp->up_proj;

@@ -17,9 +17,10 @@ static zm_match match(const zm_module *module, zm_activation activation, const c
     if (module->kind != ZM_MODULE_GATED_MLP) return ZM_MATCH_NO;
     const zm_gated_mlp *mlp = (const zm_gated_mlp *)module;
     if (mlp->activation != activation) {
-        bool has_pattern = mlp->activation == ZM_ACTIVATION_SWIGLU || mlp->activation == ZM_ACTIVATION_GEGLU;
+        /* What neither serves is listed once, by swiglu_mlp. */
+        bool listed = mlp->activation == ZM_ACTIVATION_GEGLU || activation == ZM_ACTIVATION_GEGLU;
         *reason = "no pattern serves its activation";
-        return has_pattern ? ZM_MATCH_NO : ZM_MATCH_REFUSED;
+        return listed ? ZM_MATCH_NO : ZM_MATCH_REFUSED;
     }
     if (!zm_patch_is_standard(module)) {
         *reason = "it has a forward of its own";

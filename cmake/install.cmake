@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# Installed: program, libraries, headers, the files find_package and pkg-config read and, where MLX is a
-# fetched wheel, a private copy of it in lib/zmlx (licences in share/doc/zmlx) that the library finds relative to itself.
+# Installed: program, libraries, headers, the files find_package and pkg-config read, licences and, where MLX
+# is a fetched wheel, a private copy of it in lib/zmlx that the library finds relative to itself.
 include(CMakePackageConfigHelpers)
 
 set(package_folder "${CMAKE_INSTALL_LIBDIR}/cmake/zmlx")
@@ -25,7 +25,8 @@ install(TARGETS zmlx_program)
 
 if(ZMLX_MLX_ROOT)
   file(GLOB wheel_libraries "${ZMLX_MLX_ROOT}/*.libs" "${ZMLX_MLX_ROOT}/nvidia")
-  install(DIRECTORY "${ZMLX_MLX_ROOT}/mlx/lib" DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx/mlx" USE_SOURCE_PERMISSIONS)
+  install(DIRECTORY "${ZMLX_MLX_ROOT}/mlx/lib" DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx/mlx"
+          USE_SOURCE_PERMISSIONS)
   install(DIRECTORY ${wheel_libraries} DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx" USE_SOURCE_PERMISSIONS)
   file(GLOB package_infos "${ZMLX_MLX_ROOT}/*.dist-info")
   foreach(info IN LISTS package_infos)
@@ -41,18 +42,20 @@ else()
   set_target_properties(zmlx PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
 endif()
 
-configure_package_config_file(cmake/zmlxConfig.cmake.in zmlxConfig.cmake INSTALL_DESTINATION "${package_folder}")
+configure_package_config_file(cmake/zmlxConfig.cmake.in zmlxConfig.cmake
+                              INSTALL_DESTINATION "${package_folder}")
 write_basic_package_version_file(zmlxConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 file(RELATIVE_PATH prefix_from_pc "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 string(REGEX REPLACE "/$" "" prefix_from_pc "${prefix_from_pc}")
 configure_file(cmake/zmlx.pc.in zmlx.pc.configured @ONLY)
 file(GENERATE OUTPUT zmlx.pc INPUT "${CMAKE_CURRENT_BINARY_DIR}/zmlx.pc.configured")
-install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfigVersion.cmake"
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfig.cmake"
+              "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfigVersion.cmake"
         DESTINATION "${package_folder}")
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlx.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 
 install(CODE "set(lib \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}\")")
 install(CODE [[
-message(STATUS "zmlx is in $ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}. To link with it: PKG_CONFIG_PATH=${lib}/pkgconfig, "
-               "and ldconfig or -Wl,-rpath,${lib}")
+message(STATUS "zmlx is in $ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}. To link with it: "
+               "PKG_CONFIG_PATH=${lib}/pkgconfig, and ldconfig or -Wl,-rpath,${lib}")
 ]])

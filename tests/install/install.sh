@@ -28,13 +28,15 @@ model=$source/models/lfm2-moe-tiny-4bit
 
 [ "$(uname -s)" != Linux ] || for object in "$prefix/bin/zmlx" "$lib/libzmlx.so"; do
     ! ldd "$object" | grep 'not found' || fail "$object lacks libraries"
-    ! ldd "$object" | sed "s#$prefix##g" | grep -F -e "$build/" -e "$source/" || fail "$object uses the build folder"
+    ! ldd "$object" | sed "s#$prefix##g" | grep -F -e "$build/" -e "$source/" ||
+        fail "$object uses the build folder"
 done
 ! grep -rlF -e "$build" -e "$source" "$prefix" --include='*.cmake' --include='*.pc' --include='*.h' ||
     fail "these files name the build or source folder"
 
 [ -s "$prefix/share/doc/zmlx/LICENSE" ] || fail "the licence is missing"
-[ ! -d "$lib/zmlx/mlx" ] || compgen -G "$prefix/share/doc/zmlx/mlx*/*" >/dev/null || fail "MLX's licence is missing"
+[ ! -d "$lib/zmlx/mlx" ] || compgen -G "$prefix/share/doc/zmlx/mlx*/*" >/dev/null ||
+    fail "MLX's licence is missing"
 
 cp -r "$source/tests/install/consumer" "$work/consumer"
 cmake -S "$work/consumer" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" >>"$work/log"
@@ -48,4 +50,5 @@ export PKG_CONFIG_PATH=$lib/pkgconfig
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$lib/libzmlx.a" \
     $(pkg-config --libs --static zmlx | sed 's/-lzmlx//')
 "$work/static" "$model"
-[ "$(uname -s)" != Linux ] || ! ldd "$work/static" | grep libzmlx || fail "the static program uses the shared library"
+[ "$(uname -s)" != Linux ] || ! ldd "$work/static" | grep libzmlx ||
+    fail "the static program uses the shared library"

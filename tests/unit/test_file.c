@@ -13,9 +13,10 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "temporary.h"
 
 static const char content[] = "0123456789";
-static char path[64];
+static char path[TEMPORARY_SIZE];
 static void (*sabotage)(FILE *);
 
 size_t fread(void *data, size_t size, size_t count, FILE *file) {
@@ -27,8 +28,7 @@ size_t fread(void *data, size_t size, size_t count, FILE *file) {
 
 static int make_file(void **state) {
     (void)state;
-    strcpy(path, "/tmp/zmlx-file-XXXXXX");
-    int descriptor = mkstemp(path);
+    int descriptor = mkstemp(temporary_template(path));
     if (descriptor < 0) return -1;
     bool written = write(descriptor, content, sizeof content - 1) == sizeof content - 1;
     return close(descriptor) || !written ? -1 : 0;

@@ -7,10 +7,14 @@
 #include "model/checkpoint.h"
 #include "model/layers.h"
 
+struct zm_builder;
+
 typedef struct zm_family {
     const char *model_type; /* config.json's */
     const char *group;      /* as patching names it: "lfm", "llama", "qwen", ... */
-    /* Checks the config, rewrites the checkpoint's names and builds the tree with its arrays; everything
+    /* Checks the builder's config, for which no checkpoint is needed. */
+    zmlx_status (*check)(const struct zm_builder *builder);
+    /* Checks the config too, rewrites the checkpoint's names and builds the tree with its arrays; everything
      * comes from arena, arrays are released by zm_module_release(&root->base). */
     zmlx_status (*build)(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena, zmlx_error *error);
 } zm_family;
@@ -19,6 +23,10 @@ typedef struct zm_family {
 const zm_family *zm_family_find(const char *model_type);
 /* All families, NULL-terminated. */
 const zm_family *const *zm_family_list(void);
+/* The family of config's model_type; ZMLX_ERROR_UNSUPPORTED with the list of the known ones. */
+zmlx_status zm_family_of(const zm_family **family, zm_json_object config, zmlx_error *error);
+/* Fails where family's build would refuse config. */
+zmlx_status zm_family_check(const zm_family *family, zm_json_object config, zmlx_error *error);
 
 /* Cache of one block: rotating for a window, array for a short convolution, KV otherwise. */
 void zm_block_cache_init(zm_cache *cache, const zm_block *block);

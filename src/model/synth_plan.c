@@ -9,8 +9,9 @@
 #include <string.h>
 
 #include "base/map.h"
+#include "model/family.h"
 
-enum { MAX_SIZE = 1 << 20, MAX_VOCAB = 1 << 24, MAX_LAYERS = 4096, MAX_EXPERTS = 4096 };
+enum { MAX_SIZE = 1 << 20, MAX_VOCAB = 1 << 24, MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
 
 /* Root mean square of a code minus its centre: uniform numbers of that many bits, or the values of e2m1. */
 static double code_size(int bits) { return sqrt((pow(4, bits) - 1) / 12); }
@@ -273,11 +274,22 @@ static void add_feed_forward(zm_synth_plan *plan, const sizes *s, int layer, con
     }
 }
 
+/* Sliding and full attention in turn is only understood of an even number of layers. */
+static zmlx_status complete_layer_types(zm_synth_plan *plan, int n_layers, zmlx_error *error) {
+    if (n_layers < 2)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers",
+                       "at least 2 layers are needed, one of each attention");
+    if (zm_json_get(plan->config, "layer_types")) return ZMLX_OK;
+    json_t *types = json_array();
+    for (int i = 0; i < n_layers; i++)
+        if (json_array_append_new(types, json_string(i % 2 ? "full_attention" : "sliding_attention")))
+            plan->out_of_memory = true;
+    return json_object_set_new(plan->config.value, "layer_types", types) ? zm_fail_memory(error) : ZMLX_OK;
+}
+
 static zmlx_status plan_transformer(zm_synth_plan *plan, sizes *s, const char *model_type,
                                     zmlx_error *error) {
-    if (plan->is_mxfp4 && s->layers < 2)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers",
-                       "%s needs at least 2 layers, one of each attention", model_type);
+    if (plan->is_mxfp4) ZM_TRY(complete_layer_types(plan, s->layers, error));
     for (int layer = 0; layer < s->layers; layer++) {
         add_layer_norm(plan, layer, "input_layernorm", s->hidden);
         add_layer_norm(plan, layer, "post_attention_layernorm", s->hidden);
@@ -327,6 +339,15 @@ static zmlx_status read_flags(sizes *s, zm_json_object config, const char *model
     return ZMLX_OK;
 }
 
+/* What config leaves out or the family does not look at. */
+static void read_heads(sizes *s, zm_json_object config, const char *model_type) {
+    bool is_gpt_oss = !strcmp(model_type, "gpt_oss"), is_mixtral = !strcmp(model_type, "mixtral");
+    bool has_default = is_gpt_oss || (is_mixtral && !json_object_get(config.value, "num_key_value_heads"));
+    if (!s->kv_heads) s->kv_heads = has_default ? 8 : s->heads;
+    if (!s->head_dim && is_gpt_oss) s->head_dim = 64;
+    if (!s->head_dim || is_mixtral || !strncmp(model_type, "lfm2", 4)) s->head_dim = s->hidden / s->heads;
+}
+
 static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model_type, zmlx_error *error) {
     bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
     const char *experts_key = !strcmp(model_type, "mixtral") || !strcmp(model_type, "gpt_oss")
@@ -350,8 +371,7 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
     };
     ZM_TRY(read_fields(fields, sizeof fields / sizeof fields[0], config, error));
     if (!has_experts) s->experts = 0;
-    if (!s->kv_heads) s->kv_heads = s->heads;
-    if (!s->head_dim || is_lfm2) s->head_dim = s->hidden / s->heads;
+    read_heads(s, config, model_type);
     if (!s->expert_intermediate || !strcmp(experts_key, "num_local_experts"))
         s->expert_intermediate = s->intermediate;
     if (!s->sparse_step) s->sparse_step = 1;
@@ -406,30 +426,32 @@ static zmlx_status check_total(const zm_synth_plan *plan, zmlx_error *error) {
     return ZMLX_OK;
 }
 
+/* What loading asks of a config besides what the family does. */
+static zmlx_status check_general(zm_json_object config, zmlx_error *error) {
+    int64_t positions;
+    if (zm_json_get(config, "model_file"))
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file,
+                       "model_file: a model's own code is not run");
+    return zm_json_int_or(&positions, config, "max_position_embeddings", 1, INT32_MAX, 0, error);
+}
+
 zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error) {
-    const char *model_type;
-    ZM_TRY(zm_json_string(&model_type, plan->config, "model_type", error));
-    static const char *const known[] = {"lfm2_moe",  "lfm2",    "llama",  "qwen3",
-                                        "qwen3_moe", "mixtral", "gpt_oss"};
-    const char *found = NULL;
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (!strcmp(known[i], model_type)) found = known[i];
-    if (!found)
-        return zm_fail(
-            error, ZMLX_ERROR_UNSUPPORTED, plan->config.file,
-            "model_type '%.60s' is not supported; these are: lfm2_moe, lfm2, llama, qwen3, qwen3_moe, "
-            "mixtral, gpt_oss",
-            model_type);
+    const zm_family *family;
+    ZM_TRY(zm_family_of(&family, plan->config, error));
+    ZM_TRY(check_general(plan->config, error));
+    /* Whose tensors it has: mistral and others are llamas. */
+    const char *model_type = strcmp(family->group, "llama") ? family->model_type : "llama";
     sizes s = {0};
-    ZM_TRY(read_sizes(&s, plan->config, found, error));
-    bool is_lfm2 = !strncmp(found, "lfm2", 4);
-    if (!strcmp(found, "lfm2")) ZM_TRY(read_lfm2_width(&s, plan->config, error));
+    ZM_TRY(read_sizes(&s, plan->config, model_type, error));
+    bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
+    if (!strcmp(model_type, "lfm2")) ZM_TRY(read_lfm2_width(&s, plan->config, error));
     if (!s.head_dim || !s.intermediate || (s.experts && !s.expert_intermediate))
         return zm_fail(error, ZMLX_ERROR_FORMAT, plan->config.file,
                        "head_dim or intermediate_size is missing or 0");
-    plan->is_mxfp4 = !strcmp(found, "gpt_oss");
+    plan->is_mxfp4 = !strcmp(model_type, "gpt_oss");
     ZM_TRY(start_quantization(plan, error));
     add_linear(plan, "model.embed_tokens", (linear){.out = s.vocab, .in = s.hidden, .gain = 1});
-    ZM_TRY(is_lfm2 ? plan_lfm2(plan, &s, error) : plan_transformer(plan, &s, found, error));
-    return check_total(plan, error);
+    ZM_TRY(is_lfm2 ? plan_lfm2(plan, &s, error) : plan_transformer(plan, &s, model_type, error));
+    ZM_TRY(check_total(plan, error));
+    return zm_family_check(family, plan->config, error);
 }

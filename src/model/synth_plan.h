@@ -34,12 +34,13 @@ typedef struct zm_synth_plan {
     uint64_t seed;
     zm_synth_tensor *tensors;
     size_t n_tensors, capacity;
-    bool is_mxfp4;   /* experts are mxfp4, everything else has an entry */
+    bool is_mxfp4;   /* experts are mxfp4, what else is quantised has an entry */
     json_t *entries; /* borrowed: config's "quantization", or NULL */
     bool out_of_memory;
 } zm_synth_plan;
 
-/* Fills plan->tensors and the config's quantization from the config's model_type and sizes. */
+/* Fills plan->tensors and the config's quantization from the config's model_type and sizes. Fails where the
+ * family would refuse to load the config. */
 zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error);
 
 uint64_t zm_synth_tensor_elements(const zm_synth_tensor *tensor);
@@ -53,7 +54,7 @@ enum { ZM_SYNTH_PAD = 0, ZM_SYNTH_BOS = 1, ZM_SYNTH_EOS = 2, ZM_SYNTH_MIN_VOCAB 
 char *zm_synth_tokenizer(int vocab_size);
 const char *zm_synth_tokenizer_config(void);
 
-/* Writes the plan's tensors as a safetensors file that must not exist. */
+/* Writes the plan's tensors as a safetensors file that must not exist; a failure leaves none. */
 zmlx_status zm_synth_write(uint64_t *size, const zm_synth_plan *plan, const char *path,
                            bool (*progress)(void *, uint64_t, uint64_t), void *context, zmlx_error *error);
 

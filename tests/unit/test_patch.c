@@ -292,7 +292,7 @@ static void expect_nothing_by_default(const char *note) {
 
 static void test_only_proven_by_default(void **state) {
     (void)state;
-    static const zm_family other = {"other", "other", NULL};
+    static const zm_family other = {.model_type = "other", .group = "other"};
     model.dtype = MLX_BFLOAT16;
     expect_nothing_by_default("[zmlx.patch] lfm model detected — excluded " ALL_PATTERNS " (" HALF_PRECISION
                               "). Override with patterns=[...].");

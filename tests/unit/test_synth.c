@@ -10,6 +10,7 @@
 
 #include "mlx/streams.h"
 #include "model/checkpoint.h"
+#include "zmlx/model.h"
 #include "zmlx/synth.h"
 
 static const char tiny[] =
@@ -197,9 +198,101 @@ static void test_refusals(void **state) {
                    "stopped");
     write_text("config.json",
                "{\"model_type\": \"unheard_of\", \"num_hidden_layers\": 1, \"vocab_size\": 300}");
-    expect_refusal(shape, target, none, ZMLX_ERROR_UNSUPPORTED, "'unheard_of'");
+    expect_refusal(shape, target, none, ZMLX_ERROR_UNSUPPORTED, "\"unheard_of\"");
     write_text("config.json", "{\"model_type\": \"llama\", \"num_hidden_layers\": 1, \"vocab_size\": 300}");
     expect_refusal(shape, target, none, ZMLX_ERROR_FORMAT, "missing");
+}
+
+static const char tiny_gpt_oss[] =
+    "{\"model_type\":\"gpt_oss\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":%d,%s"
+    "\"intermediate_size\":64,\"num_attention_heads\":8,\"num_local_experts\":4,"
+    "\"num_experts_per_tok\":2,\"sliding_window\":8}";
+static const char tiny_lfm2[] =
+    "{\"model_type\":\"lfm2\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":1,"
+    "\"intermediate_size\":64,\"num_attention_heads\":2,\"norm_eps\":1e-5,\"conv_bias\":false,"
+    "\"conv_L_cache\":3,\"block_dim\":64,\"block_multiple_of\":64,\"block_auto_adjust_ff_dim\":false,"
+    "\"layer_types\":[\"full_attention\"]}";
+static const char tiny_mixtral[] =
+    "{\"model_type\":\"mixtral\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":1,"
+    "\"intermediate_size\":64,\"num_attention_heads\":8,\"head_dim\":32,\"num_local_experts\":4}";
+static const char tiny_mistral[] =
+    "{\"model_type\":\"mistral\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":3,"
+    "\"intermediate_size\":64,\"num_attention_heads\":4,\"rms_norm_eps\":0,\"sliding_window\":8,"
+    "\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\"]}";
+
+/* Synthesises config and feeds a prompt to the loaded model. */
+static void expect_loads(const char *config, int n_layers) {
+    write_text("config.json", config);
+    synthesise(&(zmlx_synth_options){.n_layers = n_layers, .group_size = 32});
+    zmlx_model_options options = {.device = ZMLX_DEVICE_CPU, .n_threads = 1};
+    zmlx_model *model;
+    zmlx_session *session;
+    zmlx_error error = {0};
+    float logits[300];
+    if (zmlx_model_load(&model, target, &options, &error)) fail_msg("%s: %s", error.where, error.message);
+    assert_int_equal(zmlx_session_new(&session, model, &error), ZMLX_OK);
+    assert_int_equal(zmlx_session_feed(session, (int32_t[]){1, 40, 41}, 3, logits, false, &error), ZMLX_OK);
+    for (int i = 0; i < 300; i++) assert_true(isfinite(logits[i]));
+    zmlx_session_free(session);
+    zmlx_model_free(model);
+    nftw(target, remove_item, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+/* Fields that a config leaves out, and layers cut to a number of another kind. */
+static void test_what_is_written_loads(void **state) {
+    (void)state;
+    char config[512];
+    snprintf(config, sizeof config, tiny_gpt_oss, 3, "");
+    expect_loads(config, 0);
+    snprintf(config, sizeof config, tiny_gpt_oss, 4, "");
+    expect_loads(config, 3);
+    snprintf(config, sizeof config, tiny_gpt_oss, 3,
+             "\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\"],");
+    expect_loads(config, 2);
+    expect_loads(tiny_mixtral, 0);
+    expect_loads(tiny_mistral, 2);
+    expect_loads(tiny, 3);
+}
+
+/* What the family would refuse when loading is refused before anything is written. */
+static void test_refuses_what_would_not_load(void **state) {
+    (void)state;
+    static const struct {
+        const char *config, *key, *value; /* value NULL: without it */
+        const char *where, *message;
+    } cases[] = {
+        {tiny, "rms_norm_eps", NULL, "rms_norm_eps", "missing"},
+        {tiny, "rope_theta", "1e-60", "rope_theta", "greater than 0"},
+        {tiny, "num_hidden_layers", "1025", "num_hidden_layers", "from 1 to 1024"},
+        {tiny, "head_dim", "63", "head_dim", "odd"},
+        {tiny, "max_position_embeddings", "0", "max_position_embeddings", "integer from 1"},
+        {tiny, "model_file", "\"own.py\"", "config.json", "own code"},
+        {tiny_mistral, "num_attention_heads", "5", "num_attention_heads", "does not divide"},
+        {tiny_mistral, "num_key_value_heads", "3", "num_key_value_heads", "does not divide"},
+        {tiny_mistral, "layer_types", "[\"full_attention\"]", "layer_types", "1 entries for 3 layers"},
+        {tiny_mistral, "rope_scaling", "{\"type\":\"linear\"}", "rope_scaling: factor", "number"},
+        {tiny_lfm2, "block_dim", "128", "block_dim", "differs from hidden_size"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        json_t *config = json_loads(cases[i].config, 0, NULL);
+        assert_non_null(config);
+        json_object_del(config, cases[i].key);
+        if (cases[i].value)
+            json_object_set_new(config, cases[i].key, json_loads(cases[i].value, JSON_DECODE_ANY, NULL));
+        char *text = json_dumps(config, 0);
+        write_text("config.json", text);
+        zmlx_error error = {0};
+        uint64_t size;
+        int before = count_items(folder);
+        if (!zmlx_synth(&size, shape, target, NULL, &error))
+            fail_msg("%s: written; expected \"%s\"", cases[i].where, cases[i].message);
+        if (!strstr(error.where, cases[i].where) || !strstr(error.message, cases[i].message))
+            fail_msg("got \"%s\": \"%s\", expected \"%s\": \"%s\"", error.where, error.message,
+                     cases[i].where, cases[i].message);
+        assert_int_equal(count_items(folder), before);
+        free(text);
+        json_decref(config);
+    }
 }
 
 /* A file that cannot grow stands for a full disk. */
@@ -234,8 +327,10 @@ static void test_shape_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_tensors_and_moments), TEST(test_seed_decides_the_bytes),  TEST(test_refusals),
-        TEST(test_disk_full),           cmocka_unit_test(test_shape_names),
+        TEST(test_tensors_and_moments),         TEST(test_seed_decides_the_bytes),
+        TEST(test_refusals),                    TEST(test_what_is_written_loads),
+        TEST(test_refuses_what_would_not_load), TEST(test_disk_full),
+        cmocka_unit_test(test_shape_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,14 @@
 #include <math.h>
 #include <stdio.h>
 
+zm_builder zm_builder_make(zm_checkpoint *checkpoint, zm_arena *arena, zmlx_error *error) {
+    return (zm_builder){.checkpoint = checkpoint,
+                        .arena = arena,
+                        .config = zm_checkpoint_config(checkpoint),
+                        .stream = zm_checkpoint_stream(checkpoint),
+                        .error = error};
+}
+
 /* Allocates the struct of a module and initialises it as parent's next child. */
 static zmlx_status make(zm_module **module, zm_builder *builder, size_t size, zm_module_kind kind,
                         zm_module *parent, const char *name) {
@@ -89,6 +97,13 @@ zmlx_status zm_build_attention(zm_module **module, zm_builder *builder, zm_modul
         ZM_TRY(take_vector(&attention->sinks, builder, *module, "sinks", attention->n_heads, false));
     ZM_TRY(declare(builder, *module, "rope.freqs", &attention->rope.freqs));
     return zm_rope_init(&attention->rope, builder, head_dim, &plan->rope);
+}
+
+zmlx_status zm_check_attention(const zm_builder *builder, const zm_attention_plan *plan) {
+    zm_rope_parameters rope;
+    zmlx_status status = zm_rope_init(&rope, builder, plan->heads.head_dim, &plan->rope);
+    mlx_array_free(rope.freqs);
+    return status;
 }
 
 static zmlx_status build_depthwise(zm_depthwise_conv **conv, zm_builder *builder, zm_module *parent,
@@ -246,4 +261,15 @@ zmlx_status zm_build_stack_experts(zm_builder *builder, const char *module, cons
     const char *name = zm_arena_printf(builder->arena, "%s.switch_mlp.%s", module, target);
     if (!prefix || !name) return zm_fail_memory(builder->error);
     return zm_checkpoint_stack(builder->checkpoint, prefix, source, n_experts, name, builder->error);
+}
+
+zmlx_status zm_build_stack_layers(zm_builder *builder, const char *module, int n_layers, int n_experts) {
+    static const char *const names[3] = {"gate_proj.weight", "up_proj.weight", "down_proj.weight"};
+    for (int i = 0; i < n_layers; i++) {
+        const char *path = zm_arena_printf(builder->arena, "model.layers.%d.%s", i, module);
+        if (!path) return zm_fail_memory(builder->error);
+        for (int n = 0; n < 3; n++)
+            ZM_TRY(zm_build_stack_experts(builder, path, names[n], names[n], n_experts));
+    }
+    return ZMLX_OK;
 }

@@ -51,6 +51,11 @@ typedef struct zm_model_plan {
     const void *config; /* the family's own, for build_block */
 } zm_model_plan;
 
+zm_builder zm_builder_make(zm_checkpoint *checkpoint, zm_arena *arena, zmlx_error *error);
+
+/* Fails where zm_build_attention would for want of a valid rotation. */
+zmlx_status zm_check_attention(const zm_builder *builder, const zm_attention_plan *plan);
+
 zmlx_status zm_build_linear(zm_linear **linear, zm_builder *builder, zm_module *parent, const char *name,
                             zm_linear_shape shape);
 zmlx_status zm_build_norm(zm_norm **norm, zm_builder *builder, zm_module *parent, const char *name, int size,
@@ -70,5 +75,7 @@ zmlx_status zm_build_model(zm_causal_lm **root, zm_builder *builder, const zm_mo
  * "<module>.switch_mlp.<target>". */
 zmlx_status zm_build_stack_experts(zm_builder *builder, const char *module, const char *source,
                                    const char *target, int n_experts);
+/* The same for the weights of gate_proj, up_proj and down_proj in module of every layer. */
+zmlx_status zm_build_stack_layers(zm_builder *builder, const char *module, int n_layers, int n_experts);
 
 #endif

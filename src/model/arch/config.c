@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "model/arch/config.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,10 +34,19 @@ zmlx_status zm_config_positive(double *result, zm_json_object object, const char
                                zmlx_error *error) {
     *result = fallback;
     if (isnan(fallback) || zm_json_get(object, key)) ZM_TRY(zm_json_number(result, object, key, error));
-    if (*result > 0 && *result <= 1e30) return ZMLX_OK;
+    if (*result >= (double)FLT_MIN && *result <= 1e30) return ZMLX_OK;
     char where[256];
     snprintf(where, sizeof where, "%s: %s", object.file, key);
-    return zm_fail(error, ZMLX_ERROR_FORMAT, where, "expected a number greater than 0, got %g", *result);
+    return zm_fail(error, ZMLX_ERROR_FORMAT, where,
+                   "expected a number greater than 0, from %.3g to 1e30, got %g", (double)FLT_MIN, *result);
+}
+
+zmlx_status zm_config_epsilon(double *result, const zm_builder *builder, const char *key, double fallback) {
+    *result = fallback;
+    if (isnan(fallback) || zm_json_get(builder->config, key))
+        ZM_TRY(zm_json_number(result, builder->config, key, builder->error));
+    if (*result >= 0 && *result <= 1) return ZMLX_OK;
+    return zm_config_fail(builder, key, "expected a number from 0 to 1, got %g", *result);
 }
 
 /* The width of all heads together must stay within the limit of a size. */

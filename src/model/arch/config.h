@@ -8,11 +8,12 @@
 #include "model/checkpoint.h"
 #include "model/layers.h"
 
-/* What building a model carries along. */
+/* What checking a config and building a model carry along. */
 typedef struct zm_builder {
-    zm_checkpoint *checkpoint;
+    zm_checkpoint *checkpoint; /* checking: NULL */
     zm_arena *arena;
     zm_json_object config;
+    mlx_stream stream; /* borrowed */
     zmlx_error *error;
 } zm_builder;
 
@@ -38,9 +39,11 @@ zmlx_status zm_config_fail(const zm_builder *builder, const char *key, const cha
 zmlx_status zm_config_int(int *result, const zm_builder *builder, const char *key, int maximum);
 zmlx_status zm_config_int_or(int *result, const zm_builder *builder, const char *key, int maximum,
                              int fallback);
-/* A finite number greater than 0. fallback NAN: required. */
+/* A number that is greater than 0 and finite in float32 too. fallback NAN: required. */
 zmlx_status zm_config_positive(double *result, zm_json_object object, const char *key, double fallback,
                                zmlx_error *error);
+/* A norm's epsilon: from 0 to 1. fallback NAN: required. */
+zmlx_status zm_config_epsilon(double *result, const zm_builder *builder, const char *key, double fallback);
 /* num_attention_heads, num_key_value_heads and, with has_head_dim, head_dim. What is absent takes its
  * default; where that is 0, n_heads is required, n_kv_heads is n_heads and head_dim is
  * hidden_size / n_heads. */

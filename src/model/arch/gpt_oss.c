@@ -54,7 +54,7 @@ static zmlx_status read_config(gpt_oss_config *config, const zm_builder *builder
     ZM_TRY(zm_config_int_or(&model->hidden_size, builder, "hidden_size", ZM_MAX_SIZE, 2880));
     ZM_TRY(zm_config_int_or(&model->n_layers, builder, "num_hidden_layers", ZM_MAX_LAYERS, 36));
     ZM_TRY(zm_config_int_or(&model->vocab_size, builder, "vocab_size", ZM_MAX_SIZE, 201088));
-    ZM_TRY(zm_config_positive(&model->norm_eps, builder->config, "rms_norm_eps", 1e-5, builder->error));
+    ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", 1e-5));
     *moe = (zm_moe_plan){.name = "mlp",
                          .router = "router",
                          .experts = {"experts", "gate_proj", "up_proj", "down_proj", model->hidden_size, 0, 0,
@@ -108,7 +108,7 @@ static zmlx_status apply_rewrite(zm_builder *builder, const char *module, const 
     if (n_dims < 2 || (rule->is_blocks && (n_dims < 3 || mlx_array_dtype(stored) != MLX_UINT8)))
         return zm_fail(builder->error, ZMLX_ERROR_FORMAT, source, "unexpected shape or type");
     zm_scope scope;
-    zm_scope_begin(&scope, zm_checkpoint_stream(checkpoint));
+    zm_scope_begin(&scope, builder->stream);
     if (rule->is_blocks) stored = zm_flatten(&scope, zm_view_as(&scope, stored, MLX_UINT32), -2, -1);
     if (rule->odd) {
         zm_scope_keep(&scope, &odd, every_other(&scope, stored, rule->axis, 1));
@@ -153,9 +153,15 @@ static zmlx_status sanitize(zm_builder *builder, int n_layers) {
     return ZMLX_OK;
 }
 
+zmlx_status zm_check_gpt_oss(const zm_builder *builder) {
+    gpt_oss_config config;
+    ZM_TRY(read_config(&config, builder));
+    return zm_check_attention(builder, &config.attention);
+}
+
 zmlx_status zm_build_gpt_oss(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
                              zmlx_error *error) {
-    zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
+    zm_builder builder = zm_builder_make(checkpoint, arena, error);
     gpt_oss_config config;
     *root = NULL;
     ZM_TRY(read_config(&config, &builder));

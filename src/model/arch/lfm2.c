@@ -63,7 +63,7 @@ static zmlx_status read_common(lfm2_config *config, const zm_builder *builder) {
     ZM_TRY(zm_config_int(&config->n_layers, builder, "num_hidden_layers", ZM_MAX_LAYERS));
     ZM_TRY(zm_config_int(&config->vocab_size, builder, "vocab_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&config->taps, builder, "conv_L_cache", 65536));
-    ZM_TRY(zm_config_positive(&config->norm_eps, builder->config, "norm_eps", NAN, builder->error));
+    ZM_TRY(zm_config_epsilon(&config->norm_eps, builder, "norm_eps", NAN));
     ZM_TRY(zm_json_bool(&config->has_conv_bias, builder->config, "conv_bias", builder->error));
     ZM_TRY(read_attention_layers(config, builder));
     return read_attention(config, builder);
@@ -90,6 +90,9 @@ static zmlx_status read_moe(lfm2_config *config, const zm_builder *builder) {
     ZM_TRY(zm_json_bool(&moe->has_expert_bias, json, "use_expert_bias", builder->error));
     ZM_TRY(zm_json_number_or(&moe->routed_scaling_factor, json, "routed_scaling_factor", 1, builder->error));
     ZM_TRY(zm_json_int(&n_dense, json, "num_dense_layers", 0, ZM_MAX_LAYERS, builder->error));
+    if (!(fabs(moe->routed_scaling_factor) <= 1e30))
+        return zm_config_fail(builder, "routed_scaling_factor", "expected at most 1e30, got %g",
+                              moe->routed_scaling_factor);
     config->n_dense_layers = (int)n_dense;
     return ZMLX_OK;
 }
@@ -130,26 +133,18 @@ static zmlx_status sanitize_conv(zm_builder *builder, int layer) {
     if (!zm_is_set(stored) || mlx_array_ndim(stored) != 3 || zm_dim(stored, -1) <= zm_dim(stored, 1))
         return ZMLX_OK;
     zm_scope scope;
-    zm_scope_begin(&scope, zm_checkpoint_stream(checkpoint));
+    zm_scope_begin(&scope, builder->stream);
     zm_scope_keep(&scope, &swapped, zm_contiguous(&scope, zm_swapaxes(&scope, stored, 1, 2)));
     ZM_TRY(zm_scope_end(&scope, builder->error));
     return zm_checkpoint_put(checkpoint, name, swapped, builder->error);
 }
 
 static zmlx_status sanitize_moe(zm_builder *builder, const lfm2_config *config) {
-    static const char *const names[3] = {"gate_proj.weight", "down_proj.weight", "up_proj.weight"};
     zm_checkpoint *checkpoint = builder->checkpoint;
     ZM_TRY(zm_checkpoint_rename(checkpoint, "w1.weight", "gate_proj.weight", builder->error));
     ZM_TRY(zm_checkpoint_rename(checkpoint, "w2.weight", "down_proj.weight", builder->error));
     ZM_TRY(zm_checkpoint_rename(checkpoint, "w3.weight", "up_proj.weight", builder->error));
-    for (int i = 0; i < config->n_layers; i++) {
-        const char *module = zm_arena_printf(builder->arena, "model.layers.%d.feed_forward", i);
-        if (!module) return zm_fail_memory(builder->error);
-        for (int n = 0; n < 3; n++)
-            ZM_TRY(zm_build_stack_experts(builder, module, names[n], names[n],
-                                          config->moe.experts.n_experts));
-    }
-    return ZMLX_OK;
+    return zm_build_stack_layers(builder, "feed_forward", config->n_layers, config->moe.experts.n_experts);
 }
 
 static zmlx_status build_block(zm_builder *builder, zm_block *block, int layer, const void *context) {
@@ -180,23 +175,43 @@ static zmlx_status build(zm_causal_lm **root, zm_builder *builder, const lfm2_co
     return zm_build_model(root, builder, &plan);
 }
 
+static zmlx_status read_lfm2_moe(lfm2_config *config, const zm_builder *builder) {
+    ZM_TRY(read_common(config, builder));
+    return read_moe(config, builder);
+}
+
+static zmlx_status read_lfm2(lfm2_config *config, const zm_builder *builder) {
+    ZM_TRY(read_common(config, builder));
+    return read_dense(config, builder);
+}
+
+zmlx_status zm_check_lfm2_moe(const zm_builder *builder) {
+    lfm2_config config;
+    ZM_TRY(read_lfm2_moe(&config, builder));
+    return zm_check_attention(builder, &config.attention);
+}
+
+zmlx_status zm_check_lfm2(const zm_builder *builder) {
+    lfm2_config config;
+    ZM_TRY(read_lfm2(&config, builder));
+    return zm_check_attention(builder, &config.attention);
+}
+
 zmlx_status zm_build_lfm2_moe(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
                               zmlx_error *error) {
-    zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
+    zm_builder builder = zm_builder_make(checkpoint, arena, error);
     lfm2_config config;
     *root = NULL;
-    ZM_TRY(read_common(&config, &builder));
-    ZM_TRY(read_moe(&config, &builder));
+    ZM_TRY(read_lfm2_moe(&config, &builder));
     ZM_TRY(sanitize_moe(&builder, &config));
     return build(root, &builder, &config);
 }
 
 zmlx_status zm_build_lfm2(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
                           zmlx_error *error) {
-    zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
+    zm_builder builder = zm_builder_make(checkpoint, arena, error);
     lfm2_config config;
     *root = NULL;
-    ZM_TRY(read_common(&config, &builder));
-    ZM_TRY(read_dense(&config, &builder));
+    ZM_TRY(read_lfm2(&config, &builder));
     return build(root, &builder, &config);
 }

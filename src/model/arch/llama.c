@@ -47,7 +47,7 @@ static zmlx_status read_config(llama_config *config, const zm_builder *builder) 
     ZM_TRY(zm_config_int(&model->hidden_size, builder, "hidden_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&model->n_layers, builder, "num_hidden_layers", ZM_MAX_LAYERS));
     ZM_TRY(zm_config_int(&model->vocab_size, builder, "vocab_size", ZM_MAX_SIZE));
-    ZM_TRY(zm_config_positive(&model->norm_eps, json, "rms_norm_eps", NAN, builder->error));
+    ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", NAN));
     ZM_TRY(zm_json_bool_or(&model->is_tied, json, "tie_word_embeddings", true, builder->error));
     config->mlp = (zm_gated_plan){"mlp", "gate_proj", "up_proj", "down_proj", model->hidden_size, 0, 0, false,
                                   ZM_ACTIVATION_SWIGLU};
@@ -73,9 +73,15 @@ static void sanitize(zm_checkpoint *checkpoint, bool is_tied) {
     if (is_tied) zm_checkpoint_remove(checkpoint, "lm_head.weight");
 }
 
+zmlx_status zm_check_llama(const zm_builder *builder) {
+    llama_config config;
+    ZM_TRY(read_config(&config, builder));
+    return zm_check_attention(builder, &config.attention);
+}
+
 zmlx_status zm_build_llama(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
                            zmlx_error *error) {
-    zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
+    zm_builder builder = zm_builder_make(checkpoint, arena, error);
     llama_config config;
     *root = NULL;
     ZM_TRY(read_config(&config, &builder));

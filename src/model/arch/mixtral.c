@@ -30,7 +30,7 @@ static zmlx_status read_config(mixtral_config *config, const zm_builder *builder
     ZM_TRY(zm_config_int_or(&model->hidden_size, builder, "hidden_size", ZM_MAX_SIZE, 4096));
     ZM_TRY(zm_config_int_or(&model->n_layers, builder, "num_hidden_layers", ZM_MAX_LAYERS, 32));
     ZM_TRY(zm_config_int_or(&model->vocab_size, builder, "vocab_size", ZM_MAX_SIZE, 32000));
-    ZM_TRY(zm_config_positive(&model->norm_eps, json, "rms_norm_eps", 1e-5, builder->error));
+    ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", 1e-5));
     ZM_TRY(zm_json_bool_or(&model->is_tied, json, "tie_word_embeddings", false, builder->error));
     *moe = (zm_moe_plan){.name = "block_sparse_moe",
                          .router = "gate",
@@ -69,9 +69,15 @@ static zmlx_status sanitize_layer(zm_builder *builder, int layer, int n_experts)
     return ZMLX_OK;
 }
 
+zmlx_status zm_check_mixtral(const zm_builder *builder) {
+    mixtral_config config;
+    ZM_TRY(read_config(&config, builder));
+    return zm_check_attention(builder, &config.attention);
+}
+
 zmlx_status zm_build_mixtral(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
                              zmlx_error *error) {
-    zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
+    zm_builder builder = zm_builder_make(checkpoint, arena, error);
     mixtral_config config;
     *root = NULL;
     ZM_TRY(read_config(&config, &builder));

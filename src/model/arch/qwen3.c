@@ -49,7 +49,7 @@ static zmlx_status read_common(qwen3_config *config, const zm_builder *builder) 
     ZM_TRY(zm_config_int(&model->hidden_size, builder, "hidden_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&model->n_layers, builder, "num_hidden_layers", ZM_MAX_LAYERS));
     ZM_TRY(zm_config_int(&model->vocab_size, builder, "vocab_size", ZM_MAX_SIZE));
-    ZM_TRY(zm_config_positive(&model->norm_eps, json, "rms_norm_eps", NAN, builder->error));
+    ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", NAN));
     ZM_TRY(zm_json_bool(&model->is_tied, json, "tie_word_embeddings", builder->error));
     config->mlp = (zm_gated_plan){"mlp", "gate_proj", "up_proj", "down_proj", model->hidden_size, 0, 0, false,
                                   ZM_ACTIVATION_SWIGLU};
@@ -97,18 +97,6 @@ static zmlx_status read_moe(qwen3_config *config, const zm_builder *builder) {
     return read_moe_layers(config, builder);
 }
 
-static zmlx_status sanitize_moe(zm_builder *builder, const qwen3_config *config) {
-    static const char *const names[3] = {"up_proj.weight", "down_proj.weight", "gate_proj.weight"};
-    for (int i = 0; config->is_moe && i < config->model.n_layers; i++) {
-        const char *module = zm_arena_printf(builder->arena, "model.layers.%d.mlp", i);
-        if (!module) return zm_fail_memory(builder->error);
-        for (int n = 0; n < 3; n++)
-            ZM_TRY(zm_build_stack_experts(builder, module, names[n], names[n],
-                                          config->moe.experts.n_experts));
-    }
-    return ZMLX_OK;
-}
-
 static zmlx_status build_block(zm_builder *builder, zm_block *block, int layer, const void *context) {
     const qwen3_config *config = context;
     ZM_TRY(zm_build_attention(&block->operator, builder, &block->base, &config->attention));
@@ -124,23 +112,44 @@ static zmlx_status build(zm_causal_lm **root, zm_builder *builder, qwen3_config 
     return zm_build_model(root, builder, &config->model);
 }
 
+static zmlx_status read_qwen3(qwen3_config *config, const zm_builder *builder) {
+    ZM_TRY(read_common(config, builder));
+    return read_nested_rope(config, builder);
+}
+
+static zmlx_status read_qwen3_moe(qwen3_config *config, const zm_builder *builder) {
+    ZM_TRY(read_common(config, builder));
+    return read_moe(config, builder);
+}
+
+zmlx_status zm_check_qwen3(const zm_builder *builder) {
+    qwen3_config config;
+    ZM_TRY(read_qwen3(&config, builder));
+    return zm_check_attention(builder, &config.attention);
+}
+
+zmlx_status zm_check_qwen3_moe(const zm_builder *builder) {
+    qwen3_config config;
+    ZM_TRY(read_qwen3_moe(&config, builder));
+    return zm_check_attention(builder, &config.attention);
+}
+
 zmlx_status zm_build_qwen3(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
                            zmlx_error *error) {
-    zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
+    zm_builder builder = zm_builder_make(checkpoint, arena, error);
     qwen3_config config;
     *root = NULL;
-    ZM_TRY(read_common(&config, &builder));
-    ZM_TRY(read_nested_rope(&config, &builder));
+    ZM_TRY(read_qwen3(&config, &builder));
     return build(root, &builder, &config);
 }
 
 zmlx_status zm_build_qwen3_moe(zm_causal_lm **root, zm_checkpoint *checkpoint, zm_arena *arena,
                                zmlx_error *error) {
-    zm_builder builder = {checkpoint, arena, zm_checkpoint_config(checkpoint), error};
+    zm_builder builder = zm_builder_make(checkpoint, arena, error);
     qwen3_config config;
     *root = NULL;
-    ZM_TRY(read_common(&config, &builder));
-    ZM_TRY(read_moe(&config, &builder));
-    ZM_TRY(sanitize_moe(&builder, &config));
+    ZM_TRY(read_qwen3_moe(&config, &builder));
+    if (config.is_moe)
+        ZM_TRY(zm_build_stack_layers(&builder, "mlp", config.model.n_layers, config.moe.experts.n_experts));
     return build(root, &builder, &config);
 }

@@ -27,7 +27,7 @@ static mlx_array powers(zm_scope *scope, const rope_rule *rule, int n_features) 
 }
 
 static void begin(zm_scope *scope, const rope_rule *rule) {
-    zm_scope_begin(scope, zm_checkpoint_stream(rule->builder->checkpoint));
+    zm_scope_begin(scope, rule->builder->stream);
 }
 
 /* Evaluates freqs into the parameters and ends scope. */

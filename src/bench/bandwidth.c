@@ -7,7 +7,8 @@
 #include "base/threads.h"
 #include "zmlx/system.h"
 
-enum { PIECE_BYTES = 1 << 20, PIECE_WORDS = PIECE_BYTES / 8, LANES = 16, MAX_PIECES = 16384, MAX_SECONDS = 3600 };
+enum { PIECE_BYTES = 1 << 20, PIECE_WORDS = PIECE_BYTES / 8, LANES = 16 };
+enum { MAX_PIECES = 16384, MAX_SECONDS = 3600 };
 static const size_t DEFAULT_BYTES = (size_t)512 << 20;
 
 typedef struct buffer {

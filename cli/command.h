@@ -3,12 +3,11 @@
 #ifndef CLI_COMMAND_H
 #define CLI_COMMAND_H
 
-/* Exit statuses. */
+/* Exit statuses; 128 and a signal's number when cancelled by it. */
 enum {
     CLI_DONE = 0,
-    CLI_NEGATIVE = 1,   /* a verdict is negative */
-    CLI_BAD = 2,        /* wrong use or bad input; one line on standard error says what and where */
-    CLI_CANCELLED = 130 /* ^C: what was made is printed */
+    CLI_NEGATIVE = 1, /* a verdict is negative */
+    CLI_BAD = 2       /* wrong use or bad input; one line on standard error says what and where */
 };
 
 typedef struct cli_command {

@@ -12,7 +12,8 @@ typedef struct doctor_values {
 static const cli_option options[] = {
     CLI_JSON_OPTION(doctor_values),
     {"threads", CLI_INTEGER, offsetof(doctor_values, general.n_threads), "N",
-     "threads of the second bandwidth measurement\n(default: the processors)", 1, 1024},
+     "threads of the second bandwidth measurement,\nat most 256 (default: the processors)", 1,
+     CLI_MAX_THREADS},
 };
 
 static const cli_page page = {
@@ -135,6 +136,7 @@ int cli_doctor(const cli_command *command, int argc, char **argv) {
     zmlx_error error;
     if (zmlx_system_get_info(&info, &error)) return cli_fail_error(&error);
     int n_threads = values.general.n_threads ? (int)values.general.n_threads : info.n_processors;
+    if (n_threads > CLI_MAX_THREADS) n_threads = CLI_MAX_THREADS;
     bandwidth measured[2] = {{.n_threads = 1}, {.n_threads = n_threads}};
     int n_measured = n_threads > 1 ? 2 : 1;
     for (int i = 0; i < n_measured; i++) measure(&measured[i]);

@@ -25,7 +25,7 @@ static const cli_option options[] = {
     {"temp", CLI_NUMBER, AT(temperature), "T", "temperature; 0 takes the likeliest token (0)", 0, 1e6},
     {"top-p", CLI_NUMBER, AT(top_p), "P",
      "sample from the likeliest tokens that together\nreach P; 0 is off (0)", 0, 1},
-    {"top-k", CLI_INTEGER, AT(top_k), "K", "sample from the K likeliest tokens; 0 is off (0)", 0, 1e9},
+    {"top-k", CLI_INTEGER, AT(top_k), "K", "sample from the K likeliest tokens; 0 is off (0)", 0, INT32_MAX},
     {"min-p", CLI_NUMBER, AT(min_p), "P",
      "sample from tokens at least P times as likely\nas the likeliest; 0 is off (0)", 0, 1},
     {"repetition-penalty", CLI_NUMBER, AT(repetition_penalty), "X",
@@ -132,7 +132,7 @@ static int apply_patterns(generate_job *job) {
     return CLI_DONE;
 }
 
-static int generate(generate_job *job) {
+static int generate(generate_job *job, const cli_command *command) {
     const generate_values *values = job->values;
     zmlx_generate_options choice = {
         .max_tokens = (size_t)job->max_tokens,
@@ -151,7 +151,7 @@ static int generate(generate_job *job) {
     zmlx_status status = zmlx_generate(&job->generation, job->model, job->prompt.tokens, job->prompt.n_tokens,
                                        &choice, &error);
     cli_progress_end(&job->stream.prefill);
-    return status ? cli_fail_error(&error) : stream_close(&job->stream);
+    return status ? cli_fail_option(command, &page, &error) : stream_close(&job->stream);
 }
 
 static json_t *describe(const generate_job *job) {
@@ -164,13 +164,24 @@ static json_t *describe(const generate_job *job) {
     cli_json_set(object, "tokens", tokens);
     cli_json_set(object, "text", cli_json_bytes(job->stream.text, job->stream.size));
     cli_json_set(object, "prompt_tokens", json_integer((json_int_t)generation->n_prompt_tokens));
-    cli_json_set(object, "prefill_tok_s", cli_json_number(generation->prefill_tok_s));
-    cli_json_set(object, "decode_tok_s", cli_json_number(generation->decode_tok_s));
+    cli_json_set(object, "prefill_tok_s", cli_json_measured(generation->prefill_tok_s));
+    cli_json_set(object, "decode_tok_s", cli_json_measured(generation->decode_tok_s));
     cli_json_set(object, "peak_memory_bytes", json_integer((json_int_t)generation->peak_memory_bytes));
     cli_json_set(object, "patched",
                  job->report ? cli_json_counts(job->report->counts, job->report->n_counts) : json_object());
     cli_json_set(object, "finish", json_string(finishes[generation->finish]));
     return object;
+}
+
+static void show_stats(const zmlx_generation *generation) {
+    char prefill[32], decode[32];
+    fprintf(stderr,
+            "prompt       %zu tokens, %s tok/s\n"
+            "generation   %zu tokens, %s tok/s\n"
+            "peak memory  %.3f GB\n",
+            generation->n_prompt_tokens, cli_measured_text(prefill, generation->prefill_tok_s, 1),
+            generation->n_tokens, cli_measured_text(decode, generation->decode_tok_s, 1),
+            1e-9 * (double)generation->peak_memory_bytes);
 }
 
 static int show(const generate_job *job) {
@@ -181,16 +192,10 @@ static int show(const generate_job *job) {
     else
         cli_print("\n");
     cli_flush();
-    if (job->values->stats && !cli_output_failed())
-        fprintf(stderr,
-                "prompt       %zu tokens, %.1f tok/s\n"
-                "generation   %zu tokens, %.1f tok/s\n"
-                "peak memory  %.3f GB\n",
-                generation->n_prompt_tokens, generation->prefill_tok_s, generation->n_tokens,
-                generation->decode_tok_s, 1e-9 * (double)generation->peak_memory_bytes);
+    if (job->values->stats && !cli_output_failed()) show_stats(generation);
     if (status || !cli_interrupted()) return status;
     cli_note("cancelled after %zu tokens", generation->n_tokens);
-    return CLI_CANCELLED;
+    return cli_interrupt_status();
 }
 
 static int run_job(generate_job *job, const cli_command *command) {
@@ -202,7 +207,7 @@ static int run_job(generate_job *job, const cli_command *command) {
     if (!status) cli_catch_interrupt();
     if (!status) status = apply_patterns(job);
     if (!status) status = stream_open(&job->stream, job);
-    if (!status) status = generate(job);
+    if (!status) status = generate(job, command);
     return status ? status : show(job);
 }
 

@@ -18,6 +18,8 @@ void cli_json_append(json_t *array, json_t *value) {
 
 json_t *cli_json_number(double number) { return isfinite(number) ? json_real(number) : json_null(); }
 
+json_t *cli_json_measured(double number) { return number > 0 ? cli_json_number(number) : json_null(); }
+
 /* Length of the UTF-8 character at bytes, 0 when there is none. */
 static size_t character_size(const unsigned char *bytes, size_t size) {
     static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};

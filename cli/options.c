@@ -93,6 +93,16 @@ static const cli_option *find_option(const cli_page *page, const char *name, siz
     return NULL;
 }
 
+int cli_fail_option(const cli_command *command, const cli_page *page, const zmlx_error *error) {
+    char name[sizeof error->where];
+    snprintf(name, sizeof name, "%s", error->where);
+    for (char *byte = name; *byte; byte++)
+        if (*byte == '_') *byte = '-';
+    if (error->code != ZMLX_ERROR_ARGUMENT || !find_option(page, name, strlen(name)))
+        return cli_fail_error(error);
+    return cli_fail_usage(command, "--%s: %s", name, error->message);
+}
+
 /* Reads the option at argv[*index], "--name value" or "--name=value", and moves *index past it. */
 static bool parse_option(const cli_command *command, const cli_page *page, void *values, int argc,
                          char **argv, int *index) {

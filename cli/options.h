@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "command.h"
+#include "zmlx/status.h"
 
 typedef enum cli_option_kind {
     CLI_FLAG,    /* bool */
@@ -38,6 +39,9 @@ typedef struct cli_page {
 bool cli_parse(const cli_command *command, const cli_page *page, void *values, const char **positional,
                int argc, char **argv, int *status);
 
+/* An error of the library as a message; one about an option ("top_k") names it as typed ("--top-k"). */
+int cli_fail_option(const cli_command *command, const cli_page *page, const zmlx_error *error);
+
 #define CLI_COUNT(array) (sizeof(array) / sizeof(array)[0])
 
 /* The general options; values holds them in a member `general`. */
@@ -47,11 +51,13 @@ typedef struct cli_general {
     int64_t n_threads; /* 0: default */
 } cli_general;
 
+enum { CLI_MAX_THREADS = 256 }; /* the library's limit */
+
 #define CLI_JSON_OPTION(type) \
     {"json", CLI_FLAG, offsetof(type, general.json), NULL, "print one JSON object and nothing else", 0, 0}
 #define CLI_THREADS_OPTION(type)                                   \
     {"threads", CLI_INTEGER, offsetof(type, general.n_threads), "N", \
-     "threads of the CPU kernels (default: the processors)", 1, 1024}
+     "threads of the CPU kernels, at most 256\n(default: the processors)", 1, CLI_MAX_THREADS}
 #define CLI_GENERAL_OPTIONS(type)                                                            \
     CLI_JSON_OPTION(type),                                                                   \
         {"device", CLI_CHOICE, offsetof(type, general.device), "cpu|gpu",                    \

@@ -12,7 +12,8 @@
 
 static int output_error; /* errno of the first failed write to standard output; 0 while all went well */
 static cli_progress *visible_progress;
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t bar_is_visible; /* the same, for a signal's handler */
+static volatile sig_atomic_t interrupted;    /* the signal's number */
 
 static void print_line(const char *prefix, const char *suffix, const char *format, va_list arguments) {
     char line[2048];
@@ -29,6 +30,11 @@ void cli_note(const char *format, ...) {
     va_start(arguments, format);
     print_line("zmlx", "", format, arguments);
     va_end(arguments);
+}
+
+void cli_print_note(const char *line) {
+    if (visible_progress) cli_progress_end(visible_progress);
+    fprintf(stderr, "%s\n", line);
 }
 
 int cli_fail(const char *format, ...) {
@@ -68,6 +74,14 @@ void cli_print(const char *format, ...) {
     errno = 0;
     output_check(vprintf(format, arguments) >= 0);
     va_end(arguments);
+}
+
+const char *cli_measured_text(char text[32], double number, int decimals) {
+    if (number > 0)
+        snprintf(text, 32, "%.*f", decimals, number);
+    else
+        snprintf(text, 32, "-");
+    return text;
 }
 
 void cli_flush(void) {
@@ -121,26 +135,38 @@ void cli_progress_draw(cli_progress *progress, uint64_t done, uint64_t total) {
     progress->drawn = time;
     progress->visible = true;
     visible_progress = progress;
+    bar_is_visible = 1;
 }
 
 void cli_progress_end(cli_progress *progress) {
     if (progress->visible) fputs("\r\033[K", stderr);
     progress->visible = false;
     visible_progress = NULL;
+    bar_is_visible = 0;
 }
 
-static void on_interrupt(int number) {
-    (void)number;
-    interrupted = 1;
+static void remember_interrupt(int number) { interrupted = number; }
+
+static void end_on_interrupt(int number) {
+    static const char line[] = "\r\033[Kzmlx: cancelled\n";
+    size_t skipped = bar_is_visible ? 0 : strlen("\r\033[K");
+    (void)!write(STDERR_FILENO, line + skipped, sizeof line - 1 - skipped);
+    _exit(128 + number);
 }
 
-void cli_catch_interrupt(void) {
-    struct sigaction action;
-    if (sigaction(SIGINT, NULL, &action) || action.sa_handler == SIG_IGN) return;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt;
-    action.sa_flags = (int)SA_RESETHAND | SA_RESTART;
-    sigaction(SIGINT, &action, NULL);
+static void handle_interrupts(void (*handler)(int)) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        struct sigaction action;
+        if (sigaction(numbers[i], NULL, &action) || action.sa_handler == SIG_IGN) continue;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = handler;
+        action.sa_flags = (int)SA_RESETHAND | SA_RESTART;
+        sigaction(numbers[i], &action, NULL);
+    }
 }
 
+void cli_catch_interrupt(void) { handle_interrupts(remember_interrupt); }
+void cli_end_on_interrupt(void) { handle_interrupts(end_on_interrupt); }
 bool cli_interrupted(void) { return interrupted != 0; }
+int cli_interrupt_status(void) { return 128 + interrupted; }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common.h"
 #include "output.h"
@@ -53,7 +54,13 @@ static int show_json(const zmlx_model *model, const char *folder, const zmlx_pat
     return cli_print_json(object);
 }
 
-static int show_text(const zmlx_model *model, const zmlx_patch_report *report) {
+static bool has_entry(const zmlx_patch_report *report, const char *pattern) {
+    for (size_t i = 0; i < report->n_entries; i++)
+        if (!strcmp(report->entries[i].pattern, pattern)) return true;
+    return false;
+}
+
+static int show_text(const zmlx_model *model, const zmlx_patch_report *report, bool explicit_patterns) {
     const zmlx_model_info *info = zmlx_model_get_info(model);
     cli_print("%s (family %s) on the %s in %s; what patching would do:\n", info->model_type, report->family,
               info->device, info->dtype);
@@ -61,6 +68,9 @@ static int show_text(const zmlx_model *model, const zmlx_patch_report *report) {
     if (!text) return cli_fail_memory();
     cli_print("%s", text);
     free(text);
+    for (size_t i = 0; i < report->n_patterns && explicit_patterns; i++)
+        if (!has_entry(report, report->patterns[i]))
+            cli_print("  %s: no module of this kind\n", report->patterns[i]);
     return CLI_DONE;
 }
 
@@ -81,7 +91,8 @@ int cli_patch(const cli_command *command, int argc, char **argv) {
         if (zmlx_patch(&report, model, &choice, &error))
             status = cli_fail_error(&error);
         else
-            status = values.general.json ? show_json(model, folder, report) : show_text(model, report);
+            status = values.general.json ? show_json(model, folder, report)
+                                         : show_text(model, report, !patterns.automatic);
     }
     zmlx_model_free(model);
     cli_patterns_free(&patterns);

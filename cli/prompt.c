@@ -72,6 +72,8 @@ int cli_prompt_read(cli_prompt *prompt, const cli_command *command, const cli_pr
     if (!given && !fallback)
         return cli_fail_usage(command,
                               "the prompt is missing: give --prompt, --prompt-file or --prompt-tokens");
+    if (values->file && !values->file[0])
+        return cli_fail_usage(command, "--prompt-file: the file's name is empty");
     if (values->file) {
         prompt->source = values->file;
         return read_file(prompt, values->file);

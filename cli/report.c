@@ -7,9 +7,11 @@
 
 #include "output.h"
 
+const char cli_report_nothing_patched[] = "nothing was patched: this compares the model with itself";
+
 static json_t *describe_rates(const double *rates, int count) {
     json_t *array = json_array();
-    for (int i = 0; i < count; i++) cli_json_append(array, cli_json_number(rates[i]));
+    for (int i = 0; i < count; i++) cli_json_append(array, cli_json_measured(rates[i]));
     return array;
 }
 
@@ -17,8 +19,8 @@ static json_t *describe_side(const zmlx_validate_side *side) {
     json_t *object = json_object();
     cli_json_set(object, "prefill_tok_s", describe_rates(side->prefill_tok_s, side->n_runs));
     cli_json_set(object, "decode_tok_s", describe_rates(side->decode_tok_s, side->n_runs));
-    cli_json_set(object, "median_prefill_tok_s", cli_json_number(side->median_prefill_tok_s));
-    cli_json_set(object, "median_decode_tok_s", cli_json_number(side->median_decode_tok_s));
+    cli_json_set(object, "median_prefill_tok_s", cli_json_measured(side->median_prefill_tok_s));
+    cli_json_set(object, "median_decode_tok_s", cli_json_measured(side->median_decode_tok_s));
     cli_json_set(object, "peak_memory_bytes", json_integer((json_int_t)side->peak_memory_bytes));
     return object;
 }
@@ -75,17 +77,25 @@ json_t *cli_report_json(const validate_subject *subject) {
     cli_json_set(object, "teacher_forced", describe_teacher_forced(validation));
     cli_json_set(object, "baseline", describe_side(&validation->baseline));
     cli_json_set(object, "patched", patched);
-    cli_json_set(object, "decode_speedup", cli_json_number(validation->decode_speedup));
-    cli_json_set(object, "prefill_speedup", cli_json_number(validation->prefill_speedup));
+    cli_json_set(object, "decode_speedup", cli_json_measured(validation->decode_speedup));
+    cli_json_set(object, "prefill_speedup", cli_json_measured(validation->prefill_speedup));
     cli_json_set(object, "environment", describe_environment(subject));
     return object;
 }
 
 static void print_runs(const char *name, const zmlx_validate_side *side) {
+    char prefill[32], decode[32];
     cli_print("%s\n", name);
     for (int i = 0; i < side->n_runs; i++)
-        cli_print("  run %d/%d: prompt %.1f tok/s, decode %.1f tok/s\n", i + 1, side->n_runs,
-                  side->prefill_tok_s[i], side->decode_tok_s[i]);
+        cli_print("  run %d/%d: prompt %s tok/s, decode %s tok/s\n", i + 1, side->n_runs,
+                  cli_measured_text(prefill, side->prefill_tok_s[i], 1),
+                  cli_measured_text(decode, side->decode_tok_s[i], 1));
+}
+
+static void print_rates(const char *name, double baseline, double patched) {
+    char left[32], right[32];
+    cli_print("%-18s %12s %12s\n", name, cli_measured_text(left, baseline, 1),
+              cli_measured_text(right, patched, 1));
 }
 
 static void print_token(const char *side, const zmlx_model *model, int32_t token) {
@@ -135,14 +145,15 @@ void cli_report_print(const validate_subject *subject) {
         cli_print("%s %s %d", i ? "," : "", validation->counts[i].pattern, validation->counts[i].count);
     cli_print("%s\n  Tokens:    %zu after a prompt of %zu\n", validation->n_counts ? "" : " none",
               validation->n_baseline_tokens, subject->n_prompt);
+    if (!validation->n_counts) cli_print("  %s\n", cli_report_nothing_patched);
     print_fidelity(subject);
     cli_print("\n%-18s %12s %12s\n", "", "Baseline", "Patched");
-    cli_print("%-18s %12.1f %12.1f\n", "Prompt tok/s", baseline->median_prefill_tok_s,
-              patched->median_prefill_tok_s);
-    cli_print("%-18s %12.1f %12.1f\n", "Decode tok/s", baseline->median_decode_tok_s,
-              patched->median_decode_tok_s);
+    print_rates("Prompt tok/s", baseline->median_prefill_tok_s, patched->median_prefill_tok_s);
+    print_rates("Decode tok/s", baseline->median_decode_tok_s, patched->median_decode_tok_s);
     cli_print("%-18s %12.3f %12.3f\n", "Peak memory (GB)", 1e-9 * (double)baseline->peak_memory_bytes,
               1e-9 * (double)patched->peak_memory_bytes);
-    cli_print("\nDecode speedup: %.3fx\n", validation->decode_speedup);
+    char speedup[32];
+    cli_print("\nDecode speedup: %s%s\n", cli_measured_text(speedup, validation->decode_speedup, 3),
+              validation->decode_speedup > 0 ? "x" : "");
     cli_flush();
 }

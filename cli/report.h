@@ -17,6 +17,8 @@ typedef struct validate_subject {
     const zmlx_validation *validation;
 } validate_subject;
 
+extern const char cli_report_nothing_patched[]; /* the line for a validation that patched no module */
+
 void cli_report_print(const validate_subject *subject);
 json_t *cli_report_json(const validate_subject *subject); /* the caller's */
 

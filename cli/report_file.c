@@ -21,14 +21,32 @@ static bool is_special(const char *path) {
     return stat(path, &info) == 0 && !S_ISREG(info.st_mode);
 }
 
+/* Where path leads, through symbolic links, also to a file that is not there yet. NULL with errno set. */
+static char *follow_links(const char *path) {
+    enum { MAX_LINKS = 40 };
+    char *current = strdup(path);
+    for (int i = 0; current && i < MAX_LINKS; i++) {
+        char link[4096];
+        ssize_t size = readlink(current, link, sizeof link);
+        if (size < 0) return current;
+        const char *slash = link[0] == '/' ? NULL : strrchr(current, '/');
+        int folder = slash ? (int)(slash + 1 - current) : 0;
+        char *next = malloc((size_t)folder + (size_t)size + 1);
+        if (next) sprintf(next, "%.*s%.*s", folder, current, (int)size, link);
+        free(current);
+        current = next;
+    }
+    if (current) errno = ELOOP;
+    free(current);
+    return NULL;
+}
+
 /* Opens a new file beside path (through a symbolic link: beside its target). *target and *temporary are
  * the caller's. Returns the descriptor, or -1 with errno set. */
 static int open_beside(const char *path, char **target, char **temporary) {
     *temporary = NULL;
-    *target = realpath(path, NULL);
-    if (*target && access(*target, W_OK)) return -1;
-    if (!*target && errno != ENOENT) return -1;
-    if (!*target && !(*target = strdup(path))) return -1;
+    if (!(*target = follow_links(path))) return -1;
+    if (access(*target, W_OK) && errno != ENOENT) return -1;
     size_t size = strlen(*target) + sizeof ".XXXXXX";
     if (!(*temporary = malloc(size))) return -1;
     snprintf(*temporary, size, "%s.XXXXXX", *target);

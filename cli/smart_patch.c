@@ -58,13 +58,14 @@ static int show_json(const char *folder, const zmlx_smart_report *report) {
     json_t *object = json_object(), *results = json_array(), *kept = json_array(), *reverted = json_array();
     for (size_t i = 0; i < report->n_results; i++) {
         const zmlx_smart_result *result = &report->results[i];
+        bool measured = result->choice != ZMLX_SMART_NO_MATCH;
         json_t *row = json_object();
         cli_json_set(row, "pattern", cli_json_string(result->pattern));
         cli_json_set(row, "choice", json_string(choice_name(result->choice)));
         cli_json_set(row, "modules", json_integer(result->n_modules));
-        cli_json_set(row, "decode_speedup", cli_json_number(result->decode_speedup));
-        cli_json_set(row, "prefill_speedup", cli_json_number(result->prefill_speedup));
-        cli_json_set(row, "same_tokens", json_boolean(result->same_tokens));
+        cli_json_set(row, "decode_speedup", cli_json_measured(result->decode_speedup));
+        cli_json_set(row, "prefill_speedup", cli_json_measured(result->prefill_speedup));
+        cli_json_set(row, "same_tokens", measured ? json_boolean(result->same_tokens) : json_null());
         cli_json_set(row, "reason", cli_json_string(result->reason));
         cli_json_append(results, row);
         if (result->choice == ZMLX_SMART_KEEP) cli_json_append(kept, cli_json_string(result->pattern));
@@ -96,7 +97,14 @@ static int measure(const smart_values *values, const char *folder, zmlx_model *m
     };
     zmlx_smart_report report;
     zmlx_error error;
-    if (zmlx_smart_patch(&report, model, &choice, &error)) return cli_fail_error(&error);
+    const zmlx_patch_report *preview;
+    chosen.dry_run = true;
+    if (zmlx_patch(&preview, model, &chosen, &error)) return cli_fail_error(&error);
+    for (size_t i = 0; i < preview->n_notes; i++) cli_print_note(preview->notes[i]);
+    cli_end_on_interrupt();
+    zmlx_status result = zmlx_smart_patch(&report, model, &choice, &error);
+    cli_catch_interrupt();
+    if (result) return cli_fail_error(&error);
     int status = values->general.json ? show_json(folder, &report) : CLI_DONE;
     zmlx_smart_report_clear(&report);
     return status;

@@ -72,7 +72,7 @@ int cli_synth(const cli_command *command, int argc, char **argv) {
     cli_progress_end(&progress);
     if (result && cli_interrupted()) {
         cli_note("cancelled; %s was not made", arguments[1]);
-        return CLI_CANCELLED;
+        return cli_interrupt_status();
     }
     return result ? cli_fail_error(&error) : show(&values, arguments[0], arguments[1], size);
 }

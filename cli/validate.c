@@ -110,10 +110,15 @@ static int compare(validate_job *job, int64_t max_tokens) {
         .progress_context = &progress,
     };
     zmlx_error error;
+    cli_end_on_interrupt();
     zmlx_status status = zmlx_validate(&job->validation, job->model, job->prompt.tokens, job->prompt.n_tokens,
                                        &choice, &error);
     cli_progress_end(&progress);
-    return status ? cli_fail_error(&error) : CLI_DONE;
+    cli_catch_interrupt();
+    if (status) return cli_fail_error(&error);
+    for (size_t i = 0; i < job->validation.n_notes; i++) cli_print_note(job->validation.notes[i]);
+    if (!job->validation.n_counts && values->general.json) cli_note("%s", cli_report_nothing_patched);
+    return CLI_DONE;
 }
 
 /* The verdict is shown before the report is written, so a failure there loses nothing. */

@@ -31,9 +31,9 @@ typedef struct zmlx_synth_options {
     void *progress_context;
 } zmlx_synth_options;
 
-/* shape: a name of zmlx_synth_shape_name, or the path of a config.json. folder must not exist or be empty;
- * it appears when it is complete, nothing is left behind after a failure. options may be NULL.
- * *size is that of model.safetensors in bytes. */
+/* shape: a name of zmlx_synth_shape_name, or the path of a config.json. folder must not exist,
+ * then it appears when it is complete, or be empty, then config.json comes last; nothing is left behind
+ * after a failure. options may be NULL. *size is that of model.safetensors in bytes. */
 ZMLX_API zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
                                 const zmlx_synth_options *options, zmlx_error *error);
 

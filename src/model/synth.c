@@ -93,9 +93,18 @@ static zmlx_status check_options(const zmlx_synth_options *options, zmlx_error *
     return ZMLX_OK;
 }
 
-/* Fails unless folder is absent or an empty folder. */
-static zmlx_status check_target(const char *folder, zmlx_error *error) {
+typedef struct synth_target {
+    const char *folder;
+    bool exists;
+    int vocab_size;
+    const zmlx_synth_options *options;
+} synth_target;
+
+/* Fails unless the folder is absent or empty. */
+static zmlx_status check_target(synth_target *target, zmlx_error *error) {
+    const char *folder = target->folder;
     struct stat info;
+    if (!folder[0]) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "folder", "its name is empty");
     if (lstat(folder, &info)) {
         if (errno == ENOENT) return ZMLX_OK;
         return zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
@@ -106,6 +115,7 @@ static zmlx_status check_target(const char *folder, zmlx_error *error) {
     while (readdir(directory)) n_entries++;
     closedir(directory);
     if (n_entries > 2) return zm_fail(error, ZMLX_ERROR_FILE, folder, "exists and is not empty");
+    target->exists = true;
     return ZMLX_OK;
 }
 
@@ -121,74 +131,88 @@ static zmlx_status check_space(const zm_synth_plan *plan, const char *folder, zm
                    (double)needed / 1e9, (double)available / 1e9);
 }
 
-static const char *const file_names[] = {"model.safetensors", "config.json", "tokenizer.json",
-                                         "tokenizer_config.json"};
-enum { MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, N_FILES };
-
-static zmlx_status write_text(const char *folder, int file, const char *text, zmlx_error *error) {
-    char *path = zm_path_join(folder, file_names[file]);
+static zmlx_status write_text(const char *folder, const char *name, const char *text, zmlx_error *error) {
+    char *path = zm_path_join(folder, name);
     zmlx_status status =
         path && text ? zm_file_write(path, text, strlen(text), error) : zm_fail_memory(error);
     free(path);
     return status;
 }
 
-static zmlx_status write_files(uint64_t *size, const zm_synth_plan *plan, const char *folder, int vocab_size,
-                               const zmlx_synth_options *options, zmlx_error *error) {
-    json_t *config = plan->config.value;
-    if (plan->entries && json_object_set(config, "quantization_config", plan->entries))
-        return zm_fail_memory(error);
-    char *text = json_dumps(config, JSON_INDENT(4));
-    zmlx_status status = write_text(folder, CONFIG_FILE, text, error);
-    free(text);
-    if (status) return status;
-    text = zm_synth_tokenizer(vocab_size);
-    status = write_text(folder, TOKENIZER_FILE, text, error);
-    free(text);
-    if (status) return status;
-    ZM_TRY(write_text(folder, TOKENIZER_CONFIG_FILE, zm_synth_tokenizer_config(), error));
-    char *path = zm_path_join(folder, file_names[MODEL_FILE]);
-    if (!path) return zm_fail_memory(error);
-    status = zm_synth_write(size, plan, path, options->progress, options->progress_context, error);
-    free(path);
-    return status;
-}
-
-static void remove_folder(const char *folder) {
-    for (int i = 0; i < N_FILES; i++) {
-        char *path = zm_path_join(folder, file_names[i]);
+static void remove_files(const char *folder) {
+    static const char *const names[] = {"model.safetensors", "tokenizer.json", "tokenizer_config.json",
+                                        "config.json"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char *path = zm_path_join(folder, names[i]);
         if (path) unlink(path);
         free(path);
     }
-    rmdir(folder);
 }
 
-/* Builds beside folder, then renames. */
-static zmlx_status write_folder(uint64_t *size, const zm_synth_plan *plan, const char *folder, int vocab_size,
-                                const zmlx_synth_options *options, zmlx_error *error) {
+/* What makes the folder a checkpoint comes last. */
+static zmlx_status write_texts(const zm_synth_plan *plan, const char *folder, int vocab_size,
+                               zmlx_error *error) {
+    json_t *config = plan->config.value;
+    if (plan->entries && json_object_set(config, "quantization_config", plan->entries))
+        return zm_fail_memory(error);
+    char *text = zm_synth_tokenizer(vocab_size);
+    zmlx_status status = write_text(folder, "tokenizer.json", text, error);
+    free(text);
+    if (!status) status = write_text(folder, "tokenizer_config.json", zm_synth_tokenizer_config(), error);
+    if (status) return status;
+    text = json_dumps(config, JSON_INDENT(4));
+    status = write_text(folder, "config.json", text, error);
+    free(text);
+    return status;
+}
+
+/* Writes all files into folder, or leaves none of them. */
+static zmlx_status write_files(uint64_t *size, const zm_synth_plan *plan, const char *folder,
+                               const synth_target *target, zmlx_error *error) {
+    ZM_TRY(check_space(plan, folder, error));
+    char *model = zm_path_join(folder, "model.safetensors");
+    if (!model) return zm_fail_memory(error);
+    const zmlx_synth_options *options = target->options;
+    zmlx_status status =
+        zm_synth_write(size, plan, model, options->progress, options->progress_context, error);
+    free(model);
+    ZM_TRY(status);
+    status = write_texts(plan, folder, target->vocab_size, error);
+    if (status) {
+        remove_files(folder);
+        *size = 0;
+    }
+    return status;
+}
+
+/* A new folder is built beside its place and renamed; an empty one is kept and filled, because it may be
+ * somebody's current folder, a mount point or reached through a symbolic link. */
+static zmlx_status write_folder(uint64_t *size, const zm_synth_plan *plan, const synth_target *target,
+                                zmlx_error *error) {
+    const char *folder = target->folder;
+    if (target->exists) return write_files(size, plan, folder, target, error);
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/') length--;
     char *temporary = zm_arena_printf(plan->arena, "%.*s.%ld.tmp", (int)length, folder, (long)getpid());
     if (!temporary) return zm_fail_memory(error);
     if (mkdir(temporary, 0755))
         return zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
-    zmlx_status status = check_space(plan, temporary, error);
-    if (!status) status = write_files(size, plan, temporary, vocab_size, options, error);
+    zmlx_status status = write_files(size, plan, temporary, target, error);
     if (!status && rename(temporary, folder))
         status = zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
     if (status) {
-        remove_folder(temporary);
+        remove_files(temporary);
+        rmdir(temporary);
         *size = 0;
     }
     return status;
 }
 
-static zmlx_status make(uint64_t *size, zm_synth_plan *plan, const char *shape, const char *folder,
-                        const zmlx_synth_options *options, zmlx_error *error) {
-    int vocab_size;
-    ZM_TRY(adapt_config(plan->config.value, shape, options, &vocab_size, error));
+static zmlx_status make(uint64_t *size, zm_synth_plan *plan, const char *shape, synth_target *target,
+                        zmlx_error *error) {
+    ZM_TRY(adapt_config(plan->config.value, shape, target->options, &target->vocab_size, error));
     ZM_TRY(zm_synth_plan_make(plan, error));
-    return write_folder(size, plan, folder, vocab_size, options, error);
+    return write_folder(size, plan, target, error);
 }
 
 zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
@@ -198,7 +222,8 @@ zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
     if (!chosen.bits) chosen.bits = 4;
     if (!chosen.group_size) chosen.group_size = 64;
     ZM_TRY(check_options(&chosen, error));
-    ZM_TRY(check_target(folder, error));
+    synth_target target = {.folder = folder, .options = &chosen};
+    ZM_TRY(check_target(&target, error));
     json_t *config;
     ZM_TRY(load_shape(&config, shape, error));
     zm_synth_plan plan = {.arena = zm_arena_new(),
@@ -206,8 +231,7 @@ zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
                           .bits = chosen.bits,
                           .group_size = chosen.group_size,
                           .seed = chosen.seed};
-    zmlx_status status =
-        plan.arena ? make(size, &plan, shape, folder, &chosen, error) : zm_fail_memory(error);
+    zmlx_status status = plan.arena ? make(size, &plan, shape, &target, error) : zm_fail_memory(error);
     zm_arena_free(plan.arena);
     json_decref(config);
     return status;

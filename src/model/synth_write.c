@@ -105,6 +105,7 @@ zmlx_status zm_synth_write(uint64_t *size, const zm_synth_plan *plan, const char
     if (!status) status = write_plan(&out, plan, &header, error);
     if (out.descriptor >= 0 && close(out.descriptor) && !status)
         status = zm_fail(error, ZMLX_ERROR_FILE, path, "cannot write: %s", strerror(errno));
+    if (out.descriptor >= 0 && status) unlink(path);
     if (!status) *size = header.size + out.total;
     zm_text_free(&header);
     free(out.chunk);

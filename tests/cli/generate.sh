@@ -44,12 +44,18 @@ expect_json \
     'assert d["patched"] and all(is_count(count) for count in d["patched"].values())' \
     'assert d["finish"] == "length"'
 expect_status 0 generate "$model" --prompt "$prompt" --max-tokens 1 --json --patterns none
-expect_json 'assert len(d["tokens"]) == 1 and d["patched"] == {} and d["decode_tok_s"] == 0'
+expect_json 'assert len(d["tokens"]) == 1 and d["patched"] == {}' \
+    'assert d["decode_tok_s"] is None and d["prefill_tok_s"] > 0'
 expect_status 0 generate "$model" --prompt "$prompt" --max-tokens 2 --json --patterns moe_mlp
 expect_json 'assert list(d["patched"]) == ["moe_mlp"]'
 
 expect_status 0 generate "$model" --prompt "$prompt" --max-tokens 2 --stats --patterns none
 grep -q '^generation  *2 tokens, .* tok/s$' err || fail "--stats: $(cat err)"
+
+expect_status 0 generate "$model" --prompt "$prompt" --max-tokens 1 --stats --patterns none
+grep -q '^generation  *1 tokens, - tok/s$' err || fail "--stats of one token: $(cat err)"
+expect_bad '--top-k: expected an integer from 0 to 4095, got 5000; see zmlx generate --help' \
+    generate "$model" --prompt a --temp 1 --top-k 5000 --patterns none
 
 # Sampling: a seed repeats itself.
 sample() {

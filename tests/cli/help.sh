@@ -18,11 +18,13 @@ expect_page() {
 
 expect_page zmlx --help
 expect_page zmlx -h
+expect_page zmlx help
 commands=$(sed -n 's/^COMMAND("\([^"]*\)".*/\1/p' "$source/cli/commands.def")
 [ -n "$commands" ] || fail "commands.def lists no commands"
 for command in $commands; do
     expect_page "$command" "$command" --help
     expect_page "$command" "$command" -h
+    expect_page "$command" help "$command"
     expect_page "$command" "$command" --json --help
     grep -q "^  $command " "$golden/zmlx.txt" || fail "zmlx --help does not list $command"
 done
@@ -30,4 +32,7 @@ done
 
 expect_status 0 --version
 grep -Eqx 'zmlx [0-9]+\.[0-9]+\.[0-9]+' out || fail "version: $(cat out)"
+cp out version
+expect_status 0 version
+cmp version out || fail "version and --version differ"
 finish

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Closed pipes, full disks, ^C.
+# Closed pipes, full disks, ^C and other signals.
 source "$(dirname "$0")/lib/expect.sh"
 short=(--prompt-tokens 1,5,6 --max-tokens 4 --patterns none)
 
@@ -75,5 +75,54 @@ assert process.returncode == 130, process.returncode
 assert b"cancelled" in messages, messages
 result = json.loads(rest)
 assert result["finish"] == "cancelled" and 0 < len(result["tokens"]) < 4000, result
+
+for number in signal.SIGTERM, signal.SIGHUP:
+    process = start("--patterns", "none")
+    process.stdout.read(8)
+    process.send_signal(number)
+    rest, messages = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, process.returncode
+    assert messages.startswith(b"zmlx: cancelled after ") and rest.endswith(b"\n"), messages
+PYTHON
+
+# A signal while measuring or writing: one line, and nothing is left behind.
+python3 - "$zmlx" "$model" <<'PYTHON' || fail "signals"
+import os, signal, subprocess, sys, time
+zmlx, model = sys.argv[1:]
+
+def interrupt(number, ready, *arguments):
+    """Sends the signal once ready(process) holds; returns the messages."""
+    process = subprocess.Popen([zmlx, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    while not ready(process):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    rest, messages = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, (arguments, process.returncode, messages)
+    assert messages.count(b"\n") == 1, messages
+    return messages
+
+def caught(process):
+    """The program has its handler for SIGINT."""
+    for line in open(f"/proc/{process.pid}/status"):
+        if line.startswith("SigCgt:"):
+            return int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1
+    return False
+
+for number in signal.SIGINT, signal.SIGTERM:
+    long = ["--prompt-tokens", "1,5,6"]
+    messages = interrupt(number, caught, "validate", model, *long, "--max-tokens", "2000", "--ignore-eos",
+                         "--report", "report.json")
+    assert messages == b"zmlx: cancelled\n", messages
+    messages = interrupt(number, lambda process: process.stdout.readline().startswith(b"Baseline"),
+                         "smart-patch", model, *long, "--runs", "1000", "--patterns", "moe_mlp")
+    assert messages == b"zmlx: cancelled\n", messages
+    os.makedirs("empty", exist_ok=True)
+    for folder in "empty", "absent":
+        messages = interrupt(number, caught, "synth", "qwen3-4b", folder, "--layers", "4")
+        assert b"cancelled" in messages, messages
+        assert not os.path.exists("absent") and os.listdir("empty") == []
+assert not [name for name in os.listdir() if ".tmp" in name or "report" in name], os.listdir()
 PYTHON
 finish

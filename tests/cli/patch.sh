@@ -21,6 +21,12 @@ expect_json 'assert list(d) == ["model", "family", "device", "dtype", "patterns"
     'assert all(m["path"] and m["pattern"] and m["reason"] for m in d["skipped"])'
 expect_status 0 patch "$model" --patterns swiglu_mlp --json
 expect_json 'assert d["patterns"] == ["swiglu_mlp"] and d["patched"] == {"swiglu_mlp": 2}'
+# An explicit pattern without a module has a line; of the proven ones only those are listed that apply.
+expect_status 0 patch "$model" --patterns swiglu_mlp,geglu_mlp
+grep -qx '  geglu_mlp: no module of this kind' out || fail "no line for a pattern without modules: $(cat out)"
+[ "$(grep -c 'no module of this kind' out)" = 1 ] || fail "more lines than patterns without modules: $(cat out)"
+expect_status 0 patch "$model"
+! grep -q 'no module of this kind' out || fail "a proven pattern is told to have no module"
 # bfloat16 on the CPU is not proven: nothing by default, and the reason is given.
 expect_status 0 patch "$model" --dtype bfloat16 --json
 expect_json 'assert d["dtype"] == "bfloat16" and d["patched"] == {} and (d["notes"] or d["skipped"])'
@@ -38,5 +44,9 @@ expect_json 'assert list(d) == ["model", "baseline_ms", "final_ms", "speedup", "
     'assert [r["pattern"] for r in d["results"]] == ["moe_mlp", "geglu_mlp"]' \
     'assert d["results"][0]["choice"] == "keep" and d["results"][0]["modules"] == 6 and d["results"][0]["same_tokens"] is True' \
     'assert d["results"][1]["choice"] == "no_match" and d["results"][1]["modules"] == 0' \
+    'assert d["results"][1]["decode_speedup"] is d["results"][1]["prefill_speedup"] is d["results"][1]["same_tokens"] is None' \
     'assert all(is_rate(d[key]) and d[key] > 0 for key in ("baseline_ms", "final_ms", "speedup"))'
+# The notes of the choice of patterns.
+expect_status 0 smart-patch "$model" "${quick[@]}" --dtype bfloat16
+expect_line '[zmlx.patch] lfm model detected' 'smart-patch in bfloat16'
 finish

@@ -22,6 +22,25 @@ expect_status 0 generate wider --prompt-tokens 1,599 --max-tokens 2
 ! cmp -s made/model.safetensors wider/model.safetensors || fail "other options give the same weights"
 expect_bad 'made' synth config.json made
 expect_bad '' synth config.json no/such/folder
+# An empty folder is filled where it is: the current one, or one behind a symbolic link.
+mkdir current
+(cd current && "$zmlx" synth ../config.json . --layers 2 --seed 3) >/dev/null 2>err || fail "synth into .: $(cat err)"
+cmp made/model.safetensors current/model.safetensors || fail "synth into . gives other weights"
+expect_status 0 generate current --prompt-tokens 1,5 --max-tokens 2
+mkdir behind
+ln -s behind link
+expect_status 0 synth config.json link --layers 2 --seed 3
+[ -L link ] && cmp made/model.safetensors behind/model.safetensors || fail "synth did not go through the link"
+expect_bad 'link: exists and is not empty' synth config.json link
+ln -s nowhere dangling
+expect_bad 'dangling: exists and is no empty folder' synth config.json dangling
+mkdir kept
+(
+    ulimit -f 20
+    "$zmlx" synth config.json kept >out 2>err
+) 2>/dev/null
+[ $? = 2 ] && grep -q 'cannot write: File too large' err || fail "synth past a limit: $(cat err)"
+[ -d kept ] && [ -z "$(ls -A kept)" ] || fail "a failed synth left files or took the folder"
 expect_bad 'no.json' synth no.json other
 [ ! -e other ] || fail "synth left a folder behind"
 

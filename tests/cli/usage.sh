@@ -8,6 +8,13 @@ expect_bad 'unknown command "kernel"; expected one of generate, validate' kernel
 expect_bad 'unknown command ""' ''
 expect_bad 'unknown command "a?b"' $'a\nb'
 
+for word in help --help -h version --version; do
+    arguments=(generate)
+    [ $word != help ] || arguments=(generate other)
+    expect_bad "$word: unexpected argument \"${arguments[-1]}\"; see zmlx --help" $word "${arguments[@]}"
+done
+expect_bad 'unknown command "kernel"; expected one of generate, validate' help kernel
+
 for command in generate validate patch smart-patch; do
     expect_bad "zmlx $command: MODEL is missing; see zmlx $command --help" "$command"
     expect_bad 'MODEL is empty' "$command" ''
@@ -18,7 +25,7 @@ for command in generate validate patch smart-patch; do
     expect_bad '--device: its value cpu|gpu is missing' "$command" "$model" --device
     expect_bad '--dtype: expected float32|float16|bfloat16, got "float"' "$command" "$model" --dtype float
     expect_bad '--threads: expected an integer of at least 1, got "0"' "$command" "$model" --threads 0
-    expect_bad '--threads: expected an integer of at most 1024, got "4000"' "$command" "$model" --threads=4000
+    expect_bad '--threads: expected an integer of at most 256, got "257"' "$command" "$model" --threads=257
     expect_bad '--json: takes no value, got "yes"' "$command" "$model" --json=yes
     expect_bad '--patterns: unknown pattern "all_mlp"; expected auto' "$command" "$model" --patterns all_mlp
     expect_bad '--patterns: unknown pattern ""' "$command" "$model" --patterns moe_mlp,
@@ -35,6 +42,7 @@ bad_generate() {
 }
 bad_generate 'the prompt is missing'
 bad_generate '--prompt: the text is empty' --prompt ''
+bad_generate "--prompt-file: the file's name is empty" --prompt-file ''
 bad_generate '--prompt, --prompt-file and --prompt-tokens exclude each other' --prompt a --prompt-tokens 1
 bad_generate '--prompt-tokens: expected token ids' --prompt-tokens ''
 bad_generate '--prompt-tokens: expected token ids' --prompt-tokens 1,,2
@@ -62,6 +70,7 @@ expect_bad '--max-tokens: expected an integer of at least 1, got "0"' validate "
 expect_bad '--threshold: expected a number of at least 0.001' smart-patch "$model" --threshold 0
 expect_bad 'unexpected argument "here"' doctor here
 expect_bad '--threads: expected an integer' doctor --threads many
+expect_bad '--threads: expected an integer of at most 256, got "257"' doctor --threads 257
 expect_bad 'SHAPE is missing' synth
 expect_bad 'DIR is missing' synth llama-3.2-1b
 expect_bad '--bits: expected an integer of at least 2' synth llama-3.2-1b dir --bits 1

@@ -41,8 +41,21 @@ cp report.json out
 expect_json "${check_json[@]}" 'p = json.load(open("printed"))' \
     'p["environment"]["date"] = d["environment"]["date"]' 'assert p == d'
 
-# Nothing patched: the model against itself.
+# One token has no decoding rate.
+expect_status 0 validate "$model" --max-tokens 1 --runs 1 --prompt-tokens 1,1195
+grep -Eq '^  run 1/1: prompt [0-9.]+ tok/s, decode - tok/s$' out && grep -Eq '^Decode tok/s +- +-$' out &&
+    grep -qx 'Decode speedup: -' out || fail "a rate that was not measured: $(cat out)"
+expect_status 0 validate "$model" --max-tokens 1 --runs 1 --prompt-tokens 1,1195 --json
+expect_json 'assert d["decode_speedup"] is None and d["prefill_speedup"] > 0' \
+    'for side in d["baseline"], d["patched"]: assert side["decode_tok_s"] == [None] and side["median_decode_tok_s"] is None and side["prefill_tok_s"][0] > 0'
+
+# Nothing patched: the model against itself, and the reason.
+nothing='nothing was patched: this compares the model with itself'
+expect_status 0 validate "$model" "${short[@]}" --dtype bfloat16
+grep -qx "  $nothing" out || fail "no line that nothing was patched: $(cat out)"
+expect_line '[zmlx.patch] lfm model detected' 'validate in bfloat16'
 expect_status 0 validate "$model" "${short[@]}" --patterns none --json
+expect_line "$nothing" 'validate --patterns none --json'
 expect_json 'assert d["patched"]["patterns"] == {} and d["verdict"] == "PASS"' \
     'assert d["teacher_forced"]["max_abs_logit_diff"] == 0'
 
@@ -70,9 +83,13 @@ echo old >old.json
 ln -s old.json link.json
 expect_status 0 validate "$model" "${short[@]}" --report link.json
 [ -L link.json ] && grep -q verdict old.json || fail "the report did not go through a symbolic link"
+ln -s later.json folder/dangling.json
+expect_status 0 validate "$model" "${short[@]}" --report folder/dangling.json
+[ -L folder/dangling.json ] && grep -q verdict folder/later.json || fail "no report through a dangling link"
+ln -s loop.json loop.json
+expect_bad 'loop.json: cannot write: Too many levels of symbolic links' validate "$model" --report loop.json
 (
     ulimit -f 0
-    trap '' XFSZ
     "$zmlx" validate "$model" "${short[@]}" --report report.json 2>err | cat >/dev/null
     exit "${PIPESTATUS[0]}"
 ) 2>/dev/null

@@ -115,12 +115,12 @@ for number in signal.SIGINT, signal.SIGTERM:
     messages = interrupt(number, caught, "validate", model, *long, "--max-tokens", "2000", "--ignore-eos",
                          "--report", "report.json")
     assert messages == b"zmlx: cancelled\n", messages
-    messages = interrupt(number, lambda process: process.stdout.readline().startswith(b"Baseline"),
+    messages = interrupt(number, lambda process: process.stdout.readline().startswith(b"[smart_patch]"),
                          "smart-patch", model, *long, "--runs", "1000", "--patterns", "moe_mlp")
     assert messages == b"zmlx: cancelled\n", messages
     os.makedirs("empty", exist_ok=True)
     for folder in "empty", "absent":
-        messages = interrupt(number, caught, "synth", "qwen3-4b", folder, "--layers", "4")
+        messages = interrupt(number, caught, "synth", "qwen3-4b", folder)
         assert b"cancelled" in messages, messages
         assert not os.path.exists("absent") and os.listdir("empty") == []
 assert not [name for name in os.listdir() if ".tmp" in name or "report" in name], os.listdir()

@@ -2,8 +2,8 @@
 /* The generation loop: chunked prefill, then one step computed ahead of the token being read. */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "model/model.h"
 #include "model/sample.h"
 
@@ -17,12 +17,6 @@ typedef struct generation_run {
     uint64_t step;
     zmlx_error *error;
 } generation_run;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 static mlx_array tokens_array(const int32_t *tokens, size_t count) {
     int shape[2] = {1, (int)count};
@@ -103,7 +97,7 @@ static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_arra
         int32_t token;
         if (!status) status = read_token(&token, *current, run->error);
         if (status) break;
-        last = now();
+        last = zm_clock_seconds();
         if (!result->n_tokens) first = last;
         result->tokens[result->n_tokens++] = token;
         if (result->n_tokens % CLEAR_CACHE_EVERY == 0) mlx_clear_cache();
@@ -128,7 +122,7 @@ static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_arra
 static zmlx_status generate(generation_run *run, zmlx_generation *result, const int32_t *prompt,
                             size_t n_prompt) {
     size_t max_tokens = run->options->max_tokens ? run->options->max_tokens : 100;
-    double start = now();
+    double start = zm_clock_seconds();
     ZM_TRY(prefill(run, prompt, n_prompt));
     if (run->sampler.repetition_penalty > 0) {
         size_t count = n_prompt < REPETITION_WINDOW ? n_prompt : REPETITION_WINDOW;

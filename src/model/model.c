@@ -43,9 +43,7 @@ static void choose_dtype(zmlx_model *model, const zmlx_model_options *options, m
     case ZMLX_DTYPE_BFLOAT16: model->dtype = MLX_BFLOAT16; break;
     default: model->dtype = model->device == ZMLX_DEVICE_GPU ? stored : MLX_FLOAT32; break;
     }
-    model->info.dtype = model->dtype == MLX_FLOAT32   ? "float32"
-                        : model->dtype == MLX_FLOAT16 ? "float16"
-                                                      : "bfloat16";
+    model->info.dtype = zm_dtype_name(model->dtype);
 }
 
 static zmlx_status count_parameters(zm_module *module, void *context, zmlx_error *error) {
@@ -124,21 +122,6 @@ static zmlx_status load_tokenizer(zmlx_model *model, const char *folder, zmlx_er
     return exists ? zmlx_tokenizer_load(&model->tokenizer, folder, error) : ZMLX_OK;
 }
 
-static zmlx_status find_family(zmlx_model *model, const zm_checkpoint *checkpoint, zmlx_error *error) {
-    zm_json_object config = zm_checkpoint_config(checkpoint);
-    const char *model_type;
-    ZM_TRY(zm_json_string(&model_type, config, "model_type", error));
-    model->family = zm_family_find(model_type);
-    if (model->family) return ZMLX_OK;
-    char names[512] = "";
-    for (const zm_family *const *family = zm_family_list(); *family; family++) {
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", (*family)->model_type);
-    }
-    return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file,
-                   "model_type \"%.60s\" is not supported; these are: %s", model_type, names);
-}
-
 static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const zmlx_model_options *options,
                                    zmlx_error *error) {
     zm_checkpoint *checkpoint;
@@ -146,7 +129,7 @@ static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const 
     choose_dtype(model, options, zm_checkpoint_stored_dtype(checkpoint));
     zm_checkpoint_set_dtype(checkpoint, model->dtype);
     zm_checkpoint_set_progress(checkpoint, options->progress, options->progress_context);
-    zmlx_status status = find_family(model, checkpoint, error);
+    zmlx_status status = zm_family_of(&model->family, zm_checkpoint_config(checkpoint), error);
     if (!status) status = load_tokenizer(model, folder, error);
     if (!status) status = fill_eos(model, checkpoint, error);
     if (!status) status = model->family->build(&model->root, checkpoint, model->arena, error);

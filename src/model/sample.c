@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "base/random.h"
+
 static const double LOWEST_TEMPERATURE = 1e-6;
 
 zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *options, int vocab_size,
@@ -73,17 +75,9 @@ static mlx_array apply_top_k(zm_scope *scope, mlx_array logprobs, int top_k) {
     return zm_put_along_axis(scope, logprobs, dropped, zm_scalar_like(scope, -INFINITY, logprobs), -1);
 }
 
-/* splitmix64, so that neighbouring seeds and steps give unrelated keys. */
-static uint64_t mix(uint64_t seed, uint64_t step) {
-    uint64_t z = seed + (step + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 static mlx_array draw(zm_scope *scope, const zm_sampler *sampler, mlx_array logprobs, uint64_t step) {
     mlx_array key = mlx_array_new();
-    if (mlx_random_key(&key, mix(sampler->seed, step))) {
+    if (mlx_random_key(&key, zm_splitmix64(sampler->seed, step))) {
         mlx_array_free(key);
         zmlx_error error;
         zm_mlx_fail(&error, NULL);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/statistics.h"
+
 enum { DEFAULT_TOKENS = 200, DEFAULT_RUNS = 3, MAX_RUNS = 10000, WARMUP_TOKENS = 5 };
 
 typedef struct comparison {
@@ -111,17 +113,11 @@ static zmlx_status run_all(comparison *this, zmlx_validation *validation) {
     return ZMLX_OK;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static zmlx_status median(double *result, const double *values, int count, zmlx_error *error) {
     double *sorted = malloc((size_t)count * sizeof *sorted);
     if (!sorted) return zm_fail_memory(error);
     memcpy(sorted, values, (size_t)count * sizeof *sorted);
-    qsort(sorted, (size_t)count, sizeof *sorted, compare_doubles);
-    *result = (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+    *result = zm_median(sorted, (size_t)count);
     free(sorted);
     return ZMLX_OK;
 }

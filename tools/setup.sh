@@ -37,6 +37,7 @@ cmake           cmake       have cmake
 ninja-build     ninja       have ninja
 pkg-config      pkgconf     have pkg-config
 libjansson-dev  jansson     module jansson
+libjemalloc-dev -           [ "$(uname -s)" != Linux ] || module jemalloc
 libpcre2-dev    pcre2       module libpcre2-8
 libutf8proc-dev utf8proc    module libutf8proc
 libcmocka-dev   cmocka      module cmocka

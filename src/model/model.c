@@ -2,6 +2,7 @@
 /* Loading a folder into a zmlx_model: device and type, tree, tokenizer, EOS set. */
 #include "model/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,6 +140,15 @@ static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const 
     return status;
 }
 
+/* The families name config.json without its folder. */
+static void name_folder(zmlx_error *error, const char *folder) {
+    if (!error || strncmp(error->where, "config.json", strlen("config.json")) != 0) return;
+    char inner[sizeof error->where];
+    memcpy(inner, error->where, sizeof inner);
+    const char *separator = folder[0] && folder[strlen(folder) - 1] == '/' ? "" : "/";
+    snprintf(error->where, sizeof error->where, "%.120s%s%.120s", folder, separator, inner);
+}
+
 zmlx_status zmlx_model_load(zmlx_model **model, const char *folder, const zmlx_model_options *options,
                             zmlx_error *error) {
     *model = NULL;
@@ -153,6 +163,7 @@ zmlx_status zmlx_model_load(zmlx_model **model, const char *folder, const zmlx_m
     if (!status) status = zm_pool_new(&result->pool, options->n_threads, error);
     if (!status) status = load_checkpoint(result, folder, options, error);
     if (status) {
+        name_folder(error, folder);
         zmlx_model_free(result);
         return status;
     }

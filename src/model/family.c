@@ -28,8 +28,6 @@ const zm_family *zm_family_find(const char *model_type) {
     return NULL;
 }
 
-const zm_family *const *zm_family_list(void) { return families; }
-
 zmlx_status zm_family_of(const zm_family **family, zm_json_object config, zmlx_error *error) {
     *family = NULL;
     const char *model_type;

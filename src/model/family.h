@@ -21,8 +21,6 @@ typedef struct zm_family {
 
 /* The family of a model_type, after mlx-lm's renamings (mistral is a llama); NULL where unknown. */
 const zm_family *zm_family_find(const char *model_type);
-/* All families, NULL-terminated. */
-const zm_family *const *zm_family_list(void);
 /* The family of config's model_type; ZMLX_ERROR_UNSUPPORTED with the list of the known ones. */
 zmlx_status zm_family_of(const zm_family **family, zm_json_object config, zmlx_error *error);
 /* Fails where family's build would refuse config. */

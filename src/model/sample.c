@@ -79,9 +79,8 @@ static mlx_array draw(zm_scope *scope, const zm_sampler *sampler, mlx_array logp
     mlx_array key = mlx_array_new();
     if (mlx_random_key(&key, zm_splitmix64(sampler->seed, step))) {
         mlx_array_free(key);
-        zmlx_error error;
-        zm_mlx_fail(&error, NULL);
-        return zm_scope_fail(scope, error.code, NULL, "%s", error.message);
+        if (!zm_scope_failed(scope)) zm_mlx_fail(&scope->failure, "random_key");
+        return (mlx_array){NULL};
     }
     zm_scope_own(scope, key);
     mlx_array wide = zm_astype(scope, logprobs, MLX_FLOAT32); /* the factor may exceed a half type's range */

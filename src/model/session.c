@@ -90,7 +90,7 @@ static zmlx_status copy_logits(zmlx_session *session, float *destination, mlx_ar
         if (data)
             memcpy(destination, data, mlx_array_nbytes(chosen));
         else
-            zm_scope_fail(&scope, zm_mlx_fail(error, "logits"), "logits", "%s", error ? error->message : "");
+            zm_mlx_fail(&scope.failure, "logits");
     }
     return zm_scope_end(&scope, error);
 }

@@ -413,10 +413,10 @@ static void test_gpt_oss_with_published_names(void **state) {
 
 static void test_list(void **state) {
     (void)state;
-    int count = 0;
-    for (const zm_family *const *family = zm_family_list(); *family; family++, count++)
-        assert_ptr_equal(zm_family_find((*family)->model_type), *family);
-    assert_int_equal(count, 10);
+    static const char *const types[] = {"lfm2_moe", "lfm2", "llama", "mistral", "xverse", "iquestcoder",
+                                        "qwen3", "qwen3_moe", "mixtral", "gpt_oss"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        assert_string_equal(zm_family_find(types[i])->model_type, types[i]);
     assert_string_equal(zm_family_find("mistral")->group, "llama");
     assert_null(zm_family_find("llam"));
 }

@@ -152,6 +152,24 @@ static void test_refusals(void **state) {
     free(longer);
 }
 
+static void not_loaded(const char *folder, zmlx_model_options options, const char *where) {
+    zmlx_model *other;
+    zmlx_error error;
+    assert_int_equal(zmlx_model_load(&other, folder, &options, &error), ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, where);
+    assert_null(other);
+}
+
+static void test_wrong_options(void **state) {
+    (void)state;
+    not_loaded(NULL, (zmlx_model_options){0}, "folder");
+    not_loaded(MODEL_FOLDER, (zmlx_model_options){.device = (zmlx_device)99}, "device");
+    not_loaded(MODEL_FOLDER, (zmlx_model_options){.dtype = (zmlx_dtype)99}, "dtype");
+    zmlx_decoder *decoder;
+    assert_int_equal(zmlx_decoder_new(&decoder, NULL, NULL), ZMLX_ERROR_ARGUMENT);
+    assert_null(decoder);
+}
+
 static size_t resident_bytes(void) {
     long pages = 0;
     FILE *file = fopen("/proc/self/statm", "r");
@@ -209,6 +227,7 @@ int main(void) {
         cmocka_unit_test(test_cancelled_by_the_caller),
         cmocka_unit_test(test_seeded_sampling_repeats),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_wrong_options),
         cmocka_unit_test(test_generations_in_flat_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

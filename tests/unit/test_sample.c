@@ -100,6 +100,13 @@ static void test_top_p(void **state) {
     }
 }
 
+/* Below what float32 holds: still the most likely token, not all of them. */
+static void test_tiny_top_p(void **state) {
+    (void)state;
+    bool allowed[VOCAB] = {[1] = true};
+    check_draws(&(zm_sampler){.temperature = 1, .top_p = 1e-50, .seed = 6}, allowed);
+}
+
 static void test_min_p(void **state) {
     (void)state;
     double p[VOCAB];
@@ -159,6 +166,7 @@ int main(void) {
         cmocka_unit_test(test_temperature),
         cmocka_unit_test(test_top_k),
         cmocka_unit_test(test_top_p),
+        cmocka_unit_test(test_tiny_top_p),
         cmocka_unit_test(test_min_p),
         cmocka_unit_test(test_repetition_penalty),
         cmocka_unit_test(test_seeds),

@@ -22,6 +22,7 @@ function public_owner(header) {
     sub(/^zmlx\//, "", header)
     sub(/\..*/, "", header)
     if (header == "tokenizer") return "model"
+    if (header ~ /^kernel/) return "runtime"
     return header in rank ? header : "base"
 }
 

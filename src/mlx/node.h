@@ -3,7 +3,7 @@
  *
  * A zm_node_class is a constant record of C functions; zm_node_apply makes a node of it. The node is
  * evaluated by MLX on the node's stream, after its inputs, like any other operation: it works under
- * eval, async_eval and streams. A transformation without a function here (vjp, jvp, vmap, evaluation on
+ * eval, async_eval, compile and streams. A transformation without a function here (vjp, jvp, vmap, evaluation on
  * a GPU) is refused with an error that names the class. */
 #ifndef ZM_MLX_NODE_H
 #define ZM_MLX_NODE_H
@@ -15,6 +15,8 @@
 #include "mlx/c/mlx.h"
 #include "zmlx/status.h"
 
+enum { ZM_GPU_MAX_SCALARS = 128 };
+
 /* An evaluated array as a node function sees it. Inputs are row-contiguous (a strided input is copied
  * by the node first); outputs are freshly allocated and row-contiguous. */
 typedef struct zm_view {
@@ -24,6 +26,20 @@ typedef struct zm_view {
     mlx_dtype dtype;
     size_t size; /* elements */
 } zm_view;
+
+/* A compiled kernel to launch on a GPU through MLX. grid counts threads in all, block those of a block. Pointers are
+ * borrowed and live as long as the node's state. */
+typedef struct zm_gpu_launch {
+    const char *name;   /* CUDA: the symbol; Metal: a valid identifier */
+    const char *code;   /* CUDA: a cubin; Metal: the body's text */
+    size_t code_size;
+    const char *header; /* Metal: the text before the kernel; NULL with CUDA */
+    const char *const *input_names, *const *output_names; /* Metal: as the body names them */
+    int64_t grid;
+    int block, shared_bytes;
+    uint32_t scalars[ZM_GPU_MAX_SCALARS]; /* 32-bit words after the arrays; Metal: one input zm_scalars after the inputs */
+    int n_scalars;
+} zm_gpu_launch;
 
 typedef struct zm_node_class {
     const char *name; /* shown by MLX and in errors, e.g. "zmlx.moe_mlp" */
@@ -39,6 +55,21 @@ typedef struct zm_node_class {
                        int n_arguments, const mlx_array *primals, int n_primals,
                        const mlx_array *cotangents, const mlx_array *results, int n_results,
                        mlx_stream stream, zmlx_error *error);
+
+    /* Tangents of all outputs from those of the inputs in argument_numbers: fills result_tangents[0..n_results). */
+    zmlx_status (*jvp)(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers,
+                       int n_arguments, const mlx_array *primals, int n_primals, const mlx_array *tangents,
+                       mlx_stream stream, zmlx_error *error);
+
+    /* The node over a batch: axes[i] is the batch axis of inputs[i], or -1. Fills results and their batch axes. */
+    zmlx_status (*vmap)(const void *state, mlx_array *results, int *result_axes, int n_results,
+                        const mlx_array *inputs, const int *axes, int n_inputs, mlx_stream stream,
+                        zmlx_error *error);
+
+    /* How a GPU computes outputs from inputs (views without data): sets *launch. Only called on a GPU's stream, for outputs that
+     * are not empty. Inputs are row-contiguous (a strided one is copied first). */
+    zmlx_status (*launch_gpu)(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                              const zm_view *outputs, int n_outputs, zmlx_error *error);
 
     /* Whether two states compute the same function; lets MLX merge and cache. NULL: only a state and
      * itself are equal. */

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* Kernels as source text. A target is one folder: a record of facts (zm_target), the prelude that spells every operation
+ * of form CALL as zm_<name>, and the frame of its kernels. Shared code never asks for a target's name.
+ *
+ * Every target's kernel takes the same things: the inputs' and outputs' addresses; rows and columns (64 bits); for
+ * each input a layout (bit 0: it varies by column, bit 1: by row), which gives its strides: column stride bit 0, row
+ * stride 0, 1 (bit 1 alone) or columns (both); parameters as floats; seeds as 64 bits. Outputs and inputs are row-contiguous.
+ * So one text serves all shapes, broadcasts, numbers and seeds; only the storage types are part of it. */
+#ifndef ZM_EMIT_EMIT_H
+#define ZM_EMIT_EMIT_H
+
+#include "base/text.h"
+#include "ir/ir.h"
+
+typedef enum zm_storage {
+#define ZM_STORAGE(enumerator, name, bytes, value_type) ZM_STORAGE_##enumerator,
+#include "emit/storage.def"
+#undef ZM_STORAGE
+    ZM_STORAGE_COUNT
+} zm_storage;
+
+const char *zm_storage_name(zm_storage storage);
+int zm_storage_bytes(zm_storage storage);
+zm_type zm_storage_type(zm_storage storage);
+
+enum { ZM_LAYOUT_COLUMN = 1, ZM_LAYOUT_ROW = 2 };
+
+typedef struct zm_emit_request {
+    const zm_ir *ir; /* simplified, not legalised: emit does that for its target */
+    const zm_storage *inputs, *outputs;
+    const char *entry; /* the kernel's symbol, a valid identifier */
+} zm_emit_request;
+
+typedef struct zm_target {
+    const char *name;            /* "c", "cuda", "metal", "check" */
+    const char *file_extension;  /* "c", "cu", "metal", "" */
+    /* Appends the complete source text. Fails, naming it, on what the target cannot do; never in silence. */
+    zmlx_status (*emit)(zm_text *source, const zm_emit_request *request, zmlx_error *error);
+} zm_target;
+
+/* The targets; NULL past the last. */
+const zm_target *zm_target_get(int index);
+const zm_target *zm_target_find(const char *name); /* NULL: none of this name */
+
+#endif

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* What CUDA and Metal share: the frame of a kernel and the launch that belongs to it.
+ *
+ * Arguments in order: inputs, outputs, then scalars as 32-bit words: rows low, rows high, columns low, columns high,
+ * threads_per_row, a layout per input, a float per parameter, two words (low, high) per seed, in the
+ * kernel's order (a seed parameter has no float, a float parameter no words).
+ *
+ * A map gives each thread some consecutive elements, by 16-byte accesses where layout and address allow. A
+ * kernel with row operations gives each row threads_per_row threads (whole warps; a block holds one or more rows); a row that
+ * fits keeps its kept values in registers, a longer one is read again in each pass. */
+#ifndef ZM_EMIT_GPU_GPU_H
+#define ZM_EMIT_GPU_GPU_H
+
+#include "emit/emit.h"
+
+typedef struct zm_gpu_plan {
+    int64_t blocks;
+    int threads;         /* a block */
+    int threads_per_row; /* 0 for a map */
+    int shared_bytes;    /* dynamic; 0 where declared in the text */
+} zm_gpu_plan;
+
+/* The launch for an emitted kernel; the same for both targets. rows and columns are at least 1. */
+zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns);
+
+/* Metal through MLX's custom kernel, which writes the kernel's signature itself: `header` goes before it (prelude and
+ * a function with the whole frame), `body` calls that. The scalars arrive as one uint32 input named zm_scalars
+ * after the kernel's inputs. The target's emit gives the same text with a signature of its own. */
+zmlx_status zm_metal_emit_parts(zm_text *header, zm_text *body, const zm_emit_request *request, zmlx_error *error);
+
+#endif

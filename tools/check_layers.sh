@@ -21,7 +21,7 @@ function exists(path,    line, found) { found = (getline line < path) >= 0; clos
 function public_owner(header) {
     sub(/^zmlx\//, "", header)
     sub(/\..*/, "", header)
-    if (header == "tokenizer") return "model"
+    if (header == "tokenizer" || header == "arrays") return "model"
     if (header ~ /^kernel/) return "runtime"
     return header in rank ? header : "base"
 }

@@ -16,11 +16,18 @@ typedef struct zmlx_kernel_info {
     size_t n_inputs, n_outputs, n_parameters, n_seeds;
     bool has_rows; /* works along the last dimension */
 } zmlx_kernel_info;
-ZMLX_API zmlx_status zmlx_kernel_get_info(zmlx_kernel_info *info, const zmlx_kernel *kernel, zmlx_error *error);
+ZMLX_API zmlx_status zmlx_kernel_get_info(zmlx_kernel_info *info, zmlx_kernel *kernel, zmlx_error *error);
 
 /* The gradient as a kernel of its own, the caller's. Its inputs are those of the kernel that it needs, then cotangents
  * cot_<output>; its outputs d_<input> for all inputs. */
 ZMLX_API zmlx_status zmlx_kernel_gradient(zmlx_kernel **gradient, zmlx_kernel *kernel, zmlx_error *error);
+
+/* gradients[i], one for each input, from cotangents of the outputs (as mlx_vjp gives them); handles as in
+ * zmlx_kernel_apply. */
+ZMLX_API zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients, const mlx_array *inputs,
+                                                size_t n_inputs, const mlx_array *cotangents, size_t n_cotangents,
+                                                const zmlx_kernel_numbers *numbers, mlx_stream stream,
+                                                zmlx_error *error);
 
 /* The source text for a target: "c", "cuda", "metal" (all arrays of dtype), or "ir" (the typed operations). *text is
  * NUL-terminated and the caller's (free). "check" gives an empty text, or the reason why not. */
@@ -35,24 +42,15 @@ ZMLX_API zmlx_status zmlx_kernel_check_gradient(double *worst, zmlx_kernel *kern
  * of the user's home in the system's user list; the compiler that built this library, or /usr/bin/cc. */
 ZMLX_API zmlx_status zmlx_kernel_set_cache(const char *folder, const char *compiler, zmlx_error *error);
 
+/* Threads of kernels on the CPU, 0 for the processors: for the process, before the first kernel is applied. */
+ZMLX_API zmlx_status zmlx_kernel_set_threads(int n_threads, zmlx_error *error);
+
 /* Since the process began. */
 typedef struct zmlx_kernel_counts {
     uint64_t compiled; /* runs of a compiler */
     uint64_t loaded;   /* kernels taken from the cache on disk */
 } zmlx_kernel_counts;
 ZMLX_API zmlx_kernel_counts zmlx_kernel_get_counts(void);
-
-/* Named arrays from and to a safetensors file: for `zmlx run`. */
-typedef struct zmlx_arrays zmlx_arrays;
-ZMLX_API zmlx_status zmlx_arrays_load(zmlx_arrays **arrays, const char *path, zmlx_error *error);
-ZMLX_API size_t zmlx_arrays_count(const zmlx_arrays *arrays);
-ZMLX_API const char *zmlx_arrays_name(const zmlx_arrays *arrays, size_t index);
-/* Borrowed; an empty handle if there is none of this name. */
-ZMLX_API mlx_array zmlx_arrays_get(const zmlx_arrays *arrays, const char *name);
-ZMLX_API void zmlx_arrays_free(zmlx_arrays *arrays);
-/* Evaluates and writes; path holds the old content or the new, never a part. */
-ZMLX_API zmlx_status zmlx_arrays_save(const char *path, const char *const *names, const mlx_array *values, size_t count,
-                                      zmlx_error *error);
 
 #ifdef __cplusplus
 }

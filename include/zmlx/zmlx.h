@@ -3,6 +3,9 @@
 #ifndef ZMLX_ZMLX_H
 #define ZMLX_ZMLX_H
 
+#include "zmlx/arrays.h"
+#include "zmlx/kernel.h"
+#include "zmlx/kernel_tools.h"
 #include "zmlx/model.h"
 #include "zmlx/patch.h"
 #include "zmlx/status.h"

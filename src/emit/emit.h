@@ -10,18 +10,8 @@
 #define ZM_EMIT_EMIT_H
 
 #include "base/text.h"
+#include "emit/storage.h"
 #include "ir/ir.h"
-
-typedef enum zm_storage {
-#define ZM_STORAGE(enumerator, name, bytes, value_type) ZM_STORAGE_##enumerator,
-#include "emit/storage.def"
-#undef ZM_STORAGE
-    ZM_STORAGE_COUNT
-} zm_storage;
-
-const char *zm_storage_name(zm_storage storage);
-int zm_storage_bytes(zm_storage storage);
-zm_type zm_storage_type(zm_storage storage);
 
 enum { ZM_LAYOUT_COLUMN = 1, ZM_LAYOUT_ROW = 2 };
 

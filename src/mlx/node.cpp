@@ -12,6 +12,8 @@
 #include "mlx/mlx.h"
 #include "mlx/primitives.h"
 
+#include "mlx/launch.hpp"
+
 extern "C" {
 #include "base/error.h"
 #include "mlx/node.h"
@@ -40,8 +42,10 @@ std::vector<mlx_array> borrow(const Arrays &arrays) {
 struct State {
     const zm_node_class *node_class;
     void *data;
+    size_t n_outputs;
 
-    State(const zm_node_class *node_class_, void *data_) : node_class(node_class_), data(data_) {}
+    State(const zm_node_class *node_class_, void *data_, int n_outputs_)
+        : node_class(node_class_), data(data_), n_outputs(static_cast<size_t>(n_outputs_)) {}
     State(const State &) = delete;
     State &operator=(const State &) = delete;
     ~State() {
@@ -93,8 +97,25 @@ public:
         encoder.dispatch([task = std::move(task)] { (*task)(); });
     }
 
-    void eval_gpu(const Arrays &, Arrays &) override {
-        refuse("evaluation on a GPU");
+    void eval_gpu(const Arrays &inputs, Arrays &outputs) override {
+        if (!state_->node_class->launch_gpu) refuse("evaluation on a GPU");
+        size_t size = 0;
+        for (const mx::array &output : outputs) size += output.size();
+        if (!size) {
+            for (mx::array &output : outputs) output.set_data(mx::allocator::malloc(0));
+            return;
+        }
+        std::vector<zm_view> views;
+        for (const Arrays *arrays : {&inputs, const_cast<const Arrays *>(&outputs)})
+            for (const mx::array &array : *arrays)
+                views.push_back({nullptr, array.shape().data(), static_cast<int>(array.ndim()),
+                                 zm::to_c(array.dtype()), array.size()});
+        auto launch = std::make_unique<zm_gpu_launch>();
+        zmlx_error error{};
+        if (state_->node_class->launch_gpu(state_->data, launch.get(), views.data(), size_of(inputs),
+                                           views.data() + inputs.size(), size_of(outputs), &error))
+            throw std::runtime_error(text(error.message));
+        zm::launch_on_gpu(*launch, inputs, outputs, stream());
     }
 
     Arrays vjp(const Arrays &primals, const Arrays &cotangents, const std::vector<int> &argument_numbers,
@@ -109,22 +130,32 @@ public:
             state_->data, gradients.data(), argument_numbers.data(), size_of(argument_numbers),
             primal_handles.data(), size_of(primals), cotangent_handles.data(), result_handles.data(),
             size_of(results), mlx_stream{&own}, &error);
-        Arrays taken;
-        for (mlx_array gradient : gradients) {
-            if (gradient.ctx) taken.push_back(*static_cast<mx::array *>(gradient.ctx));
-            mlx_array_free(gradient);
-        }
-        if (status) throw std::runtime_error(text("vjp failed: ") + error.message);
-        if (taken.size() != gradients.size()) throw std::runtime_error(text("vjp left a gradient empty"));
-        return taken;
+        return take(gradients, status, "vjp", error);
     }
 
-    Arrays jvp(const Arrays &, const Arrays &, const std::vector<int> &) override {
-        refuse("jvp");
+    Arrays jvp(const Arrays &primals, const Arrays &tangents, const std::vector<int> &argument_numbers) override {
+        if (!state_->node_class->jvp) refuse("jvp");
+        auto primal_handles = borrow(primals), tangent_handles = borrow(tangents);
+        std::vector<mlx_array> results(state_->n_outputs);
+        mx::Stream own = stream();
+        zmlx_error error{};
+        zmlx_status status = state_->node_class->jvp(
+            state_->data, results.data(), size_of(results), argument_numbers.data(), size_of(argument_numbers),
+            primal_handles.data(), size_of(primals), tangent_handles.data(), mlx_stream{&own}, &error);
+        return take(results, status, "jvp", error);
     }
 
-    std::pair<Arrays, std::vector<int>> vmap(const Arrays &, const std::vector<int> &) override {
-        refuse("vmap");
+    std::pair<Arrays, std::vector<int>> vmap(const Arrays &inputs, const std::vector<int> &axes) override {
+        if (!state_->node_class->vmap) refuse("vmap");
+        auto input_handles = borrow(inputs);
+        std::vector<mlx_array> results(state_->n_outputs);
+        std::vector<int> result_axes(state_->n_outputs);
+        mx::Stream own = stream();
+        zmlx_error error{};
+        zmlx_status status = state_->node_class->vmap(
+            state_->data, results.data(), result_axes.data(), size_of(results), input_handles.data(), axes.data(),
+            size_of(inputs), mlx_stream{&own}, &error);
+        return {take(results, status, "vmap", error), result_axes};
     }
 
     bool is_equivalent(const mx::Primitive &other) const override {
@@ -140,6 +171,19 @@ public:
 
 private:
     std::shared_ptr<State> state_;
+
+    /* The arrays of handles that a function of the class filled; the handles are freed. */
+    Arrays take(const std::vector<mlx_array> &handles, zmlx_status status, const char *what,
+                const zmlx_error &error) const {
+        Arrays taken;
+        for (mlx_array handle : handles) {
+            if (handle.ctx) taken.push_back(*static_cast<mx::array *>(handle.ctx));
+            mlx_array_free(handle);
+        }
+        if (status) throw std::runtime_error(text(what) + " failed: " + error.message);
+        if (taken.size() != handles.size()) throw std::runtime_error(text(what) + " left an array empty");
+        return taken;
+    }
 
     std::string text(const char *what) const { return std::string(name()) + ": " + what; }
 
@@ -200,7 +244,7 @@ zmlx_status zm_node_apply(mlx_array *outputs, const zm_node_output *specs, int n
     try {
         std::shared_ptr<State> owner;
         try {
-            owner = std::make_shared<State>(node_class, state);
+            owner = std::make_shared<State>(node_class, state, n_outputs);
         } catch (...) {
             if (node_class->free_state) node_class->free_state(state);
             throw;

@@ -37,7 +37,8 @@ typedef struct zm_gpu_launch {
     const char *const *input_names, *const *output_names; /* Metal: as the body names them */
     int64_t grid;
     int block, shared_bytes;
-    uint32_t scalars[ZM_GPU_MAX_SCALARS]; /* 32-bit words after the arrays; Metal: one input zm_scalars after the inputs */
+    uint32_t scalars[ZM_GPU_MAX_SCALARS]; /* CUDA: 32-bit words after the arrays. Metal has none: there the node's
+                                             last input is an array of them */
     int n_scalars;
 } zm_gpu_launch;
 

@@ -85,6 +85,7 @@ mlx_array zm_expand_dims(zm_scope *, mlx_array a, int axis);
 mlx_array zm_squeeze(zm_scope *, mlx_array a, int axis);
 mlx_array zm_flatten(zm_scope *, mlx_array a, int start_axis, int end_axis);
 mlx_array zm_contiguous(zm_scope *, mlx_array a);
+mlx_array zm_broadcast_to(zm_scope *, mlx_array a, const int *shape, int n_dims);
 mlx_array zm_view_as(zm_scope *, mlx_array a, mlx_dtype dtype);
 /* Elements [start, stop) along one axis, every step-th. start and stop may be negative (from the
  * end); stop INT_MAX means the end. */

@@ -40,6 +40,10 @@ mlx_array zm_flatten(zm_scope *scope, mlx_array a, int start_axis, int end_axis)
     ZM_OPERATION(scope, flatten, a, start_axis, end_axis);
 }
 
+mlx_array zm_broadcast_to(zm_scope *scope, mlx_array a, const int *shape, int n_dims) {
+    ZM_OPERATION(scope, broadcast_to, a, shape, (size_t)n_dims);
+}
+
 mlx_array zm_contiguous(zm_scope *scope, mlx_array a) { ZM_OPERATION(scope, contiguous, a, false); }
 mlx_array zm_view_as(zm_scope *scope, mlx_array a, mlx_dtype dtype) { ZM_OPERATION(scope, view, a, dtype); }
 

@@ -70,10 +70,12 @@ static zmlx_status failing_vjp(const void *state, mlx_array *gradients, const in
     return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, NULL, "no gradient for %s", "%s%n");
 }
 
-static const zm_node_class axpy_class = {"test.axpy", axpy, axpy_vjp, equal_states, free_state};
-static const zm_node_class plain_class = {"test.plain", axpy, NULL, NULL, free_state};
-static const zm_node_class failing_class = {"test.failing", axpy, failing_vjp, NULL, free_state};
-static const zm_node_class gpu_only_class = {"test.gpu_only", NULL, NULL, NULL, free_state};
+static const zm_node_class axpy_class = {.name = "test.axpy", .evaluate_cpu = axpy, .vjp = axpy_vjp,
+                                         .equal = equal_states, .free_state = free_state};
+static const zm_node_class plain_class = {.name = "test.plain", .evaluate_cpu = axpy, .free_state = free_state};
+static const zm_node_class failing_class = {.name = "test.failing", .evaluate_cpu = axpy, .vjp = failing_vjp,
+                                            .free_state = free_state};
+static const zm_node_class gpu_only_class = {.name = "test.gpu_only", .free_state = free_state};
 
 static zm_node_output like(mlx_array a) {
     zm_node_output spec = {.n_dims = (int)mlx_array_ndim(a), .dtype = mlx_array_dtype(a)};

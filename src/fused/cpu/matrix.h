@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum zm_storage { ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16 } zm_storage;
+#include "emit/storage.h"
 
 /* Rows of the packed kinds are one stream of codes, least significant bit first, in uint32 words. */
 typedef enum zm_matrix_kind {

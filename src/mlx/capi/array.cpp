@@ -92,6 +92,7 @@ int mlx_array_eval(mlx_array arr) {
 int mlx_array_item_uint32(uint32_t *res, const mlx_array arr) { return item_of(res, arr); }
 int mlx_array_item_float32(float *res, const mlx_array arr) { return item_of(res, arr); }
 
+const uint8_t *mlx_array_data_uint8(const mlx_array arr) { return data_of<uint8_t>(arr); }
 const uint16_t *mlx_array_data_uint16(const mlx_array arr) { return data_of<uint16_t>(arr); }
 const uint32_t *mlx_array_data_uint32(const mlx_array arr) { return data_of<uint32_t>(arr); }
 const float *mlx_array_data_float32(const mlx_array arr) { return data_of<float>(arr); }

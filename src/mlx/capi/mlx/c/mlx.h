@@ -112,6 +112,7 @@ int mlx_array_item_uint32(uint32_t *res, const mlx_array arr);
 int mlx_array_item_float32(float *res, const mlx_array arr);
 /* The elements of an evaluated array, or NULL. The pointer is not converted: float16 and bfloat16 arrays
  * are read through data_uint16. Only a row-contiguous array has them in order. */
+const uint8_t *mlx_array_data_uint8(const mlx_array arr);
 const uint16_t *mlx_array_data_uint16(const mlx_array arr);
 const uint32_t *mlx_array_data_uint32(const mlx_array arr);
 const float *mlx_array_data_float32(const mlx_array arr);

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#include "mlx/launch.hpp"
+
+#include <cstring>
+#include <stdexcept>
+
+#include "mlx/fast.h"
+#include "mlx/primitives.h"
+
+namespace mx = mlx::core;
+
+namespace {
+
+using Arrays = std::vector<mx::array>;
+using Size = std::tuple<int, int, int>;
+
+/* The grid of MLX counts threads with int, so a long one is spread over two dimensions of whole blocks; kernels
+ * take block y * blocks of x + x as their number and ignore those past the end. */
+Size spread(int64_t grid, int block) {
+    constexpr int64_t most = int64_t{1} << 30;
+    if (grid <= most) return {static_cast<int>(grid), 1, 1};
+    int64_t wide = most / block * block, rows = (grid + wide - 1) / wide;
+    if (rows > 65535) throw std::invalid_argument("the array is too large for one launch");
+    return {static_cast<int>(wide), static_cast<int>(rows), 1};
+}
+
+std::vector<mx::Shape> shapes_of(const Arrays &arrays) {
+    std::vector<mx::Shape> shapes;
+    for (const mx::array &array : arrays) shapes.push_back(array.shape());
+    return shapes;
+}
+
+std::vector<mx::Dtype> dtypes_of(const Arrays &arrays) {
+    std::vector<mx::Dtype> dtypes;
+    for (const mx::array &array : arrays) dtypes.push_back(array.dtype());
+    return dtypes;
+}
+
+Arrays cuda(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &outputs, mx::Stream stream) {
+    std::vector<mx::fast::ScalarArg> scalars;
+    for (int i = 0; i < launch.n_scalars; i++) {
+        int word;
+        std::memcpy(&word, &launch.scalars[i], sizeof word);
+        scalars.emplace_back(word);
+    }
+    return mx::fast::precompiled_cuda_kernel(launch.name, std::string(launch.code, launch.code_size), inputs,
+                                             shapes_of(outputs), dtypes_of(outputs), scalars,
+                                             spread(launch.grid, launch.block), {launch.block, 1, 1},
+                                             launch.shared_bytes, std::nullopt, true, stream);
+}
+
+/* The scalars are the last of inputs here. */
+Arrays metal(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &outputs, mx::Stream stream) {
+    std::vector<std::string> input_names(launch.input_names, launch.input_names + inputs.size() - 1);
+    std::vector<std::string> output_names(launch.output_names, launch.output_names + outputs.size());
+    input_names.emplace_back("zm_scalars");
+    auto kernel = mx::fast::metal_kernel(launch.name, input_names, output_names,
+                                         std::string(launch.code, launch.code_size), launch.header);
+    return kernel(inputs, shapes_of(outputs), dtypes_of(outputs), spread(launch.grid, launch.block),
+                  {launch.block, 1, 1}, {}, std::nullopt, false, stream);
+}
+
+}  // namespace
+
+void zm::launch_on_gpu(const zm_gpu_launch &launch, const Arrays &inputs, Arrays &outputs, mx::Stream stream) {
+    Arrays results = (launch.header ? metal : cuda)(launch, inputs, outputs, stream);
+    results[0].primitive().eval_gpu(results[0].inputs(), results);
+    for (size_t i = 0; i < outputs.size(); i++) outputs[i].copy_shared_buffer(results[i]);
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/* Named arrays in safetensors files. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/text.h"
+#include "mlx/scope.h"
+#include "mlx/streams.h"
+#include "model/checkpoint_source.h"
+#include "zmlx/arrays.h"
+
+struct zmlx_arrays {
+    zm_source *source;
+    mlx_stream stream;
+    zm_safetensors file; /* in memory of source */
+    mlx_array *values;
+};
+
+static zmlx_status read_all(zmlx_arrays *arrays, const char *path, zmlx_error *error) {
+    int file_index;
+    ZM_TRY(zm_source_new(&arrays->source, error));
+    ZM_TRY(zm_source_open(&arrays->file, &file_index, arrays->source, path, error));
+    ZM_TRY(zm_stream_new(&arrays->stream, MLX_CPU, error));
+    arrays->values = calloc(arrays->file.n_tensors + 1, sizeof *arrays->values);
+    if (!arrays->values) return zm_fail_memory(error);
+    for (size_t i = 0; i < arrays->file.n_tensors; i++) {
+        ZM_TRY(zm_source_array(&arrays->values[i], arrays->source, file_index, &arrays->file.tensors[i],
+                               arrays->stream, error));
+        if (mlx_array_eval(arrays->values[i])) return zm_mlx_fail(error, path);
+    }
+    return zm_source_failure(arrays->source, error);
+}
+
+zmlx_status zmlx_arrays_load(zmlx_arrays **arrays, const char *path, zmlx_error *error) {
+    zm_error_clear(error);
+    *arrays = NULL;
+    zmlx_arrays *made = calloc(1, sizeof *made);
+    if (!made) return zm_fail_memory(error);
+    zmlx_status status = read_all(made, path, error);
+    if (status) {
+        zmlx_arrays_free(made);
+        return status;
+    }
+    *arrays = made;
+    return ZMLX_OK;
+}
+
+size_t zmlx_arrays_count(const zmlx_arrays *arrays) { return arrays->file.n_tensors; }
+
+const char *zmlx_arrays_name(const zmlx_arrays *arrays, size_t index) {
+    return index < arrays->file.n_tensors ? arrays->file.tensors[index].name : NULL;
+}
+
+mlx_array zmlx_arrays_get(const zmlx_arrays *arrays, const char *name) {
+    for (size_t i = 0; i < arrays->file.n_tensors; i++)
+        if (!strcmp(arrays->file.tensors[i].name, name)) return arrays->values[i];
+    return (mlx_array){NULL};
+}
+
+void zmlx_arrays_free(zmlx_arrays *arrays) {
+    if (!arrays) return;
+    for (size_t i = 0; arrays->values && i < arrays->file.n_tensors; i++) mlx_array_free(arrays->values[i]);
+    free(arrays->values);
+    zm_stream_free(arrays->stream);
+    zm_source_release(arrays->source);
+    free(arrays);
+}
+
+static const struct {
+    mlx_dtype dtype;
+    const char *name;
+} file_types[] = {
+    {MLX_BOOL, "BOOL"},   {MLX_UINT8, "U8"},  {MLX_INT8, "I8"},    {MLX_UINT16, "U16"},   {MLX_INT16, "I16"},
+    {MLX_UINT32, "U32"},  {MLX_INT32, "I32"}, {MLX_UINT64, "U64"}, {MLX_INT64, "I64"},    {MLX_FLOAT16, "F16"},
+    {MLX_FLOAT32, "F32"}, {MLX_FLOAT64, "F64"}, {MLX_BFLOAT16, "BF16"}};
+
+static const char *file_type(mlx_dtype dtype) {
+    for (size_t i = 0; i < sizeof file_types / sizeof *file_types; i++)
+        if (file_types[i].dtype == dtype) return file_types[i].name;
+    return NULL;
+}
+
+/* The array's bytes in row order, evaluated. */
+static zmlx_status append_bytes(zm_text *data, mlx_array value, mlx_stream stream, zmlx_error *error) {
+    if (!mlx_array_size(value)) return ZMLX_OK;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    int size = (int)mlx_array_size(value);
+    mlx_array bytes = zm_view_as(&scope, zm_contiguous(&scope, zm_reshape(&scope, value, &size, 1)), MLX_UINT8);
+    zmlx_status status = ZMLX_OK;
+    if (!zm_scope_failed(&scope)) {
+        if (mlx_array_eval(bytes))
+            status = zm_mlx_fail(error, "evaluation");
+        else
+            zm_text_append(data, (const char *)mlx_array_data_uint8(bytes), mlx_array_nbytes(bytes));
+    }
+    zmlx_status graph = zm_scope_end(&scope, error);
+    return graph ? graph : status;
+}
+
+/* One entry of the header, and the data it speaks of. A name needs JSON's escapes for these two characters alone: what comes
+ * from an expression has neither. */
+static zmlx_status append_tensor(zm_text *header, zm_text *data, const char *name, mlx_array value, mlx_stream stream,
+                                 zmlx_error *error) {
+    const char *type = value.ctx ? file_type(mlx_array_dtype(value)) : NULL;
+    if (!type || strpbrk(name, "\"\\"))
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "cannot be written to a safetensors file");
+    size_t begin = data->size;
+    ZM_TRY(append_bytes(data, value, stream, error));
+    zm_text_printf(header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", header->size > 1 ? "," : "", name, type);
+    for (int i = 0; i < (int)mlx_array_ndim(value); i++)
+        zm_text_printf(header, "%s%d", i ? "," : "", mlx_array_dim(value, i));
+    zm_text_printf(header, "],\"data_offsets\":[%zu,%zu]}", begin, data->size);
+    return ZMLX_OK;
+}
+
+static zmlx_status write_file(const char *path, zm_text *header, const zm_text *data, zmlx_error *error) {
+    zm_text_append_string(header, "}");
+    while (header->size % 8) zm_text_append_string(header, " ");
+    zm_text file = {0};
+    unsigned char length[8];
+    for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
+    zm_text_append(&file, (const char *)length, sizeof length);
+    zm_text_append(&file, header->data, header->size);
+    if (data->size) zm_text_append(&file, data->data, data->size);
+    bool failed = header->failed || data->failed || file.failed;
+    zmlx_status status = failed ? zm_fail_memory(error) : zm_file_write(path, file.data, file.size, error);
+    zm_text_free(&file);
+    return status;
+}
+
+zmlx_status zmlx_arrays_save(const char *path, const char *const *names, const mlx_array *values, size_t count,
+                             zmlx_error *error) {
+    zm_error_clear(error);
+    zm_text header = {0}, data = {0};
+    mlx_stream stream;
+    ZM_TRY(zm_stream_new(&stream, MLX_CPU, error));
+    zm_text_append_string(&header, "{");
+    zmlx_status status = ZMLX_OK;
+    for (size_t i = 0; i < count && !status; i++)
+        status = append_tensor(&header, &data, names[i], values[i], stream, error);
+    if (!status) status = write_file(path, &header, &data, error);
+    zm_text_free(&header);
+    zm_text_free(&data);
+    zm_stream_free(stream);
+    return status;
+}
+
+zmlx_status zmlx_stream_new(mlx_stream *stream, mlx_device_type device, zmlx_error *error) {
+    zm_error_clear(error);
+    return zm_stream_new(stream, device, error);
+}
+
+void zmlx_stream_free(mlx_stream stream) { zm_stream_free(stream); }

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+/* A kernel as the runtime sees it: its representation, what was compiled from it, what was derived from it. */
+#ifndef ZM_RUNTIME_KERNEL_H
+#define ZM_RUNTIME_KERNEL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "emit/c/abi.h"
+#include "emit/emit.h"
+#include "mlx/gpu.h"
+#include "mlx/node.h"
+#include "runtime/shape.h"
+#include "zmlx/kernel.h"
+
+/* One compilation: for a device and the storage types of all inputs and outputs. */
+typedef struct zm_variant {
+    struct zm_variant *next;
+    zm_gpu_kind gpu; /* ZM_GPU_NONE: for the CPU */
+    zm_storage storages[ZM_IR_MAX_INPUTS + ZM_IR_MAX_OUTPUTS]; /* inputs, then outputs */
+    zm_c_kernel *function; /* CPU */
+    int scratch_rows;
+    char *code, *header; /* GPU, owned: see zm_gpu_launch */
+    size_t code_size;
+    const char *input_names[ZM_IR_MAX_INPUTS + 1], *output_names[ZM_IR_MAX_OUTPUTS]; /* Metal, borrowed */
+} zm_variant;
+
+/* Where an input of a derived kernel comes from. */
+typedef enum zm_origin_kind { ZM_ORIGIN_PRIMAL, ZM_ORIGIN_RESULT, ZM_ORIGIN_COTANGENT, ZM_ORIGIN_TANGENT } zm_origin_kind;
+typedef struct zm_origin {
+    zm_origin_kind kind;
+    int index;
+} zm_origin;
+
+typedef enum zm_derivation { ZM_DERIVATION_VJP, ZM_DERIVATION_JVP } zm_derivation;
+
+typedef struct zm_derived {
+    struct zm_derived *next;
+    zm_derivation derivation;
+    uint64_t inputs; /* bit i: input i is wanted (VJP) or has a tangent (JVP) */
+    bool use_results;
+    zmlx_kernel *kernel;
+    zm_origin origins[ZM_IR_MAX_INPUTS];
+    int gradient_outputs[ZM_IR_MAX_INPUTS]; /* VJP: output number that is the gradient of input i, or -1 */
+} zm_derived;
+
+struct zmlx_kernel {
+    atomic_int n_references;
+    zm_ir *forward;  /* owned */
+    zm_ir *gradient; /* owned: the caller's own, see zm_lower_gradient; NULL: derived */
+    char *symbol;    /* a valid identifier made of the name */
+    char *label;     /* shown by MLX and in errors */
+    zm_node_class node_class;
+    pthread_mutex_t lock; /* of what follows */
+    zm_variant *variants;
+    zm_derived *derived;
+};
+
+/* Takes forward and gradient (may be NULL) over, also on failure. */
+zmlx_status zm_kernel_new(zmlx_kernel **kernel, zm_ir *forward, zm_ir *gradient, zmlx_error *error);
+zmlx_kernel *zm_kernel_retain(zmlx_kernel *kernel);
+
+/* The variant for these types, compiled if need be; borrowed from kernel. */
+zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu,
+                              const zm_storage *storages, zmlx_error *error);
+
+/* The gradient or tangent kernel; borrowed from kernel. use_results: saved outputs are exact, so they may stand in. */
+zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,
+                             uint64_t inputs, bool use_results, zmlx_error *error);
+
+/* A number for each parameter of the representation, by its place in ir->parameters. */
+typedef struct zm_numbers {
+    float parameters[ZM_IR_MAX_PARAMETERS];
+    uint64_t seeds[ZM_IR_MAX_PARAMETERS];
+} zm_numbers;
+
+/* The public form, checked. */
+zmlx_status zm_numbers_from(zm_numbers *numbers, const zmlx_kernel *kernel, const zmlx_kernel_numbers *given,
+                            zmlx_error *error);
+
+typedef struct zm_call {
+    const mlx_array *inputs;      /* as many as the representation has */
+    const zm_shape *shape;        /* NULL: what the inputs broadcast to */
+    const mlx_dtype *output_types; /* NULL: that of the first input */
+    const zm_numbers *numbers;
+} zm_call;
+
+/* Makes the lazy results, each the caller's: outputs[i] must be empty. */
+zmlx_status zm_kernel_call(zmlx_kernel *kernel, mlx_array *outputs, const zm_call *call, mlx_stream stream,
+                           zmlx_error *error);
+
+/* Types and shapes of the inputs; sets what they broadcast to. */
+zmlx_status zm_kernel_check_inputs(zm_shape *shape, const zmlx_kernel *kernel, const mlx_array *inputs,
+                                   zmlx_error *error);
+
+/* Gradients of the inputs named in argument_numbers for a call of this shape; each the caller's. use_results: results are
+ * given and exact. */
+zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape,
+                               const zm_numbers *numbers, const int *argument_numbers, int n_arguments,
+                               const mlx_array *primals, const mlx_array *cotangents, const mlx_array *results,
+                               bool use_results, mlx_stream stream, zmlx_error *error);
+
+/* The state of a node: what zm_kernel_call decided. */
+typedef struct zm_application {
+    zmlx_kernel *kernel; /* a reference */
+    const zm_variant *variant;
+    zm_shape shape;
+    zm_extent extent;
+    zm_numbers numbers;
+    float *scratch; /* owned; for each worker */
+    size_t scratch_floats; /* of one worker */
+    int n_workers;
+    bool stream_stores;
+} zm_application;
+
+/* Functions of the node class (evaluate.c, transform.c). */
+void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs);
+zmlx_status zm_application_launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                                  const zm_view *outputs, int n_outputs, zmlx_error *error);
+/* The words of emit/gpu/gpu.h; returns their number. */
+int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_application *application);
+zmlx_status zm_application_prepare(zm_application *application, zmlx_error *error); /* workers and scratch */
+zmlx_status zm_application_vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
+                               const mlx_array *primals, int n_primals, const mlx_array *cotangents,
+                               const mlx_array *results, int n_results, mlx_stream stream, zmlx_error *error);
+zmlx_status zm_application_jvp(const void *state, mlx_array *result_tangents, int n_results,
+                               const int *argument_numbers, int n_arguments, const mlx_array *primals, int n_primals,
+                               const mlx_array *tangents, mlx_stream stream, zmlx_error *error);
+zmlx_status zm_application_vmap(const void *state, mlx_array *results, int *result_axes, int n_results,
+                                const mlx_array *inputs, const int *axes, int n_inputs, mlx_stream stream,
+                                zmlx_error *error);
+
+#endif

@@ -23,16 +23,17 @@ zmlx_status zm_ir_legalize(zm_ir **legal, const zm_ir *ir, bool (*has_spelling)(
 
 /* Reverse mode. The new kernel has
  *   inputs: those inputs of ir that the gradients need, under their names; where use_results, outputs of ir that
- *   spare reading an input or a row pass, under theirs (choose by counting, see grad.c); then a cotangent
+ *   spare reading an input or a row pass, under theirs (chosen by counting, see grad_vjp.c); then a cotangent
  *   "cot_<output>" for every output of ir, at its level;
  *   parameters: those of ir;
- *   outputs: "d_<input>" at ELEMENT or the input's level, for each i with wanted[i], in order.
- * An input without influence has a gradient of zeros. What has no derivative is refused by name
+ *   outputs: "d_<input>" at the input's level, for each i with wanted[i], in order.
+ * The cotangents are the last ir->n_outputs inputs; one whose name is taken gets "_" appended until it is not.
+ * An input without influence (one of integers, too) has a gradient of zeros. What has no derivative is refused by name
  * (ZMLX_ERROR_UNSUPPORTED). Simplified. use_results is for outputs stored without rounding. */
 zmlx_status zm_ir_vjp(zm_ir **gradient, const zm_ir *ir, const bool *wanted, bool use_results, zmlx_error *error);
 
 /* Forward mode: inputs: those of ir, then a tangent "t_<input>" for each i with given[i]; outputs: the tangents
- * "t_<output>" of all outputs. Simplified. */
+ * "t_<output>" of all outputs. Names and refusals as above. Simplified. */
 zmlx_status zm_ir_jvp(zm_ir **tangent, const zm_ir *ir, const bool *given, zmlx_error *error);
 
 /* The kernel in float64: for references, folding of whole kernels and checks. inputs[i] has rows * columns values

@@ -8,13 +8,13 @@
  *
  *     kernel softmax
  *     input x float element
- *     output y element = %6
+ *     output y element = %5
  *     %0 = load x
  *     %1 = row_max %0
  *     %2 = subtract %0 %1
  *     %3 = exp %2
  *     %4 = row_sum %3
- *     %6 = divide %3 %4
+ *     %5 = divide %3 %4
  *
  * emit/schedule.h turns that into passes over the row. A kernel without row operations is a map.
  * Operands come before their users, so index order is an evaluation order. Arithmetic is float32. */
@@ -149,10 +149,19 @@ typedef struct zm_ir {
     zmlx_error failure; /* the first failure of the functions below; code ZMLX_OK while all is well */
 } zm_ir;
 
-enum { ZM_IR_MAX_INPUTS = 32, ZM_IR_MAX_OUTPUTS = 16, ZM_IR_MAX_PARAMETERS = 16, ZM_IR_MAX_VALUES = 1 << 16 };
+enum {
+    ZM_IR_MAX_INPUTS = 32,
+    ZM_IR_MAX_OUTPUTS = 16,
+    ZM_IR_MAX_PARAMETERS = 16,
+    ZM_IR_MAX_VALUES = 1 << 16,
+    ZM_IR_MAX_CAPTURES = 32,
+    ZM_IR_MAX_NAME = 127 /* bytes of an input's, parameter's or output's */
+};
 
-/* NULL when out of memory. name is copied. */
+/* NULL when out of memory. name is copied, with '?' for control characters; NULL or "" is "kernel". */
 zm_ir *zm_ir_new(const char *name);
+/* With ir's name, inputs and parameters. */
+zm_ir *zm_ir_new_like(const zm_ir *ir);
 void zm_ir_free(zm_ir *ir);
 
 /* Building. The first failure is kept in ir->failure; then these do nothing and return -1 (zm_id) or -1 (int), so
@@ -168,14 +177,22 @@ zm_id zm_ir_gather(zm_ir *ir, int input, zm_id index);
 /* Any operation that its op and operands describe; unused operands are -1. Type and level come from the
  * rule; wrong operand types are a failure that names the operation. No simplification. */
 zm_id zm_ir_apply(zm_ir *ir, zm_op op, zm_id a, zm_id b, zm_id c);
+/* An argument of a region: a region is built as the values of a kernel of its own, without inputs, which
+ * zm_region_copy then takes. */
+zm_id zm_ir_argument(zm_ir *ir, int number);
+/* False when out of memory. */
+bool zm_region_copy(zm_region *copy, zm_arena *arena, const zm_region *region);
 /* Takes the fold's regions and captures as they are (they must live in ir->arena). */
 zm_id zm_ir_fold(zm_ir *ir, const zm_fold *fold);
+/* Value `value` of `from` again, in terms of the values map[operand]. Both have the same inputs and parameters. */
+zm_id zm_ir_copy_value(zm_ir *ir, const zm_ir *from, zm_id value, const zm_id *map);
 zmlx_status zm_ir_fail(zm_ir *ir, zmlx_status code, const char *where, const char *format, ...) ZM_PRINTF(4, 5);
 
 /* The operands of a value in order, those of a fold included (init, then captures). */
 int zm_ir_operand_count(const zm_ir *ir, zm_id value);
 zm_id zm_ir_operand(const zm_ir *ir, zm_id value, int i);
-/* True if the kernel has reductions, scans, folds, gathers, ROW inputs or ROW outputs: it needs whole rows. */
+/* True if the kernel has reductions, scans, folds, gathers, columns, column numbers, ROW inputs or ROW outputs: it
+ * needs whole rows. */
 bool zm_ir_has_rows(const zm_ir *ir);
 
 #endif

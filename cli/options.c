@@ -68,11 +68,21 @@ static bool parse_number(const cli_command *command, const cli_option *option, c
     return true;
 }
 
+static bool add_text(const cli_command *command, const cli_option *option, const char *text, cli_texts *texts) {
+    if (texts->count == CLI_MAX_TEXTS) {
+        cli_fail_usage(command, "--%s: given more than %d times", option->name, CLI_MAX_TEXTS);
+        return false;
+    }
+    texts->items[texts->count++] = text;
+    return true;
+}
+
 static bool store(const cli_command *command, const cli_option *option, const char *text, void *values) {
     void *target = (char *)values + option->offset;
     switch (option->kind) {
     case CLI_FLAG: *(bool *)target = true; return true;
     case CLI_TEXT: *(const char **)target = text; return true;
+    case CLI_TEXTS: return add_text(command, option, text, target);
     case CLI_INTEGER:
     case CLI_NUMBER: return parse_number(command, option, text, target);
     case CLI_CHOICE: break;

@@ -15,8 +15,15 @@ typedef enum cli_option_kind {
     CLI_TEXT,    /* const char * */
     CLI_INTEGER, /* int64_t */
     CLI_NUMBER,  /* double */
+    CLI_TEXTS,   /* cli_texts: may be given several times */
     CLI_CHOICE   /* int: 1 for the first word, 2 for the second, ... */
 } cli_option_kind;
+
+enum { CLI_MAX_TEXTS = 16 };
+typedef struct cli_texts {
+    const char *items[CLI_MAX_TEXTS];
+    size_t count;
+} cli_texts;
 
 typedef struct cli_option {
     const char *name; /* without the dashes */

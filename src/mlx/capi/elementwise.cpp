@@ -4,64 +4,65 @@
 
 using namespace zm::capi;
 
-int mlx_negative(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::negative(get(a), get(s)); });
-}
+#define UNARY(name)                                                           \
+    int mlx_##name(mlx_array *res, const mlx_array a, const mlx_stream s) {   \
+        return assign(res, [&] { return mx::name(get(a), get(s)); });         \
+    }
+#define BINARY(name)                                                                              \
+    int mlx_##name(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {    \
+        return assign(res, [&] { return mx::name(get(a), get(b), get(s)); });                     \
+    }
 
-int mlx_exp(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::exp(get(a), get(s)); });
-}
+UNARY(negative)
+UNARY(exp)
+UNARY(sigmoid)
+UNARY(tanh)
+UNARY(abs)
+UNARY(floor)
+UNARY(ceil)
+UNARY(sqrt)
+UNARY(rsqrt)
+UNARY(expm1)
+UNARY(log)
+UNARY(log2)
+UNARY(log10)
+UNARY(log1p)
+UNARY(sin)
+UNARY(cos)
+UNARY(tan)
+UNARY(arcsin)
+UNARY(arccos)
+UNARY(arctan)
+UNARY(sinh)
+UNARY(cosh)
+UNARY(arcsinh)
+UNARY(arccosh)
+UNARY(arctanh)
+UNARY(erf)
+UNARY(isnan)
+UNARY(isinf)
+UNARY(isfinite)
+UNARY(logical_not)
 
-int mlx_sigmoid(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::sigmoid(get(a), get(s)); });
-}
+BINARY(add)
+BINARY(subtract)
+BINARY(multiply)
+BINARY(divide)
+BINARY(floor_divide)
+BINARY(power)
+BINARY(minimum)
+BINARY(maximum)
+BINARY(less)
+BINARY(greater_equal)
+BINARY(logical_and)
+BINARY(equal)
+BINARY(not_equal)
+BINARY(less_equal)
+BINARY(logical_or)
+BINARY(arctan2)
 
-int mlx_tanh(mlx_array *res, const mlx_array a, const mlx_stream s) {
-    return assign(res, [&] { return mx::tanh(get(a), get(s)); });
-}
-
-int mlx_add(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::add(get(a), get(b), get(s)); });
-}
-
-int mlx_subtract(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::subtract(get(a), get(b), get(s)); });
-}
-
-int mlx_multiply(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::multiply(get(a), get(b), get(s)); });
-}
-
-int mlx_divide(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::divide(get(a), get(b), get(s)); });
-}
-
-int mlx_floor_divide(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::floor_divide(get(a), get(b), get(s)); });
-}
-
-int mlx_power(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::power(get(a), get(b), get(s)); });
-}
-
-int mlx_minimum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::minimum(get(a), get(b), get(s)); });
-}
-
-int mlx_maximum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::maximum(get(a), get(b), get(s)); });
-}
-
-int mlx_less(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::less(get(a), get(b), get(s)); });
-}
-
-int mlx_greater_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::greater_equal(get(a), get(b), get(s)); });
-}
-
-int mlx_logical_and(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s) {
-    return assign(res, [&] { return mx::logical_and(get(a), get(b), get(s)); });
+int mlx_round(mlx_array *res, const mlx_array a, int decimals, const mlx_stream s) {
+    return assign(res, [&] { return mx::round(get(a), decimals, get(s)); });
 }
 
 int mlx_where(mlx_array *res, const mlx_array condition, const mlx_array x, const mlx_array y,

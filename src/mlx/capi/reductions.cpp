@@ -12,6 +12,14 @@ int mlx_max_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, con
     return assign(res, [&] { return mx::max(get(a), axis, keepdims, get(s)); });
 }
 
+int mlx_prod_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::prod(get(a), axis, keepdims, get(s)); });
+}
+
+int mlx_min_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
+    return assign(res, [&] { return mx::min(get(a), axis, keepdims, get(s)); });
+}
+
 int mlx_argmax_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s) {
     return assign(res, [&] { return mx::argmax(get(a), axis, keepdims, get(s)); });
 }

@@ -177,6 +177,38 @@ int mlx_maximum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_
 int mlx_less(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_greater_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_logical_and(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
+int mlx_abs(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_floor(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_ceil(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_sqrt(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_rsqrt(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_expm1(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_log(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_log2(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_log10(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_log1p(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_sin(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_cos(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_tan(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_arcsin(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_arccos(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_arctan(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_sinh(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_cosh(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_arcsinh(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_arccosh(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_arctanh(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_erf(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_isnan(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_isinf(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_isfinite(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_logical_not(mlx_array *res, const mlx_array a, const mlx_stream s);
+int mlx_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
+int mlx_not_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
+int mlx_less_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
+int mlx_logical_or(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
+int mlx_arctan2(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
+int mlx_round(mlx_array *res, const mlx_array a, int decimals, const mlx_stream s);
 int mlx_where(mlx_array *res, const mlx_array condition, const mlx_array x, const mlx_array y,
               const mlx_stream s);
 int mlx_astype(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s);
@@ -208,6 +240,8 @@ int mlx_arange(mlx_array *res, double start, double stop, double step, mlx_dtype
 /* Reductions, order, selection. */
 int mlx_sum_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
 int mlx_max_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
+int mlx_prod_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
+int mlx_min_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
 int mlx_argmax_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
 int mlx_logsumexp_axis(mlx_array *res, const mlx_array a, int axis, bool keepdims, const mlx_stream s);
 int mlx_softmax_axis(mlx_array *res, const mlx_array a, int axis, bool precise, const mlx_stream s);

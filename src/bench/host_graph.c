@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+#include "bench/host_graph.h"
+
+#include <stdlib.h>
+
+#include "ir/passes.h"
+#include "mlx/operation.h"
+
+typedef int unary_function(mlx_array *, const mlx_array, const mlx_stream);
+typedef int binary_function(mlx_array *, const mlx_array, const mlx_array, const mlx_stream);
+typedef int row_function(mlx_array *, const mlx_array, int, bool, const mlx_stream);
+
+static const struct {
+    unary_function *unary;
+    binary_function *binary;
+    row_function *row;
+} host_operations[ZM_OP_COUNT] = {
+#define UNARY(op, name) [ZM_OP_##op] = {.unary = mlx_##name},
+#define BINARY(op, name) [ZM_OP_##op] = {.binary = mlx_##name},
+#define ROW(op, name) [ZM_OP_##op] = {.row = mlx_##name},
+#include "bench/host_ops.def"
+#undef UNARY
+#undef BINARY
+#undef ROW
+};
+
+typedef struct graph {
+    zm_scope *scope;
+    const zm_ir *ir;
+    mlx_array *values; /* by value */
+    const mlx_array *inputs;
+    const zm_numbers *numbers;
+} graph;
+
+static mlx_array operand(const graph *self, const zm_value *value, int i) { return self->values[value->operands[i]]; }
+
+static mlx_array call_listed(graph *self, const zm_value *value) {
+    mlx_array result = {NULL}, a = operand(self, value, 0);
+    mlx_stream stream = self->scope->stream;
+    int status;
+    if (host_operations[value->op].unary)
+        status = host_operations[value->op].unary(&result, a, stream);
+    else if (host_operations[value->op].binary)
+        status = host_operations[value->op].binary(&result, a, operand(self, value, 1), stream);
+    else if (host_operations[value->op].row)
+        status = host_operations[value->op].row(&result, a, -1, true, stream);
+    else
+        return zm_scope_fail(self->scope, ZMLX_ERROR_UNSUPPORTED, self->ir->name, "MLX has no operation for %s",
+                             zm_op_get(value->op)->name);
+    return zm_scope_take(self->scope, zm_op_get(value->op)->name, status, result);
+}
+
+/* A number takes the type of the arrays it meets. */
+static mlx_array scalar(const graph *self, double number) {
+    return zm_scalar_like(self->scope, number, self->inputs[0]);
+}
+
+static mlx_array make(graph *self, const zm_value *value) {
+    zm_scope *scope = self->scope;
+    switch (value->op) {
+    case ZM_OP_CONSTANT: return scalar(self, (double)value->number);
+    case ZM_OP_PARAMETER: return scalar(self, (double)self->numbers->parameters[value->index]);
+    case ZM_OP_COLUMNS: return scalar(self, zm_dim(self->inputs[0], -1));
+    case ZM_OP_LOAD: return self->inputs[value->index];
+    case ZM_OP_FMA:
+        return zm_add(scope, zm_multiply(scope, operand(self, value, 0), operand(self, value, 1)), operand(self, value, 2));
+    case ZM_OP_SELECT: return zm_where(scope, operand(self, value, 0), operand(self, value, 1), operand(self, value, 2));
+    case ZM_OP_FROM_BOOL: return zm_astype(scope, operand(self, value, 0), mlx_array_dtype(self->inputs[0]));
+    case ZM_OP_EXP2: return zm_power(scope, scalar(self, 2), operand(self, value, 0));
+    case ZM_OP_ROW_CUMSUM: return zm_cumsum(scope, operand(self, value, 0), -1, false, true);
+    case ZM_OP_ROW_CUMSUM_REVERSE: return zm_cumsum(scope, operand(self, value, 0), -1, true, true);
+    default: return call_listed(self, value);
+    }
+}
+
+static void build(graph *self, mlx_array *outputs) {
+    const zm_ir *ir = self->ir;
+    for (zm_id id = 0; id < ir->n_values && !zm_scope_failed(self->scope); id++)
+        self->values[id] = make(self, &ir->values[id]);
+    for (int i = 0; i < ir->n_outputs && !zm_scope_failed(self->scope); i++) {
+        mlx_array value = self->values[ir->outputs[i].value];
+        outputs[i] = ir->outputs[i].level == ZM_LEVEL_ROW ? zm_squeeze(self->scope, value, -1) : value;
+    }
+}
+
+void zm_host_graph(zm_scope *scope, mlx_array *outputs, const zmlx_kernel *kernel, const mlx_array *inputs,
+                   const zm_numbers *numbers) {
+    if (zm_scope_failed(scope)) return;
+    zm_ir *ir;
+    if (zm_ir_legalize(&ir, kernel->forward, NULL, &scope->failure)) return;
+    graph self = {scope, ir, calloc((size_t)ir->n_values + 1, sizeof(mlx_array)), inputs, numbers};
+    if (self.values)
+        build(&self, outputs);
+    else
+        zm_fail_memory(&scope->failure);
+    free(self.values);
+    zm_ir_free(ir);
+}

@@ -32,8 +32,8 @@ typedef struct zm_lowering {
 zmlx_status zm_lower_body(zm_id *result, zm_binding *locals, int *n_locals, const zm_lowering *lowering,
                           const zm_body *body, zmlx_error *error);
 
-/* One operation's text over a, b, c, y, g (an expansion or derivative of ops.def); NULL entries are absent. A
- * comparison result is converted to float where want_float. */
+/* One operation's text (an expansion or derivative of ops.def), in which only the bindings, such as a, b, c, y, g, are
+ * visible. The result is a float: a comparison gives 0 or 1. */
 zmlx_status zm_lower_formula(zm_id *result, zm_ir *ir, const char *text, const zm_binding *bindings, int n_bindings,
                              zmlx_error *error);
 

@@ -14,10 +14,13 @@
 #include "base/error.h"
 
 enum {
-    ZM_EXPR_MAX_BYTES = 1 << 16, /* of a text */
-    ZM_EXPR_MAX_DEPTH = 200,     /* of nested parentheses, calls, operators of one chain of conditionals */
-    ZM_EXPR_MAX_ARGUMENTS = 8,   /* of a call or a function definition */
-    ZM_EXPR_MAX_NAME = 64        /* bytes */
+    ZM_EXPR_MAX_BYTES = 1 << 16,   /* of a text */
+    ZM_EXPR_MAX_DEPTH = 200,       /* of nested parentheses, calls, unary operators, casts, conditionals */
+    ZM_EXPR_MAX_TREE_DEPTH = 1000, /* of a tree: a + b + ... nests in the tree only */
+    ZM_EXPR_MAX_ARGUMENTS = 8,     /* of a call or a function definition */
+    ZM_EXPR_MAX_NAME = 64,         /* bytes */
+    ZM_EXPR_MAX_STATEMENTS = 1000, /* of a body */
+    ZM_EXPR_MAX_FUNCTIONS = 200    /* of a header */
 };
 
 typedef enum zm_expr_kind {
@@ -39,16 +42,17 @@ typedef enum zm_expr_operation {
 typedef struct zm_expr {
     zm_expr_kind kind;
     int operation;    /* of UNARY and BINARY */
-    int column;       /* 1-based byte column where it begins */
+    int column;       /* 1-based byte column where it begins; a call's is that of the name, without a prefix */
     int size;         /* bytes of the text it covers, for the caret line */
     int depth;        /* of the tree below, a leaf is 1 */
-    double number;    /* of NUMBER */
+    double number;    /* of NUMBER: a float32's value */
     const char *name; /* of NAME and CALL; NUL-terminated, in the arena */
     const struct zm_expr *children[ZM_EXPR_MAX_ARGUMENTS];
     int n_children;
 } zm_expr;
 
-/* `T s = e;`, `const float s = e;`, `auto s = e;` (declared) or `s = e;` (not declared). */
+/* `T s = e;`, `const float s = e;`, `auto s = e;` (declared) or `s = e;` (not declared). The last one needs no
+ * ';'. A body declares a name at most once, before it assigns it otherwise. */
 typedef struct zm_statement {
     const char *name;
     const zm_expr *value;
@@ -64,7 +68,8 @@ typedef struct zm_body {
     const char *text;      /* the source, in the arena, for messages */
 } zm_body;
 
-/* `template <typename T> inline T f(T a, float b) { statements return e; }`, with or without the template line. */
+/* `template <typename T> inline T f(T a, float b) { statements return e; }`, with or without the template line.
+ * Names are distinct: no overloads. */
 typedef struct zm_function {
     const char *name;
     const char *parameters[ZM_EXPR_MAX_ARGUMENTS];
@@ -92,16 +97,17 @@ zmlx_status zm_prelude_parse(const zm_body **body, zm_arena *arena, const char *
 zmlx_status zm_functions_parse(zm_functions *functions, zm_arena *arena, const char *what, const char *text,
                                size_t size, zmlx_error *error);
 
-/* Fails at the 1-based byte column of text: the message is "REASON; at column N: `PART`" where PART is the
- * text around the column (at most 60 bytes, on one line, non-printing bytes as '?') with the offending
- * bytes marked as in `x + >>>foo<<<(y)`. `suggestion` (may be NULL) is added as "; did you mean ...?". */
+/* Fails at the 1-based byte column of text: the message is "REASON; at column N: `PART`" where PART is the text
+ * around the column (at most 60 bytes, on one line: white space as ' ', other non-printing bytes as '?') with the
+ * offending bytes marked as in `x + >>>foo<<<(y)`. `suggestion` (may be NULL) is added as "; did you mean ...?". */
 zmlx_status zm_expr_fail(zmlx_error *error, const char *what, const char *text, int column, int size,
                          const char *suggestion, const char *format, ...) ZM_PRINTF(7, 8);
 
 /* The candidate nearest to name by edit distance, or NULL if none is near enough to suggest. */
 const char *zm_nearest_name(const char *name, const char *const *candidates, int count);
 
-/* expr as text with all parentheses, numbers in %.9g; parsing it gives the same tree. For tests and dumps. */
+/* expr as text with all parentheses, numbers in %.9g. Parsing it gives the same tree where the parentheses and the
+ * bytes stay within the limits. For tests and dumps. */
 struct zm_text;
 void zm_expr_print(struct zm_text *text, const zm_expr *expr);
 

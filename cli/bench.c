@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+#include "zmlx/kernel_bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+#include "options.h"
+#include "output.h"
+#include "zmlx/system.h"
+
+enum { MAX_DIMS = 7 };
+
+typedef struct bench_values {
+    cli_general general;
+    const char *expr, *shape;
+    cli_texts set;
+    int against;
+    int64_t n_runs, batch;
+    double bandwidth;
+} bench_values;
+
+#define AT(member) offsetof(bench_values, member)
+static const cli_option options[] = {
+    CLI_EXPR_OPTION(bench_values),
+    {"shape", CLI_TEXT, AT(shape), "N,N,...", "of every input (16384,4096)", 0, 0},
+    {"dtype", CLI_CHOICE, AT(general.dtype), "float32|float16|bfloat16", "of every input (float32)", 0, 0},
+    {"against", CLI_CHOICE, AT(against), "mlx|mlx-compile", "MLX's operations one by one, or compiled (mlx)", 0, 0},
+    {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (15)", 1, 10000},
+    {"batch", CLI_INTEGER, AT(batch), "N", "evaluations a run (default: about 20 ms)", 1, 1000},
+    {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
+     "what to state the share of (default: measured\non the CPU, none on a GPU)", 0.001, 1e6},
+    CLI_SET_OPTION(bench_values),
+    CLI_JSON_OPTION(bench_values),
+    {"device", CLI_CHOICE, AT(general.device), "cpu|gpu", "where to run (default: gpu where MLX has one)", 0, 0},
+    CLI_THREADS_OPTION(bench_values),
+};
+
+static const cli_page page = {
+    .arguments = "ops",
+    .about = "ops: a kernel on random arrays against the same formula in MLX's own operations, alternating. Above 1x\n"
+             "the kernel is faster. Bytes are those of all inputs and outputs.\n",
+    .options = options,
+    .n_options = CLI_COUNT(options),
+};
+
+static int parse_shape(int *shape, int *n_dims, const cli_command *command, const char *text) {
+    const char *rest = text;
+    for (*n_dims = 0; *n_dims < MAX_DIMS; rest++) {
+        char *end;
+        long length = strtol(rest, &end, 10);
+        if (end == rest || length < 1 || length > 1 << 30 || (*end && *end != ',')) break;
+        shape[(*n_dims)++] = (int)length;
+        rest = end;
+        if (!*end) return CLI_DONE;
+    }
+    return cli_fail_usage(command, "--shape: expected 1 to %d lengths separated by commas, got \"%s\"", MAX_DIMS, text);
+}
+
+static json_t *timing_json(const zmlx_timing *timing, double bandwidth, double share) {
+    json_t *object = json_object();
+    cli_json_set(object, "median_s", cli_json_number(timing->median));
+    cli_json_set(object, "min_s", cli_json_number(timing->minimum));
+    cli_json_set(object, "lower_quartile_s", cli_json_number(timing->lower_quartile));
+    cli_json_set(object, "upper_quartile_s", cli_json_number(timing->upper_quartile));
+    cli_json_set(object, "max_s", cli_json_number(timing->maximum));
+    cli_json_set(object, "bytes_per_s", cli_json_number(bandwidth));
+    cli_json_set(object, "share", cli_json_measured(share));
+    return object;
+}
+
+static void print_side(const char *name, const zmlx_timing *timing, double bandwidth, double share) {
+    cli_print("  %-12s %9.1f us  (%.1f-%.1f)  %8.1f GB/s", name, 1e6 * timing->median, 1e6 * timing->minimum,
+              1e6 * timing->maximum, 1e-9 * bandwidth);
+    if (share > 0) cli_print("  %3.0f %%", 100 * share);
+    cli_print("\n");
+}
+
+static int show(const zmlx_comparison *comparison, const bench_values *values, const char *shape) {
+    const char *against = values->against == 2 ? "mlx-compile" : "mlx";
+    if (values->general.json) {
+        json_t *object = json_object();
+        cli_json_set(object, "expr", cli_json_string(values->expr));
+        cli_json_set(object, "shape", cli_json_string(shape));
+        cli_json_set(object, "against", cli_json_string(against));
+        cli_json_set(object, "baseline", timing_json(&comparison->baseline, comparison->baseline_bandwidth,
+                                                     comparison->baseline_share));
+        cli_json_set(object, "candidate", timing_json(&comparison->candidate, comparison->candidate_bandwidth,
+                                                      comparison->candidate_share));
+        cli_json_set(object, "ratio", cli_json_number(comparison->ratio));
+        cli_json_set(object, "bytes", json_integer((json_int_t)comparison->bytes));
+        cli_json_set(object, "runs", json_integer(comparison->n_runs));
+        cli_json_set(object, "batch", json_integer(comparison->batch));
+        return cli_print_json(object);
+    }
+    cli_print("%s  [%s], %.0f MB, %d runs of %d\n", values->expr, shape, 1e-6 * (double)comparison->bytes,
+              comparison->n_runs, comparison->batch);
+    print_side(against, &comparison->baseline, comparison->baseline_bandwidth, comparison->baseline_share);
+    print_side("zmlx", &comparison->candidate, comparison->candidate_bandwidth, comparison->candidate_share);
+    cli_print("  %.2fx\n", comparison->ratio);
+    return CLI_DONE;
+}
+
+/* The bandwidth to compare with, in bytes a second; 0: none. */
+static int choose_bandwidth(double *bandwidth, const bench_values *values) {
+    zmlx_error error;
+    zmlx_system_info info;
+    *bandwidth = 1e9 * values->bandwidth;
+    if (*bandwidth > 0) return CLI_DONE;
+    if (zmlx_system_get_info(&info, &error)) return cli_fail_error(&error);
+    if (values->general.device == 2 || (!values->general.device && info.has_gpu)) return CLI_DONE;
+    int n_threads = values->general.n_threads ? (int)values->general.n_threads : info.n_processors;
+    return zmlx_system_read_bandwidth(bandwidth, n_threads, 0, 0.5, &error) ? cli_fail_error(&error) : CLI_DONE;
+}
+
+static int bench(const cli_kernel *kernel, const bench_values *values, const int *shape, int n_dims,
+                 const char *shape_text) {
+    static const mlx_dtype dtypes[] = {MLX_FLOAT32, MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
+    zmlx_bench_options choice = {.n_runs = (int)values->n_runs, .batch = (int)values->batch};
+    zmlx_comparison comparison;
+    zmlx_error error;
+    mlx_stream stream = {NULL};
+    int status = choose_bandwidth(&choice.bandwidth, values);
+    if (!status) status = cli_stream_open(&stream, values->general.device);
+    if (status) return status;
+    if (zmlx_bench_kernel(&comparison, kernel->kernel, shape, n_dims, dtypes[values->general.dtype], &kernel->numbers,
+                          values->against == 2 ? ZMLX_BENCH_MLX_COMPILED : ZMLX_BENCH_MLX, stream, &choice, &error))
+        status = cli_fail_error(&error);
+    else
+        status = show(&comparison, values, shape_text);
+    zmlx_stream_free(stream);
+    return status;
+}
+
+int cli_bench(const cli_command *command, int argc, char **argv) {
+    bench_values values = {.shape = "16384,4096"};
+    const char *subject;
+    cli_kernel kernel;
+    int status, shape[MAX_DIMS], n_dims;
+    if (!cli_parse(command, &page, &values, &subject, argc, argv, &status)) return status;
+    if (strcmp(subject, "ops")) return cli_fail_usage(command, "expected ops, got \"%s\"", subject);
+    if ((status = parse_shape(shape, &n_dims, command, values.shape))) return status;
+    cli_end_on_interrupt();
+    status = cli_kernel_open(&kernel, command, values.expr, &values.set, values.general.n_threads);
+    if (status) return status;
+    status = bench(&kernel, &values, shape, n_dims, values.shape);
+    cli_kernel_close(&kernel);
+    return status;
+}

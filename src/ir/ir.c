@@ -140,7 +140,7 @@ void zm_ir_add_output(zm_ir *ir, const char *name, zm_id value, zm_level level) 
     outputs[ir->n_outputs++] = (zm_output){copy, value, level};
 }
 
-static zm_id append(zm_ir *ir, zm_value value) {
+zm_id zm_ir_append(zm_ir *ir, zm_value value) {
     if (ir->failure.code) return -1;
     if (ir->n_values >= ZM_IR_MAX_VALUES) {
         zm_ir_fail(ir, ZMLX_ERROR_UNSUPPORTED, ir->name, "more than %d values", ZM_IR_MAX_VALUES);
@@ -164,11 +164,11 @@ static zm_id append(zm_ir *ir, zm_value value) {
 }
 
 zm_id zm_ir_constant(zm_ir *ir, float number) {
-    return append(ir, (zm_value){.op = ZM_OP_CONSTANT, .operands = {-1, -1, -1}, .number = number});
+    return zm_ir_append(ir, (zm_value){.op = ZM_OP_CONSTANT, .operands = {-1, -1, -1}, .number = number});
 }
 
 static zm_id indexed(zm_ir *ir, zm_op op, int32_t index, zm_id operand) {
-    return append(ir, (zm_value){.op = op, .operands = {operand, -1, -1}, .index = index});
+    return zm_ir_append(ir, (zm_value){.op = op, .operands = {operand, -1, -1}, .index = index});
 }
 
 zm_id zm_ir_load(zm_ir *ir, int input) { return indexed(ir, ZM_OP_LOAD, input, -1); }
@@ -189,7 +189,7 @@ zm_id zm_ir_apply(zm_ir *ir, zm_op op, zm_id a, zm_id b, zm_id c) {
         zm_ir_fail(ir, ZMLX_ERROR_ARGUMENT, NULL, "%s: needs more than operands", zm_op_get(op)->name);
         return -1;
     }
-    return append(ir, (zm_value){.op = op, .operands = {a, b, c}});
+    return zm_ir_append(ir, (zm_value){.op = op, .operands = {a, b, c}});
 }
 
 zm_id zm_ir_fold(zm_ir *ir, const zm_fold *fold) {
@@ -227,7 +227,7 @@ zm_id zm_ir_copy_value(zm_ir *ir, const zm_ir *from, zm_id value, const zm_id *m
     if (copy.op == ZM_OP_FOLD) return ir->failure.code ? -1 : copy_fold(ir, &from->folds[copy.index], map);
     for (int i = 0; i < 3; i++)
         if (copy.operands[i] >= 0) copy.operands[i] = map[copy.operands[i]];
-    return append(ir, copy);
+    return zm_ir_append(ir, copy);
 }
 
 int zm_ir_operand_count(const zm_ir *ir, zm_id value) {

@@ -22,6 +22,9 @@ zmlx_status zm_rule_apply(zm_value *value, const zm_value_scope *scope, zmlx_sta
 zmlx_status zm_rule_check_region(const zm_ir *ir, const zm_region *region, const char *what, int n_arguments,
                                  zmlx_status code, zmlx_error *error);
 
+/* Adds value, of which op, operands, number and index are set; -1 after a failure. Folds are in ir->folds already. */
+zm_id zm_ir_append(zm_ir *ir, zm_value value);
+
 /* A letter or underscore, then letters, digits and underscores; at most ZM_IR_MAX_NAME bytes. */
 bool zm_rule_name_is_valid(const char *name);
 

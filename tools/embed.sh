@@ -6,5 +6,5 @@
 set -euo pipefail
 awk -v symbol="$2" '
 BEGIN { print "extern const char " symbol "[];\nconst char " symbol "[] =" }
-{ gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); print "    \"" $0 "\\n\"" }
+{ gsub(/\\/, "&&"); gsub(/"/, "\\\""); print "    \"" $0 "\\n\"" }
 END { print "    \"\";" }' "$1"

@@ -29,6 +29,10 @@ static bool is_reduction(const zm_value *value) {
 }
 static bool is_scan(const zm_value *value) { return zm_op_get(value->op)->rule == ZM_RULE_SCAN; }
 static bool scan_is_reversed(const zm_value *value) { return value->op == ZM_OP_ROW_CUMSUM_REVERSE; }
+/* A fold without a combine runs from the first column to the last. */
+static bool is_ordered_fold(const zm_ir *ir, const zm_value *value) {
+    return value->op == ZM_OP_FOLD && !ir->folds[value->index].combine.n_values;
+}
 static bool is_element(const plan *self, zm_id id) { return self->ir->values[id].level == ZM_LEVEL_ELEMENT; }
 
 static void mark_live(plan *self) {
@@ -53,7 +57,8 @@ static void find_computable(const plan *self, int pass, bool reversed, bool *now
     }
 }
 
-static bool has_operands(const plan *self, zm_id id, int pass, const bool *now) {
+static bool can_reduce(const plan *self, zm_id id, int pass, bool reversed, const bool *now) {
+    if (reversed && is_ordered_fold(self->ir, &self->ir->values[id])) return false;
     for (int i = 0; i < zm_ir_operand_count(self->ir, id); i++) {
         zm_id operand = zm_ir_operand(self->ir, id, i);
         if (is_element(self, operand) ? !now[operand] : self->from[operand] > pass) return false;
@@ -62,13 +67,13 @@ static bool has_operands(const plan *self, zm_id id, int pass, const bool *now) 
 }
 
 /* Reductions, outputs and scans that this pass would add. */
-static int count_progress(const plan *self, int pass, const bool *now) {
+static int count_progress(const plan *self, int pass, bool reversed, const bool *now) {
     const zm_ir *ir = self->ir;
     int progress = 0;
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!self->live[id] || self->from[id] != NEVER) continue;
         if (is_scan(&ir->values[id])) progress += now[id];
-        if (is_reduction(&ir->values[id])) progress += has_operands(self, id, pass, now);
+        if (is_reduction(&ir->values[id])) progress += can_reduce(self, id, pass, reversed, now);
     }
     for (int i = 0; i < ir->n_outputs; i++) {
         zm_id id = ir->outputs[i].value;
@@ -90,7 +95,7 @@ static void take_progress(plan *self, int pass, const bool *now) {
         if (is_element(self, id)) {
             if (now[id]) self->from[id] = pass;
         } else if (is_reduction(&ir->values[id])) {
-            if (has_operands(self, id, pass, now)) self->from[id] = pass + 1;
+            if (can_reduce(self, id, pass, self->reversed[pass], now)) self->from[id] = pass + 1;
         }
     }
 }
@@ -116,9 +121,9 @@ static zmlx_status make_passes(plan *self, zmlx_error *error) {
     for (;; self->n_passes++) {
         take_row_values(self, self->n_passes);
         find_computable(self, self->n_passes, true, now);
-        int backward = count_progress(self, self->n_passes, now);
+        int backward = count_progress(self, self->n_passes, true, now);
         find_computable(self, self->n_passes, false, now);
-        int forward = count_progress(self, self->n_passes, now);
+        int forward = count_progress(self, self->n_passes, false, now);
         if (!forward && !backward) return ZMLX_OK;
         if (self->n_passes == limit) return zm_fail(error, ZMLX_ERROR_FORMAT, ir->name, "no schedule for this kernel");
         if (backward > forward) find_computable(self, self->n_passes, true, now);

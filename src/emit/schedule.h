@@ -20,7 +20,8 @@ typedef struct zm_pass {
     int n_reductions;
     int *stores;           /* output numbers */
     int n_stores;
-    bool reversed;         /* the loop runs from the last column: it holds a row_cumsum_reverse */
+    bool reversed;         /* the loop runs from the last column: it holds a row_cumsum_reverse, and no
+                              row_cumsum and no fold without a combine */
 } zm_pass;
 
 typedef struct zm_schedule {

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* The C target's text. A kernel becomes
+ *
+ *   static inline void zm_body(call, ranges, a flag per input) {
+ *       uniform values
+ *       for each row { row values; pass 0; row values; pass 1; ...; row outputs }
+ *   }
+ *
+ * and the entry, which calls it with constant flags where every input varies by column. Values are vectors: v<id>, those of a
+ * row with all lanes equal. Per input i: in<i>, its row; varies<i>, the flag; one<i>, its value where it does not vary. */
+#ifndef ZM_EMIT_C_FRAME_H
+#define ZM_EMIT_C_FRAME_H
+
+#include "base/text.h"
+#include "emit/emit.h"
+#include "emit/schedule.h"
+
+/* Text being written; the first failure is kept. */
+typedef struct zm_c_frame {
+    zm_text *text;
+    const zm_ir *ir; /* legalised */
+    const zm_emit_request *request;
+    zm_schedule schedule;
+    int *kept_row;    /* by value: row of the scratch, or -1 */
+    int n_kept;
+    bool *is_varying; /* by input: loaded by element, so it has a flag */
+    bool whole_rows;  /* else the caller's range of columns */
+    zmlx_status status;
+    zmlx_error *error;
+} zm_c_frame;
+
+/* How much of a vector a piece of text handles. */
+typedef enum zm_c_extent { ZM_C_FULL, ZM_C_PART /* `count` lanes of 1 ... ZM_WIDTH */ } zm_c_extent;
+
+extern const char *const zm_c_types[]; /* of variables, by zm_type */
+
+/* helpers.c: functions that only some kernels need. */
+void zm_c_write_helpers(zm_c_frame *frame);
+
+/* value.c */
+void zm_c_write_row_values(zm_c_frame *frame, const zm_pass *pass, zm_level level, const char *indent);
+void zm_c_write_element_values(zm_c_frame *frame, int pass, zm_c_extent extent, const char *indent);
+void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent extent, const char *indent);
+void zm_c_write_row_stores(zm_c_frame *frame, const zm_pass *pass);
+
+/* reduction.c: of one reduction: its variables before the loops of the pass, a step for vector v of its operands (unroll:
+ * index of the accumulator), the flush between blocks, the result after the loops. */
+void zm_c_write_accumulators(zm_c_frame *frame, zm_id id, int n_accumulators);
+void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent extent, const char *accumulator,
+                     const char *indent);
+void zm_c_write_flush(zm_c_frame *frame, zm_id id, int n_accumulators, const char *indent);
+void zm_c_write_result(zm_c_frame *frame, zm_id id, int n_accumulators);
+
+/* pass.c: pass number `pass` with its loops. */
+void zm_c_write_pass(zm_c_frame *frame, int pass);
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/* The loops of a pass, of three forms:
+ *   stores only    any vector may start anywhere, so stores past the caches are aligned first
+ *   reductions     four accumulators in turn, block by block, from column 0
+ *   a scan or an ordered fold: one vector after the other, from either end */
+#include "emit/c/frame.h"
+
+enum { N_ACCUMULATORS = 4, MAX_UNROLLED_CALLS = 1, MAX_UNROLLED_VALUES = 16 };
+
+static bool is_ordered(const zm_c_frame *frame, const zm_pass *pass) {
+    for (int i = 0; i < pass->n_element_values; i++)
+        if (zm_op_get(frame->ir->values[pass->element_values[i]].op)->rule == ZM_RULE_SCAN) return true;
+    for (int i = 0; i < pass->n_reductions; i++) {
+        const zm_value *value = &frame->ir->values[pass->reductions[i]];
+        if (value->op == ZM_OP_FOLD && !frame->ir->folds[value->index].combine.n_values) return true;
+    }
+    return pass->reversed;
+}
+
+/* Short bodies gain from unrolling; long ones would only take longer to compile. */
+static bool is_short(const zm_c_frame *frame, const zm_pass *pass) {
+    int n_calls = 0;
+    for (int i = 0; i < pass->n_element_values; i++) {
+        const zm_op_info *info = zm_op_get(frame->ir->values[pass->element_values[i]].op);
+        n_calls += info->form == ZM_FORM_CALL && info->rule == ZM_RULE_FLOAT;
+    }
+    return pass->n_element_values <= MAX_UNROLLED_VALUES && n_calls <= MAX_UNROLLED_CALLS;
+}
+
+static void write_body(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *accumulator,
+                       const char *indent) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    zm_c_write_element_values(frame, pass_number, extent, indent);
+    for (int i = 0; i < pass->n_reductions; i++)
+        zm_c_write_step(frame, pass->reductions[i], pass->reversed, extent, accumulator, indent);
+    zm_c_write_stores(frame, pass, extent, indent);
+}
+
+/* Of each output: are its vectors from this column on aligned? */
+static void write_stream_flags(zm_c_frame *frame, const zm_pass *pass, const char *column) {
+    for (int i = 0; i < pass->n_stores; i++)
+        zm_text_printf(frame->text, "            const int stream%d = call->stream_stores && zm_is_aligned(out%d, %s, %d);\n",
+                       pass->stores[i], pass->stores[i], column, zm_storage_bytes(frame->request->outputs[pass->stores[i]]));
+}
+
+static void write_store_loop(zm_c_frame *frame, int pass_number) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    zm_text *text = frame->text;
+    const char *first = frame->whole_rows ? "0" : "first_column", *last = frame->whole_rows ? "columns" : "last_column";
+    zm_text_printf(text, "            const zm_index last = %s;\n            zm_index c = %s, head = 0;\n", last, first);
+    if (pass->n_stores)
+        zm_text_printf(text, "            if (call->stream_stores) head = zm_head(out%d, c, %d, last - c);\n", pass->stores[0],
+                       zm_storage_bytes(frame->request->outputs[pass->stores[0]]));
+    write_stream_flags(frame, pass, "c + head");
+    zm_text_append_string(text, "            while (c < last) {\n"
+                                "                int count = (int)head;\n"
+                                "                head = 0;\n"
+                                "                if (count == 0) {\n"
+                                "                    for (; last - c >= ZM_WIDTH; c += ZM_WIDTH) {\n");
+    write_body(frame, pass_number, ZM_C_FULL, "0", "                        ");
+    zm_text_append_string(text, "                    }\n"
+                                "                    count = (int)(last - c);\n"
+                                "                }\n"
+                                "                if (count > 0) {\n");
+    write_body(frame, pass_number, ZM_C_PART, "0", "                    ");
+    zm_text_append_string(text, "                }\n"
+                                "                c += count;\n"
+                                "            }\n");
+}
+
+static void write_flushes(zm_c_frame *frame, const zm_pass *pass, int n_accumulators, const char *indent) {
+    for (int i = 0; i < pass->n_reductions; i++) zm_c_write_flush(frame, pass->reductions[i], n_accumulators, indent);
+}
+
+static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    zm_text *text = frame->text;
+    zm_text_printf(text, "            for (;;) {\n"
+                         "                const zm_index end = c + zm_whole(columns - c, %d);\n"
+                         "                while (c < end) {\n", n);
+    if (n > 1 && is_short(frame, pass)) zm_text_append_string(text, "                    ZM_UNROLL_4\n");
+    zm_text_printf(text, "                    for (int k = 0; k < %d; k++, c += ZM_WIDTH) {\n", n);
+    write_body(frame, pass_number, ZM_C_FULL, "k", "                        ");
+    zm_text_printf(text, "                    }\n"
+                         "                }\n"
+                         "                if (columns - c < %d * ZM_WIDTH) break;\n", n);
+    write_flushes(frame, pass, n, "                ");
+    zm_text_append_string(text, "            }\n"
+                                "            for (; c < columns; c += ZM_WIDTH) {\n"
+                                "                const int count = columns - c < ZM_WIDTH ? (int)(columns - c) : ZM_WIDTH;\n");
+    write_body(frame, pass_number, ZM_C_PART, "0", "                ");
+    zm_text_append_string(text, "            }\n");
+}
+
+static void write_backward_loops(zm_c_frame *frame, int pass_number) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    zm_text *text = frame->text;
+    zm_text_append_string(text, "            const int count = (int)(columns % ZM_WIDTH);\n"
+                                "            c = columns - count;\n"
+                                "            if (count > 0) {\n");
+    write_body(frame, pass_number, ZM_C_PART, "0", "                ");
+    zm_text_append_string(text, "            }\n"
+                                "            while (c > 0) {\n"
+                                "                const zm_index end = c - zm_whole(c, 1);\n"
+                                "                while (c > end) {\n"
+                                "                    c -= ZM_WIDTH;\n");
+    write_body(frame, pass_number, ZM_C_FULL, "0", "                    ");
+    zm_text_append_string(text, "                }\n");
+    write_flushes(frame, pass, 1, "                ");
+    zm_text_append_string(text, "            }\n");
+}
+
+static void write_row_loops(zm_c_frame *frame, int pass_number) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    int n = is_ordered(frame, pass) ? 1 : N_ACCUMULATORS;
+    zm_text_append_string(frame->text, "            zm_index c = 0;\n");
+    write_stream_flags(frame, pass, "c");
+    for (int i = 0; i < pass->n_reductions; i++) zm_c_write_accumulators(frame, pass->reductions[i], n);
+    for (int i = 0; i < pass->n_element_values; i++)
+        if (zm_op_get(frame->ir->values[pass->element_values[i]].op)->rule == ZM_RULE_SCAN)
+            zm_text_printf(frame->text, "            double carry%d = 0;\n", (int)pass->element_values[i]);
+    if (pass->reversed)
+        write_backward_loops(frame, pass_number);
+    else
+        write_forward_loops(frame, pass_number, n);
+    for (int i = 0; i < pass->n_reductions; i++) zm_c_write_result(frame, pass->reductions[i], n);
+}
+
+void zm_c_write_pass(zm_c_frame *frame, int pass_number) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    for (int i = 0; i < pass->n_reductions; i++) {
+        zm_id id = pass->reductions[i];
+        zm_text_printf(frame->text, "        %s v%d;\n", zm_c_types[frame->ir->values[id].type], (int)id);
+    }
+    zm_text_append_string(frame->text, "        {\n");
+    if (pass->n_reductions || is_ordered(frame, pass))
+        write_row_loops(frame, pass_number);
+    else
+        write_store_loop(frame, pass_number);
+    zm_text_append_string(frame->text, "        }\n");
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/* Values, their loads and their stores. */
+#include <stdio.h>
+
+#include "emit/c/frame.h"
+#include "emit/print.h"
+
+enum { NAME_SIZE = 16 };
+
+const char *const zm_c_types[] = {[ZM_TYPE_FLOAT] = "vf", [ZM_TYPE_BOOL] = "vi", [ZM_TYPE_UINT] = "vu"};
+
+static const char *input_storage(const zm_c_frame *frame, int input) {
+    return zm_storage_name(frame->request->inputs[input]);
+}
+
+static void write_operation(zm_c_frame *frame, const zm_value *value) {
+    char names[3][NAME_SIZE];
+    const char *operands[3] = {names[0], names[1], names[2]};
+    for (int i = 0; i < 3; i++) snprintf(names[i], NAME_SIZE, "v%d", (int)value->operands[i]);
+    zmlx_status status = zm_print_operation(frame->text, value->op, operands, frame->error);
+    if (status && !frame->status) frame->status = status;
+}
+
+static void write_gather(zm_c_frame *frame, const zm_value *value) {
+    zm_text_printf(frame->text, "zm_gather_%s(in%d, v%d, columns, call->layouts[%d] & 1)",
+                   input_storage(frame, value->index), (int)value->index, (int)value->operands[0], (int)value->index);
+}
+
+/* An expression for a value that is the same for the whole row. */
+static void write_row_value(zm_c_frame *frame, const zm_value *value) {
+    zm_text *text = frame->text;
+    switch (value->op) {
+    case ZM_OP_CONSTANT:
+        zm_text_append_string(text, "zm_splat(");
+        zm_print_number(text, value->number);
+        zm_text_append_string(text, ")");
+        break;
+    case ZM_OP_LOAD:
+        zm_text_printf(text, "zm_load_one_%s(call->inputs[%d], call->layouts[%d] & 2 ? row : 0)",
+                       input_storage(frame, value->index), (int)value->index, (int)value->index);
+        break;
+    case ZM_OP_PARAMETER: zm_text_printf(text, "zm_splat(call->parameters[%d])", (int)value->index); break;
+    case ZM_OP_COLUMNS: zm_text_append_string(text, "zm_splat((float)columns)"); break;
+    case ZM_OP_ROW_GATHER: write_gather(frame, value); break;
+    default: write_operation(frame, value);
+    }
+}
+
+void zm_c_write_row_values(zm_c_frame *frame, const zm_pass *pass, zm_level level, const char *indent) {
+    for (int i = 0; i < pass->n_row_values; i++) {
+        zm_id id = pass->row_values[i];
+        const zm_value *value = &frame->ir->values[id];
+        if (value->level != level) continue;
+        zm_text_printf(frame->text, "%sconst %s v%d = ", indent, zm_c_types[value->type], (int)id);
+        write_row_value(frame, value);
+        zm_text_append_string(frame->text, ";\n");
+    }
+}
+
+static void write_load(zm_c_frame *frame, const zm_value *value, zm_c_extent extent) {
+    const char *storage = input_storage(frame, value->index);
+    int input = (int)value->index;
+    zm_text_printf(frame->text, "varies%d ? ", input);
+    if (extent == ZM_C_PART) zm_text_printf(frame->text, "count < ZM_WIDTH ? zm_load_part_%s(in%d, c, count) : ", storage, input);
+    zm_text_printf(frame->text, "zm_load_%s(in%d, c) : one%d", storage, input, input);
+}
+
+static void write_scan(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_extent extent) {
+    const char *name = value->op == ZM_OP_ROW_CUMSUM_REVERSE ? "zm_cumsum_reverse" : "zm_cumsum";
+    int operand = (int)value->operands[0];
+    if (extent == ZM_C_PART)
+        zm_text_printf(frame->text, "%s(zm_select(zm_first_lanes(count), v%d, zm_splat(0.0f)), &carry%d)", name, operand,
+                       (int)id);
+    else
+        zm_text_printf(frame->text, "%s(v%d, &carry%d)", name, operand, (int)id);
+}
+
+static void write_element_value(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_extent extent) {
+    switch (value->op) {
+    case ZM_OP_LOAD: write_load(frame, value, extent); break;
+    case ZM_OP_COLUMN: zm_text_append_string(frame->text, "zm_iota() + zm_splat_uint((zm_uint)c)"); break;
+    case ZM_OP_RANDOM:
+        zm_text_printf(frame->text, "zm_random(call->seeds[%d], (__UINT64_TYPE__)(row * columns + c))", (int)value->index);
+        break;
+    case ZM_OP_ROW_GATHER: write_gather(frame, value); break;
+    case ZM_OP_ROW_CUMSUM:
+    case ZM_OP_ROW_CUMSUM_REVERSE: write_scan(frame, id, value, extent); break;
+    default: write_operation(frame, value);
+    }
+}
+
+/* Scratch rows hold the bits of any type; a part never touches what is behind it. */
+static void write_keep(zm_c_frame *frame, zm_id id, zm_c_extent extent, const char *indent) {
+    int row = frame->kept_row[id];
+    if (extent == ZM_C_PART)
+        zm_text_printf(frame->text,
+                       "%sif (count < ZM_WIDTH) zm_store_part_float32(kept%d, c, (vf)v%d, count); else "
+                       "zm_store_float32(kept%d, c, (vf)v%d);\n",
+                       indent, row, (int)id, row, (int)id);
+    else
+        zm_text_printf(frame->text, "%szm_store_float32(kept%d, c, (vf)v%d);\n", indent, row, (int)id);
+}
+
+static void write_reload(zm_c_frame *frame, zm_id id, zm_c_extent extent) {
+    const char *type = zm_c_types[frame->ir->values[id].type];
+    int row = frame->kept_row[id];
+    if (extent == ZM_C_PART)
+        zm_text_printf(frame->text, "(%s)(count < ZM_WIDTH ? zm_load_part_float32(kept%d, c, count) : zm_load_float32(kept%d, c))",
+                       type, row, row);
+    else
+        zm_text_printf(frame->text, "(%s)zm_load_float32(kept%d, c)", type, row);
+}
+
+void zm_c_write_element_values(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    for (int i = 0; i < pass->n_element_values; i++) {
+        zm_id id = pass->element_values[i];
+        const zm_value *value = &frame->ir->values[id];
+        bool is_kept = frame->schedule.kept[id];
+        zm_text_printf(frame->text, "%sconst %s v%d = ", indent, zm_c_types[value->type], (int)id);
+        if (is_kept && frame->schedule.kept_from[id] < pass_number)
+            write_reload(frame, id, extent);
+        else
+            write_element_value(frame, id, value, extent);
+        zm_text_append_string(frame->text, ";\n");
+        if (is_kept && frame->schedule.kept_from[id] == pass_number) write_keep(frame, id, extent, indent);
+    }
+}
+
+void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent extent, const char *indent) {
+    for (int i = 0; i < pass->n_stores; i++) {
+        int output = pass->stores[i], id = (int)frame->ir->outputs[output].value;
+        const char *storage = zm_storage_name(frame->request->outputs[output]);
+        if (extent == ZM_C_PART)
+            zm_text_printf(frame->text,
+                           "%sif (count < ZM_WIDTH) zm_store_part_%s(out%d, c, v%d, count); else zm_store_%s(out%d, c, v%d);\n",
+                           indent, storage, output, id, storage, output, id);
+        else
+            zm_text_printf(frame->text, "%sif (stream%d) zm_stream_%s(out%d, c, v%d); else zm_store_%s(out%d, c, v%d);\n",
+                           indent, output, storage, output, id, storage, output, id);
+    }
+}
+
+void zm_c_write_row_stores(zm_c_frame *frame, const zm_pass *pass) {
+    for (int i = 0; i < pass->n_stores; i++) {
+        int output = pass->stores[i], id = (int)frame->ir->outputs[output].value;
+        zm_text_printf(frame->text, "        zm_store_one_%s(call->outputs[%d], row, v%d[0]);\n",
+                       zm_storage_name(frame->request->outputs[output]), output, id);
+    }
+}

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Operations by definition to the operations of their definitions. */
-#include <string.h>
-
 #include "ir/lower.h"
 #include "ir/passes.h"
 
@@ -73,10 +71,9 @@ static zmlx_status expand(zm_ir **expanded, const zm_ir *from, const legalizer *
 /* A region as a kernel without inputs whose output is the result. */
 static zmlx_status expand_region(zm_region *region, zm_arena *arena, const legalizer *with) {
     if (!has_any(with, region->values, region->n_values)) return ZMLX_OK;
-    char name[] = "region", result_name[] = "result";
-    zm_output result = {result_name, region->result, ZM_LEVEL_ELEMENT};
+    zm_output result = {"result", region->result, ZM_LEVEL_ELEMENT};
     const zm_ir kernel = {
-        .name = name, .values = region->values, .n_values = region->n_values, .outputs = &result, .n_outputs = 1};
+        .name = "region", .values = region->values, .n_values = region->n_values, .outputs = &result, .n_outputs = 1};
     zm_ir *expanded;
     ZM_TRY(expand(&expanded, &kernel, with));
     const zm_region made = {expanded->values, expanded->n_values, expanded->outputs[0].value, region->n_arguments};

@@ -46,7 +46,7 @@ zmlx_status zm_lower_formula(zm_id *result, zm_ir *ir, const char *text, const z
 typedef struct zm_map_text {
     const char *name; /* NULL: "kernel" */
     const char *const *outputs;
-    const char *const *output_names; /* NULL: y, or y0, y1, ... */
+    const char *const *output_names; /* NULL: y, or y0, y1, ..., with "_" appended while an input has that name */
     int n_outputs;
     const char *const *input_names;
     int n_inputs;
@@ -60,12 +60,13 @@ zmlx_status zm_lower_map(zm_ir **ir, const zm_map_text *text, zmlx_error *error)
 
 /* The gradient kernel of `forward` from given expressions, in the shape that zm_ir_vjp gives it with all inputs wanted:
  * gradients[i] is that of input i in terms of g (or cot_<output>), y (or the outputs' names; only where use_output) and
- * the inputs; NULL: zeros. Only what the expressions use becomes an input. */
+ * the inputs; NULL: zeros. Only what the expressions use becomes an input. An input named g or y keeps its name. */
 zmlx_status zm_lower_gradient(zm_ir **ir, const zm_ir *forward, const char *const *gradients, const char *prelude,
                               const char *header, bool use_output, zmlx_error *error);
 
 /* reduce: input x, output y at ROW. combine NULL: derived for acc + e, acc * e, min, max (either order; then the row
- * operation is used and init merged in once), else the row runs left to right. */
+ * operation is used and init merged in once), else the row runs left to right. A constant init that changes what it is
+ * combined with a second time is an error: every part of a row starts from it. */
 typedef struct zm_reduce_text {
     const char *name;
     const char *init, *update, *finalize, *combine; /* finalize NULL: "acc" */

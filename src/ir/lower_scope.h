@@ -46,6 +46,9 @@ zmlx_status zm_lower_unknown_function(zm_lowerer *lowerer, const zm_frame *frame
 /* lower_call.c */
 zmlx_status zm_lower_call(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame, const zm_expr *expr);
 
+/* Lowers every function once, so that one nobody calls is checked too. All share one budget of steps. */
+zmlx_status zm_lower_check_functions(const zm_functions *functions, zmlx_error *error);
+
 /* lower_builtin.c: functions that are no operation of their own. */
 typedef zmlx_status zm_builtin_function(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame,
                                         const zm_expr *expr);

@@ -45,7 +45,8 @@ typedef struct module_source {
     const char *compiler;   /* C */
     int compute_capability; /* CUDA */
     const char *extension;
-    zmlx_status (*compile)(module *, const struct module_source *, const char *work, const char *output, zmlx_error *);
+    zmlx_status (*compile)(module *, const struct module_source *, const char *work, const char *output,
+                           zmlx_error *);
     bool (*use)(module *, const struct module_source *, const char *path, zmlx_error *);
 } module_source;
 
@@ -75,7 +76,7 @@ static void store(const char *output, const char *entry_path, const char *folder
         zm_cache_trim(folder, ZM_CACHE_MAX_ENTRIES, ZM_CACHE_MAX_BYTES);
 }
 
-/* Compiles in a folder of its own within `folder` (NULL: the system's temporary one) and keeps the result as entry_path. */
+/* Compiles in a work folder in `folder` (NULL: the system's temporary one) and keeps the result as entry_path. */
 static zmlx_status compile_in(module *this, const module_source *source, const char *folder, const char *entry_path,
                               zmlx_error *error) {
     char *work, name[40];
@@ -265,8 +266,8 @@ zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const
         zm_text_free(&text);
         return status;
     }
-    module_source from = {.text = text.data, .size = size, .compute_capability = compute_capability, .extension = "cubin",
-                          .compile = compile_cuda, .use = use_cubin};
+    module_source from = {.text = text.data, .size = size, .compute_capability = compute_capability,
+                          .extension = "cubin", .compile = compile_cuda, .use = use_cubin};
     module *made;
     bool is_new;
     status = get(&made, &is_new, &key, &from, error);

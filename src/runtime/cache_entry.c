@@ -51,7 +51,8 @@ static bool is_whole(size_t *code_size, const zm_text *content, const zm_text *k
         end.code_size != body - end.key_size)
         return false;
     *code_size = (size_t)end.code_size;
-    return !memcmp(content->data + end.code_size, key->data, key->size) && end.checksum == zm_hash(content->data, body);
+    return !memcmp(content->data + end.code_size, key->data, key->size) &&
+           end.checksum == zm_hash(content->data, body);
 }
 
 /* Entries that are in use stay young. */
@@ -113,7 +114,8 @@ zmlx_status zm_entry_seal(const char *path, const zm_text *key, zmlx_error *erro
         zm_text_free(&tail);
     }
     zm_text_free(&content);
-    if (close(descriptor) && !status) status = zm_fail(error, ZMLX_ERROR_FILE, path, "cannot write: %s", strerror(errno));
+    if (close(descriptor) && !status)
+        status = zm_fail(error, ZMLX_ERROR_FILE, path, "cannot write: %s", strerror(errno));
     return status;
 }
 
@@ -121,6 +123,7 @@ void zm_entry_describe_file(zm_text *key, const char *path) {
     char *real = realpath(path, NULL);
     struct stat info;
     if (stat(path, &info)) memset(&info, 0, sizeof info);
-    zm_text_printf(key, "%s %s %lld %lld\n", path, real ? real : "-", (long long)info.st_size, (long long)info.st_mtime);
+    zm_text_printf(key, "%s %s %lld %lld\n", path, real ? real : "-", (long long)info.st_size,
+                   (long long)info.st_mtime);
     free(real);
 }

@@ -52,13 +52,15 @@ static char *descend(char *parent, const char *name) {
     return path;
 }
 
-static bool is_writable(const char *path) { return !refuse_folder(path) && !faccessat(AT_FDCWD, path, W_OK, AT_EACCESS); }
+static bool is_writable(const char *path) {
+    return !refuse_folder(path) && !faccessat(AT_FDCWD, path, W_OK, AT_EACCESS);
+}
 
 static char *home_folder(void) {
     char buffer[16384];
     struct passwd entry, *found = NULL;
-    if (getpwuid_r(geteuid(), &entry, buffer, sizeof buffer, &found) || !found || found->pw_dir[0] != '/') return NULL;
-    return strdup(found->pw_dir);
+    if (getpwuid_r(geteuid(), &entry, buffer, sizeof buffer, &found) || !found) return NULL;
+    return found->pw_dir[0] == '/' ? strdup(found->pw_dir) : NULL;
 }
 
 /* In the user's home; where that cannot be written, in the system's temporary folder. NULL: neither can be. */

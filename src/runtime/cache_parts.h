@@ -23,8 +23,8 @@ char *zm_cache_compiler(void);
 zmlx_status zm_work_folder_new(char **work, const char *parent, zmlx_error *error);
 void zm_work_folder_free(char *work); /* removes it and the files in it; NULL is fine */
 
-/* Removes the entries loaded longest ago until three quarters of the limits are left, if one is exceeded, and work folders
- * that a process left behind. Others may use the folder meanwhile: a removed file stays mapped. */
+/* Where a limit is exceeded, removes the entries loaded longest ago until three quarters of both are left; and work
+ * folders that a process left behind. Others may use the folder meanwhile: a removed file stays mapped. */
 void zm_cache_trim(const char *folder, size_t max_entries, uint64_t max_bytes);
 
 /* Whether path is an entry of this user for key, whole and unaltered. Sets code (may be NULL) to what it holds. */

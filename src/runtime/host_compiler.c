@@ -194,12 +194,13 @@ static zmlx_status judge(int exit_status, const char *messages, const char *comp
     return zm_fail(error, code, compiler, "%s", line[0] ? line : "failed without a message");
 }
 
-static zmlx_status run(zm_text *messages, char *const *arguments, char *const *environment, int source, double seconds,
-                       zmlx_error *error) {
+static zmlx_status run(zm_text *messages, char *const *arguments, char *const *environment, int source,
+                       double seconds, zmlx_error *error) {
     int ends[2], exit_status = 0;
     ZM_TRY(open_pipe(ends, error));
     child this = {.messages = ends[0], .deadline = zm_clock_seconds() + seconds};
-    int failure = lseek(source, 0, SEEK_SET) < 0 ? errno : spawn(&this.process, arguments, environment, source, ends[1]);
+    int failure = lseek(source, 0, SEEK_SET) < 0 ? errno : 0;
+    if (!failure) failure = spawn(&this.process, arguments, environment, source, ends[1]);
     close(ends[1]);
     bool in_time = failure || (read_messages(messages, &this) && wait_for_child(&exit_status, &this));
     close(ends[0]);
@@ -207,7 +208,8 @@ static zmlx_status run(zm_text *messages, char *const *arguments, char *const *e
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, arguments[0], "cannot be started: %s", strerror(failure));
     if (!in_time) {
         stop(&this);
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, arguments[0], "was stopped: it took more than %g seconds", seconds);
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, arguments[0], "was stopped: it took more than %g seconds",
+                       seconds);
     }
     return judge(exit_status, zm_text_string(messages), arguments[0], error);
 }
@@ -240,7 +242,8 @@ static zmlx_status compile(const char *compiler, const char *work, const char *o
     return status;
 }
 
-static zmlx_status write_source(int descriptor, const char *source, size_t size, const char *path, zmlx_error *error) {
+static zmlx_status write_source(int descriptor, const char *source, size_t size, const char *path,
+                                zmlx_error *error) {
     while (size) {
         ssize_t part = write(descriptor, source, size);
         if (part < 0 && errno == EINTR) continue;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* NVRTC, the compiler of CUDA C++ that comes as a library. It is loaded when first needed: nothing links against it. */
+/* NVRTC, the compiler of CUDA C++ that comes as a library. Loaded when first needed: nothing links against it. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -11,15 +11,15 @@
 typedef struct nvrtc_program nvrtc_program;
 
 /* The functions of its C interface that are used here; each returns 0 for success. */
-#define FUNCTIONS(X)                                                                                                  \
-    X(version, "nvrtcVersion", (int *major, int *minor))                                                              \
-    X(create, "nvrtcCreateProgram", (nvrtc_program **program, const char *source, const char *name, int n_headers,    \
-                                     const char *const *headers, const char *const *names))                           \
-    X(destroy, "nvrtcDestroyProgram", (nvrtc_program **program))                                                      \
-    X(compile, "nvrtcCompileProgram", (nvrtc_program * program, int n_options, const char *const *options))           \
-    X(cubin_size, "nvrtcGetCUBINSize", (nvrtc_program * program, size_t *size))                                       \
-    X(cubin, "nvrtcGetCUBIN", (nvrtc_program * program, char *code))                                                  \
-    X(log_size, "nvrtcGetProgramLogSize", (nvrtc_program * program, size_t *size))                                    \
+#define FUNCTIONS(X) \
+    X(version, "nvrtcVersion", (int *major, int *minor)) \
+    X(create, "nvrtcCreateProgram", (nvrtc_program **program, const char *source, const char *name, int n_headers, \
+                                     const char *const *headers, const char *const *names)) \
+    X(destroy, "nvrtcDestroyProgram", (nvrtc_program **program)) \
+    X(compile, "nvrtcCompileProgram", (nvrtc_program * program, int n_options, const char *const *options)) \
+    X(cubin_size, "nvrtcGetCUBINSize", (nvrtc_program * program, size_t *size)) \
+    X(cubin, "nvrtcGetCUBIN", (nvrtc_program * program, char *code)) \
+    X(log_size, "nvrtcGetProgramLogSize", (nvrtc_program * program, size_t *size)) \
     X(log, "nvrtcGetProgramLog", (nvrtc_program * program, char *text))
 
 static struct {
@@ -47,7 +47,7 @@ static void *open_library(void) {
 static void load(void) {
     void *library = open_library(), *address;
     if (!library) return;
-#define FUNCTION(name, symbol, arguments)                            \
+#define FUNCTION(name, symbol, arguments) \
     if (!(address = dlsym(library, symbol))) nvrtc.missing = symbol; \
     memcpy(&nvrtc.name, &address, sizeof address);
     FUNCTIONS(FUNCTION)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The cache of compiled kernels. What a process has loaded it keeps, so each use of the disk is a process of its own. */
+/* The cache of compiled kernels. A process keeps what it has loaded, so each use of the disk is a child. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -368,8 +368,10 @@ static void full_disk(void **state) {
     /* The work folder is full: every program says so. In the system's temporary folder there is room. */
     char text[600];
     snprintf(text, sizeof text,
-             "#!/bin/sh\ncase $TMPDIR in %s/*) echo 'ld: final link failed: No space left on device' >&2; exit 1;; esac\n"
-             "exec /usr/bin/cc \"$@\"\n", folder);
+             "#!/bin/sh\n"
+             "case $TMPDIR in %s/*) echo 'ld: final link failed: No space left on device' >&2; exit 1;; esac\n"
+             "exec /usr/bin/cc \"$@\"\n",
+             folder);
     write_program(path, text);
     assert_int_equal(zm_cache_set(folder, path, NULL), ZMLX_OK);
     assert_int_equal(use_in_child(15), WORKED | COMPILED);
@@ -377,11 +379,19 @@ static void full_disk(void **state) {
     assert_int_equal(zm_cache_set(folder, NULL, NULL), ZMLX_OK);
 }
 
+static bool is_there(const char *name) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return zm_file_exists(path) || zm_folder_exists(path);
+}
+
 static void slow_compiler_is_stopped(void **state) {
     (void)state;
     char path[512], output[512], *work;
     zmlx_error error;
-    write_program(path, "#!/bin/sh\nsleep 100 &\nsleep 100\n");
+    char text[600];
+    snprintf(text, sizeof text, "#!/bin/sh\n(sleep 0.6; echo >%s/late) &\nsleep 100\n", folder);
+    write_program(path, text);
     assert_int_equal(zm_work_folder_new(&work, folder, NULL), ZMLX_OK);
     snprintf(output, sizeof output, "%s/out.so", work);
     double start = zm_clock_seconds();
@@ -389,6 +399,8 @@ static void slow_compiler_is_stopped(void **state) {
     assert_true(zm_clock_seconds() - start < 20);
     assert_non_null(strstr(error.message, "0.2 seconds"));
     zm_work_folder_free(work);
+    usleep(700000);
+    assert_false(is_there("late")); /* the programs it started are stopped too */
 }
 
 static void ignored_children(void **state) {
@@ -410,19 +422,25 @@ static void write_aged(const char *name, size_t size, long age) {
     assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 
-static bool is_there(const char *name) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return zm_file_exists(path) || zm_folder_exists(path);
+enum { ENTRIES = 32 };
+
+/* 0 for the youngest, in no order of names. */
+static int age_rank(int entry) { return entry * 13 % ENTRIES; }
+
+static const char *entry_name(char name[64], int entry) {
+    snprintf(name, 64, "%016x.so", entry);
+    return name;
+}
+
+static void expect_youngest(int count) {
+    char name[64];
+    for (int i = 0; i < ENTRIES; i++) assert_int_equal(is_there(entry_name(name, i)), age_rank(i) < count);
 }
 
 static void trimmed_by_age(void **state) {
     (void)state;
     char name[64];
-    for (int i = 0; i < 8; i++) {
-        snprintf(name, sizeof name, "%016x.so", i);
-        write_aged(name, 100, 1000 - 10 * (i ^ 1));
-    }
+    for (int i = 0; i < ENTRIES; i++) write_aged(entry_name(name, i), 100, 1000 + 10 * age_rank(i));
     write_aged("notes.txt", 100000, 90000);
     char *stale, *fresh;
     assert_int_equal(zm_work_folder_new(&stale, folder, NULL), ZMLX_OK);
@@ -431,17 +449,15 @@ static void trimmed_by_age(void **state) {
     write_aged(strcat(strcpy(name, strrchr(fresh, '/') + 1), "/a.s"), 5, 0);
     struct timespec times[2] = {{.tv_sec = time(NULL) - 7200}, {.tv_sec = time(NULL) - 7200}};
     assert_int_equal(utimensat(AT_FDCWD, stale, times, 0), 0);
-    zm_cache_trim(folder, 8, 800); /* not above: all stay */
-    assert_int_equal(count_names(folder, false), 8);
+    zm_cache_trim(folder, ENTRIES, 100 * ENTRIES); /* not above: all stay */
+    expect_youngest(ENTRIES);
     assert_false(zm_folder_exists(stale));
     assert_true(zm_folder_exists(fresh));
-    zm_cache_trim(folder, 8, 799); /* bytes: down to three quarters */
-    assert_int_equal(count_names(folder, false), 5);
-    assert_false(is_there("0000000000000001.so") || is_there("0000000000000000.so") || is_there("0000000000000003.so"));
-    assert_true(is_there("0000000000000002.so"));
-    zm_cache_trim(folder, 4, 1 << 20); /* count */
-    assert_int_equal(count_names(folder, false), 3);
-    assert_true(is_there("0000000000000006.so") && is_there("notes.txt"));
+    zm_cache_trim(folder, ENTRIES, 3199); /* bytes: 23 are the most within three quarters of it */
+    expect_youngest(23);
+    zm_cache_trim(folder, 20, 1 << 20); /* count */
+    expect_youngest(15);
+    assert_true(is_there("notes.txt"));
     free(stale);
     zm_work_folder_free(fresh);
 }
@@ -481,8 +497,8 @@ static void nvrtc_compiles(void **state) {
     assert_true(!compiled && size_again == size && !memcmp(code, again, size));
     free(again);
     free(code);
-    assert_int_equal(zm_compile_cuda(&code, &size, &compiled, "__device__ int f() { return missing; }", 38, 90, &error),
-                     ZMLX_ERROR_FORMAT);
+    static const char bad[] = "__device__ int f() { return missing; }";
+    assert_int_equal(zm_compile_cuda(&code, &size, &compiled, bad, sizeof bad - 1, 90, &error), ZMLX_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "missing"));
     assert_null(code);
     assert_int_equal(count_names(folder, true), 1); /* <hash>.cubin */

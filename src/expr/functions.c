@@ -26,10 +26,8 @@ static const char *skip_include(const char *at) {
 static const char *skip_define(const char *at) {
     at = skip_word(at, "define");
     at = at ? skip_word(at, "KK_SIMD_REDUCE_SUM(") : NULL;
-    while (at && *at && *at != '\n') {
-        if (*at == '\\' && at[1] == '\r') at++;
-        at += *at == '\\' && at[1] ? 2 : 1;
-    }
+    while (at && *at && *at != '\n')
+        at += !strncmp(at, "\\\r\n", 3) ? 3 : !strncmp(at, "\\\n", 2) ? 2 : 1;
     return at;
 }
 

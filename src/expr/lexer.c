@@ -191,7 +191,7 @@ static zmlx_status read_name(zm_token *token, zm_lexer *lexer) {
     *token = (zm_token){.kind = ZM_TOKEN_NAME, .at = lexer->at, .size = size};
     lexer->at += size;
     if (size > ZM_EXPR_MAX_NAME)
-        return ZM_FAIL_TOKEN(lexer, *token, "a name has %d bytes; at most %d are allowed", size, ZM_EXPR_MAX_NAME);
+        return ZM_FAIL_TOKEN(lexer, *token, "a name is longer than %d bytes", ZM_EXPR_MAX_NAME);
     classify(token, start);
     return ZMLX_OK;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Any bytes as an expression, a prelude and a header: an error with a column in the text, or trees within the limits
- * whose print parses to the same print. */
+/* Any bytes as an expression, a prelude and a header: an error with a column in the text, or trees within the
+ * limits whose print parses to the same print. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

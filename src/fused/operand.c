@@ -137,7 +137,7 @@ zm_node_output zm_output_like(mlx_array x, size_t out_features) {
     return output;
 }
 
-const float *zm_read_floats(const zm_level *level, const zm_view *view, float *scratch) {
+const float *zm_read_floats(const zm_cpu_level *level, const zm_view *view, float *scratch) {
     if (view->dtype == MLX_FLOAT32) return view->data;
     zm_storage storage;
     zm_storage_of(&storage, view->dtype);
@@ -145,7 +145,7 @@ const float *zm_read_floats(const zm_level *level, const zm_view *view, float *s
     return scratch;
 }
 
-void zm_copy_floats(const zm_level *level, const zm_view *view, float *copy) {
+void zm_copy_floats(const zm_cpu_level *level, const zm_view *view, float *copy) {
     const float *values = zm_read_floats(level, view, copy);
     if (values != copy) memcpy(copy, values, view->size * sizeof *copy);
 }

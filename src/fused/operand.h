@@ -41,9 +41,9 @@ static inline size_t zm_token_count(mlx_array x, size_t in_features) {
 }
 
 /* The view's numbers in float32: its own data, or widened into scratch. */
-const float *zm_read_floats(const zm_level *level, const zm_view *view, float *scratch);
+const float *zm_read_floats(const zm_cpu_level *level, const zm_view *view, float *scratch);
 /* The same, always copied. */
-void zm_copy_floats(const zm_level *level, const zm_view *view, float *copy);
+void zm_copy_floats(const zm_cpu_level *level, const zm_view *view, float *copy);
 /* Where a node computes its result, and its rounding to the output's type. */
 float *zm_result_floats(const zm_view *output, float *scratch);
 void zm_round_floats(const zm_view *output, const float *values);

@@ -14,35 +14,30 @@ static bool has_prefix(const char *name, const char *prefix, const char *rest) {
 /* Names are distinct within a kernel, so the first match is the only one. */
 static bool find_origin(zm_origin *origin, const zm_ir *forward, const char *name, zm_derivation derivation) {
     for (int i = 0; i < forward->n_inputs; i++) {
-        if (!strcmp(name, forward->inputs[i].name)) {
-            *origin = (zm_origin){ZM_ORIGIN_PRIMAL, i};
-            return true;
-        }
-        if (derivation == ZM_DERIVATION_JVP && has_prefix(name, "t_", forward->inputs[i].name)) {
-            *origin = (zm_origin){ZM_ORIGIN_TANGENT, i};
-            return true;
-        }
+        bool is_primal = !strcmp(name, forward->inputs[i].name);
+        if (!is_primal && (derivation == ZM_DERIVATION_VJP || !has_prefix(name, "t_", forward->inputs[i].name))) continue;
+        *origin = (zm_origin){is_primal ? ZM_ORIGIN_PRIMAL : ZM_ORIGIN_TANGENT, i};
+        return true;
     }
-    for (int i = 0; i < forward->n_outputs; i++) {
+    for (int i = 0; i < forward->n_outputs; i++)
         if (!strcmp(name, forward->outputs[i].name)) {
             *origin = (zm_origin){ZM_ORIGIN_RESULT, i};
             return true;
         }
-        if (has_prefix(name, "cot_", forward->outputs[i].name)) {
-            *origin = (zm_origin){ZM_ORIGIN_COTANGENT, i};
-            return true;
-        }
-    }
     return false;
 }
 
+/* A gradient's last inputs are the cotangents of all outputs, in order. */
 static zmlx_status trace(zm_derived *derived, const zm_ir *forward, zmlx_error *error) {
     const zm_ir *ir = derived->kernel->forward;
-    for (int i = 0; i < ir->n_inputs; i++)
-        if (!find_origin(&derived->origins[i], forward, ir->inputs[i].name, derived->derivation))
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, forward->name,
-                           "input %s of its derivative is neither an input, an output nor a cotangent",
+    int n_named = ir->n_inputs - (derived->derivation == ZM_DERIVATION_VJP ? forward->n_outputs : 0);
+    for (int i = 0; i < ir->n_inputs; i++) {
+        if (i >= n_named)
+            derived->origins[i] = (zm_origin){ZM_ORIGIN_COTANGENT, i - n_named};
+        else if (!find_origin(&derived->origins[i], forward, ir->inputs[i].name, derived->derivation))
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, forward->name, "input %s of its derivative is of no known kind",
                            ir->inputs[i].name);
+    }
     for (int i = 0; i < forward->n_inputs; i++) {
         derived->gradient_outputs[i] = -1;
         for (int j = 0; j < ir->n_outputs; j++)

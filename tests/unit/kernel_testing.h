@@ -5,8 +5,6 @@
 
 #include "mlx_testing.h"
 
-#include <stdlib.h>
-
 #include "temporary.h"
 #include "zmlx/kernel.h"
 #include "zmlx/kernel_tools.h"
@@ -30,18 +28,16 @@ static zmlx_error failure;
     } while (0)
 
 /* One cache a program, emptied at its end: the first use of a kernel compiles, as it does for a user. */
-static char cache_folder[512];
+static char cache_folder[TEMPORARY_SIZE];
 
 static int open_kernels(void **state) {
-    const char *base = getenv("TMPDIR");
-    snprintf(cache_folder, sizeof cache_folder, "%s/kernels.XXXXXX", base ? base : "/tmp");
-    if (!mkdtemp(cache_folder) || zmlx_kernel_set_cache(cache_folder, NULL, &failure)) return 1;
+    if (!mkdtemp(temporary_template(cache_folder)) || zmlx_kernel_set_cache(cache_folder, NULL, &failure)) return 1;
     return open_stream(state);
 }
 
 static int close_kernels(void **state) {
     close_stream(state);
-    char command[600];
+    char command[TEMPORARY_SIZE + 20];
     snprintf(command, sizeof command, "rm -rf '%s'", cache_folder);
     return system(command);
 }
@@ -77,7 +73,11 @@ static inline void expect_close(zm_scope *scope, mlx_array a, mlx_array b, doubl
     assert_int_equal(mlx_array_ndim(a), mlx_array_ndim(b));
     for (int i = 0; i < (int)mlx_array_ndim(a); i++) assert_int_equal(zm_dim(a, i), zm_dim(b, i));
     mlx_array wide = {NULL};
-    zm_scope_keep(scope, &wide, zm_contiguous(scope, zm_astype(scope, b, MLX_FLOAT64)));
+    zm_scope host;
+    zm_scope_begin(&host, host_stream);
+    assert_int_equal(mlx_array_eval(b), 0);
+    zm_scope_keep(&host, &wide, zm_contiguous(&host, zm_astype(&host, b, MLX_FLOAT64)));
+    assert_int_equal(zm_scope_end(&host, &scope->failure), 0);
     assert_int_equal(mlx_array_eval(wide), 0);
     int size = (int)mlx_array_size(b);
     static const double nothing;

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "mlx/scope.h"
@@ -20,7 +21,7 @@
 #define SHAPE(...) (const int[]){__VA_ARGS__}, COUNT(((const int[]){__VA_ARGS__}))
 #define VALUES(...) (const double[]){__VA_ARGS__}, COUNT(((const double[]){__VA_ARGS__}))
 
-static mlx_stream stream;
+static mlx_stream stream, host_stream; /* results are compared on the CPU: float64 exists only there */
 static const mlx_array none;
 
 /* Without MLX's cache of freed buffers, so that the sanitizers see a use after free. */
@@ -28,12 +29,17 @@ static int open_stream(void **state) {
     (void)state;
     size_t previous;
     if (mlx_set_cache_limit(&previous, 0)) return 1;
-    return (int)zm_stream_new(&stream, MLX_CPU, NULL);
+    const char *device = getenv("ZMLX_TEST_DEVICE"); /* "gpu": where there is one */
+    bool on_gpu = device && !strcmp(device, "gpu");
+    if (zm_stream_new(&host_stream, MLX_CPU, NULL)) return 1;
+    stream = host_stream;
+    return on_gpu && zm_stream_new(&stream, MLX_GPU, NULL);
 }
 
 static int close_stream(void **state) {
     (void)state;
-    zm_stream_free(stream);
+    if (stream.ctx != host_stream.ctx) zm_stream_free(stream);
+    zm_stream_free(host_stream);
     return 0;
 }
 
@@ -58,8 +64,12 @@ static inline void fill(double *values, int count, uint32_t seed) {
 static inline void expect_values(zm_scope *scope, mlx_array a, const double *values, int count,
                                  double tolerance) {
     mlx_array kept = {NULL};
-    zm_scope_keep(scope, &kept, zm_contiguous(scope, zm_astype(scope, a, MLX_FLOAT64)));
     if (zm_scope_failed(scope)) fail_msg("%s: %s", scope->failure.where, scope->failure.message);
+    zm_scope host;
+    zm_scope_begin(&host, host_stream);
+    assert_int_equal(mlx_array_eval(a), 0);
+    zm_scope_keep(&host, &kept, zm_contiguous(&host, zm_astype(&host, a, MLX_FLOAT64)));
+    assert_int_equal(zm_scope_end(&host, &scope->failure), 0);
     assert_int_equal(mlx_array_eval(kept), 0);
     assert_int_equal(mlx_array_size(kept), count);
     const double *data = mlx_array_data_float64(kept);

@@ -8,7 +8,7 @@ enum { MAX_TOKENS = 32 };
 
 static const size_t token_counts[] = {1, 2, 3, 5, MAX_TOKENS};
 
-static float *prepare_all(const zm_level *level, zm_order *order, const zm_matrix *matrix, const float *x,
+static float *prepare_all(const zm_cpu_level *level, zm_order *order, const zm_matrix *matrix, const float *x,
                           size_t n_tokens) {
     level->order(order, matrix);
     size_t stride = zm_order_size(order);
@@ -18,7 +18,7 @@ static float *prepare_all(const zm_level *level, zm_order *order, const zm_matri
     return prepared;
 }
 
-static float *multiply(const zm_level *level, const zm_matrix *matrix, const float *x, size_t n_tokens,
+static float *multiply(const zm_cpu_level *level, const zm_matrix *matrix, const float *x, size_t n_tokens,
                        size_t expert, size_t split) {
     zm_order order;
     float *prepared = prepare_all(level, &order, matrix, x, n_tokens);
@@ -49,7 +49,7 @@ static size_t count_wrong(const zm_matrix *matrix, const float *x, size_t n_toke
     return wrong;
 }
 
-static void check_tokens(const zm_level *level, const zm_matrix *matrix, const float *x) {
+static void check_tokens(const zm_cpu_level *level, const zm_matrix *matrix, const float *x) {
     size_t out = matrix->out_features;
     float *one_by_one = allocate(MAX_TOKENS * out * sizeof *one_by_one);
     for (size_t t = 0; t < MAX_TOKENS; t++) {
@@ -77,7 +77,7 @@ static void check_format(zm_matrix_kind kind, int bits, int group_size, zm_stora
                             .in_features = sizes[s][0], .out_features = sizes[s][1], .n_experts = 2};
         fill_matrix(&matrix);
         float *x = random_floats(MAX_TOKENS * matrix.in_features);
-        for (const zm_level *const *level = zm_fused_levels(); *level; level++)
+        for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++)
             if ((*level)->supported()) check_tokens(*level, &matrix, x);
         free(x);
         free_matrix(&matrix);
@@ -137,7 +137,7 @@ static void a_bias_is_added_after_the_sum(void **state) {
         float *x = random_floats(3 * 128);
         unsigned char *bias = allocate(18 * zm_storage_size((zm_storage)storage));
         for (size_t i = 0; i < 18; i++) store_value(bias, (zm_storage)storage, i, 1e3f * random_float());
-        for (const zm_level *const *level = zm_fused_levels(); *level; level++) {
+        for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
             if (!(*level)->supported()) continue;
             matrix.bias = NULL;
             float *plain = multiply(*level, &matrix, x, 3, 2, 6);
@@ -195,7 +195,7 @@ static void special_values_do_not_spread(void **state) {
     x[256 + 7] = NAN;
     for (size_t i = 0; i < 4; i++)
         store_value((unsigned char *)(uintptr_t)matrix.biases, ZM_STORAGE_FLOAT32, (5 + 2) * 4 + i, INFINITY);
-    for (const zm_level *const *level = zm_fused_levels(); *level; level++) {
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
         if (!(*level)->supported()) continue;
         float *y = multiply(*level, &matrix, x, 3, 1, 5);
         for (size_t i = 0; i < 15; i++) assert_int_equal(isfinite(y[i]) != 0, i / 5 != 1 && i % 5 != 2);

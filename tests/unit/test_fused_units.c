@@ -23,7 +23,7 @@ static void activations_are_right(void **state) {
     (void)state;
     enum { N = 3001 };
     static float gate[N], up[N], result[N];
-    for (const zm_level *const *level = zm_fused_levels(); *level; level++) {
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
         if (!(*level)->supported()) continue;
         for (int a = ZM_ACTIVATION_SWIGLU; a <= ZM_ACTIVATION_SWIGLU_OAI; a++) {
             for (int i = 0; i < N; i++) {
@@ -52,7 +52,7 @@ static void sigmoid_is_within_four_ulp(void **state) {
     static float x[N], y[N];
     for (int i = 0; i < N; i++) x[i] = (float)(i - N / 2) * 0.05f + random_float() * 0.02f;
     x[0] = -INFINITY, x[1] = INFINITY, x[2] = NAN, x[3] = 0.0f;
-    for (const zm_level *const *level = zm_fused_levels(); *level; level++) {
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
         if (!(*level)->supported()) continue;
         (*level)->sigmoid(y, x, N);
         assert_true(y[0] == 0.0f && y[1] == 1.0f && isnan(y[2]) && y[3] == 0.5f);
@@ -69,7 +69,7 @@ static void widening_is_exact(void **state) {
     uint16_t *halves = allocate(N * sizeof *halves);
     float *wide = allocate((N + 1) * sizeof *wide);
     for (unsigned i = 0; i < N; i++) halves[i] = (uint16_t)i;
-    for (const zm_level *const *level = zm_fused_levels(); *level; level++) {
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
         if (!(*level)->supported()) continue;
         for (int storage = ZM_STORAGE_FLOAT16; storage <= ZM_STORAGE_BFLOAT16; storage++) {
             for (size_t count = N - 17; count <= N; count++) {

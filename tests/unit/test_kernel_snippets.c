@@ -25,7 +25,7 @@ static mlx_array softmax_of(zm_scope *scope, mlx_array x) { return zm_softmax(sc
 /* What both sides of a gradient are asked for: sum(weights * f(x)). */
 typedef struct question {
     zmlx_kernel *kernel; /* NULL: the formula */
-    formula formula;
+    formula of_mlx;
     mlx_array weights;
 } question;
 
@@ -36,7 +36,7 @@ static int answer(mlx_vector_array *results, const mlx_vector_array inputs, void
     zm_scope_begin(&scope, stream);
     if (mlx_vector_array_get(&x, inputs, 0)) return 1;
     zm_scope_own(&scope, x);
-    mlx_array y = asked->kernel ? apply_one(&scope, asked->kernel, x) : asked->formula(&scope, x);
+    mlx_array y = asked->kernel ? apply_one(&scope, asked->kernel, x) : asked->of_mlx(&scope, x);
     mlx_array weighted = zm_multiply(&scope, y, asked->weights);
     zm_scope_keep(&scope, &result, zm_sum(&scope, zm_flatten(&scope, weighted, 0, -1), 0, false));
     int failed = zm_scope_end(&scope, NULL) || mlx_vector_array_set_value(results, result);
@@ -62,7 +62,7 @@ static mlx_array gradient_of(zm_scope *scope, question asked, mlx_array x) {
 
 /* Values and gradients in all three types. MLX rounds after each of its operations, so half types are compared with the
  * float32 formula, within one rounding: 2^-11 and 2^-8 relative, and the same in the gradient. */
-static void compare(zmlx_kernel *kernel, formula formula, const int *shape, int n_dims) {
+static void compare(zmlx_kernel *kernel, formula of_mlx, const int *shape, int n_dims) {
     static const struct {
         mlx_dtype dtype;
         double tolerance;
@@ -71,12 +71,12 @@ static void compare(zmlx_kernel *kernel, formula formula, const int *shape, int 
         zm_scope scope;
         zm_scope_begin(&scope, stream);
         mlx_array x = numbers(&scope, shape, n_dims, 7, types[i].dtype), wide = zm_astype(&scope, x, MLX_FLOAT32);
-        mlx_array expected = formula(&scope, wide), y = apply_one(&scope, kernel, x);
+        mlx_array expected = of_mlx(&scope, wide), y = apply_one(&scope, kernel, x);
         assert_int_equal(mlx_array_dtype(y), types[i].dtype);
         expect_close(&scope, y, expected, types[i].tolerance);
         mlx_array weights = zm_exp(&scope, zm_multiply(&scope, expected, zm_scalar(&scope, -0.25, MLX_FLOAT32)));
         mlx_array gradient = gradient_of(&scope, (question){kernel, NULL, zm_astype(&scope, weights, types[i].dtype)}, x);
-        mlx_array reference = gradient_of(&scope, (question){NULL, formula, weights}, wide);
+        mlx_array reference = gradient_of(&scope, (question){NULL, of_mlx, weights}, wide);
         assert_int_equal(mlx_array_dtype(gradient), types[i].dtype);
         expect_close(&scope, gradient, reference, 3 * types[i].tolerance); /* the weights are rounded, too */
         end_well(&scope);

@@ -30,7 +30,7 @@ static void test_info(void **state) {
     assert_true(info.memory_bytes > (uint64_t)64 << 20);
     assert_true(info.n_processors >= 1 && info.n_processors <= sysconf(_SC_NPROCESSORS_CONF));
     bool known = false;
-    for (const zm_level *const *level = zm_fused_levels(); *level; level++)
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++)
         known = known || ((*level)->supported() && !strcmp((*level)->name, info.kernel_level));
     assert_true(known);
     if (!info.has_gpu) assert_true(info.gpu_name[0] == '\0' && info.gpu_memory_bytes == 0);

@@ -91,7 +91,7 @@ static void widen(float *result, const void *values, zm_storage storage, size_t 
 
 #include "fused/cpu/kernels_activate.h"
 
-const zm_level SYMBOL = {
+const zm_cpu_level SYMBOL = {
     .name = NAME,
     .supported = supported,
     .order = order,

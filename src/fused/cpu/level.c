@@ -3,12 +3,12 @@
 
 #include "fused/cpu/level.h"
 
-extern const zm_level zm_level_baseline;
+extern const zm_cpu_level zm_level_baseline;
 #if defined(__x86_64__)
-extern const zm_level zm_level_avx2, zm_level_avx512;
+extern const zm_cpu_level zm_level_avx2, zm_level_avx512;
 #endif
 
-static const zm_level *const levels[] = {
+static const zm_cpu_level *const levels[] = {
     &zm_level_baseline,
 #if defined(__x86_64__)
     &zm_level_avx2,
@@ -17,14 +17,14 @@ static const zm_level *const levels[] = {
     NULL,
 };
 
-const zm_level *const *zm_fused_levels(void) { return levels; }
+const zm_cpu_level *const *zm_fused_levels(void) { return levels; }
 
 /* Asked once: the instruction that asks the processor is slow in a virtual machine. */
-const zm_level *zm_fused_best_level(void) {
-    static _Atomic(const zm_level *) found;
-    const zm_level *best = atomic_load_explicit(&found, memory_order_relaxed);
+const zm_cpu_level *zm_fused_best_level(void) {
+    static _Atomic(const zm_cpu_level *) found;
+    const zm_cpu_level *best = atomic_load_explicit(&found, memory_order_relaxed);
     if (best) return best;
-    for (const zm_level *const *level = levels; *level; level++)
+    for (const zm_cpu_level *const *level = levels; *level; level++)
         if ((*level)->supported()) best = *level;
     atomic_store_explicit(&found, best, memory_order_relaxed);
     return best;

@@ -37,7 +37,7 @@ typedef struct zm_product {
     size_t y_stride;
 } zm_product;
 
-typedef struct zm_level {
+typedef struct zm_cpu_level {
     const char *name;
     bool (*supported)(void); /* by this processor and system */
     void (*order)(zm_order *order, const zm_matrix *matrix);
@@ -48,7 +48,7 @@ typedef struct zm_level {
                      zm_activation activation);
     void (*sigmoid)(float *result, const float *x, size_t count); /* result may be x */
     void (*widen)(float *result, const void *values, zm_storage storage, size_t count);
-} zm_level;
+} zm_cpu_level;
 
 /* Rows that are computed together: splits of the rows at its multiples are the fast ones. */
 enum { ZM_ROW_BLOCK = 4 };
@@ -60,8 +60,8 @@ static inline size_t zm_order_size(const zm_order *order) {
 }
 
 /* All levels of this architecture, the plain one first and the best last; NULL ends the list. */
-const zm_level *const *zm_fused_levels(void);
+const zm_cpu_level *const *zm_fused_levels(void);
 /* The best level this machine supports. */
-const zm_level *zm_fused_best_level(void);
+const zm_cpu_level *zm_fused_best_level(void);
 
 #endif

@@ -17,7 +17,7 @@ zm_prepared zm_prepared_new(zm_engine engine, const zm_matrix *matrix) {
 }
 
 typedef struct prepare_loop {
-    const zm_level *level;
+    const zm_cpu_level *level;
     const zm_prepared *prepared;
     const float *x;
 } prepare_loop;
@@ -41,7 +41,7 @@ size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens) {
 }
 
 typedef struct multiply_loop {
-    const zm_level *level;
+    const zm_cpu_level *level;
     zm_product product;
 } multiply_loop;
 
@@ -67,7 +67,7 @@ void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared
     zm_pool_run(engine.pool, zm_row_blocks(matrix), zm_row_grain(matrix, n_tokens), multiply_blocks, &loop);
 }
 
-static void multiply_part(const zm_level *level, const zm_matrix *matrix, const zm_prepared *x, size_t expert,
+static void multiply_part(const zm_cpu_level *level, const zm_matrix *matrix, const zm_prepared *x, size_t expert,
                           zm_token_range tokens, size_t row_begin, size_t row_end, float *y) {
     zm_product product = {.matrix = matrix,
                           .expert = expert,

@@ -8,7 +8,7 @@
 
 /* What computes: chosen once, when a node is made. */
 typedef struct zm_engine {
-    const zm_level *level;
+    const zm_cpu_level *level;
     zm_pool *pool; /* borrowed; may be NULL */
 } zm_engine;
 
@@ -33,7 +33,7 @@ void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared
 /* h[token * h_stride + row] = activation(gate row, up row) for the rows of [row_begin, row_end), on this
  * thread. */
 typedef struct zm_gated_rows {
-    const zm_level *level;
+    const zm_cpu_level *level;
     const zm_matrix *gate, *up;
     const zm_prepared *gate_x, *up_x;
     zm_activation activation;

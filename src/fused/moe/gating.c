@@ -35,7 +35,7 @@ static void softmax(float *values, size_t count) {
     for (size_t i = 0; i < count; i++) values[i] /= sum;
 }
 
-void zm_gating_choose(uint32_t *experts, float *weights, const zm_gating_rule *rule, const zm_level *level,
+void zm_gating_choose(uint32_t *experts, float *weights, const zm_gating_rule *rule, const zm_cpu_level *level,
                       const float *logits, const float *expert_bias, float *scores) {
     size_t n = rule->n_experts, k = rule->top_k;
     bool low = rule->gating == ZM_GATING_TOP_K_THEN_SOFTMAX_LOW;

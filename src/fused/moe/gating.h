@@ -20,7 +20,7 @@ typedef struct zm_gating_rule {
  * sorting back ends: ascending scores, or descending ones with ZM_GATING_TOP_K_THEN_SOFTMAX_LOW. NaN
  * counts as the last of the ascending order, so experts are in range whatever the logits.
  * expert_bias: n_experts numbers or NULL. scores: scratch of 2 n_experts floats. */
-void zm_gating_choose(uint32_t *experts, float *weights, const zm_gating_rule *rule, const zm_level *level,
+void zm_gating_choose(uint32_t *experts, float *weights, const zm_gating_rule *rule, const zm_cpu_level *level,
                       const float *logits, const float *expert_bias, float *scores);
 
 #endif

@@ -9,7 +9,7 @@
 enum { LANES = 16 };
 
 typedef struct rms_norm {
-    const zm_level *level;
+    const zm_cpu_level *level;
     size_t size, n_rows;
     float eps;
     zm_workspace workspace;

@@ -49,7 +49,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs;
     (void)n_outputs;
     const short_conv *self = state;
-    const zm_level *level = self->engine.level;
+    const zm_cpu_level *level = self->engine.level;
     float *scratch = self->workspace.data;
     float *projected = scratch + self->projected_place, *joined = scratch + self->joined_place;
     float *gated = scratch + self->gated_place;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What every emitted C kernel begins with: vectors of ZM_WIDTH lanes, memory in every storage type, and each operation
- * of form CALL as zm_<name>. No #include: most of the time to compile a kernel would go there. */
+/* What every emitted C kernel begins with, prelude_math.h behind it: vectors of ZM_WIDTH lanes, memory in every storage
+ * type, each operation of form CALL as zm_<name>. No #include: it would take most of the time to compile a kernel. */
 typedef struct zm_c_call {
     const void *const *inputs;
     void *const *outputs;
@@ -8,7 +8,7 @@ typedef struct zm_c_call {
     __INT64_TYPE__ rows, columns;
     const float *parameters;
     const __UINT64_TYPE__ *seeds;
-    float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, each rounded up to 16 floats; 64-byte aligned */
+    float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, rounded up to 16; 64-byte aligned */
     __INT32_TYPE__ stream_stores; /* not 0: outputs are larger than the caches, write past them */
 } zm_c_call;
 
@@ -19,6 +19,18 @@ typedef struct zm_c_call {
 #else
 #define ZM_WIDTH 4
 #endif
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+#define ZM_HAS_FMA 1
+#else
+#define ZM_HAS_FMA 0
+#endif
+#if defined(__clang__)
+#define ZM_GCC 0
+#define ZM_ALL 0xffff /* the mask of 16 lanes: gcc declares it signed */
+#else
+#define ZM_GCC 1
+#define ZM_ALL (-1)
+#endif
 
 typedef __UINT32_TYPE__ zm_uint;
 typedef __INT64_TYPE__ zm_index;
@@ -26,14 +38,16 @@ typedef float vf __attribute__((vector_size(4 * ZM_WIDTH)));
 typedef __INT32_TYPE__ vi __attribute__((vector_size(4 * ZM_WIDTH)));
 typedef __UINT32_TYPE__ vu __attribute__((vector_size(4 * ZM_WIDTH)));
 typedef __UINT16_TYPE__ zm_halves __attribute__((vector_size(2 * ZM_WIDTH)));
+typedef short zm_shorts __attribute__((vector_size(2 * ZM_WIDTH)));
 typedef __UINT8_TYPE__ zm_bytes __attribute__((vector_size(ZM_WIDTH)));
+typedef char zm_chars __attribute__((vector_size(ZM_WIDTH)));
 typedef __UINT64_TYPE__ zm_longs __attribute__((vector_size(4 * ZM_WIDTH)));
-typedef long long zm_chunk_64 __attribute__((vector_size(64)));
-typedef long long zm_chunk_32 __attribute__((vector_size(32)));
-typedef long long zm_chunk_16 __attribute__((vector_size(16)));
+typedef long long zm_signed_longs __attribute__((vector_size(4 * ZM_WIDTH)));
+typedef double vd __attribute__((vector_size(4 * ZM_WIDTH))); /* half as many lanes, in pairs: */
+typedef float zm_half_float __attribute__((vector_size(2 * ZM_WIDTH)));
 
 #define ZM_FN static inline __attribute__((always_inline, unused))
-#define ZM_SLOW static inline __attribute__((unused))
+#define ZM_SLOW static __attribute__((noinline, unused))
 #define ZM_COPY(to, from, bytes) __builtin_memcpy(to, from, bytes)
 
 /* Lanes and masks. */
@@ -72,36 +86,106 @@ ZM_FN int zm_any(vi mask) {
 #endif
 }
 
-/* Arithmetic. Max and min: NaN wins. */
+/* Arithmetic. The third argument of ZM_ROUND is the direction in the encoding of the x86 instructions. */
+#if ZM_WIDTH == 16
+#define ZM_FMA(a, b, c) __builtin_ia32_vfmaddps512_mask(a, b, c, ZM_ALL, 4)
+#define ZM_FMA_DOUBLE(a, b, c) __builtin_ia32_vfmaddpd512_mask(a, b, c, 0xff, 4)
+#define ZM_ROUND(a, magic, direction) __builtin_ia32_rndscaleps_mask(a, direction, a, ZM_ALL, 4)
+#if ZM_GCC
+#define ZM_SQRT(a) __builtin_ia32_sqrtps512_mask(a, a, ZM_ALL, 4)
+#define ZM_LEAST(a, b) __builtin_ia32_minps512_mask(a, b, a, ZM_ALL, 4)
+#define ZM_MOST(a, b) __builtin_ia32_maxps512_mask(a, b, a, ZM_ALL, 4)
+#else
+#define ZM_SQRT(a) __builtin_ia32_sqrtps512(a, 4)
+#define ZM_LEAST(a, b) __builtin_ia32_minps512(a, b, 4)
+#define ZM_MOST(a, b) __builtin_ia32_maxps512(a, b, 4)
+#endif
+#elif ZM_WIDTH == 8
+#if ZM_HAS_FMA
+#define ZM_FMA(a, b, c) __builtin_ia32_vfmaddps256(a, b, c)
+#define ZM_FMA_DOUBLE(a, b, c) __builtin_ia32_vfmaddpd256(a, b, c)
+#endif
+#define ZM_ROUND(a, magic, direction) __builtin_ia32_roundps256(a, direction)
+#define ZM_SQRT(a) __builtin_ia32_sqrtps256(a)
+#define ZM_LEAST(a, b) __builtin_ia32_minps256(a, b)
+#define ZM_MOST(a, b) __builtin_ia32_maxps256(a, b)
+#elif defined(__SSE2__)
+#if defined(__SSE4_1__)
+#define ZM_ROUND(a, magic, direction) __builtin_ia32_roundps(a, direction)
+#endif
+#define ZM_SQRT(a) __builtin_ia32_sqrtps(a)
+#define ZM_LEAST(a, b) __builtin_ia32_minps(a, b)
+#define ZM_MOST(a, b) __builtin_ia32_maxps(a, b)
+#endif
+/* a < b ? a : b and a > b ? a : b: b where one is NaN. */
+#if !defined(ZM_LEAST)
+#define ZM_LEAST(a, b) zm_select((a) < (b), a, b)
+#define ZM_MOST(a, b) zm_select((a) > (b), a, b)
+#endif
+#if !defined(ZM_ROUND)
+#define ZM_ROUND(a, magic, direction) (magic)
+#endif
 #define ZM_LANES_1(name, function) \
     ZM_SLOW vf zm_##name(vf a) { \
         for (int lane = 0; lane < ZM_WIDTH; lane++) a[lane] = function(a[lane]); \
         return a; \
     }
-#define ZM_LANES_2(name, function) \
-    ZM_SLOW vf zm_##name(vf a, vf b) { \
-        for (int lane = 0; lane < ZM_WIDTH; lane++) a[lane] = function(a[lane], b[lane]); \
-        return a; \
-    }
 ZM_FN vf zm_fma(vf a, vf b, vf c) {
+#if defined(ZM_FMA)
+    return ZM_FMA(a, b, c);
+#else
     for (int lane = 0; lane < ZM_WIDTH; lane++) c[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
     return c;
+#endif
+}
+/* a * b + c, rounded once where that is as fast. */
+ZM_FN vf zm_mad(vf a, vf b, vf c) {
+#if ZM_HAS_FMA
+    return zm_fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+ZM_FN vd zm_mad_double(vd a, vd b, double c) {
+#if defined(ZM_FMA_DOUBLE)
+    return ZM_FMA_DOUBLE(a, b, c - (vd){0});
+#else
+    return a * b + c;
+#endif
 }
 ZM_FN vi zm_isnan(vf a) { return a != a; }
 ZM_FN vf zm_abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 ZM_FN vi zm_isinf(vf a) { return zm_abs(a) == __builtin_inff(); }
 ZM_FN vi zm_isfinite(vf a) { return zm_abs(a) < __builtin_inff(); }
-ZM_FN vf zm_copysign(vf a, vf b) { return zm_select(zm_splat_int(0x7fffffff), a, b); }
-ZM_FN vf zm_min_lanes(vf a, vf b) { return zm_select((a < b) | (a != a), a, b); }
-ZM_FN vf zm_max_lanes(vf a, vf b) { return zm_select((a > b) | (a != a), a, b); }
-ZM_LANES_1(floor, __builtin_floorf)
-ZM_LANES_1(ceil, __builtin_ceilf)
-ZM_LANES_1(trunc, __builtin_truncf)
-ZM_LANES_1(round, __builtin_roundf)
-ZM_LANES_1(rint, __builtin_rintf)
+ZM_FN vf zm_copysign(vf a, vf b) { return (vf)(((vi)a & 0x7fffffff) | ((vi)b & (-0x7fffffff - 1))); }
+/* NaN wins. */
+ZM_FN vf zm_min_lanes(vf a, vf b) { return zm_select(zm_isnan(a), a, ZM_LEAST(a, b)); }
+ZM_FN vf zm_max_lanes(vf a, vf b) { return zm_select(zm_isnan(a), a, ZM_MOST(a, b)); }
+/* The value kept within a limit; NaN stays. */
+ZM_FN vf zm_at_most(vf a, float limit) { return ZM_LEAST(zm_splat(limit), a); }
+ZM_FN vf zm_at_least(vf a, float limit) { return ZM_MOST(zm_splat(limit), a); }
+
+/* Without instructions: the sum with 2^23 rounds to an integer. */
+ZM_FN vf zm_rint_sum(vf a) {
+    vf size = zm_abs(a), whole = size + 0x1p23f - 0x1p23f;
+    return zm_copysign(zm_select(size < 0x1p23f, whole, size), a);
+}
+ZM_FN vf zm_floor_sum(vf a) {
+    vf whole = zm_rint_sum(a);
+    return zm_copysign(whole - zm_select(whole > a, zm_splat(1), zm_splat(0)), a);
+}
+ZM_FN vf zm_rint(vf a) { return ZM_ROUND(a, zm_rint_sum(a), 8); }
+ZM_FN vf zm_floor(vf a) { return ZM_ROUND(a, zm_floor_sum(a), 9); }
+ZM_FN vf zm_ceil(vf a) { return ZM_ROUND(a, -zm_floor_sum(-a), 10); }
+ZM_FN vf zm_trunc(vf a) { return ZM_ROUND(a, zm_copysign(zm_floor_sum(zm_abs(a)), a), 11); }
+ZM_FN vf zm_round(vf a) { return zm_trunc(a + zm_copysign(zm_splat(0x1.fffffep-2f), a)); }
 ZM_FN vf zm_sqrt(vf a) {
+#if defined(ZM_SQRT)
+    return ZM_SQRT(a);
+#else
     for (int lane = 0; lane < ZM_WIDTH; lane++) a[lane] = __builtin_sqrtf(a[lane]);
     return a;
+#endif
 }
 ZM_FN vf zm_rsqrt(vf a) { return 1.0f / zm_sqrt(a); }
 
@@ -114,29 +198,36 @@ ZM_FN vf zm_from_uint(vu a) {
 #endif
 }
 ZM_FN vu zm_to_uint(vf a) {
-    vi large = a >= 0x1p31f;
-    vf low = zm_select((a >= 0.0f) & (a < 0x1p32f), a - zm_select(large, zm_splat(0x1p31f), zm_splat(0)), zm_splat(0));
-    vi inside = (a >= 0.0f) & (a < 0x1p32f);
-    vu words = (vu)__builtin_convertvector(low, vi) + ((vu)large & 0x80000000u);
-    return words | (vu)~inside;
+    vi inside = (a >= 0.0f) & (a < 0x1p32f), large = a >= 0x1p31f;
+    vf low = (vf)((vi)(a - (vf)(large & 0x4f000000)) & inside); /* less 2^31 where large */
+    return ((vu)__builtin_convertvector(low, vi) + ((vu)large & 0x80000000u)) | (vu)~inside;
 }
 
 /* Over the lanes, as a tree: lane l with lane l + ZM_WIDTH / 2, and so on. */
+#if ZM_GCC
 #define ZM_HORIZONTAL(name, combine) \
-    ZM_FN float zm_##name(vf a) { \
-        float lanes[ZM_WIDTH]; \
-        ZM_COPY(lanes, &a, sizeof lanes); \
-        for (int half = ZM_WIDTH / 2; half > 0; half /= 2) \
-            for (int lane = 0; lane < half; lane++) { \
-                float x = lanes[lane], y = lanes[lane + half]; \
-                lanes[lane] = combine; \
-            } \
-        return lanes[0]; \
+    ZM_FN float zm_##name(vf x) { \
+        for (int half = ZM_WIDTH / 2; half > 0; half /= 2) { \
+            vf y = __builtin_shuffle(x, ((vi)zm_iota() + half) & (ZM_WIDTH - 1)); \
+            x = combine; \
+        } \
+        return x[0]; \
     }
+#else
+#define ZM_HORIZONTAL(name, combine) \
+    ZM_FN float zm_##name(vf x) { \
+        for (int half = ZM_WIDTH / 2; half > 0; half /= 2) { \
+            vf y = x; \
+            for (int lane = 0; lane < half; lane++) y[lane] = x[lane + half]; \
+            x = combine; \
+        } \
+        return x[0]; \
+    }
+#endif
 ZM_HORIZONTAL(sum, x + y)
 ZM_HORIZONTAL(prod, x * y)
-ZM_HORIZONTAL(max_over, x > y || x != x ? x : y)
-ZM_HORIZONTAL(min_over, x < y || x != x ? x : y)
+ZM_HORIZONTAL(max_over, zm_max_lanes(x, y))
+ZM_HORIZONTAL(min_over, zm_min_lanes(x, y))
 /* zm_max(a, b) lane by lane, zm_max(a) over the lanes. */
 #define ZM_THIRD(a, b, c, ...) c
 #define zm_max(...) ZM_THIRD(__VA_ARGS__, zm_max_lanes, zm_max_over, )(__VA_ARGS__)
@@ -158,13 +249,28 @@ ZM_FN zm_halves zm_narrow_bfloat16(vf value) {
     return __builtin_convertvector(zm_select(zm_isnan(value), bits | 0x400000u, rounded) >> 16, zm_halves);
 }
 ZM_FN vf zm_widen_float16(zm_halves raw) {
+#if ZM_WIDTH == 16
+    return __builtin_ia32_vcvtph2ps512_mask((zm_shorts)raw, (vf){0}, ZM_ALL, 4);
+#elif defined(__F16C__)
+    return __builtin_ia32_vcvtph2ps256((zm_shorts)raw);
+#else
     vu bits = __builtin_convertvector(raw, vu);
     vu magnitude = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
     /* 2^112 re-biases normal numbers and makes subnormal ones normal, exactly. */
     vu finite = (vu)((vf)magnitude * 0x1p112f);
     return (vf)(sign | zm_select(magnitude >= 0x0f800000u, 0x70000000u | magnitude, finite));
+#endif
 }
 ZM_FN zm_halves zm_narrow_float16(vf value) {
+#if ZM_WIDTH == 16 || defined(__F16C__)
+    /* one NaN of each sign */
+    value = zm_select(zm_isnan(value), (vf)(((vi)value & (-0x7fffffff - 1)) | 0x7fc00000), value);
+#if ZM_WIDTH == 16
+    return (zm_halves)__builtin_ia32_vcvtps2ph512_mask(value, 0, (zm_shorts){0}, 0xffff);
+#else
+    return (zm_halves)__builtin_ia32_vcvtps2ph256(value, 0);
+#endif
+#else
     vu bits = (vu)zm_abs(value), sign = ((vu)value >> 16) & 0x8000u;
     vu normal = (bits + 0xfffu + ((bits >> 13) & 1u) - 0x38000000u) >> 13;
     vu subnormal = (vu)((vf)bits + 0.5f) - 0x3f000000u; /* the sum with 0.5 rounds at 2^-24 */
@@ -172,6 +278,7 @@ ZM_FN zm_halves zm_narrow_float16(vf value) {
     vu magnitude = zm_select(bits >= 0x477ff000u, zm_splat_uint(0x7c00u), finite);
     magnitude = zm_select(bits > 0x7f800000u, zm_splat_uint(0x7e00u), magnitude);
     return __builtin_convertvector(sign | magnitude, zm_halves);
+#endif
 }
 
 /* Copies bytes < whole, the size of a vector. */
@@ -191,8 +298,60 @@ ZM_FN void zm_copy_part(void *to, const void *from, unsigned long bytes, unsigne
     ZM_PIECE(1ul)
 #undef ZM_PIECE
 }
-/* Writes past the caches: to is aligned to bytes. */
+/* The first count < ZM_WIDTH elements of size bytes, between memory and a raw vector. */
+ZM_FN void zm_load_lanes(void *raw, const void *from, int count, unsigned long size) {
+#if ZM_WIDTH == 16
+    unsigned short mask = (unsigned short)((1u << count) - 1u);
+    vi words = {0};
+    zm_shorts shorts = {0};
+    zm_chars chars = {0};
+    if (size == 4) words = __builtin_ia32_loaddqusi512_mask(from, words, mask), ZM_COPY(raw, &words, 64);
+    if (size == 2) shorts = __builtin_ia32_loaddquhi256_mask(from, shorts, mask), ZM_COPY(raw, &shorts, 32);
+    if (size == 1) chars = __builtin_ia32_loaddquqi128_mask(from, chars, mask), ZM_COPY(raw, &chars, 16);
+#else
+    zm_copy_part(raw, from, (unsigned)count * size, ZM_WIDTH * size);
+#endif
+}
+ZM_FN void zm_store_lanes(void *to, const void *raw, int count, unsigned long size) {
+#if ZM_WIDTH == 16
+    unsigned short mask = (unsigned short)((1u << count) - 1u);
+    vi words;
+    zm_shorts shorts;
+    zm_chars chars;
+    if (size == 4) ZM_COPY(&words, raw, 64), __builtin_ia32_storedqusi512_mask(to, words, mask);
+    if (size == 2) ZM_COPY(&shorts, raw, 32), __builtin_ia32_storedquhi256_mask(to, shorts, mask);
+    if (size == 1) ZM_COPY(&chars, raw, 16), __builtin_ia32_storedquqi128_mask(to, chars, mask);
+#else
+    zm_copy_part(to, raw, (unsigned)count * size, ZM_WIDTH * size);
+#endif
+}
+/* Writes past the caches. The address is aligned to bytes, the size of the vector. */
+#if defined(__clang__)
+#define ZM_STREAM_STORE(size, to, chunk) __builtin_nontemporal_store(chunk, to)
+#elif defined(__SSE2__)
+#define ZM_STREAM_STORE(size, to, chunk) ZM_STREAM_STORE_##size(to, chunk)
+#define ZM_STREAM_STORE_16(to, chunk) __builtin_ia32_movntdq(to, chunk)
+#define ZM_STREAM_STORE_32(to, chunk) __builtin_ia32_movntdq256(to, chunk)
+#define ZM_STREAM_STORE_64(to, chunk) __builtin_ia32_movntdq512(to, chunk)
+#else
+#define ZM_STREAM_STORE(size, to, chunk) (*(to) = (chunk))
+#endif
+#define ZM_STREAM(size) \
+    if (bytes == size) { \
+        typedef long long zm_chunk __attribute__((vector_size(size))); \
+        zm_chunk chunk; \
+        ZM_COPY(&chunk, from, size); \
+        ZM_STREAM_STORE(size, (zm_chunk *)to, chunk); \
+        return; \
+    }
 ZM_FN void zm_stream_bytes(void *to, const void *from, unsigned long bytes) {
+    ZM_STREAM(16)
+#if ZM_WIDTH >= 8
+    ZM_STREAM(32)
+#endif
+#if ZM_WIDTH == 16
+    ZM_STREAM(64)
+#endif
     ZM_COPY(to, from, bytes);
 }
 ZM_FN void zm_stream_fence(void) {
@@ -209,8 +368,7 @@ ZM_FN void zm_stream_fence(void) {
     } \
     ZM_FN value_type zm_load_part_##storage(const void *base, zm_index index, int count) { \
         vector raw = {0}; \
-        zm_copy_part(&raw, (const char *)base + index * (zm_index)sizeof(element), (unsigned)count * sizeof(element), \
-                     sizeof raw); \
+        zm_load_lanes(&raw, (const char *)base + index * (zm_index)sizeof(element), count, sizeof(element)); \
         return zm_widen_##storage(raw); \
     } \
     ZM_FN value_type zm_load_one_##storage(const void *base, zm_index index) { \
@@ -228,8 +386,7 @@ ZM_FN void zm_stream_fence(void) {
     } \
     ZM_FN void zm_store_part_##storage(void *base, zm_index index, value_type value, int count) { \
         vector raw = zm_narrow_##storage(value); \
-        zm_copy_part((char *)base + index * (zm_index)sizeof(element), &raw, (unsigned)count * sizeof(element), \
-                     sizeof raw); \
+        zm_store_lanes((char *)base + index * (zm_index)sizeof(element), &raw, count, sizeof(element)); \
     } \
     ZM_FN void zm_store_one_##storage(void *base, zm_index index, value_element value) { \
         vector raw = zm_narrow_##storage(splat(value)); \
@@ -242,15 +399,33 @@ ZM_MEMORY(uint32, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
 ZM_MEMORY(int32, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
 ZM_MEMORY(uint8, __UINT8_TYPE__, zm_bytes, vu, zm_uint, zm_splat_uint)
 
-/* Philox4x32-10 of the blocks index / 4 and on, a block in each long: 2 * ZM_WIDTH words, of which those from index on. */
+/* Philox4x32-10 of the blocks from index / 4 on, one in each long: the words from index on are among them. */
+ZM_FN zm_longs zm_multiply_words(zm_longs a, zm_uint factor) { /* a < 2^32 */
+    zm_longs b = (zm_longs){0} + factor;
+#if ZM_GCC && ZM_WIDTH == 16
+    return (zm_longs)__builtin_ia32_pmuludq512_mask((vi)a, (vi)b, (zm_signed_longs)a, 0xff);
+#elif ZM_GCC && defined(__AVX2__)
+    return (zm_longs)__builtin_ia32_pmuludq256((vi)a, (vi)b);
+#elif ZM_GCC && ZM_WIDTH == 4 && defined(__SSE2__)
+    return (zm_longs)__builtin_ia32_pmuludq128((vi)a, (vi)b);
+#else
+    return a * b;
+#endif
+}
 ZM_FN vf zm_random(__UINT64_TYPE__ seed, __UINT64_TYPE__ index) {
     const zm_longs low = (zm_longs){0} + 0xffffffffu;
-    zm_longs block = (zm_longs){0} + index / 4;
-    for (unsigned lane = 0; lane < ZM_WIDTH / 2; lane++) block[lane] += lane;
+#if ZM_WIDTH == 16
+    zm_longs block = (zm_longs){0, 1, 2, 3, 4, 5, 6, 7} + index / 4;
+#elif ZM_WIDTH == 8
+    zm_longs block = (zm_longs){0, 1, 2, 3} + index / 4;
+#else
+    zm_longs block = (zm_longs){0, 1} + index / 4;
+#endif
     zm_longs word0 = block & low, word1 = block >> 32, word2 = {0}, word3 = {0};
     zm_uint key0 = (zm_uint)seed, key1 = (zm_uint)(seed >> 32);
     for (int round = 0; round < 10; round++) {
-        zm_longs product0 = word0 * 0xd2511f53u, product1 = word2 * 0xcd9e8d57u;
+        zm_longs product0 = zm_multiply_words(word0, 0xd2511f53u);
+        zm_longs product1 = zm_multiply_words(word2, 0xcd9e8d57u);
         word0 = (product1 >> 32) ^ word1 ^ key0;
         word2 = (product0 >> 32) ^ word3 ^ key1;
         word1 = product1 & low;
@@ -258,45 +433,10 @@ ZM_FN vf zm_random(__UINT64_TYPE__ seed, __UINT64_TYPE__ index) {
         key0 += 0x9e3779b9u;
         key1 += 0xbb67ae85u;
     }
-    zm_longs first = word0 | word1 << 32, second = word2 | word3 << 32;
+    zm_longs pairs[2] = {word0 | word1 << 32, word2 | word3 << 32};
     __UINT64_TYPE__ words[ZM_WIDTH];
-    for (int lane = 0; lane < ZM_WIDTH / 2; lane++) {
-        words[2 * lane] = first[lane];
-        words[2 * lane + 1] = second[lane];
-    }
+    for (int lane = 0; lane < ZM_WIDTH; lane++) words[lane] = pairs[lane % 2][lane / 2];
     vu lanes;
     ZM_COPY(&lanes, (const char *)words + 4 * (index % 4), sizeof lanes);
     return __builtin_convertvector((vi)(lanes >> 8), vf) * 0x1p-24f;
-}
-
-/* Roots, powers, exponentials, trigonometric and hyperbolic functions. */
-ZM_LANES_2(fmod, __builtin_fmodf)
-ZM_LANES_2(pow, __builtin_powf)
-ZM_LANES_2(atan2, __builtin_atan2f)
-ZM_LANES_1(cbrt, __builtin_cbrtf)
-ZM_LANES_1(exp, __builtin_expf)
-ZM_LANES_1(exp2, __builtin_exp2f)
-ZM_FN vf zm_exp10(vf a) { return zm_pow(zm_splat(10), a); }
-ZM_LANES_1(expm1, __builtin_expm1f)
-ZM_LANES_1(log, __builtin_logf)
-ZM_LANES_1(log2, __builtin_log2f)
-ZM_LANES_1(log10, __builtin_log10f)
-ZM_LANES_1(log1p, __builtin_log1pf)
-ZM_LANES_1(sin, __builtin_sinf)
-ZM_LANES_1(cos, __builtin_cosf)
-ZM_LANES_1(tan, __builtin_tanf)
-ZM_LANES_1(asin, __builtin_asinf)
-ZM_LANES_1(acos, __builtin_acosf)
-ZM_LANES_1(atan, __builtin_atanf)
-ZM_LANES_1(sinh, __builtin_sinhf)
-ZM_LANES_1(cosh, __builtin_coshf)
-ZM_LANES_1(tanh, __builtin_tanhf)
-ZM_LANES_1(asinh, __builtin_asinhf)
-ZM_LANES_1(acosh, __builtin_acoshf)
-ZM_LANES_1(atanh, __builtin_atanhf)
-ZM_LANES_1(erf, __builtin_erff)
-ZM_LANES_1(erfc, __builtin_erfcf)
-ZM_FN vf zm_sigmoid(vf a) {
-    vf tail = zm_exp(-zm_abs(a)); /* at most 1: no overflow */
-    return zm_select(a < 0.0f, tail, zm_splat(1)) / (1.0f + tail);
 }

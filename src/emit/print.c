@@ -15,8 +15,8 @@ void zm_print_number(zm_text *text, float number) {
         zm_text_append_string(text, number > 0 ? "ZM_INFINITY" : "(-ZM_INFINITY)");
     } else {
         snprintf(digits, sizeof digits, "%.9g", (double)number); /* 9 digits tell any two floats apart */
-        for (char *c = digits; *c; c++)
-            if (*c == ',') *c = '.'; /* a locale's decimal point */
+        for (char *c = digits; *c; c++) /* the locale's decimal point */
+            if (!(*c >= '0' && *c <= '9') && *c != '-' && *c != '+' && *c != 'e') *c = '.';
         zm_text_printf(text, signbit(number) ? "(%s%sf)" : "%s%sf", digits, strpbrk(digits, ".e") ? "" : ".0");
     }
 }

@@ -38,6 +38,7 @@ extern const char *const zm_c_types[]; /* of variables, by zm_type */
 void zm_c_write_helpers(zm_c_frame *frame);
 
 /* value.c */
+bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass); /* kept by an earlier pass */
 void zm_c_write_row_values(zm_c_frame *frame, const zm_pass *pass, zm_level level, const char *indent);
 void zm_c_write_element_values(zm_c_frame *frame, int pass, zm_c_extent extent, const char *indent);
 void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent extent, const char *indent);

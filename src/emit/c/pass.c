@@ -7,9 +7,17 @@
 
 enum { N_ACCUMULATORS = 4, MAX_UNROLLED_CALLS = 1, MAX_UNROLLED_VALUES = 16 };
 
-static bool is_ordered(const zm_c_frame *frame, const zm_pass *pass) {
+/* Element value i of the pass as a scan made by it, or -1. */
+static zm_id get_scan(const zm_c_frame *frame, int pass_number, int i) {
+    zm_id id = frame->schedule.passes[pass_number].element_values[i];
+    bool is_scan = zm_op_get(frame->ir->values[id].op)->rule == ZM_RULE_SCAN;
+    return is_scan && !zm_c_is_reload(frame, id, pass_number) ? id : -1;
+}
+
+static bool is_ordered(const zm_c_frame *frame, int pass_number) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
     for (int i = 0; i < pass->n_element_values; i++)
-        if (zm_op_get(frame->ir->values[pass->element_values[i]].op)->rule == ZM_RULE_SCAN) return true;
+        if (get_scan(frame, pass_number, i) >= 0) return true;
     for (int i = 0; i < pass->n_reductions; i++) {
         const zm_value *value = &frame->ir->values[pass->reductions[i]];
         if (value->op == ZM_OP_FOLD && !frame->ir->folds[value->index].combine.n_values) return true;
@@ -18,11 +26,14 @@ static bool is_ordered(const zm_c_frame *frame, const zm_pass *pass) {
 }
 
 /* Short bodies gain from unrolling; long ones would only take longer to compile. */
-static bool is_short(const zm_c_frame *frame, const zm_pass *pass) {
+static bool is_short(const zm_c_frame *frame, int pass_number) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
     int n_calls = 0;
     for (int i = 0; i < pass->n_element_values; i++) {
-        const zm_op_info *info = zm_op_get(frame->ir->values[pass->element_values[i]].op);
-        n_calls += info->form == ZM_FORM_CALL && info->rule == ZM_RULE_FLOAT;
+        zm_id id = pass->element_values[i];
+        const zm_op_info *info = zm_op_get(frame->ir->values[id].op);
+        bool is_call = info->form == ZM_FORM_CALL && info->rule == ZM_RULE_FLOAT;
+        n_calls += is_call && !zm_c_is_reload(frame, id, pass_number);
     }
     return pass->n_element_values <= MAX_UNROLLED_VALUES && n_calls <= MAX_UNROLLED_CALLS;
 }
@@ -78,7 +89,7 @@ static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
     zm_text_printf(text, "            for (;;) {\n"
                          "                const zm_index end = c + zm_whole(columns - c, %d);\n"
                          "                while (c < end) {\n", n);
-    if (n > 1 && is_short(frame, pass)) zm_text_append_string(text, "                    ZM_UNROLL_4\n");
+    if (n > 1 && is_short(frame, pass_number)) zm_text_append_string(text, "                    ZM_UNROLL_4\n");
     zm_text_printf(text, "                    for (int k = 0; k < %d; k++, c += ZM_WIDTH) {\n", n);
     write_body(frame, pass_number, ZM_C_FULL, "k", "                        ");
     zm_text_printf(text, "                    }\n"
@@ -112,13 +123,14 @@ static void write_backward_loops(zm_c_frame *frame, int pass_number) {
 
 static void write_row_loops(zm_c_frame *frame, int pass_number) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
-    int n = is_ordered(frame, pass) ? 1 : N_ACCUMULATORS;
+    int n = is_ordered(frame, pass_number) ? 1 : N_ACCUMULATORS;
     zm_text_append_string(frame->text, "            zm_index c = 0;\n");
     write_stream_flags(frame, pass, "c");
     for (int i = 0; i < pass->n_reductions; i++) zm_c_write_accumulators(frame, pass->reductions[i], n);
-    for (int i = 0; i < pass->n_element_values; i++)
-        if (zm_op_get(frame->ir->values[pass->element_values[i]].op)->rule == ZM_RULE_SCAN)
-            zm_text_printf(frame->text, "            double carry%d = 0;\n", (int)pass->element_values[i]);
+    for (int i = 0; i < pass->n_element_values; i++) {
+        zm_id scan = get_scan(frame, pass_number, i);
+        if (scan >= 0) zm_text_printf(frame->text, "            double carry%d = 0;\n", (int)scan);
+    }
     if (pass->reversed)
         write_backward_loops(frame, pass_number);
     else
@@ -133,7 +145,7 @@ void zm_c_write_pass(zm_c_frame *frame, int pass_number) {
         zm_text_printf(frame->text, "        %s v%d;\n", zm_c_types[frame->ir->values[id].type], (int)id);
     }
     zm_text_append_string(frame->text, "        {\n");
-    if (pass->n_reductions || is_ordered(frame, pass))
+    if (pass->n_reductions || is_ordered(frame, pass_number))
         write_row_loops(frame, pass_number);
     else
         write_store_loop(frame, pass_number);

@@ -111,6 +111,10 @@ static void write_reload(zm_c_frame *frame, zm_id id, zm_c_extent extent) {
         zm_text_printf(frame->text, "(%s)zm_load_float32(kept%d, c)", type, row);
 }
 
+bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass) {
+    return frame->schedule.kept[id] && frame->schedule.kept_from[id] < pass;
+}
+
 void zm_c_write_element_values(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     for (int i = 0; i < pass->n_element_values; i++) {
@@ -118,7 +122,7 @@ void zm_c_write_element_values(zm_c_frame *frame, int pass_number, zm_c_extent e
         const zm_value *value = &frame->ir->values[id];
         bool is_kept = frame->schedule.kept[id];
         zm_text_printf(frame->text, "%sconst %s v%d = ", indent, zm_c_types[value->type], (int)id);
-        if (is_kept && frame->schedule.kept_from[id] < pass_number)
+        if (zm_c_is_reload(frame, id, pass_number))
             write_reload(frame, id, extent);
         else
             write_element_value(frame, id, value, extent);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Identities that hold bit for bit in IEEE arithmetic for all operands, zeros of both signs, infinities and NaN (but for
- * its payload) included. x * 0, x + 0 and x - x are none of them. */
+/* Identities that hold bit for bit in IEEE arithmetic for all operands, zeros of both signs, infinities and NaN (but
+ * for its payload) included; those of pow give its correctly rounded value. x * 0, x + 0 and x - x are none of them. */
 #include <math.h>
 
 #include "ir/rewrite.h"
@@ -107,7 +107,8 @@ static bool is_made_from_bool(const zm_rewriter *rewriter, zm_id id, zm_id *cond
     numbers[1] = 1;
     if (value->op == ZM_OP_FROM_BOOL) return true;
     if (value->op != ZM_OP_SELECT || value->type != ZM_TYPE_FLOAT) return false;
-    const zm_value *then = value_of(rewriter, value->operands[1]), *otherwise = value_of(rewriter, value->operands[2]);
+    const zm_value *then = value_of(rewriter, value->operands[1]);
+    const zm_value *otherwise = value_of(rewriter, value->operands[2]);
     numbers[0] = (double)otherwise->number;
     numbers[1] = (double)then->number;
     return then->op == ZM_OP_CONSTANT && otherwise->op == ZM_OP_CONSTANT;

@@ -307,7 +307,8 @@ static zmlx_status read_name(reader *from) {
     ZM_TRY(next_line(from));
     const char *stop = start < from->at && from->at[-1] == '\n' ? from->at - 1 : from->at;
     while (stop > start && stop[-1] == '\r') stop--;
-    if ((size_t)(stop - start) <= size || memcmp(start, keyword, size)) return fail_line(from, 1, "expected: kernel NAME");
+    if ((size_t)(stop - start) <= size || memcmp(start, keyword, size))
+        return fail_line(from, 1, "expected: kernel NAME");
     size_t length = (size_t)(stop - start) - size;
     char *name = malloc(length + 1);
     if (!name) return zm_fail_memory(from->error);

@@ -10,9 +10,9 @@
  *                                         constant FLOAT, load INPUT, row_gather INPUT %INDEX, parameter NAME,
  *                                         random SEED, argument NUMBER, fold %INIT %CAPTURE...
  *
- * After a fold's line come `update`, the values of that region, `result %VALUE`, the same with `combine` where there is
- * one, and `end`. Empty lines and lines that begin with # are skipped. Types and levels of values follow from
- * the operations. */
+ * After a fold's line come `update`, the values of that region, `result %VALUE`, the same with `combine` where
+ * there is one, and `end`. Empty lines and lines that begin with # are skipped. Types and levels of values
+ * follow from the operations. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,8 +6,8 @@
 #include "base/map.h"
 #include "ir/ir.h"
 
-/* What is known of a value before any kernel runs. FLOAT values that are known are CONSTANTs; of the other types there
- * are none, so a comparison of constants stays, and its number is here. */
+/* What is known of a value before any kernel runs. FLOAT values that are known are CONSTANTs; of the other types
+ * there are none, so a comparison of constants stays, and its number is here. */
 typedef struct zm_known {
     bool is_known;
     double number;
@@ -31,8 +31,8 @@ zm_id zm_rewrite_apply(zm_rewriter *rewriter, zm_op op, zm_id a, zm_id b, zm_id 
 /* fold.c: the number in terms of existing or fewer operations; -1: as it is. */
 zm_id zm_rewrite_identity(zm_rewriter *rewriter, zm_op op, zm_id a, zm_id b, zm_id c);
 
-/* cse.c: the number of this value: of the one that is there, or of a new one. The order of operands that may be exchanged
- * does not count. */
+/* cse.c: the number of this value: of the one that is there, or of a new one. The order of operands that may be
+ * exchanged does not count. */
 zm_id zm_rewrite_value(zm_rewriter *rewriter, zm_value value);
 /* Takes fold as zm_ir_fold does. */
 zm_id zm_rewrite_fold(zm_rewriter *rewriter, const zm_fold *fold);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* One walk over the values, operands first, gives each its simplest form in terms of simplest operands; no second walk
- * would find more. Then what no output needs goes. */
+/* One walk over the values, operands first, gives each its simplest form in terms of simplest operands; no second
+ * walk would find more. Then what no output needs goes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

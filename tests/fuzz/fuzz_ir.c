@@ -36,7 +36,8 @@ static void check_round_trip(const zm_ir *ir) {
 enum { ROWS = 2, COLUMNS = 3 };
 
 static void check_evaluation(const zm_ir *ir) {
-    static const double numbers[ROWS * COLUMNS] = {0.5, -2, 1, INFINITY, -0.0, 3}, whole[ROWS * COLUMNS] = {2, 0, 9, 1};
+    static const double numbers[ROWS * COLUMNS] = {0.5, -2, 1, INFINITY, -0.0, 3};
+    static const double whole[ROWS * COLUMNS] = {2, 0, 9, 1};
     static double results[ZM_IR_MAX_OUTPUTS][ROWS * COLUMNS];
     const double *inputs[ZM_IR_MAX_INPUTS];
     double *outputs[ZM_IR_MAX_OUTPUTS];

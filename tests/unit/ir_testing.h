@@ -89,12 +89,14 @@ static inline void note_constant(kernel_generator *from, zm_op op, const zm_id *
     from->may_be_constant[id] = arity && pointwise && (by_any ? any : all);
 }
 
-static inline zm_type draw_operand_type(kernel_generator *from, const zm_op_info *info, zm_op op, int i, zm_type first) {
+static inline zm_type draw_operand_type(kernel_generator *from, const zm_op_info *info, zm_op op, int i,
+                                        zm_type first) {
     switch (info->rule) {
     case ZM_RULE_LOGIC: return ZM_TYPE_BOOL;
     case ZM_RULE_COMPARE: return i ? first : draw_below(from, 4) ? ZM_TYPE_FLOAT : ZM_TYPE_UINT;
     case ZM_RULE_SELECT: return i == 0 ? ZM_TYPE_BOOL : i == 1 ? (zm_type)draw_below(from, ZM_TYPE_COUNT) : first;
-    case ZM_RULE_CONVERT: return op == ZM_OP_FROM_BOOL ? ZM_TYPE_BOOL : op == ZM_OP_FROM_UINT ? ZM_TYPE_UINT : ZM_TYPE_FLOAT;
+    case ZM_RULE_CONVERT:
+        return op == ZM_OP_FROM_BOOL ? ZM_TYPE_BOOL : op == ZM_OP_FROM_UINT ? ZM_TYPE_UINT : ZM_TYPE_FLOAT;
     case ZM_RULE_GATHER: return ZM_TYPE_UINT;
     default: return ZM_TYPE_FLOAT;
     }

@@ -49,7 +49,8 @@ static void test_maps(void **state) {
            (double[]){1, 10, 0.5, 4, 8, 100}, 6);
     expect(HEAD "output y element = %1\n", (double[]){10, 10, 10, 100, 100, 100}, 6); /* a row's number, spread */
     expect(HEAD "output y element = %2\n", n, 6);
-    expect(HEAD "output y element = %6\n%4 = columns\n%5 = column\n%6 = from_uint %5\n", (double[]){0, 1, 2, 0, 1, 2}, 6);
+    expect(HEAD "output y element = %7\n%4 = columns\n%5 = column\n%6 = from_uint %5\n%7 = add %4 %6\n",
+           (double[]){3, 4, 5, 3, 4, 5}, 6);
 }
 
 static void test_reductions(void **state) {

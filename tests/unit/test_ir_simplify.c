@@ -13,7 +13,8 @@ typedef struct form {
 
 static void expect_forms(const form *forms, size_t count) {
     for (size_t i = 0; i < count; i++) {
-        zm_ir *ir = parse_kernel(forms[i].given), *simplified = simplify_kernel(ir), *again = simplify_kernel(simplified);
+        zm_ir *ir = parse_kernel(forms[i].given), *simplified = simplify_kernel(ir);
+        zm_ir *again = simplify_kernel(simplified);
         char *text = print_kernel(simplified), *text_again = print_kernel(again);
         assert_string_equal(text, forms[i].expected);
         assert_string_equal(text_again, forms[i].expected);
@@ -112,8 +113,9 @@ static void test_constants_and_copies(void **state) {
         {HEAD "%1\n%0 = constant 100\n%1 = exp %0\n", HEAD "%0\n%0 = constant inf\n"},
         {HEAD "%1\n%0 = constant -1\n%1 = sqrt %0\n", HEAD "%0\n%0 = constant nan\n"},
         {HEAD "%2\n%0 = constant 3.7\n%1 = to_uint %0\n%2 = from_uint %1\n", HEAD "%0\n%0 = constant 3\n"},
-        /* 1 + 2^-24 + 2^-60: one rounding goes up, two would end at 1 */
-        {HEAD "%3\n%0 = constant 5.9604645e-08\n%1 = constant 1.0000001\n%2 = constant 1\n%3 = fma %0 %1 %2\n",
+        /* 1 + 2^-23 + (2^-24 - 2^-70): one rounding goes down, two go up */
+        {HEAD "%3\n%0 = constant 5.96046519e-08\n%1 = constant 0.999999881\n%2 = constant 1.0000001\n"
+              "%3 = fma %0 %1 %2\n",
          HEAD "%0\n%0 = constant 1.0000001\n"},
         /* loads of one input are one value, and so are sums in either order */
         {HEAD "%7\n" LOADS "%2 = load a\n%3 = add %0 %1\n%4 = add %1 %2\n%5 = exp %3\n%6 = exp %4\n"
@@ -162,14 +164,21 @@ static void test_folds(void **state) {
                     "    %1 = argument 1\n    %2 = add %0 %1\n  result %2\nend\n%3 = add %2 %2\n"},
     };
     expect_forms(forms, 1);
+    static const char different[] =
+        FOLD_FRAME "%3\n%0 = constant 2\n%1 = fold %0\n  update\n    %0 = argument 0\n  result %0\nend\n"
+                   "%2 = fold %0\n  update\n    %0 = argument 0\n    %1 = exp %0\n  result %1\nend\n"
+                   "%3 = add %1 %2\n";
+    expect_forms(&(form){different, different}, 1);
 }
+
+#define UNUSED "kernel k\ninput a float element\ninput b float row\nparameter p\n"
 
 static void test_dead_code(void **state) {
     (void)state;
     static const form forms[] = {
-        {"kernel k\ninput a float element\ninput b float row\nparameter p\noutput y element = %1\noutput z row = %3\n" LOADS
+        {UNUSED "output y element = %1\noutput z row = %3\n" LOADS
          "%2 = row_prod %0\n%3 = row_max %0\n%4 = parameter p\n",
-         "kernel k\ninput a float element\ninput b float row\nparameter p\noutput y element = %1\noutput z row = %2\n" LOADS
+         UNUSED "output y element = %1\noutput z row = %2\n" LOADS
          "%2 = row_max %0\n"},
     };
     expect_forms(forms, 1);

@@ -72,8 +72,11 @@ static zmlx_status expand(zm_ir **expanded, const zm_ir *from, const legalizer *
 static zmlx_status expand_region(zm_region *region, zm_arena *arena, const legalizer *with) {
     if (!has_any(with, region->values, region->n_values)) return ZMLX_OK;
     zm_output result = {"result", region->result, ZM_LEVEL_ELEMENT};
-    const zm_ir kernel = {
-        .name = "region", .values = region->values, .n_values = region->n_values, .outputs = &result, .n_outputs = 1};
+    const zm_ir kernel = {.name = "region",
+                          .values = region->values,
+                          .n_values = region->n_values,
+                          .outputs = &result,
+                          .n_outputs = 1};
     zm_ir *expanded;
     ZM_TRY(expand(&expanded, &kernel, with));
     const zm_region made = {expanded->values, expanded->n_values, expanded->outputs[0].value, region->n_arguments};

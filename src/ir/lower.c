@@ -6,7 +6,9 @@
 
 #include "ir/lower_scope.h"
 
-static bool is_type(const zm_ir *ir, zm_id value, zm_type type) { return value >= 0 && ir->values[value].type == type; }
+static bool is_type(const zm_ir *ir, zm_id value, zm_type type) {
+    return value >= 0 && ir->values[value].type == type;
+}
 
 zm_id zm_lower_to_float(zm_ir *ir, zm_id value) {
     if (is_type(ir, value, ZM_TYPE_BOOL)) return zm_ir_apply(ir, ZM_OP_FROM_BOOL, value, -1, -1);
@@ -85,7 +87,8 @@ static zmlx_status lower_unary(zm_id *result, zm_lowerer *lowerer, const zm_fram
     return ZMLX_OK;
 }
 
-static zmlx_status lower_conditional(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame, const zm_expr *expr) {
+static zmlx_status lower_conditional(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame,
+                                     const zm_expr *expr) {
     zm_ir *ir = lowerer->ir;
     zm_id condition, a, b;
     ZM_TRY(zm_lower_expr(&condition, lowerer, frame, expr->children[0]));
@@ -114,7 +117,8 @@ static zmlx_status lower_kind(zm_id *result, zm_lowerer *lowerer, const zm_frame
 zmlx_status zm_lower_expr(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame, const zm_expr *expr) {
     *result = -1;
     if (lowerer->depth >= ZM_LOWER_MAX_DEPTH)
-        return ZM_FAIL_AT(lowerer, frame, expr, NULL, "nested more than %d deep through functions", ZM_LOWER_MAX_DEPTH);
+        return ZM_FAIL_AT(lowerer, frame, expr, NULL, "nested more than %d deep through functions",
+                          ZM_LOWER_MAX_DEPTH);
     if (++lowerer->steps > ZM_LOWER_MAX_STEPS)
         return ZM_FAIL_AT(lowerer, frame, expr, NULL, "more than %d operations once its functions are put in",
                           ZM_LOWER_MAX_STEPS);
@@ -174,8 +178,8 @@ zmlx_status zm_lower_body(zm_id *result, zm_binding *locals, int *n_locals, cons
     return status;
 }
 
-zmlx_status zm_lower_formula(zm_id *result, zm_ir *ir, const char *text, const zm_binding *bindings, int n_bindings,
-                             zmlx_error *error) {
+zmlx_status zm_lower_formula(zm_id *result, zm_ir *ir, const char *text, const zm_binding *bindings,
+                             int n_bindings, zmlx_error *error) {
     *result = -1;
     zm_arena *scratch = zm_arena_new();
     if (!scratch) return zm_fail_memory(error);

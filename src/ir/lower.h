@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* From expressions to kernels: what names mean, and the front ends.
  *
- * Functions are those of ops.def (is_function), the header's, and synonyms (synonyms.def: fabs, kk_sigmoid, kk_silu,
- * kk_gelu_tanh, powr, ...) plus: row_mean(e) = row_sum(e) / D, column(), random(seed), row_gather(input, e),
- * select(a, b, c) = c ? b : a. Names are inputs, parameters, locals and, where the kernel has rows, D. Comparisons give
- * bool; a bool used as a number is 0 or 1, a number used as a condition is compared with 0. */
+ * Functions are those of ops.def (is_function), the header's, and synonyms (synonyms.def: fabs, kk_sigmoid,
+ * kk_silu, kk_gelu_tanh, powr, ...) plus: row_mean(e) = row_sum(e) / D, column(), random(seed), row_gather(input,
+ * e), select(a, b, c) = c ? b : a. Names are inputs, parameters, locals and, where the kernel has rows, D.
+ * Comparisons give bool; a bool used as a number is 0 or 1, a number used as a condition is compared with 0. */
 #ifndef ZM_IR_LOWER_H
 #define ZM_IR_LOWER_H
 
@@ -32,17 +32,17 @@ typedef struct zm_lowering {
 zmlx_status zm_lower_body(zm_id *result, zm_binding *locals, int *n_locals, const zm_lowering *lowering,
                           const zm_body *body, zmlx_error *error);
 
-/* One operation's text (an expansion or derivative of ops.def), in which only the bindings, such as a, b, c, y, g, are
- * visible. The result is a float: a comparison gives 0 or 1. */
+/* One operation's text (an expansion or derivative of ops.def), in which only the bindings, such as a, b, c, y, g,
+ * are visible. The result is a float: a comparison gives 0 or 1. */
 zmlx_status zm_lower_formula(zm_id *result, zm_ir *ir, const char *text, const zm_binding *bindings, int n_bindings,
                              zmlx_error *error);
 
-/* Front ends. Texts are C strings; NULL is absent. Every kernel given is verified and simplified; the caller frees it
- * with zm_ir_free. */
+/* Front ends. Texts are C strings; NULL is absent. Every kernel given is verified and simplified; the caller frees
+ * it with zm_ir_free. */
 
-/* Any number of inputs and outputs. Each outputs[i] is a body. n_outputs 1 with a body that assigns undeclared names
- * and has no result: these are the outputs, in order. input_names NULL: the free names of the texts that are not
- * parameters, in order of appearance. A level of ROW comes out where no element enters ("row_sum(x)"). */
+/* Any number of inputs and outputs. Each outputs[i] is a body. n_outputs 1 with a body that assigns undeclared
+ * names and has no result: these are the outputs, in order. input_names NULL: the free names of the texts that are
+ * not parameters, in order of appearance. A level of ROW comes out where no element enters ("row_sum(x)"). */
 typedef struct zm_map_text {
     const char *name; /* NULL: "kernel" */
     const char *const *outputs;
@@ -58,15 +58,16 @@ typedef struct zm_map_text {
 } zm_map_text;
 zmlx_status zm_lower_map(zm_ir **ir, const zm_map_text *text, zmlx_error *error);
 
-/* The gradient kernel of `forward` from given expressions, in the shape that zm_ir_vjp gives it with all inputs wanted:
- * gradients[i] is that of input i in terms of g (or cot_<output>), y (or the outputs' names; only where use_output) and
- * the inputs; NULL: zeros. Only what the expressions use becomes an input. An input named g or y keeps its name. */
+/* The gradient kernel of `forward` from given expressions, in the shape that zm_ir_vjp gives it with all inputs
+ * wanted: gradients[i] is that of input i in terms of g (or cot_<output>), y (or the outputs' names; only where
+ * use_output) and the inputs; NULL: zeros. Only what the expressions use becomes an input. An input named g or y
+ * keeps its name. */
 zmlx_status zm_lower_gradient(zm_ir **ir, const zm_ir *forward, const char *const *gradients, const char *prelude,
                               const char *header, bool use_output, zmlx_error *error);
 
-/* reduce: input x, output y at ROW. combine NULL: derived for acc + e, acc * e, min, max (either order; then the row
- * operation is used and init merged in once), else the row runs left to right. A constant init that changes what it is
- * combined with a second time is an error: every part of a row starts from it. */
+/* reduce: input x, output y at ROW. combine NULL: derived for acc + e, acc * e, min, max (either order; then the
+ * row operation is used and init merged in once), else the row runs left to right. A constant init that changes
+ * what it is combined with a second time is an error: every part of a row starts from it. */
 typedef struct zm_reduce_text {
     const char *name;
     const char *init, *update, *finalize, *combine; /* finalize NULL: "acc" */

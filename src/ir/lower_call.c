@@ -10,7 +10,8 @@ static zmlx_status check_arity(zm_lowerer *lowerer, const zm_frame *frame, const
                       expected == 1 ? "" : "s", expr->n_children);
 }
 
-static zmlx_status lower_arguments(zm_id *arguments, zm_lowerer *lowerer, const zm_frame *frame, const zm_expr *expr) {
+static zmlx_status lower_arguments(zm_id *arguments, zm_lowerer *lowerer, const zm_frame *frame,
+                                   const zm_expr *expr) {
     for (int i = 0; i < expr->n_children; i++) {
         zm_id value;
         ZM_TRY(zm_lower_expr(&value, lowerer, frame, expr->children[i]));
@@ -44,7 +45,8 @@ static zmlx_status lower_function(zm_id *result, zm_lowerer *lowerer, const zm_f
     ZM_TRY(check_arity(lowerer, caller, expr, function->n_parameters));
     for (const zm_frame *frame = caller; frame; frame = frame->caller)
         if (frame->function == function)
-            return ZM_FAIL_AT(lowerer, caller, expr, NULL, "%s calls itself; recursion is not supported", expr->name);
+            return ZM_FAIL_AT(lowerer, caller, expr, NULL, "%s calls itself; recursion is not supported",
+                              expr->name);
     zm_id arguments[ZM_EXPR_MAX_ARGUMENTS];
     ZM_TRY(lower_arguments(arguments, lowerer, caller, expr));
     return lower_function_body(result, lowerer, caller, function, arguments);

@@ -54,7 +54,8 @@ static zmlx_status lower_combine(fold_builder *builder) {
     zm_ir *ir = builder->combine = zm_ir_new("combine");
     if (!ir) return zm_fail_memory(front->error);
     const zm_binding bindings[] = {{"a", zm_ir_argument(ir, 0)}, {"b", zm_ir_argument(ir, 1)}};
-    return zm_front_lower(&builder->combine_result, front, ir, text->combine.role, text->combine.text, bindings, 2);
+    return zm_front_lower(&builder->combine_result, front, ir, text->combine.role, text->combine.text, bindings,
+                          2);
 }
 
 static bool is_pointwise(zm_op op) {
@@ -156,9 +157,10 @@ static bool evaluate(double *result, zm_arena *arena, const zm_ir *ir, zm_id id,
             operands[k] = numbers[value->operands[k]];
         }
         if (!known[i]) continue;
-        numbers[i] = value->op == ZM_OP_CONSTANT   ? (double)value->number
-                     : value->op == ZM_OP_ARGUMENT ? arguments[value->index]
-                                                   : zm_op_evaluate(value->op, operands[0], operands[1], operands[2]);
+        numbers[i] = value->op == ZM_OP_CONSTANT ? (double)value->number
+                     : value->op == ZM_OP_ARGUMENT
+                         ? arguments[value->index]
+                         : zm_op_evaluate(value->op, operands[0], operands[1], operands[2]);
     }
     *result = numbers[id];
     return known[id];
@@ -173,13 +175,14 @@ static zmlx_status check_neutral(const fold_builder *builder) {
     if (!builder->combine || !evaluate(&init, front->arena, front->ir, builder->init, NULL, 0)) return ZMLX_OK;
     for (size_t i = 0; i < sizeof probes / sizeof *probes; i++) {
         double once, twice;
-        if (!evaluate(&once, front->arena, builder->combine, builder->combine_result, (double[]){init, probes[i]}, 2) ||
+        if (!evaluate(&once, front->arena, builder->combine, builder->combine_result, (double[]){init, probes[i]},
+                      2) ||
             !evaluate(&twice, front->arena, builder->combine, builder->combine_result, (double[]){init, once}, 2))
             return ZMLX_OK;
         if (once == twice || (isnan(once) && isnan(twice)) || fabs(once - twice) <= 1e-9 * fabs(once)) continue;
         return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, builder->text->init.role,
-                       "%g is not neutral for %s: with a = %g, b = %g it gives %g", init, builder->text->combine.role,
-                       init, once, twice);
+                       "%g is not neutral for %s: with a = %g, b = %g it gives %g", init,
+                       builder->text->combine.role, init, once, twice);
     }
     return ZMLX_OK;
 }
@@ -231,8 +234,8 @@ static zm_id bring_in(fold_builder *builder, zm_id id) {
         return zm_ir_apply(region, ZM_OP_NOT_EQUAL, number, zm_ir_constant(region, 0), -1);
     }
     if (value->type == ZM_TYPE_UINT)
-        return zm_ir_apply(region, ZM_OP_TO_UINT, capture(builder, zm_ir_apply(ir, ZM_OP_FROM_UINT, outer, -1, -1)), -1,
-                           -1);
+        return zm_ir_apply(region, ZM_OP_TO_UINT,
+                           capture(builder, zm_ir_apply(ir, ZM_OP_FROM_UINT, outer, -1, -1)), -1, -1);
     return capture(builder, outer);
 }
 
@@ -262,7 +265,8 @@ static zmlx_status build_region(fold_builder *builder) {
 /* Whether a region may hold the values of ir. */
 static bool stands_alone(const zm_ir *ir) {
     for (int i = 0; i < ir->n_values; i++)
-        if (!is_pointwise(ir->values[i].op) && ir->values[i].op != ZM_OP_CONSTANT && ir->values[i].op != ZM_OP_ARGUMENT)
+        if (!is_pointwise(ir->values[i].op) && ir->values[i].op != ZM_OP_CONSTANT &&
+            ir->values[i].op != ZM_OP_ARGUMENT)
             return false;
     return true;
 }

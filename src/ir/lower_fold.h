@@ -16,9 +16,9 @@ typedef struct zm_fold_text {
     int n_init_bindings, n_update_bindings;
 } zm_fold_text;
 
-/* The reduced value, one a row: a row operation where update is a sum, product, maximum or minimum of the accumulator
- * and values free of it, and combine (if given) is the same; init then enters once. Else a FOLD. A combine that
- * cannot stand alone (it reads D) is left out: the row runs left to right. */
+/* The reduced value, one a row: a row operation where update is a sum, product, maximum or minimum of the
+ * accumulator and values free of it, and combine (if given) is the same; init then enters once. Else a FOLD. A
+ * combine that cannot stand alone (it reads D) is left out: the row runs left to right. */
 zmlx_status zm_lower_fold(zm_id *result, zm_front *front, const zm_fold_text *text);
 
 #endif

@@ -43,7 +43,8 @@ zmlx_status zm_front_check_name(const zm_front *front, const char *what, const c
     if (!name) return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, what, "a name is missing");
     bool is_function = zm_builtin_find(name) || zm_lower_find_op(name) >= 0, is_fixed = false;
     for (int i = 0; i < front->functions.count; i++) is_function |= !strcmp(front->functions.items[i].name, name);
-    for (size_t i = 0; i < sizeof fixed_names / sizeof *fixed_names; i++) is_fixed |= !strcmp(fixed_names[i], name);
+    for (size_t i = 0; i < sizeof fixed_names / sizeof *fixed_names; i++)
+        is_fixed |= !strcmp(fixed_names[i], name);
     if (!is_function && !is_fixed) return ZMLX_OK;
     return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, what, "the name `%s` is that of a %s", name,
                    is_function ? "function" : "constant or word of the language");
@@ -67,8 +68,8 @@ static zm_lowering lowering_of(const zm_front *front, zm_ir *ir, const char *wha
         .ir = ir, .bindings = bindings, .n_bindings = n_bindings, .functions = front->functions, .what = what};
 }
 
-zmlx_status zm_front_lower_body(zm_id *value, const zm_front *front, zm_ir *ir, const char *what, const zm_body *body,
-                                const zm_binding *bindings, int n_bindings) {
+zmlx_status zm_front_lower_body(zm_id *value, const zm_front *front, zm_ir *ir, const char *what,
+                                const zm_body *body, const zm_binding *bindings, int n_bindings) {
     const zm_lowering lowering = lowering_of(front, ir, what, bindings, n_bindings);
     if (!body->result)
         return zm_expr_fail(front->error, what, body->text, (int)strlen(body->text) + 1, 0, NULL,

@@ -67,8 +67,8 @@ static zmlx_status lower_gradient(gradient_builder *builder, int i, const zm_bin
     else
         value = zm_ir_constant(front->ir, 0);
     if (value >= 0 && front->ir->values[value].level > input->level)
-        return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, what, "it differs by element, but %s is one a row: sum it",
-                       input->name);
+        return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, what,
+                       "it differs by element, but %s is one a row: sum it", input->name);
     zm_ir_add_output(front->ir, name, value, input->level);
     return failure_of(front->ir, front->error);
 }
@@ -77,7 +77,8 @@ static zmlx_status lower_gradients(gradient_builder *builder) {
     zm_front *front = &builder->front;
     zm_binding short_names[2], *locals;
     int n_short = bind_short_names(short_names, builder), n_locals;
-    ZM_TRY(zm_front_lower_prelude(&locals, &n_locals, front, "grad_prelude", builder->prelude, short_names, n_short));
+    ZM_TRY(
+        zm_front_lower_prelude(&locals, &n_locals, front, "grad_prelude", builder->prelude, short_names, n_short));
     size_t n = (size_t)(n_short + n_locals);
     zm_binding *bindings = zm_arena_alloc(front->arena, n, sizeof *bindings);
     if (!bindings) return zm_fail_memory(front->error);
@@ -101,7 +102,8 @@ static zmlx_status build(gradient_builder *builder) {
 static void mark_used_inputs(bool *used, const zm_ir *ir, int n_kept) {
     for (int i = 0; i < ir->n_inputs; i++) used[i] = i >= ir->n_inputs - n_kept;
     for (int i = 0; i < ir->n_values; i++)
-        if (ir->values[i].op == ZM_OP_LOAD || ir->values[i].op == ZM_OP_ROW_GATHER) used[ir->values[i].index] = true;
+        if (ir->values[i].op == ZM_OP_LOAD || ir->values[i].op == ZM_OP_ROW_GATHER)
+            used[ir->values[i].index] = true;
 }
 
 /* A copy of from with the used inputs only. */

@@ -50,8 +50,8 @@ static zmlx_status collect(free_names *list, const zm_expr *expr) {
     for (int i = 0; i < expr->n_children; i++) ZM_TRY(collect(list, expr->children[i]));
     if (expr->kind != ZM_EXPR_NAME || is_known(list, expr->name)) return ZMLX_OK;
     if (list->count == ZM_IR_MAX_INPUTS)
-        return zm_fail(list->front->error, ZMLX_ERROR_UNSUPPORTED, "inputs", "more than %d names; `%s` is one more",
-                       ZM_IR_MAX_INPUTS, expr->name);
+        return zm_fail(list->front->error, ZMLX_ERROR_UNSUPPORTED, "inputs",
+                       "more than %d names; `%s` is one more", ZM_IR_MAX_INPUTS, expr->name);
     list->names[list->count++] = expr->name;
     return ZMLX_OK;
 }
@@ -83,7 +83,8 @@ static zmlx_status add_names(map_builder *builder) {
     for (int i = 0; text->input_names && i < text->n_inputs; i++)
         ZM_TRY(zm_front_add_input(&builder->front, text->input_names[i]));
     if (builder->front.ir->n_inputs) return ZMLX_OK;
-    return zm_fail(builder->front.error, ZMLX_ERROR_ARGUMENT, "inputs", "there are none, so the result has no shape");
+    return zm_fail(builder->front.error, ZMLX_ERROR_ARGUMENT, "inputs",
+                   "there are none, so the result has no shape");
 }
 
 static zmlx_status parse_texts(map_builder *builder) {
@@ -123,7 +124,8 @@ static zmlx_status add_output(map_builder *builder, const char *name, zm_id valu
                        "the name `%s` is that of an input or parameter", name);
     value = zm_lower_to_float(ir, value);
     if (value >= 0)
-        zm_ir_add_output(ir, name, value, ir->values[value].level == ZM_LEVEL_ROW ? ZM_LEVEL_ROW : ZM_LEVEL_ELEMENT);
+        zm_ir_add_output(ir, name, value,
+                         ir->values[value].level == ZM_LEVEL_ROW ? ZM_LEVEL_ROW : ZM_LEVEL_ELEMENT);
     if (ir->failure.code && builder->front.error) *builder->front.error = ir->failure;
     return ir->failure.code;
 }
@@ -151,7 +153,8 @@ static zmlx_status lower_assigned_outputs(map_builder *builder) {
     const zm_map_text *text = builder->text;
     const zm_front *front = &builder->front;
     const zm_body *body = builder->bodies[0];
-    const zm_lowering lowering = {front->ir, builder->locals, builder->n_locals, front->functions, builder->roles[0]};
+    const zm_lowering lowering = {front->ir, builder->locals, builder->n_locals, front->functions,
+                                  builder->roles[0]};
     zm_binding *values = zm_arena_alloc(front->arena, (size_t)body->n_statements, sizeof *values);
     zm_id none;
     int n, n_outputs = 0;
@@ -178,8 +181,8 @@ static zmlx_status lower_outputs(map_builder *builder) {
     if (builder->text->n_outputs == 1 && !builder->bodies[0]->result) return lower_assigned_outputs(builder);
     for (int i = 0; i < builder->text->n_outputs; i++) {
         zm_id value;
-        ZM_TRY(zm_front_lower_body(&value, front, front->ir, builder->roles[i], builder->bodies[i], builder->locals,
-                                   builder->n_locals));
+        ZM_TRY(zm_front_lower_body(&value, front, front->ir, builder->roles[i], builder->bodies[i],
+                                   builder->locals, builder->n_locals));
         ZM_TRY(add_output(builder, name_output(builder, i), value));
     }
     return ZMLX_OK;

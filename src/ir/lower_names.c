@@ -78,8 +78,10 @@ static zmlx_status fail_unknown(zm_lowerer *lowerer, const zm_frame *frame, cons
     if (is_listed(&functions, expr->name))
         return ZM_FAIL_AT(lowerer, frame, expr, NULL, "`%s` is a function: give it arguments", expr->name);
     zm_text list = {0};
-    for (int i = 0; i < names.count && list.size < MAX_LIST; i++)
-        zm_text_printf(&list, "%s%s", i ? ", " : "", list.size + strlen(names.names[i]) < MAX_LIST ? names.names[i] : "...");
+    for (int i = 0; i < names.count && list.size < MAX_LIST; i++) {
+        bool fits = list.size + strlen(names.names[i]) < MAX_LIST;
+        zm_text_printf(&list, "%s%s", i ? ", " : "", fits ? names.names[i] : "...");
+    }
     zmlx_status status = ZM_FAIL_AT(lowerer, frame, expr, zm_nearest_name(expr->name, names.names, names.count),
                                     "unknown name `%s`; there are %s", expr->name, zm_text_string(&list));
     zm_text_free(&list);

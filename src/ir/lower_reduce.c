@@ -20,7 +20,8 @@ static zmlx_status build_reduce(zm_front *front, const zm_reduce_text *text) {
     zm_id reduced, result;
     ZM_TRY(zm_lower_fold(&reduced, front, &fold));
     const zm_binding bindings[] = {{"acc", reduced}, {"s", reduced}};
-    ZM_TRY(zm_front_lower(&result, front, front->ir, "finalize", text->finalize ? text->finalize : "acc", bindings, 2));
+    ZM_TRY(zm_front_lower(&result, front, front->ir, "finalize", text->finalize ? text->finalize : "acc", bindings,
+                          2));
     if (front->ir->values[result].level == ZM_LEVEL_ELEMENT) return fail_level(front, "finalize");
     zm_ir_add_output(front->ir, "y", result, ZM_LEVEL_ROW);
     return ZMLX_OK;

@@ -6,7 +6,10 @@
 #include "ir/lower.h"
 
 /* Functions are inlined, so a short header can stand for any amount of work; these bound it. */
-enum { ZM_LOWER_MAX_DEPTH = 1200 /* of expressions, through calls */, ZM_LOWER_MAX_STEPS = 1 << 18 /* expressions */ };
+enum {
+    ZM_LOWER_MAX_DEPTH = 1200 /* of expressions, through calls */,
+    ZM_LOWER_MAX_STEPS = 1 << 18 /* expressions */
+};
 
 /* One text, or one call of a header function, being lowered. */
 typedef struct zm_frame {
@@ -27,8 +30,9 @@ typedef struct zm_lowerer {
 } zm_lowerer;
 
 /* Failures at an expression: ZM_FAIL_AT(lowerer, frame, expr, suggestion, format, ...). */
-#define ZM_FAIL_AT(lowerer, frame, expr, suggestion, ...)                                                           \
-    zm_expr_fail((lowerer)->error, (frame)->what, (frame)->text, (expr)->column, (expr)->size, suggestion, __VA_ARGS__)
+#define ZM_FAIL_AT(lowerer, frame, expr, suggestion, ...)                                                  \
+    zm_expr_fail((lowerer)->error, (frame)->what, (frame)->text, (expr)->column, (expr)->size, suggestion, \
+                 __VA_ARGS__)
 
 zmlx_status zm_lower_expr(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame, const zm_expr *expr);
 /* Statements and result of a body in frame, whose bindings have room for them. *result is -1 without one. */

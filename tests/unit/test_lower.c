@@ -19,9 +19,9 @@
     F("a < b", a < b)                                                                                          \
     F("(a > b) + 2 * (a >= b) + 4 * (a <= b)", (a > b) + 2 * (a >= b) + 4 * (a <= b))                          \
     F("(a == b) - (a != c)", (a == b) - (a != c))                                                              \
-    F("a && b", a && b)                                                                                        \
+    F("a && b", a != 0 && b != 0)                                                                              \
     F("a > 0 || b > 0 && !(c > 0)", a > 0 || (b > 0 && !(c > 0)))                                              \
-    F("!a + !!b", !a + !!b)                                                                                    \
+    F("!a + !!b", (a == 0) + (b != 0))                                                                         \
     F("a ? b : c", a != 0 ? b : c)                                                                             \
     F("a > b ? a > c ? a : c : b > c ? b : c", fmax(a, fmax(b, c)))                                            \
     F("(a > b ? a < c : b < c) * 3", (a > b ? a < c : b < c) * 3)                                              \
@@ -228,8 +228,9 @@ static void test_formula(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_expressions), cmocka_unit_test(test_nan),        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_headers_refused), cmocka_unit_test(test_explosion), cmocka_unit_test(test_deep_calls),
+        cmocka_unit_test(test_expressions), cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_headers_refused),
+        cmocka_unit_test(test_explosion),   cmocka_unit_test(test_deep_calls),
         cmocka_unit_test(test_formula),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

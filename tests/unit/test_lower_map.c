@@ -63,7 +63,8 @@ static void test_outputs(void **state) {
 /* What a text without a value assigns are its outputs, with their last values; locals are not. */
 static void test_assigned_outputs(void **state) {
     (void)state;
-    zm_ir *ir = map_of("float h = x * k; s = s + 1; p = h + s; q = p - x; h = 0; p = p * 2;", "T s = x; T k = 10;");
+    zm_ir *ir =
+        map_of("float h = x * k; s = s + 1; p = h + s; q = p - x; h = 0; p = p * 2;", "T s = x; T k = 10;");
     assert_inputs(ir, "x");
     assert_int_equal(ir->n_outputs, 2);
     assert_output(ir, 0, "p", ZM_LEVEL_ELEMENT);
@@ -115,7 +116,8 @@ static void refuse_names(const char *expression, const char *input, const char *
 
 static void test_names_refused(void **state) {
     (void)state;
-    static const char *const functions[] = {"exp", "fabs", "row_sum", "row_mean", "column", "select", "kk_silu", "own"};
+    static const char *const functions[] = {"exp",    "fabs",   "row_sum", "row_mean",
+                                            "column", "select", "kk_silu", "own"};
     for (int i = 0; i < COUNT(functions); i++)
         refuse_names("1", functions[i], NULL, NULL, NULL, "input", "is that of a function");
     static const char *const fixed[] = {"D", "NAN", "M_PI_F", "true", "T", "float", "return"};
@@ -134,7 +136,8 @@ static void test_names_refused(void **state) {
 static void test_maps_refused(void **state) {
     (void)state;
     static const char *const constant = "2 + 2", *const texts[] = {"x", "T s = x;"};
-    assert_refused(&(zm_map_text){.outputs = &constant, .n_outputs = 1}, ZMLX_ERROR_ARGUMENT, "inputs", "no shape");
+    assert_refused(&(zm_map_text){.outputs = &constant, .n_outputs = 1}, ZMLX_ERROR_ARGUMENT, "inputs",
+                   "no shape");
     assert_refused(&(zm_map_text){.outputs = texts, .n_outputs = 2}, ZMLX_ERROR_FORMAT, "expr[1]",
                    "a value is missing");
     assert_refused(&(zm_map_text){.outputs = texts, .n_outputs = 0}, ZMLX_ERROR_ARGUMENT, "outputs", "expected 1");
@@ -156,7 +159,8 @@ static zm_ir *gradient_of(const zm_ir *forward, const char *const *texts, const 
 
 static void test_gradient(void **state) {
     (void)state;
-    static const char *const expression = "kk_silu(x)", *const text = "g * (s + x * s * ((T)1 - s))", *const none = NULL;
+    static const char *const expression = "kk_silu(x)", *const text = "g * (s + x * s * ((T)1 - s))",
+                             *const none = NULL;
     zm_ir *forward = made_map(&(zm_map_text){.outputs = &expression, .n_outputs = 1});
     zm_ir *ir = gradient_of(forward, &text, "T s = kk_sigmoid(x);", false);
     assert_inputs(ir, "x cot_y");
@@ -186,21 +190,24 @@ static void test_gradient_names(void **state) {
     (void)state;
     static const char *const forward_texts[] = {"g * y + k", "row_sum(g)"}, *const parameter = "k";
     static const char *const output_names[] = {"p", "q"};
-    zm_ir *forward = made_map(&(zm_map_text){.outputs = forward_texts, .output_names = output_names, .n_outputs = 2,
-                                             .parameter_names = &parameter, .n_parameters = 1});
-    static const char *const texts[] = {"cot_p * y + cot_q * k", "cot_p * q"};
+    zm_ir *forward = made_map(&(zm_map_text){.outputs = forward_texts,
+                                             .output_names = output_names,
+                                             .n_outputs = 2,
+                                             .parameter_names = &parameter,
+                                             .n_parameters = 1});
+    static const char *const texts[] = {"cot_p * y + cot_q * k", "cot_p * q * g"};
     zm_ir *ir = gradient_of(forward, texts, NULL, true);
-    assert_inputs(ir, "y q cot_p cot_q");
-    assert_int_equal(ir->inputs[1].level, ZM_LEVEL_ROW);
-    assert_int_equal(ir->inputs[3].level, ZM_LEVEL_ROW);
+    assert_inputs(ir, "g y q cot_p cot_q");
+    assert_int_equal(ir->inputs[2].level, ZM_LEVEL_ROW);
+    assert_int_equal(ir->inputs[4].level, ZM_LEVEL_ROW);
     assert_output(ir, 0, "d_g", ZM_LEVEL_ELEMENT);
     assert_output(ir, 1, "d_y", ZM_LEVEL_ELEMENT);
     assert_int_equal(ir->n_parameters, 1);
-    const double y[2] = {3, 4}, q = 5, cot_p[2] = {2, 1}, cot_q = 7, k = 0.5;
+    const double g[2] = {-1, 6}, y[2] = {3, 4}, q = 5, cot_p[2] = {2, 1}, cot_q = 7, k = 0.5;
     double d_g[2], d_y[2];
-    const zm_evaluation at = {1, 2, (const double *[]){y, &q, cot_p, &cot_q}, &k, NULL, (double *[]){d_g, d_y}};
+    const zm_evaluation at = {1, 2, (const double *[]){g, y, &q, cot_p, &cot_q}, &k, NULL, (double *[]){d_g, d_y}};
     assert_int_equal(zm_ir_evaluate(ir, &at, NULL), ZMLX_OK);
-    assert_true(d_g[0] == 9.5 && d_g[1] == 7.5 && d_y[0] == 10 && d_y[1] == 5);
+    assert_true(d_g[0] == 9.5 && d_g[1] == 7.5 && d_y[0] == -10 && d_y[1] == 30);
     zm_ir_free(ir);
     zm_ir_free(forward);
 }

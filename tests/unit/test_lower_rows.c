@@ -43,7 +43,9 @@ static int argmax_of(const double *row) {
 static double mean(const double *row, int i) { return row[i] - sum_of(row) / COLUMNS; }
 static double is_largest(const double *row, int i) { return i == argmax_of(row); }
 static double from_start(const double *row, int i) { return row[0] + 10 * i; }
-static double gathered(const double *row, int i) { return i + 1 < COLUMNS ? row[i + 1] - row[argmax_of(row)] : NAN; }
+static double gathered(const double *row, int i) {
+    return i + 1 < COLUMNS ? row[i + 1] - row[argmax_of(row)] : NAN;
+}
 static double half(const double *row, int i) { return i < COLUMNS / 2.0 ? row[i] : -1; }
 static double chosen(const double *row, int i) { return row[row[i] > 0 ? i : argmax_of(row)]; }
 static double softmax(const double *row, int i) {
@@ -80,7 +82,8 @@ static void test_row_functions(void **state) {
         evaluate(ir, ROWS, COLUMNS, (const double *[]){x}, (double *[]){y});
         for (int i = 0; i < ROWS * COLUMNS; i++) {
             double expected = cases[c].oracle(x + i / COLUMNS * COLUMNS, i % COLUMNS);
-            if (!is_near(y[i], expected, 1e-12)) fail_msg("%s: [%d] is %g, not %g", cases[c].text, i, y[i], expected);
+            if (!is_near(y[i], expected, 1e-12))
+                fail_msg("%s: [%d] is %g, not %g", cases[c].text, i, y[i], expected);
         }
         zm_ir_free(ir);
     }
@@ -114,6 +117,7 @@ static const reduction_case reductions[] = {
     {"1", "min(acc, v)", NULL, NULL, ZM_OP_ROW_MIN, ZM_OP_MIN},
     {"0", "0.5 * acc + v", NULL, NULL, ZM_OP_FOLD, 0},
     {"0", "acc + v * acc", NULL, NULL, ZM_OP_FOLD, 0},
+    {"0", "acc + v + v * acc", NULL, NULL, ZM_OP_FOLD, 0},
     {"1", "v - acc", NULL, NULL, ZM_OP_FOLD, 0},
     {"0", "acc + v", NULL, "max(a, b)", ZM_OP_FOLD, 0},
     {"-INFINITY", "fmax(acc, v)", NULL, "fmax(a, b)", ZM_OP_FOLD, 0},
@@ -124,8 +128,8 @@ static const reduction_case reductions[] = {
 };
 
 static double reduce_in_c(int which, const double *row) {
-    double start[] = {0, 0, 3, 0, 0, 0, 0, COLUMNS, 1, 0.5, -INFINITY, 0, INFINITY, 1, 0, 0, 1, 0, -INFINITY, 2, 0,
-                      COLUMNS, 4};
+    double start[] = {0, 0, 3, 0, 0, 0, 0, COLUMNS, 1, 0.5, -INFINITY, 0, INFINITY, 1, 0, 0, 0, 1, 0, -INFINITY, 2,
+                      0, COLUMNS, 4};
     double acc = start[which];
     int largest = argmax_of(row);
     for (int i = 0; i < COLUMNS; i++) {
@@ -146,6 +150,7 @@ static double reduce_in_c(int which, const double *row) {
                                fmin(acc, v),
                                0.5 * acc + v,
                                acc + v * acc,
+                               acc + v + v * acc,
                                v - acc,
                                acc + v,
                                fmax(acc, v),
@@ -155,7 +160,7 @@ static double reduce_in_c(int which, const double *row) {
                                v};
         acc = next[which];
     }
-    return which == 1 ? sqrt(acc / COLUMNS) : which == 9 ? acc + 1 : which == 21 ? acc * 2 : acc;
+    return which == 1 ? sqrt(acc / COLUMNS) : which == 9 ? acc + 1 : which == 22 ? acc * 2 : acc;
 }
 
 static void test_reductions(void **state) {
@@ -167,7 +172,8 @@ static void test_reductions(void **state) {
         evaluate(ir, ROWS, COLUMNS, (const double *[]){x}, (double *[]){y});
         for (int r = 0; r < ROWS; r++) {
             double expected = reduce_in_c(c, x + r * COLUMNS);
-            if (!is_near(y[r], expected, 1e-12)) fail_msg("%s: row %d is %g, not %g", item->update, r, y[r], expected);
+            if (!is_near(y[r], expected, 1e-12))
+                fail_msg("%s: row %d is %g, not %g", item->update, r, y[r], expected);
         }
         if (count_op(ir, item->op) != 1) fail_msg("%s: no %s", item->update, zm_op_get(item->op)->name);
         assert_int_equal(count_op(ir, ZM_OP_FOLD), item->op == ZM_OP_FOLD);
@@ -217,13 +223,15 @@ static void test_reductions_refused(void **state) {
         {"0", "acc + v", "acc + x", NULL, ZMLX_ERROR_ARGUMENT, "finalize", "one value a row", 0},
         {"0", "acc + v", "v", NULL, ZMLX_ERROR_FORMAT, "finalize", "there are x, acc, s, D", 1},
         {"0", "acc + v", NULL, "a + v", ZMLX_ERROR_FORMAT, "combine", "there are a, b, D", 5},
-        {"0", "acc + row_sum(acc)", NULL, NULL, ZMLX_ERROR_ARGUMENT, "update", "row_sum of what depends on acc", 0},
+        {"0", "acc + row_sum(acc)", NULL, NULL, ZMLX_ERROR_ARGUMENT, "update", "row_sum of what depends on acc",
+         0},
         {"0", "T t = v;", NULL, NULL, ZMLX_ERROR_FORMAT, "update", "a value is missing", 9},
         {"1", "acc + v", NULL, "a + b", ZMLX_ERROR_ARGUMENT, "init", "1 is not neutral for combine", 0},
         {"0", "acc + v", NULL, "a - b", ZMLX_ERROR_ARGUMENT, "init", "not neutral", 0},
     };
     for (int i = 0; i < COUNT(cases); i++) {
-        const zm_reduce_text text = {NULL, cases[i].init, cases[i].update, cases[i].finalize, cases[i].combine, NULL};
+        const zm_reduce_text text = {NULL, cases[i].init, cases[i].update, cases[i].finalize, cases[i].combine,
+                                     NULL};
         zm_ir *ir;
         zmlx_error error = {0};
         assert_int_equal(zm_lower_reduce(&ir, &text, &error), cases[i].code);
@@ -274,7 +282,8 @@ static void test_map_reduce_forms(void **state) {
     zm_ir *ir;
     const zm_pass_text own = {"s1 - s1 + D", "acc2 + w * inp", "a + b - D"};
     zmlx_error error = {0};
-    if (map_reduction(&ir, largest, own, "s2 + x - inp", "w", &error)) fail_msg("%s: %s", error.where, error.message);
+    if (map_reduction(&ir, largest, own, "s2 + x - inp", "w", &error))
+        fail_msg("%s: %s", error.where, error.message);
     assert_int_equal(ir->n_inputs, 2);
     assert_int_equal(count_op(ir, ZM_OP_FOLD), 1);
     double w[ROWS * COLUMNS], y[ROWS * COLUMNS];
@@ -311,14 +320,21 @@ static void test_map_reduce_refused(void **state) {
         {one, two, "inp", NULL, ZMLX_ERROR_FORMAT, "write", "unknown name `inp`"},
         {one, two, "x", "s1", ZMLX_ERROR_ARGUMENT, "input", "`s1` is taken"},
         {one, two, "x", "x", ZMLX_ERROR_ARGUMENT, "input", "`x` is taken"},
-        {{"1", "acc1 + x", "a + b"}, two, "x", NULL, ZMLX_ERROR_ARGUMENT, "pass1.init", "1 is not neutral for pass1.reduce"},
+        {{"1", "acc1 + x", "a + b"},
+         two,
+         "x",
+         NULL,
+         ZMLX_ERROR_ARGUMENT,
+         "pass1.init",
+         "1 is not neutral for pass1.reduce"},
         {one, {"2", "acc2 * x", "a * b"}, "x", NULL, ZMLX_ERROR_ARGUMENT, "pass2.init", "2 is not neutral"},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         zm_ir *ir;
         zmlx_error error = {0};
-        assert_int_equal(map_reduction(&ir, cases[i].pass1, cases[i].pass2, cases[i].write, cases[i].further, &error),
-                         cases[i].code);
+        assert_int_equal(
+            map_reduction(&ir, cases[i].pass1, cases[i].pass2, cases[i].write, cases[i].further, &error),
+            cases[i].code);
         assert_null(ir);
         assert_string_equal(error.where, cases[i].where);
         assert_contains(error.message, cases[i].message);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "base/half.h"
 #include "emit/c/abi.h"
 #include "emit/emit.h"
 #include "ir_testing.h"
@@ -132,6 +133,7 @@ static void test_map(void **state) {
             zm_c_call call = {.inputs = (const void *[]){a, b}, .outputs = (void *[]){y}, .layouts = layouts, .rows = rows,
                               .columns = n, .parameters = &p, .stream_stores = variant & 4};
             kernel.run(&call, 0, rows, 0, middle);
+            for (int64_t i = 0; i < rows * n; i++) assert_int_equal(y[i] == -7777, i % n >= middle);
             kernel.run(&call, 0, rows, middle, n);
             check_guards(&memory, y, rows * n);
             for (int64_t r = 0; r < rows; r++)
@@ -203,6 +205,35 @@ static void test_rows(void **state) {
     }
 }
 
+/* Values of a row from an array; values kept from one pass to the next; bfloat16 in, float16 out. */
+static void test_kept(void **state) {
+    (void)state;
+    static const zm_storage inputs[] = {ZM_STORAGE_BFLOAT16, ZM_STORAGE_FLOAT32}, output = ZM_STORAGE_FLOAT16;
+    compiled kernel = compile("kernel k\ninput x float element\ninput r float row\noutput y element = %5\n%0 = load x\n"
+                              "%1 = load r\n%2 = subtract %0 %1\n%3 = exp %2\n%4 = row_max %3\n%5 = add %3 %4\n",
+                              inputs, &output);
+    enum { ROWS = 3, N = 201 };
+    static _Alignas(64) float scratch[N + 16];
+    uint16_t x[ROWS * N], y[ROWS * N];
+    const float shifts[ROWS] = {0, 1, -2};
+    assert_int_equal(kernel.scratch_rows, 1);
+    for (int i = 0; i < ROWS * N; i++) x[i] = zm_bfloat16_from_float(number(i));
+    for (int varies = 0; varies < 2; varies++) {
+        int32_t layouts[] = {3, varies ? 2 : 0};
+        zm_c_call call = {.inputs = (const void *[]){x, shifts}, .outputs = (void *[]){y}, .layouts = layouts, .rows = ROWS,
+                          .columns = N, .scratch = scratch};
+        kernel.run(&call, 0, ROWS, 0, N);
+        for (int r = 0; r < ROWS; r++) {
+            double largest = 0, shift = (double)shifts[varies ? r : 0];
+            for (int c = 0; c < N; c++) largest = fmax(largest, exp((double)zm_bfloat16_to_float(x[r * N + c]) - shift));
+            for (int c = 0; c < N; c++) {
+                double exact = exp((double)zm_bfloat16_to_float(x[r * N + c]) - shift) + largest;
+                assert_true(fabs((double)zm_float16_to_float(y[r * N + c]) - exact) <= 0x1p-10 * exact);
+            }
+        }
+    }
+}
+
 /* The first of equals, the first NaN; NaN and infinities reach the results. */
 static void test_special(void **state) {
     (void)state;
@@ -250,7 +281,7 @@ static void test_long_sum(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_targets), cmocka_unit_test(test_refused), cmocka_unit_test(test_map),
-        cmocka_unit_test(test_rows),    cmocka_unit_test(test_special), cmocka_unit_test(test_long_sum),
+        cmocka_unit_test(test_rows),    cmocka_unit_test(test_kept),    cmocka_unit_test(test_special), cmocka_unit_test(test_long_sum),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -6,6 +6,7 @@
 #include "zmlx/arrays.h"
 #include "zmlx/kernel.h"
 #include "zmlx/kernel_bench.h"
+#include "zmlx/kernel_test.h"
 #include "zmlx/kernel_tools.h"
 #include "zmlx/model.h"
 #include "zmlx/patch.h"

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/pages.h"
 #include "emit/gpu/gpu.h"
 #include "runtime/kernel.h"
 #include "runtime/workers.h"
@@ -66,8 +67,10 @@ void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inp
     size_t size = 0;
     for (int i = 0; i < n_inputs; i++) in[i] = inputs[i].data;
     for (int i = 0; i < n_outputs; i++) {
+        size_t bytes = outputs[i].size * (size_t)zm_storage_bytes(application->variant->storages[n_inputs + i]);
         out[i] = outputs[i].data;
         size += outputs[i].size;
+        zm_want_large_pages(out[i], bytes);
     }
     if (!size) return;
     zm_c_call call = {.inputs = in,

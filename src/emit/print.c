@@ -15,7 +15,7 @@ void zm_print_number(zm_text *text, float number) {
         zm_text_append_string(text, number > 0 ? "ZM_INFINITY" : "(-ZM_INFINITY)");
     } else {
         snprintf(digits, sizeof digits, "%.9g", (double)number); /* 9 digits tell any two floats apart */
-        for (char *c = digits; *c; c++) /* the locale's decimal point */
+        for (char *c = digits; *c; c++)                          /* the locale's decimal point */
             if (!(*c >= '0' && *c <= '9') && *c != '-' && *c != '+' && *c != 'e') *c = '.';
         zm_text_printf(text, signbit(number) ? "(%s%sf)" : "%s%sf", digits, strpbrk(digits, ".e") ? "" : ".0");
     }
@@ -42,9 +42,7 @@ static zmlx_status print_region_value(zm_text *text, const zm_print_style *style
     char names[3][NAME_SIZE];
     const char *operands[3] = {names[0], names[1], names[2]};
     switch (value->op) {
-    case ZM_OP_ARGUMENT:
-        zm_text_printf(text, "a%d", (int)value->index);
-        return ZMLX_OK;
+    case ZM_OP_ARGUMENT: zm_text_printf(text, "a%d", (int)value->index); return ZMLX_OK;
     case ZM_OP_CONSTANT:
         zm_text_append_string(text, style->number_open);
         zm_print_number(text, value->number);
@@ -71,7 +69,8 @@ zmlx_status zm_print_region(zm_text *text, const zm_print_style *style, const zm
     return ZMLX_OK;
 }
 
-zmlx_status zm_print_fold(zm_text *text, const zm_print_style *style, const zm_ir *ir, int fold, zmlx_error *error) {
+zmlx_status zm_print_fold(zm_text *text, const zm_print_style *style, const zm_ir *ir, int fold,
+                          zmlx_error *error) {
     const zm_fold *self = &ir->folds[fold];
     zm_type type = ir->values[self->init].type;
     zm_type *types = zm_arena_alloc(ir->arena, (size_t)self->n_captures + 2, sizeof *types);

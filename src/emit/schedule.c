@@ -14,11 +14,11 @@ typedef struct plan {
     zm_arena *arena;
     int keep_cost;
     bool *live;
-    int *from;       /* by value: UNIFORM and ROW: the first pass that can have it; ELEMENT: the first that computes it */
-    int *stored;     /* by output: its pass */
-    bool *reversed;  /* by pass */
+    int *from;      /* by value: the first pass that can have it (UNIFORM and ROW) or computes it (ELEMENT) */
+    int *stored;    /* by output: its pass */
+    bool *reversed; /* by pass */
     int n_passes;
-    bool *needed;    /* [value * n_passes + pass] */
+    bool *needed;   /* [value * n_passes + pass] */
     bool *kept;
     int *kept_from;
 } plan;
@@ -39,7 +39,8 @@ static void mark_live(plan *self) {
     const zm_ir *ir = self->ir;
     for (int i = 0; i < ir->n_outputs; i++) self->live[ir->outputs[i].value] = true;
     for (zm_id id = ir->n_values - 1; id >= 0; id--)
-        for (int i = 0; self->live[id] && i < zm_ir_operand_count(ir, id); i++) self->live[zm_ir_operand(ir, id, i)] = true;
+        for (int i = 0; self->live[id] && i < zm_ir_operand_count(ir, id); i++)
+            self->live[zm_ir_operand(ir, id, i)] = true;
 }
 
 /* Values of pass `pass` run in this direction: sets `now` where an element value can be computed or reloaded. */
@@ -125,7 +126,8 @@ static zmlx_status make_passes(plan *self, zmlx_error *error) {
         find_computable(self, self->n_passes, false, now);
         int forward = count_progress(self, self->n_passes, false, now);
         if (!forward && !backward) return ZMLX_OK;
-        if (self->n_passes == limit) return zm_fail(error, ZMLX_ERROR_FORMAT, ir->name, "no schedule for this kernel");
+        if (self->n_passes == limit)
+            return zm_fail(error, ZMLX_ERROR_FORMAT, ir->name, "no schedule for this kernel");
         if (backward > forward) find_computable(self, self->n_passes, true, now);
         self->reversed[self->n_passes] = backward > forward;
         take_progress(self, self->n_passes, now);
@@ -161,7 +163,8 @@ static zmlx_status find_costs(const plan *self, int **costs, zmlx_error *error) 
 static void need_operands(plan *self, zm_id id, int pass) {
     for (int i = 0; i < zm_ir_operand_count(self->ir, id); i++) {
         zm_id operand = zm_ir_operand(self->ir, id, i);
-        if (is_element(self, operand)) self->needed[(size_t)operand * (size_t)self->n_passes + (size_t)pass] = true;
+        if (is_element(self, operand))
+            self->needed[(size_t)operand * (size_t)self->n_passes + (size_t)pass] = true;
     }
 }
 
@@ -182,7 +185,8 @@ static void decide_kept(plan *self, zm_id id, int cost) {
         first = self->from[id];
         needed[first] = true;
     }
-    self->kept[id] = across || (count > 1 && cost >= self->keep_cost && value->op != ZM_OP_LOAD && value->op != ZM_OP_COLUMN);
+    self->kept[id] =
+        across || (count > 1 && cost >= self->keep_cost && value->op != ZM_OP_LOAD && value->op != ZM_OP_COLUMN);
     self->kept_from[id] = self->kept[id] ? first : -1;
     for (int pass = 0; pass < self->n_passes; pass++)
         if (needed[pass] && !(self->kept[id] && pass > first)) need_operands(self, id, pass);
@@ -192,7 +196,8 @@ static zmlx_status find_needs(plan *self, zmlx_error *error) {
     const zm_ir *ir = self->ir;
     int *costs;
     ZM_TRY(find_costs(self, &costs, error));
-    self->needed = zm_arena_alloc(self->arena, (size_t)ir->n_values * (size_t)self->n_passes + 1, sizeof *self->needed);
+    self->needed =
+        zm_arena_alloc(self->arena, (size_t)ir->n_values * (size_t)self->n_passes + 1, sizeof *self->needed);
     if (!self->needed) return zm_fail_memory(error);
     for (int i = 0; i < ir->n_outputs; i++) {
         zm_id id = ir->outputs[i].value;
@@ -222,13 +227,15 @@ static void drop_pass(plan *self, int dropped) {
     const zm_ir *ir = self->ir;
     int n_passes = self->n_passes--;
     for (int pass = dropped; pass + 1 < n_passes; pass++) self->reversed[pass] = self->reversed[pass + 1];
-    for (int i = 0; i < ir->n_outputs; i++) self->stored[i] -= self->stored[i] != NEVER && self->stored[i] > dropped;
+    for (int i = 0; i < ir->n_outputs; i++)
+        self->stored[i] -= self->stored[i] != NEVER && self->stored[i] > dropped;
     size_t written = 0;
     for (zm_id id = 0; id < ir->n_values; id++) {
         self->from[id] -= self->live[id] && self->from[id] > dropped;
         self->kept_from[id] -= self->kept_from[id] > dropped;
         for (int pass = 0; pass < n_passes; pass++)
-            if (pass != dropped) self->needed[written++] = self->needed[(size_t)id * (size_t)n_passes + (size_t)pass];
+            if (pass != dropped)
+                self->needed[written++] = self->needed[(size_t)id * (size_t)n_passes + (size_t)pass];
     }
 }
 
@@ -241,7 +248,8 @@ static void list_pass(const plan *self, int pass, zm_pass *result) {
         zm_id *list = NULL;
         int *count = NULL;
         if (is_element(self, id)) {
-            if (pass == self->n_passes || !self->needed[(size_t)id * (size_t)self->n_passes + (size_t)pass]) continue;
+            if (pass == self->n_passes || !self->needed[(size_t)id * (size_t)self->n_passes + (size_t)pass])
+                continue;
             list = result->element_values, count = &result->n_element_values;
         } else if (is_reduction(&ir->values[id])) {
             if (self->from[id] - 1 != pass) continue;
@@ -274,7 +282,8 @@ static zmlx_status fill_pass(const plan *self, int pass, zm_pass *result, zmlx_e
     return ZMLX_OK;
 }
 
-zmlx_status zm_schedule_make(zm_schedule *schedule, zm_arena *arena, const zm_ir *ir, int keep_cost, zmlx_error *error) {
+zmlx_status zm_schedule_make(zm_schedule *schedule, zm_arena *arena, const zm_ir *ir, int keep_cost,
+                             zmlx_error *error) {
     plan self = {.ir = ir, .arena = arena, .keep_cost = keep_cost};
     size_t n = (size_t)ir->n_values + 1;
     memset(schedule, 0, sizeof *schedule);
@@ -294,8 +303,8 @@ zmlx_status zm_schedule_make(zm_schedule *schedule, zm_arena *arena, const zm_ir
     zm_pass *passes = zm_arena_alloc(arena, (size_t)self.n_passes + 1, sizeof *passes);
     if (!passes) return zm_fail_memory(error);
     for (int pass = 0; pass <= self.n_passes; pass++) ZM_TRY(fill_pass(&self, pass, &passes[pass], error));
-    *schedule = (zm_schedule){.ir = ir, .passes = passes, .n_passes = self.n_passes, .kept = self.kept,
-                              .kept_from = self.kept_from};
+    *schedule = (zm_schedule){
+        .ir = ir, .passes = passes, .n_passes = self.n_passes, .kept = self.kept, .kept_from = self.kept_from};
     for (int i = 0; i < ir->n_values; i++) schedule->n_kept += self.kept[i];
     return ZMLX_OK;
 }

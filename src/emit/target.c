@@ -25,7 +25,8 @@ static bool is_identifier(const char *name) {
     if (!name || !*name || (*name >= '0' && *name <= '9')) return false;
     for (; *name; name++) {
         char c = *name;
-        if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !(c >= '0' && c <= '9') && c != '_') return false;
+        if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !(c >= '0' && c <= '9') && c != '_')
+            return false;
     }
     return true;
 }
@@ -49,6 +50,7 @@ zmlx_status zm_emit_prepare(zm_ir **legal, const zm_emit_request *request, bool 
     for (int i = 0; i < ir->n_inputs; i++)
         ZM_TRY(check_storage(ir->inputs[i].name, ir->inputs[i].type, request->inputs[i], error));
     for (int i = 0; i < ir->n_outputs; i++)
-        ZM_TRY(check_storage(ir->outputs[i].name, ir->values[ir->outputs[i].value].type, request->outputs[i], error));
+        ZM_TRY(
+            check_storage(ir->outputs[i].name, ir->values[ir->outputs[i].value].type, request->outputs[i], error));
     return zm_ir_legalize(legal, ir, has_spelling, error);
 }

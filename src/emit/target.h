@@ -9,9 +9,9 @@
 #include "emit/targets.def"
 #undef ZM_TARGET
 
-/* The request's kernel verified, with valid storages of its values' types, and legalised for the target (has_spelling
- * as for zm_ir_legalize; the caller frees it). ZMLX_ERROR_ARGUMENT, naming the input or output, where a storage does
- * not hold the value's type; or for an entry that is no identifier. */
+/* The request's kernel verified, with valid storages of its values' types, and legalised for the target
+ * (has_spelling as for zm_ir_legalize; the caller frees it). ZMLX_ERROR_ARGUMENT, naming the input or output,
+ * where a storage does not hold the value's type; or for an entry that is no identifier. */
 zmlx_status zm_emit_prepare(zm_ir **legal, const zm_emit_request *request, bool (*has_spelling)(zm_op op),
                             zmlx_error *error);
 

@@ -52,7 +52,8 @@ static compiled compile(const char *text, const zm_storage *inputs, const zm_sto
     return made;
 }
 
-static zmlx_status refuse(const char *text, zm_storage input, zm_storage output, const char *entry, const char *where) {
+static zmlx_status refuse(const char *text, zm_storage input, zm_storage output, const char *entry,
+                          const char *where) {
     zm_ir *ir = parse_kernel(text);
     zm_emit_request request = {ir, &input, &output, entry};
     zmlx_status first = ZMLX_OK;
@@ -74,7 +75,8 @@ static zmlx_status refuse(const char *text, zm_storage input, zm_storage output,
 static void test_targets(void **state) {
     (void)state;
     int n = 0;
-    for (const zm_target *target; (target = zm_target_get(n)); n++) assert_ptr_equal(zm_target_find(target->name), target);
+    for (const zm_target *target; (target = zm_target_get(n)); n++)
+        assert_ptr_equal(zm_target_find(target->name), target);
     assert_int_equal(n, 4);
     assert_null(zm_target_get(-1));
     assert_null(zm_target_find("fortran"));
@@ -113,13 +115,15 @@ static void check_guards(const guarded *memory, const float *first, int64_t size
 
 static float number(int64_t i) { return (float)(zm_splitmix64(5, (uint64_t)i) >> 40) * 0x1p-22f - 2; }
 
-/* Every shape around the vector's width, every layout, any alignment, cached and streamed stores, ranges of columns. */
+/* Every shape around the vector's width, every layout, any alignment, cached and streamed stores, ranges of
+ * columns. */
 static void test_map(void **state) {
     (void)state;
     static const zm_storage floats[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32};
-    compiled kernel = compile("kernel k\ninput a float element\ninput b float element\nparameter p\noutput y element = %4\n"
-                              "%0 = load a\n%1 = load b\n%2 = parameter p\n%3 = multiply %0 %2\n%4 = subtract %3 %1\n",
-                              floats, floats);
+    compiled kernel =
+        compile("kernel k\ninput a float element\ninput b float element\nparameter p\noutput y element = %4\n"
+                "%0 = load a\n%1 = load b\n%2 = parameter p\n%3 = multiply %0 %2\n%4 = subtract %3 %1\n",
+                floats, floats);
     assert_int_equal(kernel.scratch_rows, 0);
     static guarded memory;
     static float a[MAX_SIZE], b[MAX_SIZE];
@@ -130,8 +134,13 @@ static void test_map(void **state) {
             int64_t n = columns[k], rows = 3, middle = variant & 1 ? n / 3 : n;
             int32_t layouts[] = {variant & 2 ? 3 : 1, variant / 8};
             float *y = open_guarded(&memory, variant % 5), p = 1.5f;
-            zm_c_call call = {.inputs = (const void *[]){a, b}, .outputs = (void *[]){y}, .layouts = layouts, .rows = rows,
-                              .columns = n, .parameters = &p, .stream_stores = variant & 4};
+            zm_c_call call = {.inputs = (const void *[]){a, b},
+                              .outputs = (void *[]){y},
+                              .layouts = layouts,
+                              .rows = rows,
+                              .columns = n,
+                              .parameters = &p,
+                              .stream_stores = variant & 4};
             kernel.run(&call, 0, rows, 0, middle);
             for (int64_t i = 0; i < rows * n; i++) assert_int_equal(y[i] == -7777, i % n >= middle);
             kernel.run(&call, 0, rows, middle, n);
@@ -146,13 +155,14 @@ static void test_map(void **state) {
 }
 
 static const char rows_text[] =
-    "kernel k\ninput x float element\ninput w float element\n"
-    "output sum row = %3\noutput largest row = %4\noutput at row = %6\noutput scan element = %7\noutput last row = %9\n"
-    "%0 = load x\n%1 = load w\n%2 = multiply %0 %1\n%3 = row_sum %2\n%4 = row_max %0\n%5 = row_argmax %0\n%6 = from_uint %5\n"
-    "%7 = row_cumsum_reverse %0\n%8 = constant 0.5\n%9 = fold %8 %0\n  update\n    %0 = argument 0\n    %1 = argument 1\n"
-    "    %2 = constant 0.5\n    %3 = fma %0 %2 %1\n  result %3\nend\n";
+    "kernel k\ninput x float element\ninput w float element\noutput sum row = %3\noutput largest row = %4\n"
+    "output at row = %6\noutput scan element = %7\noutput last row = %9\n"
+    "%0 = load x\n%1 = load w\n%2 = multiply %0 %1\n%3 = row_sum %2\n%4 = row_max %0\n%5 = row_argmax %0\n"
+    "%6 = from_uint %5\n%7 = row_cumsum_reverse %0\n%8 = constant 0.5\n%9 = fold %8 %0\n  update\n"
+    "    %0 = argument 0\n    %1 = argument 1\n    %2 = constant 0.5\n    %3 = fma %0 %2 %1\n  result %3\nend\n";
 
-static void check_row(const float *x, const float *w, int64_t n, const float *got /* 4 numbers */, const float *scan) {
+static void check_row(const float *x, const float *w, int64_t n, const float *got /* 4 numbers */,
+                      const float *scan) {
     double sum = 0, magnitude = 0, last = 0.5, rest = 0, rest_magnitude = 0;
     int64_t at = 0;
     for (int64_t c = 0; c < n; c++) {
@@ -191,8 +201,13 @@ static void test_rows(void **state) {
         for (int run = 0; run < 2; run++) {
             scan[run] = open_guarded(&memory[run], run * 3);
             void *outputs[] = {got[run][0], got[run][1], got[run][2], scan[run], got[run][3]};
-            zm_c_call call = {.inputs = (const void *[]){x, w}, .outputs = outputs, .layouts = layouts, .rows = rows,
-                              .columns = n, .scratch = scratch, .stream_stores = run};
+            zm_c_call call = {.inputs = (const void *[]){x, w},
+                              .outputs = outputs,
+                              .layouts = layouts,
+                              .rows = rows,
+                              .columns = n,
+                              .scratch = scratch,
+                              .stream_stores = run};
             for (int64_t r = 0; r < (run ? rows : 1); r++) kernel.run(&call, r, run ? r + 1 : rows, 0, n);
             check_guards(&memory[run], scan[run], rows * n);
         }
@@ -209,9 +224,10 @@ static void test_rows(void **state) {
 static void test_kept(void **state) {
     (void)state;
     static const zm_storage inputs[] = {ZM_STORAGE_BFLOAT16, ZM_STORAGE_FLOAT32}, output = ZM_STORAGE_FLOAT16;
-    compiled kernel = compile("kernel k\ninput x float element\ninput r float row\noutput y element = %5\n%0 = load x\n"
-                              "%1 = load r\n%2 = subtract %0 %1\n%3 = exp %2\n%4 = row_max %3\n%5 = add %3 %4\n",
-                              inputs, &output);
+    compiled kernel =
+        compile("kernel k\ninput x float element\ninput r float row\noutput y element = %5\n%0 = load x\n"
+                "%1 = load r\n%2 = subtract %0 %1\n%3 = exp %2\n%4 = row_max %3\n%5 = add %3 %4\n",
+                inputs, &output);
     enum { ROWS = 3, N = 201 };
     static _Alignas(64) float scratch[N + 16];
     uint16_t x[ROWS * N], y[ROWS * N];
@@ -220,12 +236,17 @@ static void test_kept(void **state) {
     for (int i = 0; i < ROWS * N; i++) x[i] = zm_bfloat16_from_float(number(i));
     for (int varies = 0; varies < 2; varies++) {
         int32_t layouts[] = {3, varies ? 2 : 0};
-        zm_c_call call = {.inputs = (const void *[]){x, shifts}, .outputs = (void *[]){y}, .layouts = layouts, .rows = ROWS,
-                          .columns = N, .scratch = scratch};
+        zm_c_call call = {.inputs = (const void *[]){x, shifts},
+                          .outputs = (void *[]){y},
+                          .layouts = layouts,
+                          .rows = ROWS,
+                          .columns = N,
+                          .scratch = scratch};
         kernel.run(&call, 0, ROWS, 0, N);
         for (int r = 0; r < ROWS; r++) {
             double largest = 0, shift = (double)shifts[varies ? r : 0];
-            for (int c = 0; c < N; c++) largest = fmax(largest, exp((double)zm_bfloat16_to_float(x[r * N + c]) - shift));
+            for (int c = 0; c < N; c++)
+                largest = fmax(largest, exp((double)zm_bfloat16_to_float(x[r * N + c]) - shift));
             for (int c = 0; c < N; c++) {
                 double exact = exp((double)zm_bfloat16_to_float(x[r * N + c]) - shift) + largest;
                 assert_true(fabs((double)zm_float16_to_float(y[r * N + c]) - exact) <= 0x1p-10 * exact);
@@ -237,14 +258,21 @@ static void test_kept(void **state) {
 /* The first of equals, the first NaN; NaN and infinities reach the results. */
 static void test_special(void **state) {
     (void)state;
-    static const zm_storage floats[] = {0, 0}, mixed[] = {ZM_STORAGE_UINT32, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32};
-    compiled kernel = compile("kernel k\ninput x float element\noutput at row = %1\noutput m row = %2\noutput s row = %3\n"
-                              "%0 = load x\n%1 = row_argmax %0\n%2 = row_max %0\n%3 = row_sum %0\n", floats, mixed);
+    static const zm_storage floats[] = {0, 0},
+                            mixed[] = {ZM_STORAGE_UINT32, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32};
+    compiled kernel =
+        compile("kernel k\ninput x float element\noutput at row = %1\noutput m row = %2\noutput s row = %3\n"
+                "%0 = load x\n%1 = row_argmax %0\n%2 = row_max %0\n%3 = row_sum %0\n",
+                floats, mixed);
     enum { N = 150 };
     float x[N], m, s;
     uint32_t at;
     int32_t layout = 3;
-    zm_c_call call = {.inputs = (const void *[]){x}, .outputs = (void *[]){&at, &m, &s}, .layouts = &layout, .rows = 1, .columns = N};
+    zm_c_call call = {.inputs = (const void *[]){x},
+                      .outputs = (void *[]){&at, &m, &s},
+                      .layouts = &layout,
+                      .rows = 1,
+                      .columns = N};
     for (int i = 0; i < N; i++) x[i] = -INFINITY;
     kernel.run(&call, 0, 1, 0, N);
     assert_true(at == 0 && m == -INFINITY && s == -INFINITY);
@@ -259,19 +287,25 @@ static void test_special(void **state) {
     }
 }
 
-/* Adding equal numbers one after the other in float32 loses a bit in every binade; here the error stays in class R. */
+/* Adding equal numbers one after the other in float32 loses a bit in every binade; here the error stays in class
+ * R. */
 static void test_long_sum(void **state) {
     (void)state;
     static const zm_storage floats[] = {0, 0};
-    compiled kernel = compile("kernel k\ninput x float element\noutput y row = %1\noutput z row = %4\n%0 = load x\n"
-                              "%1 = row_sum %0\n%2 = constant 0\n%3 = constant 1\n%4 = fold %2 %0 %3\n  update\n"
-                              "    %0 = argument 0\n    %1 = argument 1\n    %2 = argument 2\n    %3 = fma %1 %2 %0\n  result %3\n"
-                              "  combine\n    %0 = argument 0\n    %1 = argument 1\n    %2 = add %0 %1\n  result %2\nend\n",
-                              floats, floats);
+    compiled kernel = compile(
+        "kernel k\ninput x float element\noutput y row = %1\noutput z row = %4\n%0 = load x\n"
+        "%1 = row_sum %0\n%2 = constant 0\n%3 = constant 1\n%4 = fold %2 %0 %3\n  update\n"
+        "    %0 = argument 0\n    %1 = argument 1\n    %2 = argument 2\n    %3 = fma %1 %2 %0\n  result %3\n"
+        "  combine\n    %0 = argument 0\n    %1 = argument 1\n    %2 = add %0 %1\n  result %2\nend\n",
+        floats, floats);
     float x = 0.1f, y, z;
     int32_t layout = 0;
     int64_t n = 5000011;
-    zm_c_call call = {.inputs = (const void *[]){&x}, .outputs = (void *[]){&y, &z}, .layouts = &layout, .rows = 1, .columns = n};
+    zm_c_call call = {.inputs = (const void *[]){&x},
+                      .outputs = (void *[]){&y, &z},
+                      .layouts = &layout,
+                      .rows = 1,
+                      .columns = n};
     kernel.run(&call, 0, 1, 0, n);
     double sum = (double)n * (double)x, bound = (64 + 4 * log2((double)n)) * 0x1p-24 * sum;
     assert_true(fabs((double)y - sum) <= bound);
@@ -280,8 +314,9 @@ static void test_long_sum(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_targets), cmocka_unit_test(test_refused), cmocka_unit_test(test_map),
-        cmocka_unit_test(test_rows),    cmocka_unit_test(test_kept),    cmocka_unit_test(test_special), cmocka_unit_test(test_long_sum),
+        cmocka_unit_test(test_targets),  cmocka_unit_test(test_refused), cmocka_unit_test(test_map),
+        cmocka_unit_test(test_rows),     cmocka_unit_test(test_kept),    cmocka_unit_test(test_special),
+        cmocka_unit_test(test_long_sum),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -20,7 +20,8 @@ static void need(const progress *at, zm_id id) {
 }
 
 static void need_operands(const progress *at, zm_id id) {
-    for (int i = 0; i < zm_ir_operand_count(at->schedule->ir, id); i++) need(at, zm_ir_operand(at->schedule->ir, id, i));
+    for (int i = 0; i < zm_ir_operand_count(at->schedule->ir, id); i++)
+        need(at, zm_ir_operand(at->schedule->ir, id, i));
 }
 
 static void follow_row_values(progress *at, const zm_pass *pass) {
@@ -69,7 +70,8 @@ static void follow_pass(progress *at, int number) {
             assert_false(pass->reversed);
     }
     bool keeps = false;
-    for (zm_id id = 0; id < ir->n_values; id++) keeps |= at->schedule->kept[id] && at->schedule->kept_from[id] == number;
+    for (zm_id id = 0; id < ir->n_values; id++)
+        keeps |= at->schedule->kept[id] && at->schedule->kept_from[id] == number;
     for (int i = 0; i < pass->n_stores; i++) {
         assert_int_equal(ir->outputs[pass->stores[i]].level, ZM_LEVEL_ELEMENT);
         need(at, ir->outputs[pass->stores[i]].value);
@@ -112,7 +114,7 @@ static zm_schedule make(const zm_ir *ir, int keep_cost) {
 static void test_map(void **state) {
     (void)state;
     zm_ir *ir = parse_kernel("kernel k\ninput a float element\ninput b float element\noutput y element = %2\n"
-                      "%0 = load a\n%1 = load b\n%2 = multiply %0 %1\n");
+                             "%0 = load a\n%1 = load b\n%2 = multiply %0 %1\n");
     zm_schedule schedule = make(ir, 0);
     assert_int_equal(schedule.n_passes, 1);
     assert_int_equal(schedule.passes[0].n_element_values, 3);
@@ -120,8 +122,9 @@ static void test_map(void **state) {
     zm_ir_free(ir);
 }
 
-static const char softmax[] = "kernel softmax\ninput x float element\noutput y element = %5\n%0 = load x\n%1 = row_max %0\n"
-                              "%2 = subtract %0 %1\n%3 = exp %2\n%4 = row_sum %3\n%5 = divide %3 %4\n";
+static const char softmax[] =
+    "kernel softmax\ninput x float element\noutput y element = %5\n%0 = load x\n%1 = row_max %0\n"
+    "%2 = subtract %0 %1\n%3 = exp %2\n%4 = row_sum %3\n%5 = divide %3 %4\n";
 
 static void test_softmax(void **state) {
     (void)state;
@@ -144,8 +147,9 @@ static void test_levels(void **state) {
     zm_ir *ir = parse_kernel("kernel k\ninput r float row\noutput y row = %1\n%0 = load r\n%1 = exp %0\n");
     assert_int_equal(make(ir, 8).n_passes, 0);
     zm_ir_free(ir);
-    ir = parse_kernel("kernel k\ninput r float row\noutput y element = %1\noutput z row = %2\n%0 = load r\n%1 = exp %0\n"
-               "%2 = row_sum %1\n");
+    ir = parse_kernel(
+        "kernel k\ninput r float row\noutput y element = %1\noutput z row = %2\n%0 = load r\n%1 = exp %0\n"
+        "%2 = row_sum %1\n");
     assert_int_equal(make(ir, 8).n_passes, 1);
     zm_ir_free(ir);
 }
@@ -153,16 +157,18 @@ static void test_levels(void **state) {
 /* What one direction needs of a scan of the other is kept whatever it costs. */
 static void test_directions(void **state) {
     (void)state;
-    zm_ir *ir = parse_kernel("kernel k\ninput x float element\noutput y element = %3\n%0 = load x\n%1 = row_cumsum %0\n"
-                      "%2 = row_cumsum_reverse %0\n%3 = multiply %1 %2\n");
+    zm_ir *ir =
+        parse_kernel("kernel k\ninput x float element\noutput y element = %3\n%0 = load x\n%1 = row_cumsum %0\n"
+                     "%2 = row_cumsum_reverse %0\n%3 = multiply %1 %2\n");
     zm_schedule schedule = make(ir, INT_MAX);
     assert_int_equal(schedule.n_passes, 2);
     assert_int_equal(schedule.n_kept, 1);
     assert_int_equal(schedule.passes[0].reversed + schedule.passes[1].reversed, 1);
     zm_ir_free(ir);
-    ir = parse_kernel("kernel k\ninput x float element\noutput y row = %3\n%0 = load x\n%1 = row_cumsum_reverse %0\n"
-               "%2 = constant 0\n%3 = fold %2 %1\n  update\n    %0 = argument 0\n    %1 = argument 1\n"
-               "    %2 = max %0 %1\n  result %2\nend\n");
+    ir = parse_kernel(
+        "kernel k\ninput x float element\noutput y row = %3\n%0 = load x\n%1 = row_cumsum_reverse %0\n"
+        "%2 = constant 0\n%3 = fold %2 %1\n  update\n    %0 = argument 0\n    %1 = argument 1\n"
+        "    %2 = max %0 %1\n  result %2\nend\n");
     schedule = make(ir, INT_MAX);
     assert_int_equal(schedule.n_passes, 2);
     assert_true(schedule.kept[1] && schedule.passes[0].reversed);
@@ -185,7 +191,8 @@ static zm_region max_region(zm_ir *ir) {
     zm_region region = {zm_arena_alloc(ir->arena, 3, sizeof(zm_value)), 3, 2, 2};
     assert_non_null(region.values);
     for (int i = 0; i < 2; i++)
-        region.values[i] = (zm_value){.op = ZM_OP_ARGUMENT, .level = ZM_LEVEL_ELEMENT, .operands = {-1, -1, -1}, .index = i};
+        region.values[i] =
+            (zm_value){.op = ZM_OP_ARGUMENT, .level = ZM_LEVEL_ELEMENT, .operands = {-1, -1, -1}, .index = i};
     region.values[2] = (zm_value){.op = ZM_OP_MAX, .level = ZM_LEVEL_ELEMENT, .operands = {0, 1, -1}};
     return region;
 }
@@ -201,8 +208,8 @@ static zm_id add_fold(zm_ir *ir, zm_id operand, bool has_combine) {
 
 static void test_random(void **state) {
     (void)state;
-    static const zm_op unary[] = {ZM_OP_EXP,     ZM_OP_NEGATE,  ZM_OP_ROW_SUM,    ZM_OP_ROW_MAX,
-                                  ZM_OP_ROW_CUMSUM, ZM_OP_ROW_CUMSUM_REVERSE};
+    static const zm_op unary[] = {ZM_OP_EXP,     ZM_OP_NEGATE,     ZM_OP_ROW_SUM,
+                                  ZM_OP_ROW_MAX, ZM_OP_ROW_CUMSUM, ZM_OP_ROW_CUMSUM_REVERSE};
     static const zm_op binary[] = {ZM_OP_ADD, ZM_OP_DIVIDE, ZM_OP_MULTIPLY};
     for (uint64_t seed = 0; seed < 3000; seed++) {
         uint64_t n = 0;
@@ -214,7 +221,8 @@ static void test_random(void **state) {
         zm_ir_constant(ir, 2);
         for (int i = 0; i < 3 + (int)(seed % 20); i++) {
             uint64_t word = zm_splitmix64(seed, n++);
-            zm_id a = (zm_id)((word >> 8) % (uint64_t)ir->n_values), b = (zm_id)((word >> 24) % (uint64_t)ir->n_values);
+            zm_id a = (zm_id)((word >> 8) % (uint64_t)ir->n_values),
+                  b = (zm_id)((word >> 24) % (uint64_t)ir->n_values);
             if (word % 16 < 7)
                 last = zm_ir_apply(ir, unary[word % 16 % 6], a, -1, -1);
             else if (word % 16 < 9)

@@ -3,14 +3,15 @@
 #include "emit/c/frame.h"
 #include "emit/target.h"
 
-enum { KEEP_COST = 8 }; /* from about here on, storing and loading a float in the first-level cache is cheaper */
+enum { KEEP_COST = 8 }; /* from here on, a float is cheaper to store and load */
 
 extern const char zm_prelude_c[];
 
 static void write_signature(zm_c_frame *frame, const char *name) {
-    zm_text_printf(frame->text,
-                   "%s(const zm_c_call *call, zm_index first_row, zm_index last_row, zm_index first_column, zm_index last_column",
-                   name);
+    zm_text_printf(
+        frame->text,
+        "%s(const zm_c_call *call, zm_index first_row, zm_index last_row, zm_index first_column, zm_index last_column",
+        name);
 }
 
 /* By input: is it gathered from? Of those loaded by element, is_varying says so. */
@@ -30,8 +31,8 @@ static void write_row_pointers(zm_c_frame *frame) {
                        i, i, i, zm_storage_bytes(frame->request->inputs[i]));
         if (!frame->is_varying[i]) continue;
         const char *type = zm_c_types[frame->ir->inputs[i].type];
-        zm_text_printf(text, "        const %s one%d = varies%d ? (%s){0} : zm_load_one_%s(in%d, 0);\n", type, i, i, type,
-                       zm_storage_name(frame->request->inputs[i]), i);
+        zm_text_printf(text, "        const %s one%d = varies%d ? (%s){0} : zm_load_one_%s(in%d, 0);\n", type, i,
+                       i, type, zm_storage_name(frame->request->inputs[i]), i);
     }
     for (int i = 0; i < frame->ir->n_outputs; i++) {
         if (frame->ir->outputs[i].level != ZM_LEVEL_ELEMENT) continue;
@@ -39,7 +40,8 @@ static void write_row_pointers(zm_c_frame *frame) {
                        zm_storage_bytes(frame->request->outputs[i]));
     }
     for (int i = 0; i < frame->n_kept; i++)
-        zm_text_printf(text, "        float *const kept%d = call->scratch + %d * ((columns + 15) / 16 * 16);\n", i, i);
+        zm_text_printf(text, "        float *const kept%d = call->scratch + %d * ((columns + 15) / 16 * 16);\n", i,
+                       i);
 }
 
 static void write_kernel_body(zm_c_frame *frame) {
@@ -48,7 +50,8 @@ static void write_kernel_body(zm_c_frame *frame) {
     write_signature(frame, "ZM_FN void zm_body");
     for (int i = 0; i < frame->ir->n_inputs; i++)
         if (frame->is_varying[i]) zm_text_printf(text, ", const int varies%d", i);
-    zm_text_append_string(text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n");
+    zm_text_append_string(
+        text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n");
     zm_c_write_row_values(frame, &schedule->passes[0], ZM_LEVEL_UNIFORM, "    ");
     zm_text_append_string(text, "    for (zm_index row = first_row; row < last_row; row++) {\n");
     write_row_pointers(frame);
@@ -116,7 +119,7 @@ static zmlx_status emit_c(zm_text *source, const zm_emit_request *request, zmlx_
     zmlx_status status = prepare(&frame);
     if (!status) {
         zm_text_append_string(source, zm_prelude_c);
-        zm_c_write_helpers(&frame);
+        zm_c_write_fold_functions(&frame);
         write_kernel_body(&frame);
         write_entry(&frame);
         status = frame.status;

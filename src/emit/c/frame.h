@@ -6,8 +6,9 @@
  *       for each row { row values; pass 0; row values; pass 1; ...; row outputs }
  *   }
  *
- * and the entry, which calls it with constant flags where every input varies by column. Values are vectors: v<id>, those of a
- * row with all lanes equal. Per input i: in<i>, its row; varies<i>, the flag; one<i>, its value where it does not vary. */
+ * and the entry, which calls it with constant flags where every input varies by column. Values are vectors: v<id>,
+ * those of a row with all lanes equal. Per input i: in<i>, its row; varies<i>, the flag; one<i>, its value where
+ * it does not vary. */
 #ifndef ZM_EMIT_C_FRAME_H
 #define ZM_EMIT_C_FRAME_H
 
@@ -21,7 +22,7 @@ typedef struct zm_c_frame {
     const zm_ir *ir; /* legalised */
     const zm_emit_request *request;
     zm_schedule schedule;
-    int *kept_row;    /* by value: row of the scratch, or -1 */
+    int *kept_row; /* by value: row of the scratch, or -1 */
     int n_kept;
     bool *is_varying; /* by input: loaded by element, so it has a flag */
     bool whole_rows;  /* else the caller's range of columns */
@@ -34,9 +35,6 @@ typedef enum zm_c_extent { ZM_C_FULL, ZM_C_PART /* `count` lanes of 1 ... ZM_WID
 
 extern const char *const zm_c_types[]; /* of variables, by zm_type */
 
-/* helpers.c: functions that only some kernels need. */
-void zm_c_write_helpers(zm_c_frame *frame);
-
 /* value.c */
 bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass); /* kept by an earlier pass */
 void zm_c_write_row_values(zm_c_frame *frame, const zm_pass *pass, zm_level level, const char *indent);
@@ -44,13 +42,15 @@ void zm_c_write_element_values(zm_c_frame *frame, int pass, zm_c_extent extent, 
 void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent extent, const char *indent);
 void zm_c_write_row_stores(zm_c_frame *frame, const zm_pass *pass);
 
-/* reduction.c: of one reduction: its variables before the loops of the pass, a step for vector v of its operands (unroll:
- * index of the accumulator), the flush between blocks, the result after the loops. */
+/* reduction.c: of one reduction: its variables before the loops of the pass, a step for vector v of its operands
+ * (unroll: index of the accumulator), the flush between blocks, the result after the loops. */
 void zm_c_write_accumulators(zm_c_frame *frame, zm_id id, int n_accumulators);
 void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent extent, const char *accumulator,
                      const char *indent);
 void zm_c_write_flush(zm_c_frame *frame, zm_id id, int n_accumulators, const char *indent);
 void zm_c_write_result(zm_c_frame *frame, zm_id id, int n_accumulators);
+
+void zm_c_write_fold_functions(zm_c_frame *frame); /* what the steps of folds call */
 
 /* pass.c: pass number `pass` with its loops. */
 void zm_c_write_pass(zm_c_frame *frame, int pass);

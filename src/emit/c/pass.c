@@ -50,18 +50,21 @@ static void write_body(zm_c_frame *frame, int pass_number, zm_c_extent extent, c
 /* Of each output: are its vectors from this column on aligned? */
 static void write_stream_flags(zm_c_frame *frame, const zm_pass *pass, const char *column) {
     for (int i = 0; i < pass->n_stores; i++)
-        zm_text_printf(frame->text, "            const int stream%d = call->stream_stores && zm_is_aligned(out%d, %s, %d);\n",
-                       pass->stores[i], pass->stores[i], column, zm_storage_bytes(frame->request->outputs[pass->stores[i]]));
+        zm_text_printf(
+            frame->text, "            const int stream%d = call->stream_stores && zm_is_aligned(out%d, %s, %d);\n",
+            pass->stores[i], pass->stores[i], column, zm_storage_bytes(frame->request->outputs[pass->stores[i]]));
 }
 
 static void write_store_loop(zm_c_frame *frame, int pass_number) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     zm_text *text = frame->text;
-    const char *first = frame->whole_rows ? "0" : "first_column", *last = frame->whole_rows ? "columns" : "last_column";
-    zm_text_printf(text, "            const zm_index last = %s;\n            zm_index c = %s, head = 0;\n", last, first);
+    const char *first = frame->whole_rows ? "0" : "first_column",
+               *last = frame->whole_rows ? "columns" : "last_column";
+    zm_text_printf(text, "            const zm_index last = %s;\n            zm_index c = %s, head = 0;\n", last,
+                   first);
     if (pass->n_stores)
-        zm_text_printf(text, "            if (call->stream_stores) head = zm_head(out%d, c, %d, last - c);\n", pass->stores[0],
-                       zm_storage_bytes(frame->request->outputs[pass->stores[0]]));
+        zm_text_printf(text, "            if (call->stream_stores) head = zm_head(out%d, c, %d, last - c);\n",
+                       pass->stores[0], zm_storage_bytes(frame->request->outputs[pass->stores[0]]));
     write_stream_flags(frame, pass, "c + head");
     zm_text_append_string(text, "            while (c < last) {\n"
                                 "                int count = (int)head;\n"
@@ -80,25 +83,31 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
 }
 
 static void write_flushes(zm_c_frame *frame, const zm_pass *pass, int n_accumulators, const char *indent) {
-    for (int i = 0; i < pass->n_reductions; i++) zm_c_write_flush(frame, pass->reductions[i], n_accumulators, indent);
+    for (int i = 0; i < pass->n_reductions; i++)
+        zm_c_write_flush(frame, pass->reductions[i], n_accumulators, indent);
 }
 
 static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     zm_text *text = frame->text;
-    zm_text_printf(text, "            for (;;) {\n"
-                         "                const zm_index end = c + zm_whole(columns - c, %d);\n"
-                         "                while (c < end) {\n", n);
+    zm_text_printf(text,
+                   "            for (;;) {\n"
+                   "                const zm_index end = c + zm_whole(columns - c, %d);\n"
+                   "                while (c < end) {\n",
+                   n);
     if (n > 1 && is_short(frame, pass_number)) zm_text_append_string(text, "                    ZM_UNROLL_4\n");
     zm_text_printf(text, "                    for (int k = 0; k < %d; k++, c += ZM_WIDTH) {\n", n);
     write_body(frame, pass_number, ZM_C_FULL, "k", "                        ");
-    zm_text_printf(text, "                    }\n"
-                         "                }\n"
-                         "                if (columns - c < %d * ZM_WIDTH) break;\n", n);
+    zm_text_printf(text,
+                   "                    }\n"
+                   "                }\n"
+                   "                if (columns - c < %d * ZM_WIDTH) break;\n",
+                   n);
     write_flushes(frame, pass, n, "                ");
-    zm_text_append_string(text, "            }\n"
-                                "            for (; c < columns; c += ZM_WIDTH) {\n"
-                                "                const int count = columns - c < ZM_WIDTH ? (int)(columns - c) : ZM_WIDTH;\n");
+    zm_text_append_string(
+        text, "            }\n"
+              "            for (; c < columns; c += ZM_WIDTH) {\n"
+              "                const int count = columns - c < ZM_WIDTH ? (int)(columns - c) : ZM_WIDTH;\n");
     write_body(frame, pass_number, ZM_C_PART, "0", "                ");
     zm_text_append_string(text, "            }\n");
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Row reductions. All are accumulated lane by lane in a[], an order that depends on the number of columns only. Sums
- * and folds are flushed block by block: a sum into a float64 number, a fold with a combine into a stack of partial
- * results that grows like a binary counter. Both keep the error of long rows at that of a block. */
+/* Row reductions. All are accumulated lane by lane in a[], an order that depends on the number of columns only.
+ * Sums and folds are flushed block by block: a sum into a float64 number, a fold with a combine into a stack of
+ * partial results that grows like a binary counter. Both keep the error of long rows at that of a block. */
 #include "emit/c/frame.h"
+#include "emit/print.h"
 
 typedef struct kind {
     const char *neutral; /* of the accumulator's lanes */
@@ -54,7 +55,8 @@ void zm_c_write_accumulators(zm_c_frame *frame, zm_id id, int n_accumulators) {
             zm_text_printf(frame->text, "            at%d[%d] = zm_splat_uint(0xffffffffu);\n", (int)id, i);
     }
     if (fold && fold->combine.n_values)
-        zm_text_printf(frame->text, "            zm_partials partials%d;\n            partials%d.n_blocks = 0;\n", (int)id, (int)id);
+        zm_text_printf(frame->text, "            zm_partials partials%d;\n            partials%d.n_blocks = 0;\n",
+                       (int)id, (int)id);
 }
 
 /* update(accumulator, captures...), a capture of elements as one of its lanes where lane is not NULL. */
@@ -63,12 +65,14 @@ static void write_update(zm_c_frame *frame, zm_id id, const char *accumulator, c
     zm_text_printf(frame->text, "zm_update%d(a%d[%s]", (int)frame->ir->values[id].index, (int)id, accumulator);
     for (int i = 0; i < fold->n_captures; i++) {
         bool is_element = frame->ir->values[fold->captures[i]].level == ZM_LEVEL_ELEMENT;
-        zm_text_printf(frame->text, is_element && lane ? ", zm_splat(v%d[%s])" : ", v%d", (int)fold->captures[i], lane);
+        zm_text_printf(frame->text, is_element && lane ? ", zm_splat(v%d[%s])" : ", v%d", (int)fold->captures[i],
+                       lane);
     }
     zm_text_append_string(frame->text, ")");
 }
 
-static void write_fold_step(zm_c_frame *frame, zm_id id, zm_c_extent extent, const char *accumulator, const char *indent) {
+static void write_fold_step(zm_c_frame *frame, zm_id id, zm_c_extent extent, const char *accumulator,
+                            const char *indent) {
     zm_text *text = frame->text;
     if (!get_fold(frame, id)->combine.n_values) { /* strictly from left to right */
         zm_text_printf(text, "%sfor (int lane = 0; lane < %s; lane++) a%d[0] = ", indent,
@@ -96,18 +100,19 @@ void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent ext
     kind self = get_kind(value->op);
     const char *given = extent == ZM_C_PART ? "x" : "v";
     if (extent == ZM_C_PART)
-        zm_text_printf(text, "%sconst vf x%d = zm_select(zm_first_lanes(count), v%d, %s);\n", indent, (int)id, operand,
-                       self.neutral);
+        zm_text_printf(text, "%sconst vf x%d = zm_select(zm_first_lanes(count), v%d, %s);\n", indent, (int)id,
+                       operand, self.neutral);
     if (extent == ZM_C_PART) operand = (int)id;
     if (value->op == ZM_OP_ROW_ARGMAX)
-        zm_text_printf(text, "%szm_argmax_step(&a%d[%s], &at%d[%s], %s%d, zm_iota() + zm_splat_uint((zm_uint)c), %d);\n", indent,
-                       (int)id, accumulator, (int)id, accumulator, given, operand, (int)reversed);
+        zm_text_printf(text,
+                       "%szm_argmax_step(&a%d[%s], &at%d[%s], %s%d, zm_iota() + zm_splat_uint((zm_uint)c), %d);\n",
+                       indent, (int)id, accumulator, (int)id, accumulator, given, operand, (int)reversed);
     else if (self.merge[0] == 'z')
-        zm_text_printf(text, "%sa%d[%s] = %s(a%d[%s], %s%d);\n", indent, (int)id, accumulator, self.merge, (int)id, accumulator,
-                       given, operand);
+        zm_text_printf(text, "%sa%d[%s] = %s(a%d[%s], %s%d);\n", indent, (int)id, accumulator, self.merge, (int)id,
+                       accumulator, given, operand);
     else
-        zm_text_printf(text, "%sa%d[%s] = a%d[%s] %s %s%d;\n", indent, (int)id, accumulator, (int)id, accumulator, self.merge,
-                       given, operand);
+        zm_text_printf(text, "%sa%d[%s] = a%d[%s] %s %s%d;\n", indent, (int)id, accumulator, (int)id, accumulator,
+                       self.merge, given, operand);
 }
 
 /* One vector made of n accumulators, pairs first. */
@@ -170,5 +175,20 @@ void zm_c_write_result(zm_c_frame *frame, zm_id id, int n_accumulators) {
         zm_text_printf(text, "%s(", get_kind(op).over);
         write_merged(frame, id, 0, n_accumulators);
         zm_text_append_string(text, op == ZM_OP_ROW_SUM ? ")));\n" : "));\n");
+    }
+}
+
+void zm_c_write_fold_functions(zm_c_frame *frame) {
+    const zm_print_style style = {
+        .function = "ZM_FN",
+        .types = {[ZM_TYPE_FLOAT] = "vf", [ZM_TYPE_BOOL] = "vi", [ZM_TYPE_UINT] = "vu"},
+        .number_open = "zm_splat(",
+        .number_close = ")",
+    };
+    for (int i = 0; i < frame->ir->n_folds; i++) {
+        zmlx_status status = zm_print_fold(frame->text, &style, frame->ir, i, frame->error);
+        if (status && !frame->status) frame->status = status;
+        if (frame->ir->folds[i].combine.n_values)
+            zm_text_printf(frame->text, "ZM_COMBINED_FOLD(zm_push%d, zm_finish%d, zm_combine%d)\n", i, i, i);
     }
 }

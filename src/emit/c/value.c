@@ -23,7 +23,8 @@ static void write_operation(zm_c_frame *frame, const zm_value *value) {
 
 static void write_gather(zm_c_frame *frame, const zm_value *value) {
     zm_text_printf(frame->text, "zm_gather_%s(in%d, v%d, columns, call->layouts[%d] & 1)",
-                   input_storage(frame, value->index), (int)value->index, (int)value->operands[0], (int)value->index);
+                   input_storage(frame, value->index), (int)value->index, (int)value->operands[0],
+                   (int)value->index);
 }
 
 /* An expression for a value that is the same for the whole row. */
@@ -61,7 +62,8 @@ static void write_load(zm_c_frame *frame, const zm_value *value, zm_c_extent ext
     const char *storage = input_storage(frame, value->index);
     int input = (int)value->index;
     zm_text_printf(frame->text, "varies%d ? ", input);
-    if (extent == ZM_C_PART) zm_text_printf(frame->text, "count < ZM_WIDTH ? zm_load_part_%s(in%d, c, count) : ", storage, input);
+    if (extent == ZM_C_PART)
+        zm_text_printf(frame->text, "count < ZM_WIDTH ? zm_load_part_%s(in%d, c, count) : ", storage, input);
     zm_text_printf(frame->text, "zm_load_%s(in%d, c) : one%d", storage, input, input);
 }
 
@@ -69,8 +71,8 @@ static void write_scan(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_
     const char *name = value->op == ZM_OP_ROW_CUMSUM_REVERSE ? "zm_cumsum_reverse" : "zm_cumsum";
     int operand = (int)value->operands[0];
     if (extent == ZM_C_PART)
-        zm_text_printf(frame->text, "%s(zm_select(zm_first_lanes(count), v%d, zm_splat(0.0f)), &carry%d)", name, operand,
-                       (int)id);
+        zm_text_printf(frame->text, "%s(zm_select(zm_first_lanes(count), v%d, zm_splat(0.0f)), &carry%d)", name,
+                       operand, (int)id);
     else
         zm_text_printf(frame->text, "%s(v%d, &carry%d)", name, operand, (int)id);
 }
@@ -80,7 +82,8 @@ static void write_element_value(zm_c_frame *frame, zm_id id, const zm_value *val
     case ZM_OP_LOAD: write_load(frame, value, extent); break;
     case ZM_OP_COLUMN: zm_text_append_string(frame->text, "zm_iota() + zm_splat_uint((zm_uint)c)"); break;
     case ZM_OP_RANDOM:
-        zm_text_printf(frame->text, "zm_random(call->seeds[%d], (__UINT64_TYPE__)(row * columns + c))", (int)value->index);
+        zm_text_printf(frame->text, "zm_random(call->seeds[%d], (__UINT64_TYPE__)(row * columns + c))",
+                       (int)value->index);
         break;
     case ZM_OP_ROW_GATHER: write_gather(frame, value); break;
     case ZM_OP_ROW_CUMSUM:
@@ -105,8 +108,10 @@ static void write_reload(zm_c_frame *frame, zm_id id, zm_c_extent extent) {
     const char *type = zm_c_types[frame->ir->values[id].type];
     int row = frame->kept_row[id];
     if (extent == ZM_C_PART)
-        zm_text_printf(frame->text, "(%s)(count < ZM_WIDTH ? zm_load_part_float32(kept%d, c, count) : zm_load_float32(kept%d, c))",
-                       type, row, row);
+        zm_text_printf(
+            frame->text,
+            "(%s)(count < ZM_WIDTH ? zm_load_part_float32(kept%d, c, count) : zm_load_float32(kept%d, c))", type,
+            row, row);
     else
         zm_text_printf(frame->text, "(%s)zm_load_float32(kept%d, c)", type, row);
 }
@@ -136,11 +141,13 @@ void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent exten
         int output = pass->stores[i], id = (int)frame->ir->outputs[output].value;
         const char *storage = zm_storage_name(frame->request->outputs[output]);
         if (extent == ZM_C_PART)
-            zm_text_printf(frame->text,
-                           "%sif (count < ZM_WIDTH) zm_store_part_%s(out%d, c, v%d, count); else zm_store_%s(out%d, c, v%d);\n",
-                           indent, storage, output, id, storage, output, id);
+            zm_text_printf(
+                frame->text,
+                "%sif (count < ZM_WIDTH) zm_store_part_%s(out%d, c, v%d, count); else zm_store_%s(out%d, c, v%d);\n",
+                indent, storage, output, id, storage, output, id);
         else
-            zm_text_printf(frame->text, "%sif (stream%d) zm_stream_%s(out%d, c, v%d); else zm_store_%s(out%d, c, v%d);\n",
+            zm_text_printf(frame->text,
+                           "%sif (stream%d) zm_stream_%s(out%d, c, v%d); else zm_store_%s(out%d, c, v%d);\n",
                            indent, output, storage, output, id, storage, output, id);
     }
 }

@@ -23,9 +23,14 @@ typedef struct zm_gpu_plan {
 /* The launch for an emitted kernel; the same for both targets. rows and columns are at least 1. */
 zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns);
 
+/* The names of arguments, the same for all kernels: a user's names may be words of the target's language. */
+const char *zm_gpu_input_name(int input);   /* zm_in<input>, below ZM_IR_MAX_INPUTS */
+const char *zm_gpu_output_name(int output); /* zm_out<output>, below ZM_IR_MAX_OUTPUTS */
+
 /* Metal through MLX's custom kernel, which writes the kernel's signature itself: `header` goes before it (prelude and
  * a function with the whole frame), `body` calls that. The scalars arrive as one uint32 input named zm_scalars
- * after the kernel's inputs. The target's emit gives the same text with a signature of its own. */
+ * after the kernel's inputs; arrays have the names above. The target's emit gives the same text with a signature of
+ * its own. */
 zmlx_status zm_metal_emit_parts(zm_text *header, zm_text *body, const zm_emit_request *request, zmlx_error *error);
 
 #endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* CUDA C++ for NVRTC: --gpu-architecture=sm_XX --fmad=false, as only the operation fma is contracted. */
+#include "emit/gpu/frame.h"
+#include "emit/target.h"
+
+extern const char zm_prelude_cuda[], zm_prelude_gpu[];
+
+static void print_arguments(zm_text *text, const zm_gpu_frame *frame) {
+    const zm_ir *ir = frame->ir;
+    for (int i = 0; i < ir->n_inputs; i++)
+        zm_text_printf(text, "const %s *%s, ", zm_gpu_storage_word(frame->request->inputs[i]), zm_gpu_input_name(i));
+    for (int i = 0; i < ir->n_outputs; i++)
+        zm_text_printf(text, "%s *%s, ", zm_gpu_storage_word(frame->request->outputs[i]), zm_gpu_output_name(i));
+    zm_text_append_string(text, "uint rows_low, uint rows_high, uint columns_low, uint columns_high,\n    uint threads_per_row");
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, ", uint layout%d", i);
+    for (int i = 0; i < ir->n_parameters; i++)
+        zm_text_printf(text, ir->parameters[i].is_seed ? ", uint low%d, uint high%d" : ", float p%d", i, i);
+}
+
+static void print_call(zm_text *text, const zm_gpu_frame *frame) {
+    const zm_ir *ir = frame->ir;
+    zm_text_append_string(text, "    zm_frame(");
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "%s, ", zm_gpu_input_name(i));
+    for (int i = 0; i < ir->n_outputs; i++) zm_text_printf(text, "%s, ", zm_gpu_output_name(i));
+    zm_text_append_string(text, "zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,\n        ");
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "layout%d, ", i);
+    for (int i = 0; i < ir->n_parameters; i++)
+        zm_text_printf(text, ir->parameters[i].is_seed ? "seed%d, " : "p%d, ", i);
+    zm_text_append_string(text, "self, shared);\n");
+}
+
+static void print_kernel(zm_text *text, const zm_gpu_frame *frame) {
+    const zm_ir *ir = frame->ir;
+    zm_text_printf(text, "\nextern \"C\" __global__ void __launch_bounds__(%d) %s(\n    ", zm_gpu_frame_threads(frame),
+                   frame->request->entry);
+    print_arguments(text, frame);
+    zm_text_append_string(text, ") {\n");
+    if (zm_gpu_frame_shared_words(frame))
+        zm_text_printf(text, "    __shared__ uint shared[%d];\n", zm_gpu_frame_shared_words(frame));
+    else
+        zm_text_append_string(text, "    uint *shared = 0;\n");
+    zm_text_append_string(text,
+                          "    zm_thread self;\n"
+                          "    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;\n"
+                          "    self.blocks = zm_long(gridDim.y) * gridDim.x;\n"
+                          "    self.index = threadIdx.x;\n"
+                          "    self.threads = blockDim.x;\n");
+    for (int i = 0; i < ir->n_parameters; i++)
+        if (ir->parameters[i].is_seed)
+            zm_text_printf(text, "    zm_seed seed%d;\n    seed%d.low = low%d, seed%d.high = high%d;\n", i, i, i, i, i);
+    print_call(text, frame);
+    zm_text_append_string(text, "}\n");
+}
+
+static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_error *error) {
+    zm_gpu_frame frame;
+    ZM_TRY(zm_gpu_frame_begin(&frame, request, error));
+    zm_text_append_string(source, zm_prelude_cuda);
+    zm_text_append_string(source, zm_prelude_gpu);
+    zmlx_status status = zm_gpu_frame_print(&frame, source);
+    if (!status) print_kernel(source, &frame);
+    zm_gpu_frame_end(&frame);
+    return !status && source->failed ? zm_fail_memory(error) : status;
+}
+
+const zm_target zm_target_cuda = {"cuda", "cu", emit};

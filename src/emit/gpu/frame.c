@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdio.h>
+
+#include "emit/gpu/frame.h"
+#include "emit/print.h"
+#include "emit/target.h"
+
+#define NAME(prefix, number) prefix #number
+#define NAMES_16(prefix)                                                                                       \
+    NAME(prefix, 0), NAME(prefix, 1), NAME(prefix, 2), NAME(prefix, 3), NAME(prefix, 4), NAME(prefix, 5),       \
+        NAME(prefix, 6), NAME(prefix, 7), NAME(prefix, 8), NAME(prefix, 9), NAME(prefix, 10), NAME(prefix, 11), \
+        NAME(prefix, 12), NAME(prefix, 13), NAME(prefix, 14), NAME(prefix, 15)
+#define NAMES_NEXT_16(prefix)                                                                                     \
+    NAME(prefix, 16), NAME(prefix, 17), NAME(prefix, 18), NAME(prefix, 19), NAME(prefix, 20), NAME(prefix, 21),    \
+        NAME(prefix, 22), NAME(prefix, 23), NAME(prefix, 24), NAME(prefix, 25), NAME(prefix, 26), NAME(prefix, 27), \
+        NAME(prefix, 28), NAME(prefix, 29), NAME(prefix, 30), NAME(prefix, 31)
+
+static const char *const input_names[ZM_IR_MAX_INPUTS] = {NAMES_16("zm_in"), NAMES_NEXT_16("zm_in")};
+static const char *const output_names[ZM_IR_MAX_OUTPUTS] = {NAMES_16("zm_out")};
+
+const char *zm_gpu_input_name(int input) { return input_names[input]; }
+const char *zm_gpu_output_name(int output) { return output_names[output]; }
+
+const char *zm_gpu_type(zm_type type) {
+    switch (type) {
+    case ZM_TYPE_BOOL: return "bool";
+    case ZM_TYPE_UINT: return "uint";
+    default: return "float";
+    }
+}
+
+const char *zm_gpu_storage_word(zm_storage storage) {
+    switch (zm_storage_bytes(storage)) {
+    case 1: return "uchar";
+    case 2: return "ushort";
+    default: return "uint";
+    }
+}
+
+int zm_gpu_frame_threads(const zm_gpu_frame *frame) {
+    return frame->has_rows ? ZM_GPU_MAX_ROW_THREADS : ZM_GPU_MAP_THREADS;
+}
+
+int zm_gpu_frame_shared_words(const zm_gpu_frame *frame) {
+    return frame->has_rows ? (frame->n_slots + 1) * ZM_GPU_SLOT : 0;
+}
+
+zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error) {
+    *frame = (zm_gpu_frame){.request = request, .error = error};
+    ZM_TRY(zm_emit_prepare(&frame->ir, request, NULL, error));
+    frame->has_rows = zm_ir_has_rows(request->ir); /* as the launch plan sees it */
+    frame->vector = zm_gpu_vector(request);
+    frame->unroll = zm_gpu_map_unroll(request);
+    return ZMLX_OK;
+}
+
+void zm_gpu_frame_end(zm_gpu_frame *frame) { zm_ir_free(frame->ir); }
+
+static zmlx_status print_operation(zm_gpu_frame *frame, const zm_value *value) {
+    char names[3][16];
+    const char *operands[3] = {names[0], names[1], names[2]};
+    for (int i = 0; i < 3; i++) snprintf(names[i], sizeof names[i], "v%d", (int)value->operands[i]);
+    return zm_print_operation(frame->text, value->op, operands, frame->error);
+}
+
+zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
+    const zm_value *value = &frame->ir->values[id];
+    zm_text *text = frame->text;
+    switch (value->op) {
+    case ZM_OP_CONSTANT: zm_print_number(text, value->number); return ZMLX_OK;
+    case ZM_OP_PARAMETER: zm_text_printf(text, "p%d", (int)value->index); return ZMLX_OK;
+    case ZM_OP_COLUMNS: zm_text_append_string(text, "float(columns)"); return ZMLX_OK;
+    case ZM_OP_COLUMN: zm_text_append_string(text, "zm_column(at, j)"); return ZMLX_OK;
+    case ZM_OP_RANDOM: zm_text_printf(text, "zm_random(p%d, zm_index(at, j))", (int)value->index); return ZMLX_OK;
+    case ZM_OP_LOAD: /* of a row; vectors are loaded before */
+        zm_text_printf(text, "zm_load_one<zm_%s>(zm_in%d, row * zm_row_stride(layout%d, columns))",
+                       zm_storage_name(frame->request->inputs[value->index]), (int)value->index, (int)value->index);
+        return ZMLX_OK;
+    case ZM_OP_ROW_GATHER:
+        zm_text_printf(text, "zm_gather<zm_%s>(zm_in%d, row, v%d, columns, layout%d)",
+                       zm_storage_name(frame->request->inputs[value->index]), (int)value->index,
+                       (int)value->operands[0], (int)value->index);
+        return ZMLX_OK;
+    default: break;
+    }
+    if (frame->has_rows && value->op == ZM_OP_DIVIDE && value->level == ZM_LEVEL_ELEMENT &&
+        frame->ir->values[value->operands[1]].level != ZM_LEVEL_ELEMENT) {
+        zm_text_printf(text, "zm_quotient(v%d, v%d)", (int)value->operands[0], (int)value->operands[1]);
+        return ZMLX_OK;
+    }
+    return print_operation(frame, value);
+}
+
+zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id) {
+    zm_text_printf(frame->text, "%sconst %s v%d = ", indent, zm_gpu_type(frame->ir->values[id].type), (int)id);
+    ZM_TRY(zm_gpu_print_expression(frame, id));
+    zm_text_append_string(frame->text, ";\n");
+    return ZMLX_OK;
+}
+
+void zm_gpu_print_is_wide(zm_gpu_frame *frame) {
+    for (int i = 0; i < frame->ir->n_inputs; i++) zm_text_printf(frame->text, " && zm_is_aligned(zm_in%d)", i);
+    for (int i = 0; i < frame->ir->n_outputs; i++) zm_text_printf(frame->text, " && zm_is_aligned(zm_out%d)", i);
+}
+
+static void print_signature(zm_gpu_frame *frame) {
+    const zm_ir *ir = frame->ir;
+    zm_text *text = frame->text;
+    if (ir->n_inputs) zm_text_append_string(text, "template <");
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "%sclass I%d", i ? ", " : "", i);
+    zm_text_printf(text, "%sZM_FUNCTION void zm_frame(", ir->n_inputs ? ">\n" : "");
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "I%d zm_in%d, ", i, i);
+    for (int i = 0; i < ir->n_outputs; i++)
+        zm_text_printf(text, "ZM_DEVICE %s *zm_out%d, ", zm_gpu_storage_word(frame->request->outputs[i]), i);
+    zm_text_append_string(text, "zm_long rows, zm_long columns, uint threads_per_row,\n    ");
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "uint layout%d, ", i);
+    for (int i = 0; i < ir->n_parameters; i++)
+        zm_text_printf(text, "%s p%d, ", ir->parameters[i].is_seed ? "zm_seed" : "float", i);
+    zm_text_append_string(text, "zm_thread self, ZM_SHARED uint *shared) {\n");
+}
+
+zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text) {
+    static const zm_print_style style = {"ZM_FUNCTION", {"float", "bool", "uint"}, "", ""};
+    frame->text = text;
+    for (int i = 0; i < frame->ir->n_folds; i++) {
+        ZM_TRY(zm_print_fold(text, &style, frame->ir, i, frame->error));
+        if (!frame->ir->folds[i].combine.n_values) continue;
+        const char *type = zm_gpu_type(frame->ir->values[frame->ir->folds[i].init].type);
+        zm_text_printf(text, "struct zm_fold%d { static ZM_FUNCTION %s apply(%s a, %s b) { return zm_combine%d(a, b); } };\n",
+                       i, type, type, type, i);
+    }
+    print_signature(frame);
+    ZM_TRY(frame->has_rows ? zm_gpu_print_rows(frame) : zm_gpu_print_map(frame));
+    zm_text_append_string(text, "}\n");
+    return text->failed ? zm_fail_memory(frame->error) : ZMLX_OK;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* The text of a kernel between prelude and signature, the same for CUDA and Metal: the functions of its folds and
+ *
+ *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns, uint threads_per_row,
+ *                                            uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
+ *
+ * Names in it: v<id> a value, x<id> a vector of a load, k<id> kept elements, c<id> elements that a later segment
+ * reads, s<id> those of a scan, r<id> an accumulator, t<id> a vector's part of a sum, y<output> what is stored. */
+#ifndef ZM_EMIT_GPU_FRAME_H
+#define ZM_EMIT_GPU_FRAME_H
+
+#include "emit/gpu/gpu.h"
+#include "emit/schedule.h"
+
+enum {
+    ZM_GPU_MAP_THREADS = 256,
+    ZM_GPU_ROW_THREADS = 256,     /* a block of shorter rows */
+    ZM_GPU_MAX_ROW_THREADS = 512, /* a block of one row */
+    ZM_GPU_WARP = 32,
+    ZM_GPU_ROW_ITEMS = 16,        /* elements that a thread keeps of a row that fits */
+    ZM_GPU_SLOT = 16,             /* shared words of a reduction: one a warp of the largest block */
+    ZM_GPU_CARRIES = 256          /* shared words of a scan that a pass of the other direction reads */
+};
+
+typedef struct zm_gpu_frame {
+    zm_text *text;
+    const zm_emit_request *request;
+    zm_ir *ir;  /* legalised; owned */
+    bool has_rows;
+    int vector; /* elements of a thread's vector */
+    int unroll; /* map: vectors a thread */
+    int n_slots;   /* shared memory in use, in slots of ZM_GPU_SLOT words */
+    int n_carried; /* scans whose sums are kept in shared memory */
+    zmlx_error *error;
+} zm_gpu_frame;
+
+/* 16 bytes of the narrowest type, at most 8 elements. */
+int zm_gpu_vector(const zm_emit_request *request);
+/* Vectors of a thread of a map. */
+int zm_gpu_map_unroll(const zm_emit_request *request);
+
+zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error);
+void zm_gpu_frame_end(zm_gpu_frame *frame);
+/* Appends the functions above. */
+zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text);
+/* Shared words, known after printing; 0 for a map. */
+int zm_gpu_frame_shared_words(const zm_gpu_frame *frame);
+int zm_gpu_frame_threads(const zm_gpu_frame *frame); /* of the largest block */
+
+const char *zm_gpu_storage_word(zm_storage storage); /* the type whose pointer an array is: ushort */
+
+/* Parts for frame_map.c and frame_row.c. */
+const char *zm_gpu_type(zm_type type);
+/* The value as an expression of v<operand>; leaves of elements in terms of `at` and `j`. Not loads, reductions, scans. */
+zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id);
+/* "const float v3 = expression;" */
+zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id);
+void zm_gpu_print_is_wide(zm_gpu_frame *frame); /* the condition on the arrays' addresses */
+zmlx_status zm_gpu_print_map(zm_gpu_frame *frame);
+zmlx_status zm_gpu_print_rows(zm_gpu_frame *frame);
+
+#endif

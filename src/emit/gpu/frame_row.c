@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/* A kernel with row operations: threads_per_row threads go over a row in chunks of a vector each, so that element c
+ * belongs to thread c / V mod threads_per_row whatever the alignment. A row of at most ROW_ITEMS elements a thread is
+ * loaded once and stays in registers; a longer one is read again in every pass.
+ *
+ * Where a pass runs against a scan of an earlier one, a long row cannot keep the scan's elements: the sum at the start of every
+ * step-th chunk is kept in shared memory, and the scan repeated from there. */
+#include <limits.h>
+
+#include "emit/gpu/row.h"
+
+enum { KEEP_COST = 8, MAX_RESIDENT_VALUES = 5, MAX_SHARED_BYTES = 32 * 1024 };
+
+static bool is_vector_load(const zm_value *value) { return value->op == ZM_OP_LOAD && value->level == ZM_LEVEL_ELEMENT; }
+
+static void list_values(zm_gpu_body *body, const zm_pass *pass) {
+    const zm_ir *ir = body->schedule->ir;
+    for (zm_id id = 0; id < ir->n_values; id++) body->is_listed[id] = false;
+    for (int i = 0; i < pass->n_element_values; i++) body->is_listed[pass->element_values[i]] = true;
+    for (zm_id id = ir->n_values - 1; id >= 0 && !body->is_resident; id--) /* for scans to repeat */
+        for (int i = 0; body->is_listed[id] && i < zm_ir_operand_count(ir, id); i++)
+            if (zm_gpu_is_element(body, zm_ir_operand(ir, id, i))) body->is_listed[zm_ir_operand(ir, id, i)] = true;
+}
+
+/* A scan of an earlier pass that this one, against its direction, repeats. */
+static bool is_repeated(const zm_gpu_body *body, zm_id id) {
+    const zm_value *value = &body->schedule->ir->values[id];
+    return !body->is_resident && body->is_listed[id] && zm_gpu_is_scan(value) &&
+           (value->op == ZM_OP_ROW_CUMSUM_REVERSE) != body->schedule->passes[body->pass].reversed;
+}
+
+static void print_load(zm_gpu_body *body, const char *indent, zm_id id, const char *chunk) {
+    int input = body->schedule->ir->values[id].index;
+    zm_text_printf(body->frame->text, "%szm_load<zm_%s, %d>(x%d%s, zm_in%d, at, layout%d);\n", indent,
+                   zm_storage_name(body->frame->request->inputs[input]), body->frame->vector, (int)id, chunk, input, input);
+}
+
+static void print_place(zm_gpu_body *body, const char *indent) {
+    zm_text_printf(body->frame->text, "%sconst zm_place at = zm_place_in_row<%d>(row, k, columns, active, wide, group);\n",
+                   indent, body->frame->vector);
+}
+
+/* All new vectors of a resident row at once, so that they are on their way together. */
+static void print_resident_loads(zm_gpu_body *body) {
+    const zm_ir *ir = body->schedule->ir;
+    zm_text *text = body->frame->text;
+    bool any = false;
+    for (zm_id id = 0; id < ir->n_values; id++) {
+        if (!body->is_listed[id] || !is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
+        zm_text_printf(text, "        %s x%d[%d][%d];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks,
+                       body->frame->vector);
+        any = true;
+    }
+    if (!any) return;
+    zm_text_printf(text, "#pragma unroll\n        for (int k = 0; k < %d; ++k) {\n", body->n_chunks);
+    print_place(body, "            ");
+    for (zm_id id = 0; id < ir->n_values; id++) {
+        if (!body->is_listed[id] || !is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
+        print_load(body, "            ", id, "[k]");
+        body->is_declared[id] = true;
+    }
+    zm_text_append_string(text, "        }\n");
+}
+
+static void print_streamed_loads(zm_gpu_body *body) {
+    const zm_ir *ir = body->schedule->ir;
+    for (zm_id id = 0; id < ir->n_values; id++) {
+        if (!body->is_listed[id] || !is_vector_load(&ir->values[id])) continue;
+        zm_text_printf(body->frame->text, "            %s x%d[%d];\n", zm_gpu_type(ir->values[id].type), (int)id,
+                       body->frame->vector);
+        print_load(body, "            ", id, "");
+    }
+}
+
+/* Before the loop: accumulators, the sums of scans, arrays of what is kept. */
+static void print_state(zm_gpu_body *body, const zm_pass *pass) {
+    const zm_ir *ir = body->schedule->ir;
+    zm_text *text = body->frame->text;
+    zm_gpu_print_accumulators(body, pass);
+    for (zm_id id = 0; id < ir->n_values; id++) {
+        if (!body->is_listed[id] || zm_gpu_is_reload(body, id)) continue;
+        if (zm_gpu_is_scan(&ir->values[id])) {
+            body->slots[id] = body->next_slot++;
+            zm_text_printf(text, body->is_declared[id] ? "        carry%d = zm_no_sum();\n" : "        zm_sum carry%d = zm_no_sum();\n",
+                           (int)id);
+            body->is_declared[id] = true;
+        }
+        if (body->is_resident && body->schedule->kept[id] && body->schedule->kept_from[id] == body->pass)
+            zm_text_printf(text, "        %s k%d[%d][%d];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks,
+                           body->frame->vector);
+    }
+}
+
+static int carry_word(const zm_gpu_body *body, zm_id id) { return body->carry_area[id] * ZM_GPU_CARRIES; }
+
+/* In the first pass that has the scan. */
+static void print_kept_carries(zm_gpu_body *body) {
+    const zm_ir *ir = body->schedule->ir;
+    for (zm_id id = 0; id < ir->n_values && body->frame->n_carried && !body->is_resident; id++) {
+        if (!body->is_listed[id] || !zm_gpu_is_scan(&ir->values[id]) || body->carry_area[id] >= 0) continue;
+        body->carry_area[id] = body->next_carry++;
+        zm_text_printf(body->frame->text, "            zm_keep_carry(carries + %d, i, step, carry%d, group);\n",
+                       carry_word(body, id), (int)id);
+    }
+}
+
+/* Sets the sums of the scans to repeat to what they are at the start of chunk k. */
+static zmlx_status print_repetition(zm_gpu_body *body, const zm_pass *pass) {
+    const zm_ir *ir = body->schedule->ir;
+    zm_text *text = body->frame->text;
+    bool any = false;
+    for (zm_id id = 0; id < ir->n_values; id++) {
+        if (!is_repeated(body, id)) continue;
+        any = true;
+        zm_text_printf(text, "            carry%d = zm_kept_carry(carries + %d, chunks - 1 - i, step, group);\n", (int)id,
+                       carry_word(body, id));
+    }
+    if (!any) return ZMLX_OK;
+    for (zm_id id = 0; id < ir->n_values; id++) body->is_needed[id] = is_repeated(body, id);
+    for (zm_id id = ir->n_values - 1; id >= 0; id--) {
+        body->is_listed[id] = body->is_needed[id];
+        for (int i = 0; body->is_needed[id] && i < zm_ir_operand_count(ir, id); i++)
+            if (zm_gpu_is_element(body, zm_ir_operand(ir, id, i))) body->is_needed[zm_ir_operand(ir, id, i)] = true;
+    }
+    zm_text_printf(text,
+                   "            for (zm_long other = (chunks - 1 - i) / step * step; other < chunks - 1 - i; ++other) {\n"
+                   "            const zm_long k = %s;\n",
+                   pass->reversed ? "other" : "chunks - 1 - other");
+    print_place(body, "            ");
+    print_streamed_loads(body);
+    body->parts = NULL;
+    ZM_TRY(zm_gpu_print_chunk(body));
+    zm_text_append_string(text, "            }\n");
+    list_values(body, pass);
+    return ZMLX_OK;
+}
+
+/* Whether threads without elements must take part in the loop. */
+static bool is_collective(const zm_gpu_body *body, const zm_pass *pass) {
+    for (zm_id id = 0; id < body->schedule->ir->n_values; id++)
+        if (body->is_listed[id] && zm_gpu_is_scan(&body->schedule->ir->values[id]) && !zm_gpu_is_reload(body, id)) return true;
+    for (int i = 0; i < pass->n_reductions; i++)
+        if (zm_gpu_is_ordered(body->schedule->ir, pass->reductions[i])) return true;
+    return false;
+}
+
+static void print_loop_head(zm_gpu_body *body, const zm_pass *pass) {
+    zm_text *text = body->frame->text;
+    if (body->is_resident)
+        zm_text_printf(text,
+                       "#pragma unroll\n        for (int i = 0; i < %d; ++i) {\n            const int k = %s;\n", body->n_chunks,
+                       pass->reversed ? (body->n_chunks == 4 ? "3 - i" : "1 - i") : "i");
+    else
+        zm_text_printf(text,
+                       "        for (zm_long i = 0; i < chunks; ++i) {\n            const zm_long k = %s;\n",
+                       pass->reversed ? "chunks - 1 - i" : "i");
+}
+
+static zmlx_status print_pass(zm_gpu_body *body, int number) {
+    const zm_pass *pass = &body->schedule->passes[number];
+    zm_text *text = body->frame->text;
+    body->pass = number;
+    list_values(body, pass);
+    for (int i = 0; i < pass->n_row_values; i++)
+        ZM_TRY(zm_gpu_print_value(body->frame, "        ", pass->row_values[i]));
+    print_state(body, pass);
+    bool repeats = false;
+    for (zm_id id = 0; id < body->schedule->ir->n_values; id++) repeats = repeats || is_repeated(body, id);
+    if (repeats) zm_text_append_string(text, "        zm_barrier();\n");
+    if (body->is_resident) print_resident_loads(body);
+    print_loop_head(body, pass);
+    if (!body->is_resident) ZM_TRY(print_repetition(body, pass));
+    print_place(body, "            ");
+    bool is_collective_pass = is_collective(body, pass);
+    zm_text_append_string(text, is_collective_pass ? "            {\n" : "            if (at.count > 0) {\n");
+    print_kept_carries(body);
+    if (!body->is_resident) print_streamed_loads(body);
+    body->parts = pass;
+    ZM_TRY(zm_gpu_print_chunk(body));
+    zm_text_append_string(text, "            }\n        }\n");
+    zm_gpu_print_results(body, pass);
+    return ZMLX_OK;
+}
+
+static zmlx_status print_row_outputs(zm_gpu_body *body) {
+    const zm_schedule *schedule = body->schedule;
+    const zm_pass *last = &schedule->passes[schedule->n_passes];
+    for (int i = 0; i < last->n_row_values; i++) ZM_TRY(zm_gpu_print_value(body->frame, "        ", last->row_values[i]));
+    for (int i = 0; i < last->n_stores; i++)
+        zm_text_printf(body->frame->text,
+                       "        if (active && group.index == 0u) zm_store_one<zm_%s>(zm_out%d, row, v%d);\n",
+                       zm_storage_name(body->frame->request->outputs[last->stores[i]]), last->stores[i],
+                       (int)schedule->ir->outputs[last->stores[i]].value);
+    return ZMLX_OK;
+}
+
+static zmlx_status print_body(zm_gpu_frame *frame, const zm_schedule *schedule, bool is_resident) {
+    zm_arena *arena = frame->ir->arena;
+    size_t n = (size_t)schedule->ir->n_values + 1;
+    zm_gpu_body body = {.frame = frame, .schedule = schedule, .is_resident = is_resident};
+    body.n_chunks = ZM_GPU_ROW_ITEMS / frame->vector;
+    body.next_slot = frame->n_carried * (ZM_GPU_CARRIES / ZM_GPU_SLOT); /* behind the carries */
+    body.is_declared = zm_arena_alloc(arena, n, sizeof *body.is_declared);
+    body.is_listed = zm_arena_alloc(arena, n, sizeof *body.is_listed);
+    body.is_needed = zm_arena_alloc(arena, n, sizeof *body.is_needed);
+    body.segment = zm_arena_alloc(arena, n, sizeof *body.segment);
+    body.last_needed = zm_arena_alloc(arena, n, sizeof *body.last_needed);
+    body.carry_area = zm_arena_alloc(arena, n, sizeof *body.carry_area);
+    body.slots = zm_arena_alloc(arena, n, sizeof *body.slots);
+    if (!body.is_declared || !body.is_listed || !body.is_needed || !body.segment || !body.last_needed || !body.carry_area ||
+        !body.slots)
+        return zm_fail_memory(frame->error);
+    for (size_t i = 0; i < n; i++) body.carry_area[i] = -1;
+    for (int pass = 0; pass < schedule->n_passes; pass++) ZM_TRY(print_pass(&body, pass));
+    ZM_TRY(print_row_outputs(&body));
+    if (body.next_slot > frame->n_slots) frame->n_slots = body.next_slot;
+    return ZMLX_OK;
+}
+
+static bool fits_registers(const zm_schedule *schedule) {
+    int count = schedule->n_kept;
+    for (zm_id id = 0; id < schedule->ir->n_values; id++) count += is_vector_load(&schedule->ir->values[id]);
+    return count <= MAX_RESIDENT_VALUES;
+}
+
+static void print_rows_head(zm_gpu_frame *frame) {
+    zm_text *text = frame->text;
+    zm_text_printf(text, "    const bool wide = columns %% %d == 0", frame->vector);
+    zm_gpu_print_is_wide(frame);
+    zm_text_printf(text,
+                   ";\n"
+                   "    const zm_group group = zm_group_of(self, threads_per_row);\n"
+                   "    const zm_long chunks = (columns - 1) / (zm_long(threads_per_row) * %d) + 1;\n",
+                   frame->vector);
+    if (frame->n_carried)
+        zm_text_printf(text,
+                       "    const zm_long step = (chunks - 1) / %d + 1;\n"
+                       "    ZM_SHARED uint *carries = shared;\n",
+                       ZM_GPU_CARRIES);
+    zm_text_printf(text,
+                   "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"
+                   "        const bool active = base + group.number < rows;\n"
+                   "        const zm_long row = active ? base + group.number : rows - 1;\n");
+}
+
+zmlx_status zm_gpu_print_rows(zm_gpu_frame *frame) {
+    zm_text *text = frame->text;
+    zm_schedule resident, streamed;
+    zm_arena *arena = frame->ir->arena;
+    ZM_TRY(zm_schedule_make(&resident, arena, frame->ir, KEEP_COST, frame->error));
+    ZM_TRY(zm_schedule_make(&streamed, arena, frame->ir, INT_MAX, frame->error));
+    if (!fits_registers(&resident)) resident = streamed;
+    for (zm_id id = 0; id < frame->ir->n_values && streamed.n_kept; id++)
+        frame->n_carried += zm_gpu_is_scan(&frame->ir->values[id]);
+    print_rows_head(frame);
+    if (fits_registers(&resident) && resident.n_passes > 0) {
+        zm_text_printf(text, "        if (columns <= zm_long(threads_per_row) * %d) {\n", ZM_GPU_ROW_ITEMS);
+        ZM_TRY(print_body(frame, &resident, true));
+        zm_text_append_string(text, "        } else {\n");
+        ZM_TRY(print_body(frame, &streamed, false));
+        zm_text_append_string(text, "        }\n");
+    } else {
+        ZM_TRY(print_body(frame, &streamed, false));
+    }
+    zm_text_append_string(text, "        if (base + self.blocks * group.rows < rows) zm_barrier();\n    }\n");
+    if (zm_gpu_frame_shared_words(frame) * 4 > MAX_SHARED_BYTES)
+        return zm_fail(frame->error, ZMLX_ERROR_UNSUPPORTED, frame->ir->name,
+                       "more row operations than the shared memory of a block holds");
+    return ZMLX_OK;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+#include "emit/gpu/frame.h"
+
+enum { ELEMENTS = 8, MAX_GRID = 1 << 30 };
+
+int zm_gpu_vector(const zm_emit_request *request) {
+    int bytes = 4;
+    for (int i = 0; i < request->ir->n_inputs; i++)
+        if (zm_storage_bytes(request->inputs[i]) < bytes) bytes = 2;
+    for (int i = 0; i < request->ir->n_outputs; i++)
+        if (zm_storage_bytes(request->outputs[i]) < bytes) bytes = 2;
+    return 16 / bytes;
+}
+
+int zm_gpu_map_unroll(const zm_emit_request *request) { return ELEMENTS / zm_gpu_vector(request); }
+
+static zm_gpu_plan plan_map(const zm_emit_request *request, int64_t rows, int64_t columns) {
+    int64_t tile = (int64_t)ZM_GPU_MAP_THREADS * zm_gpu_vector(request) * zm_gpu_map_unroll(request);
+    return (zm_gpu_plan){.blocks = (rows * columns - 1) / tile + 1, .threads = ZM_GPU_MAP_THREADS};
+}
+
+/* Depends on the columns alone, so a row's bits do not depend on the other rows. */
+static zm_gpu_plan plan_rows(int64_t rows, int64_t columns) {
+    int threads_per_row = ZM_GPU_WARP;
+    while (threads_per_row < ZM_GPU_MAX_ROW_THREADS && (int64_t)threads_per_row * ZM_GPU_ROW_ITEMS < columns)
+        threads_per_row *= 2;
+    int threads = threads_per_row > ZM_GPU_ROW_THREADS ? threads_per_row : ZM_GPU_ROW_THREADS;
+    int64_t rows_per_block = threads / threads_per_row;
+    return (zm_gpu_plan){
+        .blocks = (rows - 1) / rows_per_block + 1, .threads = threads, .threads_per_row = threads_per_row};
+}
+
+zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns) {
+    zm_gpu_plan plan = zm_ir_has_rows(request->ir) ? plan_rows(rows, columns) : plan_map(request, rows, columns);
+    /* Blocks take further tiles or rows, so a grid's threads are a number that all interfaces take. */
+    if (plan.blocks > MAX_GRID / plan.threads) plan.blocks = MAX_GRID / plan.threads;
+    return plan;
+}

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+/* The frame's functions, behind the prelude of CUDA or Metal, which brings types, storages, zm_shuffle, zm_barrier, wide
+ * accesses and the spelling of operations. */
+
+/* V consecutive elements from (row, column) on: `count` of them exist; wide: all, in one row and by wide accesses. */
+struct zm_place {
+    zm_long row, column, columns;
+    int count;
+    bool wide;
+};
+
+struct zm_thread {
+    zm_long block, blocks;
+    uint index, threads;
+};
+
+ZM_FUNCTION int zm_count(zm_long rest, int most) { return rest >= most ? most : rest > 0 ? int(rest) : 0; }
+
+template <int V>
+ZM_FUNCTION zm_place zm_place_in_map(zm_long first, zm_long rows, zm_long columns, bool wide) {
+    zm_place at;
+    at.columns = columns;
+    at.count = zm_count(rows * columns - first, V);
+    at.wide = wide && at.count == V;
+    at.row = rows == 1 ? 0 : first / columns;
+    at.column = first - at.row * columns;
+    return at;
+}
+
+ZM_FUNCTION zm_long zm_index(zm_place at, int j) { return at.row * at.columns + at.column + j; }
+ZM_FUNCTION uint zm_column(zm_place at, int j) {
+    const zm_long column = at.column + j;
+    return uint(column < at.columns ? column : column % at.columns);
+}
+
+/* Element `index` of the uniform numbers in [0, 1) of a seed: Philox4x32-10 (Salmon et al. 2011), word index mod 4 of
+ * counter index / 4. */
+ZM_FUNCTION float zm_random(zm_seed seed, zm_long index) {
+    uint key0 = seed.low, key1 = seed.high;
+    uint c0 = uint(index >> 2), c1 = uint(index >> 34), c2 = 0u, c3 = 0u;
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const uint high0 = zm_multiply_high(0xd2511f53u, c0), high1 = zm_multiply_high(0xcd9e8d57u, c2);
+        const uint low0 = 0xd2511f53u * c0, low1 = 0xcd9e8d57u * c2;
+        c0 = high1 ^ c1 ^ key0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ key1;
+        c3 = low0;
+        key0 += 0x9e3779b9u;
+        key1 += 0xbb67ae85u;
+    }
+    const uint word = uint(index) & 3u;
+    const uint bits = word == 0u ? c0 : word == 1u ? c1 : word == 2u ? c2 : c3;
+    return float(bits >> 8) * 5.9604644775390625e-8f;
+}
+
+ZM_FUNCTION zm_long zm_row_stride(uint layout, zm_long columns) {
+    return (layout & 2u) == 0u ? 0 : (layout & 1u) != 0u ? columns : 1;
+}
+
+/* Elements that lie in one row; what is past their count repeats one of them, or the array's first. */
+template <class S, int V, class P>
+ZM_FUNCTION void zm_load(ZM_LOCAL typename S::value *v, P p, zm_place at, uint layout) {
+    P first = p + (at.row * zm_row_stride(layout, at.columns) + at.column * zm_long(layout & 1u));
+    if (at.wide && (layout & 1u) != 0u) {
+        zm_load_wide<S, V>(v, first);
+    } else {
+        const int last = (layout & 1u) != 0u ? at.count - 1 : 0;
+        if (at.count <= 0) first = p;
+#pragma unroll
+        for (int j = 0; j < V; ++j) v[j] = S::widen(first[j < last ? j : last > 0 ? last : 0]);
+    }
+}
+
+/* Elements that may go on in the next rows: rarely, so a short loop that hands them through the vector. */
+template <class S, int V, class P>
+ZM_FUNCTION void zm_load_across(ZM_LOCAL typename S::value *v, P p, zm_place at, uint layout) {
+    if (at.column + at.count <= at.columns) {
+        zm_load<S, V>(v, p, at, layout);
+        return;
+    }
+    zm_long row = at.row, column = at.column;
+#pragma unroll 1
+    for (int i = 0; i < V; ++i) {
+#pragma unroll
+        for (int j = 0; j + 1 < V; ++j) v[j] = v[j + 1];
+        v[V - 1] = S::widen(p[row * zm_row_stride(layout, at.columns) + column * zm_long(layout & 1u)]);
+        if (i + 1 < at.count && ++column == at.columns) {
+            column = 0;
+            ++row;
+        }
+    }
+}
+
+template <class S, int V, class P>
+ZM_FUNCTION void zm_store(P p, ZM_LOCAL typename S::value *v, zm_place at) {
+    P first = p + zm_index(at, 0);
+    if (at.wide) {
+        zm_store_wide<S, V>(first, v);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < at.count; ++i) {
+            first[i] = S::narrow(v[0]);
+#pragma unroll
+            for (int j = 0; j + 1 < V; ++j) v[j] = v[j + 1];
+        }
+    }
+}
+
+template <class S, class P>
+ZM_FUNCTION typename S::value zm_load_one(P p, zm_long index) {
+    return S::widen(p[index]);
+}
+template <class S, class P>
+ZM_FUNCTION void zm_store_one(P p, zm_long index, typename S::value value) {
+    p[index] = S::narrow(value);
+}
+template <class S, class P>
+ZM_FUNCTION float zm_gather(P p, zm_long row, uint index, zm_long columns, uint layout) {
+    if (zm_long(index) >= columns) return ZM_NAN;
+    return float(S::widen(p[row * zm_row_stride(layout, columns) + zm_long(index) * zm_long(layout & 1u)]));
+}
+
+/* The threads of a row. */
+struct zm_group {
+    uint threads, index;            /* of a row */
+    uint lane, warp, warps;         /* of a row's warps */
+    uint first_warp;                /* of the row in the block */
+    zm_long number, rows;           /* of the rows of a block */
+};
+
+ZM_FUNCTION zm_group zm_group_of(zm_thread self, uint threads_per_row) {
+    zm_group group;
+    const uint number = self.index / threads_per_row;
+    group.threads = threads_per_row;
+    group.index = self.index - number * threads_per_row;
+    group.lane = self.index & 31u;
+    group.warp = group.index / 32u;
+    group.warps = threads_per_row / 32u;
+    group.first_warp = number * group.warps;
+    group.number = number;
+    group.rows = self.threads / threads_per_row;
+    return group;
+}
+
+template <int V>
+ZM_FUNCTION zm_place zm_place_in_row(zm_long row, zm_long chunk, zm_long columns, bool active, bool wide, zm_group group) {
+    zm_place at;
+    at.row = row;
+    at.column = (chunk * group.threads + group.index) * V;
+    at.columns = columns;
+    at.count = active ? zm_count(columns - at.column, V) : 0;
+    at.wide = wide && at.count == V;
+    return at;
+}
+
+/* a / b for many a: all but two products is computed once. The scale keeps the reciprocal away from overflow and
+ * underflow, so the error is below 2 units in the last place for all b. */
+ZM_FUNCTION float zm_quotient(float a, float b) {
+    const float size = zm_abs(b), scale = size > 1.2676506e30f ? 5.4210109e-20f : size < 7.8886091e-31f ? 1.8446744e19f : 1.0f;
+    return a * (1.0f / (b * scale)) * scale;
+}
+
+/* A sum with what its last additions lost (Kahan 1965). An infinite sum has lost nothing. */
+struct zm_sum {
+    float sum, lost;
+};
+ZM_FUNCTION zm_sum zm_no_sum() {
+    zm_sum none;
+    none.sum = none.lost = 0.0f;
+    return none;
+}
+ZM_FUNCTION void zm_add(ZM_LOCAL zm_sum &total, float part) {
+    const float next = part - total.lost;
+    const float sum = total.sum + next;
+    const float lost = (sum - total.sum) - next;
+    total.lost = lost == lost ? lost : 0.0f;
+    total.sum = sum;
+}
+
+/* The place of the largest: NaN above all, then the first. Key 0 is below every float. */
+struct zm_best {
+    uint key, index;
+};
+ZM_FUNCTION zm_best zm_candidate(float value, uint index) {
+    const uint bits = zm_float_bits(value + 0.0f);
+    zm_best best;
+    best.key = value != value ? 0xffffffffu : (bits >> 31) != 0u ? ~bits : bits | 0x80000000u;
+    best.index = index;
+    return best;
+}
+
+struct zm_sum_step {
+    static ZM_FUNCTION float apply(float a, float b) { return a + b; }
+};
+struct zm_product_step {
+    static ZM_FUNCTION float apply(float a, float b) { return a * b; }
+};
+struct zm_max_step {
+    static ZM_FUNCTION float apply(float a, float b) { return zm_max(a, b); }
+};
+struct zm_min_step {
+    static ZM_FUNCTION float apply(float a, float b) { return zm_min(a, b); }
+};
+struct zm_best_step {
+    static ZM_FUNCTION zm_best apply(zm_best a, zm_best b) {
+        return b.key > a.key || (b.key == a.key && b.index < a.index) ? b : a;
+    }
+};
+
+ZM_FUNCTION bool zm_shuffle(bool value, uint lane) { return zm_shuffle(uint(value), lane) != 0u; }
+ZM_FUNCTION zm_best zm_shuffle(zm_best value, uint lane) {
+    value.key = zm_shuffle(value.key, lane);
+    value.index = zm_shuffle(value.index, lane);
+    return value;
+}
+/* To and from a word, for a zm_best two, of shared memory; `value` gives the type. */
+ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, float value) { slot[warp] = zm_float_bits(value); }
+ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, uint value) { slot[warp] = value; }
+ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, bool value) { slot[warp] = uint(value); }
+ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, zm_best value) {
+    slot[warp] = value.key;
+    slot[16u + warp] = value.index;
+}
+ZM_FUNCTION float zm_take(ZM_SHARED uint *slot, uint warp, float) { return zm_bits_float(slot[warp]); }
+ZM_FUNCTION uint zm_take(ZM_SHARED uint *slot, uint warp, uint) { return slot[warp]; }
+ZM_FUNCTION bool zm_take(ZM_SHARED uint *slot, uint warp, bool) { return slot[warp] != 0u; }
+ZM_FUNCTION zm_best zm_take(ZM_SHARED uint *slot, uint warp, zm_best value) {
+    value.key = slot[warp];
+    value.index = slot[16u + warp];
+    return value;
+}
+
+/* Over lanes in a tree whose order all lanes share, so that all have the same bits. */
+template <class F, class T>
+ZM_FUNCTION T zm_reduce_lanes(T value, uint lane, uint lanes) {
+    for (uint distance = 1u; distance < lanes; distance *= 2u) {
+        const T other = zm_shuffle(value, lane ^ distance);
+        value = (lane & distance) != 0u ? F::apply(other, value) : F::apply(value, other);
+    }
+    return value;
+}
+/* First half of a reduction: over the warp; the result goes to shared memory where a row has several. A barrier
+ * follows, then the second half. */
+template <class F, class T>
+ZM_FUNCTION T zm_reduce_warp(T value, zm_group group, ZM_SHARED uint *slot) {
+#pragma unroll
+    for (uint distance = 1u; distance < 32u; distance *= 2u) {
+        const T other = zm_shuffle(value, group.lane ^ distance);
+        value = (group.lane & distance) != 0u ? F::apply(other, value) : F::apply(value, other);
+    }
+    if (group.warps > 1u && group.lane == 0u) zm_put(slot, group.first_warp + group.warp, value);
+    return value;
+}
+template <class F, class T>
+ZM_FUNCTION T zm_reduce_row(T value, zm_group group, ZM_SHARED uint *slot) {
+    if (group.warps == 1u) return value;
+    value = zm_take(slot, group.first_warp + (group.lane & (group.warps - 1u)), value);
+    return zm_reduce_lanes<F>(value, group.lane, group.warps);
+}
+
+/* From the warp whose turn it was to all threads of the row. */
+template <class T>
+ZM_FUNCTION T zm_hand_on(T value, zm_group group, uint turn, ZM_SHARED uint *slot) {
+    if (group.warps == 1u) return value;
+    if (group.warp == turn && group.lane == 0u) zm_put(slot, group.first_warp, value);
+    zm_barrier();
+    value = zm_take(slot, group.first_warp, value);
+    zm_barrier();
+    return value;
+}
+
+/* Inclusive sums of the row's elements of this chunk, vector by vector, on top of `carry`, which the chunk's sum joins.
+ * R: from the last element on. */
+template <int V, bool R>
+ZM_FUNCTION void zm_scan(ZM_LOCAL float *s, ZM_LOCAL zm_sum &carry, zm_group group, ZM_SHARED uint *slot) {
+#pragma unroll
+    for (int j = 1; j < V; ++j) {
+        if (R)
+            s[V - 1 - j] += s[V - j];
+        else
+            s[j] += s[j - 1];
+    }
+    const uint lane = R ? 31u - group.lane : group.lane, warp = R ? group.warps - 1u - group.warp : group.warp;
+    float sum = s[R ? 0 : V - 1];
+#pragma unroll
+    for (uint distance = 1u; distance < 32u; distance *= 2u) {
+        const float other = zm_shuffle(sum, R ? group.lane + distance : group.lane - distance);
+        if (lane >= distance) sum += other;
+    }
+    float before = zm_shuffle(sum, R ? group.lane + 1u : group.lane - 1u);
+    float total = zm_shuffle(sum, R ? 0u : 31u);
+    if (lane == 0u) before = 0.0f;
+    if (group.warps > 1u) {
+        if (group.lane == 0u) zm_put(slot, group.first_warp + group.warp, total);
+        zm_barrier();
+        float warps_before = 0.0f;
+        total = 0.0f;
+        for (uint w = 0u; w < group.warps; ++w) {
+            if (w == warp) warps_before = total;
+            total += zm_take(slot, group.first_warp + (R ? group.warps - 1u - w : w), total);
+        }
+        before += warps_before;
+        zm_barrier();
+    }
+    before += carry.sum;
+#pragma unroll
+    for (int j = 0; j < V; ++j) s[j] += before;
+    zm_add(carry, total);
+}
+
+/* The sums of scans at the start of every step-th chunk; several rows of a block share the words. */
+ZM_FUNCTION zm_long zm_carry_word(zm_long chunk, zm_long step, zm_group group) {
+    return group.number * (256 / group.rows) + chunk / step;
+}
+ZM_FUNCTION void zm_keep_carry(ZM_SHARED uint *carries, zm_long chunk, zm_long step, zm_sum carry, zm_group group) {
+    if (group.index == 0u && chunk % step == 0) carries[zm_carry_word(chunk, step, group)] = zm_float_bits(carry.sum);
+}
+ZM_FUNCTION zm_sum zm_kept_carry(ZM_SHARED uint *carries, zm_long chunk, zm_long step, zm_group group) {
+    zm_sum carry;
+    carry.sum = zm_bits_float(carries[zm_carry_word(chunk, step, group)]);
+    carry.lost = 0.0f;
+    return carry;
+}

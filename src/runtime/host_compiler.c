@@ -23,11 +23,10 @@
 
 enum { MAX_MESSAGES = 16384, MAX_ARGUMENTS = 32, MAX_LINE = 400 };
 
-/* One rounding per operation, as everywhere. gcc's -O2 alone leaves loops of unknown length unvectorised. */
+/* One rounding per operation, as everywhere. */
 static const char *const flags[] = {
-    "-std=gnu17",          "-O2",           "-ftree-vectorize", "-fvect-cost-model=dynamic",
-    "-ffp-contract=off",   "-fno-math-errno", "-fno-trapping-math", "-fPIC",
-    "-shared",             "-fvisibility=default", "-w",        "-Wfatal-errors",
+    "-std=gnu17", "-O2",     "-ffp-contract=off",    "-fno-math-errno", "-fno-trapping-math",
+    "-fPIC",      "-shared", "-fvisibility=default", "-w",              "-Wfatal-errors",
 };
 enum { N_FLAGS = sizeof flags / sizeof *flags };
 static const char NATIVE[] = "-march=native";

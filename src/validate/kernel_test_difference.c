@@ -23,7 +23,7 @@ typedef struct difference {
 /* Small beside the range and beside x, where a singularity may be; a power of two, so that x + h is exact. */
 static double choose_step(double x, const double range[2]) {
     double step = 0x1p-12 * fmin(1, (range[1] - range[0]) / 4);
-    step = fmax(fmin(step, fabs(x) / 16), 0x1p-26);
+    step = fmax(fmin(step, fabs(x) / 32), 0x1p-26);
     return ldexp(1, ilogb(fmax(step, fabs(x) * 0x1p-24)));
 }
 

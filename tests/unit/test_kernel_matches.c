@@ -187,6 +187,10 @@ static void tolerance_of_reductions(void **state) {
     OK(zmlx_assert_matches(kernel, &reference, &options, stream, &failure));
     double elementwise = (16 * report.expected + 4 * 100) * 0x1p-24;
     assert_true(fabs(report.tolerance - elementwise) < 1e-9);
+    units = 0;
+    OK(zmlx_assert_gradient_matches(kernel, &reference, &options, stream, &failure));
+    assert_true(report.is_gradient);
+    assert_true(fabs(report.tolerance - 4 * (16 * fabs(report.expected) + 4 * 100) * 0x1p-24) < 1e-9);
     zmlx_kernel_free(kernel);
 }
 
@@ -251,6 +255,27 @@ static void kinks_and_special_values(void **state) {
     zmlx_kernel_free(relu);
 }
 
+static int logarithm(void *context, const zmlx_test_array *x, zmlx_test_array *y, zmlx_test_array *scales) {
+    (void)context, (void)scales;
+    for (size_t i = 0; i < y->size; i++) y->values[i] = log(x->values[i]);
+    return 0;
+}
+
+static void count_skipped(void *context, const zmlx_test_report *report) { *(size_t *)context += report->n_skipped; }
+
+/* The steps of the differences shrink towards it. */
+static void singularity(void **state) {
+    (void)state;
+    static const double range[1][2] = {{0.0005, 2}};
+    size_t n_skipped = 0;
+    zmlx_reference reference = {.evaluate = logarithm};
+    zmlx_kernel *kernel = new_elementwise("log(x)", NULL);
+    zmlx_test_options options = {.ranges = range, .scale = 0.01, .log = count_skipped, .log_context = &n_skipped};
+    OK(zmlx_assert_gradient_matches(kernel, &reference, &options, stream, &failure));
+    assert_int_equal(n_skipped, 0);
+    zmlx_kernel_free(kernel);
+}
+
 static int refuse(void *context, const zmlx_test_array *x, zmlx_test_array *y, zmlx_test_array *scales) {
     (void)context, (void)x, (void)y, (void)scales;
     return 1;
@@ -270,7 +295,8 @@ static void wrong_arguments(void **state) {
         EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_matches(kernel, &good, &options[i], stream, &failure), texts[i]);
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_matches(kernel, &nothing, NULL, stream, &failure), "no function");
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_matches(kernel, &refusing, NULL, stream, &failure), "refused");
-    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_gradient_matches(kernel, &refusing, NULL, stream, &failure), "refused");
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_gradient_matches(kernel, &refusing, NULL, stream, &failure),
+                 "refused");
     zmlx_kernel_free(kernel);
 }
 
@@ -279,7 +305,7 @@ int main(void) {
         cmocka_unit_test(right_kernels_match),      cmocka_unit_test(functions_of_mlx_are_references),
         cmocka_unit_test(tolerances_are_as_stated), cmocka_unit_test(tolerance_of_reductions),
         cmocka_unit_test(wrong_gradients_fail),     cmocka_unit_test(kinks_and_special_values),
-        cmocka_unit_test(wrong_arguments),
+        cmocka_unit_test(singularity),              cmocka_unit_test(wrong_arguments),
     };
     return cmocka_run_group_tests(tests, open_kernels, close_kernels);
 }

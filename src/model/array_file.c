@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "mlx/scope.h"
 #include "mlx/streams.h"
@@ -67,13 +68,14 @@ void zmlx_arrays_free(zmlx_arrays *arrays) {
     free(arrays);
 }
 
+/* What zm_safetensors_read knows. */
 static const struct {
     mlx_dtype dtype;
     const char *name;
 } file_types[] = {
-    {MLX_BOOL, "BOOL"},   {MLX_UINT8, "U8"},  {MLX_INT8, "I8"},    {MLX_UINT16, "U16"},   {MLX_INT16, "I16"},
-    {MLX_UINT32, "U32"},  {MLX_INT32, "I32"}, {MLX_UINT64, "U64"}, {MLX_INT64, "I64"},    {MLX_FLOAT16, "F16"},
-    {MLX_FLOAT32, "F32"}, {MLX_FLOAT64, "F64"}, {MLX_BFLOAT16, "BF16"}};
+    {MLX_BOOL, "BOOL"},   {MLX_UINT8, "U8"},  {MLX_INT8, "I8"},       {MLX_UINT16, "U16"}, {MLX_INT16, "I16"},
+    {MLX_UINT32, "U32"},  {MLX_INT32, "I32"}, {MLX_UINT64, "U64"},    {MLX_INT64, "I64"},  {MLX_FLOAT16, "F16"},
+    {MLX_FLOAT32, "F32"}, {MLX_BFLOAT16, "BF16"}, {MLX_COMPLEX64, "C64"}};
 
 static const char *file_type(mlx_dtype dtype) {
     for (size_t i = 0; i < sizeof file_types / sizeof *file_types; i++)
@@ -86,46 +88,57 @@ static zmlx_status append_bytes(zm_text *data, mlx_array value, mlx_stream strea
     if (!mlx_array_size(value)) return ZMLX_OK;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    int size = (int)mlx_array_size(value);
-    mlx_array bytes = zm_view_as(&scope, zm_contiguous(&scope, zm_reshape(&scope, value, &size, 1)), MLX_UINT8);
+    mlx_array packed = zm_contiguous(&scope, value);
     zmlx_status status = ZMLX_OK;
     if (!zm_scope_failed(&scope)) {
-        if (mlx_array_eval(bytes))
+        if (mlx_array_eval(packed))
             status = zm_mlx_fail(error, "evaluation");
         else
-            zm_text_append(data, (const char *)mlx_array_data_uint8(bytes), mlx_array_nbytes(bytes));
+            zm_text_append(data, (const char *)mlx_array_data_uint8(packed), mlx_array_nbytes(packed));
     }
     zmlx_status graph = zm_scope_end(&scope, error);
     return graph ? graph : status;
 }
 
-/* One entry of the header, and the data it speaks of. A name needs JSON's escapes for these two characters alone: what comes
- * from an expression has neither. */
-static zmlx_status append_tensor(zm_text *header, zm_text *data, const char *name, mlx_array value, mlx_stream stream,
-                                 zmlx_error *error) {
-    const char *type = value.ctx ? file_type(mlx_array_dtype(value)) : NULL;
-    if (!type || strpbrk(name, "\"\\"))
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "cannot be written to a safetensors file");
+static json_t *describe(const char *type, mlx_array value, size_t begin, size_t end) {
+    json_t *shape = json_array();
+    for (int i = 0; i < (int)mlx_array_ndim(value); i++)
+        json_array_append_new(shape, json_integer(mlx_array_dim(value, i)));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", type, "shape", shape, "data_offsets", (json_int_t)begin,
+                     (json_int_t)end);
+}
+
+/* One entry of the header, and the data it speaks of. */
+static zmlx_status append_array(json_t *header, zm_text *data, const char *name, mlx_array value, mlx_stream stream,
+                                zmlx_error *error) {
+    if (!value.ctx) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "the array is an empty handle");
+    const char *type = file_type(mlx_array_dtype(value));
+    if (!type)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "a safetensors file has no type for %s",
+                       zm_dtype_name(mlx_array_dtype(value)));
+    if (json_object_get(header, name)) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "two arrays have this name");
+    if (!strcmp(name, "__metadata__")) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "no array can have this name");
     size_t begin = data->size;
     ZM_TRY(append_bytes(data, value, stream, error));
-    zm_text_printf(header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", header->size > 1 ? "," : "", name, type);
-    for (int i = 0; i < (int)mlx_array_ndim(value); i++)
-        zm_text_printf(header, "%s%d", i ? "," : "", mlx_array_dim(value, i));
-    zm_text_printf(header, "],\"data_offsets\":[%zu,%zu]}", begin, data->size);
+    if (data->failed) return zm_fail_memory(error);
+    if (json_object_set_new(header, name, describe(type, value, begin, data->size)))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "the name is not UTF-8, or memory ran out");
     return ZMLX_OK;
 }
 
-static zmlx_status write_file(const char *path, zm_text *header, const zm_text *data, zmlx_error *error) {
-    zm_text_append_string(header, "}");
-    while (header->size % 8) zm_text_append_string(header, " ");
+static zmlx_status write_file(const char *path, const json_t *header, const zm_text *data, zmlx_error *error) {
+    enum { LENGTH_BYTES = 8 };
     zm_text file = {0};
-    unsigned char length[8];
-    for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
-    zm_text_append(&file, (const char *)length, sizeof length);
-    zm_text_append(&file, header->data, header->size);
+    char *text = json_dumps(header, JSON_COMPACT);
+    zm_text_append(&file, "\0\0\0\0\0\0\0\0", LENGTH_BYTES);
+    zm_text_append_string(&file, text ? text : "");
+    while (file.size % LENGTH_BYTES && !file.failed) zm_text_append_string(&file, " ");
+    uint64_t length = file.size - LENGTH_BYTES;
+    for (int i = 0; i < LENGTH_BYTES && !file.failed; i++) file.data[i] = (char)(length >> (8 * i));
     if (data->size) zm_text_append(&file, data->data, data->size);
-    bool failed = header->failed || data->failed || file.failed;
+    bool failed = !text || file.failed;
     zmlx_status status = failed ? zm_fail_memory(error) : zm_file_write(path, file.data, file.size, error);
+    free(text);
     zm_text_free(&file);
     return status;
 }
@@ -133,15 +146,15 @@ static zmlx_status write_file(const char *path, zm_text *header, const zm_text *
 zmlx_status zmlx_arrays_save(const char *path, const char *const *names, const mlx_array *values, size_t count,
                              zmlx_error *error) {
     zm_error_clear(error);
-    zm_text header = {0}, data = {0};
+    zm_text data = {0};
     mlx_stream stream;
     ZM_TRY(zm_stream_new(&stream, MLX_CPU, error));
-    zm_text_append_string(&header, "{");
-    zmlx_status status = ZMLX_OK;
+    json_t *header = json_object();
+    zmlx_status status = header ? ZMLX_OK : zm_fail_memory(error);
     for (size_t i = 0; i < count && !status; i++)
-        status = append_tensor(&header, &data, names[i], values[i], stream, error);
-    if (!status) status = write_file(path, &header, &data, error);
-    zm_text_free(&header);
+        status = append_array(header, &data, names[i], values[i], stream, error);
+    if (!status) status = write_file(path, header, &data, error);
+    json_decref(header);
     zm_text_free(&data);
     zm_stream_free(stream);
     return status;

@@ -201,6 +201,7 @@ zmlx_status zm_kernel_call(zmlx_kernel *kernel, mlx_array *outputs, const zm_cal
         shape = *call->shape;
     else
         ZM_TRY(zm_shape_broadcast(&shape, ir, call->inputs, error));
+    ZM_TRY(zm_shape_check_size(&shape, kernel->label, error));
     ZM_TRY(stream_gpu(&gpu, stream, error));
     for (int i = 0; i < ir->n_inputs; i++) inputs[i] = call->inputs[i];
 

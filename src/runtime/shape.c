@@ -74,6 +74,20 @@ zmlx_status zm_shape_broadcast(zm_shape *shape, const zm_ir *ir, const mlx_array
     return ZMLX_OK;
 }
 
+zmlx_status zm_shape_check_size(const zm_shape *shape, const char *name, zmlx_error *error) {
+    int64_t size = 1;
+    for (int i = 0; i < shape->n_dims; i++) {
+        if (shape->dims[i] <= 1) continue;
+        if (size > INT64_MAX / 16 / shape->dims[i]) {
+            char text[128];
+            shape_text(text, shape->dims, shape->n_dims);
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "shape (%s) is too large", text);
+        }
+        size *= shape->dims[i];
+    }
+    return ZMLX_OK;
+}
+
 /* dims of an input, aligned with the shape's: leading ones, and a last one where a ROW input or a scalar has none. */
 static void align(int aligned[ZM_NODE_MAX_DIMS], const zm_shape *shape, mlx_array input, bool is_row) {
     int n_dims = (int)mlx_array_ndim(input), end = shape->n_dims - (is_row || shape->is_scalar);
@@ -146,6 +160,14 @@ zm_node_output zm_shape_output(const zm_shape *shape, zm_level level, mlx_dtype 
                              .n_dims = shape->n_dims - (level == ZM_LEVEL_ROW || shape->is_scalar)};
     memcpy(output.shape, shape->dims, sizeof output.shape);
     return output;
+}
+
+bool zm_shape_is_output(const zm_shape *shape, zm_level level, mlx_array array) {
+    zm_node_output whole = zm_shape_output(shape, level, MLX_FLOAT32);
+    if ((int)mlx_array_ndim(array) != whole.n_dims) return false;
+    for (int i = 0; i < whole.n_dims; i++)
+        if (mlx_array_dim(array, i) != whole.shape[i]) return false;
+    return true;
 }
 
 mlx_array zm_shape_sum_to(zm_scope *scope, mlx_array gradient, mlx_array primal) {

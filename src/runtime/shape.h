@@ -26,12 +26,18 @@ mlx_dtype zm_dtype_from_storage(zm_storage storage);
 /* The broadcast of the inputs. ROW inputs broadcast with all dimensions but the last. */
 zmlx_status zm_shape_broadcast(zm_shape *shape, const zm_ir *ir, const mlx_array *inputs, zmlx_error *error);
 
+/* Refuses a shape whose elements, counted without zeros, are more than any array can have. */
+zmlx_status zm_shape_check_size(const zm_shape *shape, const char *name, zmlx_error *error);
+
 /* Cuts shape into rows and columns such that as many inputs as possible need no copy; the others are replaced in `inputs` by
  * their broadcast (owned by scope). The last dimension is the columns of a kernel with row operations. */
 void zm_shape_lay_out(zm_extent *extent, zm_scope *scope, const zm_ir *ir, const zm_shape *shape, mlx_array *inputs);
 
 /* The shape of an output or a ROW input: without the last dimension at ROW, as the caller's arrays have it. */
 zm_node_output zm_shape_output(const zm_shape *shape, zm_level level, mlx_dtype dtype);
+
+/* Whether array has that shape. */
+bool zm_shape_is_output(const zm_shape *shape, zm_level level, mlx_array array);
 
 /* gradient, of the shape's dims at level, summed over what primal was broadcast along, in primal's shape and dtype. */
 mlx_array zm_shape_sum_to(zm_scope *scope, mlx_array gradient, mlx_array primal);

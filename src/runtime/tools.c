@@ -65,6 +65,20 @@ static zmlx_status recompute_results(mlx_array *results, const zm_derived *deriv
     return needed ? zm_kernel_call(kernel, results, forward, stream, error) : ZMLX_OK;
 }
 
+static zmlx_status check_cotangents(const zmlx_kernel *kernel, const zm_shape *shape, const mlx_array *cotangents,
+                                    zmlx_error *error) {
+    const zm_ir *ir = kernel->forward;
+    for (int i = 0; i < ir->n_outputs; i++) {
+        const char *name = ir->outputs[i].name;
+        if (!cotangents[i].ctx)
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "the cotangent of %s is an empty handle", name);
+        if (!zm_shape_is_output(shape, ir->outputs[i].level, cotangents[i]))
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "the cotangent of %s must have the shape of %s", name,
+                           name);
+    }
+    return ZMLX_OK;
+}
+
 zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients, const mlx_array *inputs, size_t n_inputs,
                                        const mlx_array *cotangents, size_t n_cotangents,
                                        const zmlx_kernel_numbers *given, mlx_stream stream, zmlx_error *error) {
@@ -82,6 +96,7 @@ zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients
     ZM_TRY(zm_kernel_derive(&derived, kernel, ZM_DERIVATION_VJP, all_inputs(kernel), false, error));
     zm_call call = {.inputs = inputs, .numbers = &numbers};
     ZM_TRY(zm_kernel_check_inputs(&shape, kernel, inputs, error));
+    ZM_TRY(check_cotangents(kernel, &shape, cotangents, error));
     zmlx_status status = recompute_results(results, derived, kernel, &call, stream, error);
     for (int i = 0; i < ir->n_inputs; i++) numbered[i] = i;
     if (!status)

@@ -37,15 +37,6 @@ static bool results_are_exact(const zm_application *application) {
     return true;
 }
 
-/* Whether the gradient at the whole shape is that of the primal without a sum. */
-static bool has_shape(mlx_array primal, const zm_shape *shape, zm_level level) {
-    zm_node_output whole = zm_shape_output(shape, level, MLX_FLOAT32);
-    if ((int)mlx_array_ndim(primal) != whole.n_dims) return false;
-    for (int i = 0; i < whole.n_dims; i++)
-        if (mlx_array_dim(primal, i) != whole.shape[i]) return false;
-    return true;
-}
-
 zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape,
                                const zm_numbers *numbers, const int *argument_numbers, int n_arguments,
                                const mlx_array *primals, const mlx_array *cotangents, const mlx_array *results,
@@ -62,7 +53,7 @@ zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const 
         int output = derived->gradient_outputs[i];
         if (output < 0) continue;
         bool direct = ir->inputs[i].type == ZM_TYPE_FLOAT &&
-                      has_shape(primals[i], shape, gradient_ir->outputs[output].level);
+                      zm_shape_is_output(shape, gradient_ir->outputs[output].level, primals[i]);
         types[output] = direct ? mlx_array_dtype(primals[i]) : MLX_FLOAT32; /* sums are float32 */
     }
     zm_call call = {inputs, shape, types, numbers};

@@ -10,6 +10,10 @@ typedef int unary_function(mlx_array *, const mlx_array, const mlx_stream);
 typedef int binary_function(mlx_array *, const mlx_array, const mlx_array, const mlx_stream);
 typedef int row_function(mlx_array *, const mlx_array, int, bool, const mlx_stream);
 
+static int round_to_even(mlx_array *result, const mlx_array a, const mlx_stream stream) {
+    return mlx_round(result, a, 0, stream);
+}
+
 static const struct {
     unary_function *unary;
     binary_function *binary;
@@ -22,6 +26,7 @@ static const struct {
 #undef UNARY
 #undef BINARY
 #undef ROW
+    [ZM_OP_RINT] = {.unary = round_to_even},
 };
 
 typedef struct graph {
@@ -55,18 +60,29 @@ static mlx_array scalar(const graph *self, double number) {
     return zm_scalar_like(self->scope, number, self->inputs[0]);
 }
 
+static mlx_array erf_of(const graph *self, mlx_array a) {
+    mlx_array result = {NULL};
+    int status = mlx_erf(&result, a, self->scope->stream);
+    return zm_scope_take(self->scope, "erf", status, result);
+}
+
 static mlx_array make(graph *self, const zm_value *value) {
     zm_scope *scope = self->scope;
     switch (value->op) {
     case ZM_OP_CONSTANT: return scalar(self, (double)value->number);
     case ZM_OP_PARAMETER: return scalar(self, (double)self->numbers->parameters[value->index]);
+    case ZM_OP_COLUMN: return zm_arange(scope, 0, zm_dim(self->inputs[0], -1), 1, MLX_UINT32);
     case ZM_OP_COLUMNS: return scalar(self, zm_dim(self->inputs[0], -1));
     case ZM_OP_LOAD: return self->inputs[value->index];
     case ZM_OP_FMA:
         return zm_add(scope, zm_multiply(scope, operand(self, value, 0), operand(self, value, 1)), operand(self, value, 2));
     case ZM_OP_SELECT: return zm_where(scope, operand(self, value, 0), operand(self, value, 1), operand(self, value, 2));
-    case ZM_OP_FROM_BOOL: return zm_astype(scope, operand(self, value, 0), mlx_array_dtype(self->inputs[0]));
+    case ZM_OP_FROM_BOOL:
+    case ZM_OP_FROM_UINT: return zm_astype(scope, operand(self, value, 0), mlx_array_dtype(self->inputs[0]));
+    case ZM_OP_TO_UINT: return zm_astype(scope, operand(self, value, 0), MLX_UINT32);
     case ZM_OP_EXP2: return zm_power(scope, scalar(self, 2), operand(self, value, 0));
+    case ZM_OP_EXP10: return zm_power(scope, scalar(self, 10), operand(self, value, 0));
+    case ZM_OP_ERFC: return zm_subtract(scope, scalar(self, 1), erf_of(self, operand(self, value, 0)));
     case ZM_OP_ROW_CUMSUM: return zm_cumsum(scope, operand(self, value, 0), -1, false, true);
     case ZM_OP_ROW_CUMSUM_REVERSE: return zm_cumsum(scope, operand(self, value, 0), -1, true, true);
     default: return call_listed(self, value);

@@ -174,6 +174,20 @@ static int apply_host(mlx_vector_array *results, const mlx_vector_array inputs, 
     return failed;
 }
 
+static zmlx_status check_shape(const int *shape, int n_dims, zmlx_error *error) {
+    size_t size = 1;
+    if (n_dims < 0 || n_dims > ZM_NODE_MAX_DIMS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected at most %d dimensions, got %d", ZM_NODE_MAX_DIMS,
+                       n_dims);
+    for (int i = 0; i < n_dims; i++) {
+        if (shape[i] < 1) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected lengths above 0, got %d", shape[i]);
+        if (size > PTRDIFF_MAX / sizeof(float) / (size_t)shape[i])
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "is too large");
+        size *= (size_t)shape[i];
+    }
+    return ZMLX_OK;
+}
+
 /* Between -2 and 2. */
 static zmlx_status random_input(mlx_array *input, const int *shape, int n_dims, mlx_dtype dtype, uint64_t seed,
                                 mlx_stream stream, zmlx_error *error) {
@@ -199,6 +213,7 @@ zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, 
     size_t n_inputs = (size_t)kernel->forward->n_inputs;
     zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
+    ZM_TRY(check_shape(shape, n_dims, error));
     ZM_TRY(zm_numbers_from(&self.host_numbers, kernel, numbers, error));
     zmlx_status status = ZMLX_OK;
     for (size_t i = 0; i < n_inputs && !status; i++)

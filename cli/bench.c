@@ -93,7 +93,7 @@ static int show(const zmlx_comparison *comparison, const bench_values *values, c
         cli_json_set(object, "batch", json_integer(comparison->batch));
         return cli_print_json(object);
     }
-    cli_print("%s  [%s], %.0f MB, %d runs of %d\n", values->expr, shape, 1e-6 * (double)comparison->bytes,
+    cli_print("%s  [%s], %.3g MB, %d runs of %d\n", values->expr, shape, 1e-6 * (double)comparison->bytes,
               comparison->n_runs, comparison->batch);
     print_side(against, &comparison->baseline, comparison->baseline_bandwidth, comparison->baseline_share);
     print_side("zmlx", &comparison->candidate, comparison->candidate_bandwidth, comparison->candidate_share);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernel.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,17 +11,42 @@
 #include "output.h"
 #include "zmlx/system.h"
 
+static bool continues_name(char byte) { return isalnum((unsigned char)byte) || byte == '_'; }
+
+static const char *skip_space(const char *text) { return text + strspn(text, " \t\r\n"); }
+
+/* The next place at or after text where name stands as a word; NULL: none. */
+static const char *find_name(const char *expr, const char *text, const char *name) {
+    size_t size = strlen(name);
+    while ((text = strstr(text, name)) && ((text > expr && continues_name(text[-1])) || continues_name(text[size]))) text++;
+    return text;
+}
+
 /* A name is a seed where the expression says random(name). */
 static bool is_seed(const char *expr, const char *name) {
-    size_t size = strlen(name);
-    for (const char *call = expr; (call = strstr(call, "random")); call++) {
-        const char *inside = call + strlen("random");
-        inside += strspn(inside, " \t");
-        if (*inside != '(') continue;
-        inside += 1 + strspn(inside + 1, " \t");
-        if (!strncmp(inside, name, size) && inside[size + strspn(inside + size, " \t")] == ')') return true;
+    for (const char *call = expr; (call = find_name(expr, call, "random")); call++) {
+        const char *open = skip_space(call + strlen("random"));
+        if (*open != '(') continue;
+        const char *inside = skip_space(open + 1);
+        if (find_name(expr, inside, name) == inside && *skip_space(inside + strlen(name)) == ')') return true;
     }
     return false;
+}
+
+/* The whole text as a number of the type's range; no spaces. */
+static bool parse_seed(uint64_t *seed, const char *text) {
+    bool is_hexadecimal = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+    char *end;
+    errno = 0;
+    *seed = strtoull(text, &end, is_hexadecimal ? 16 : 10);
+    return isdigit((unsigned char)text[0]) && !*end && !errno;
+}
+
+static bool parse_float(float *number, const char *text) {
+    char *end;
+    errno = 0;
+    *number = strtof(text, &end);
+    return text[0] && !isspace((unsigned char)text[0]) && !*end && !(errno == ERANGE && isinf(*number));
 }
 
 typedef struct choice {
@@ -31,22 +58,20 @@ typedef struct choice {
 static int parse_set(cli_kernel *kernel, choice *chosen, char *name, size_t name_size, const cli_command *command,
                      const char *expr, const char *text) {
     size_t size = strcspn(text, "=");
-    char *end;
     if (!text[size] || !size || size >= name_size)
         return cli_fail_usage(command, "--set: expected name=value, got \"%s\"", text);
     snprintf(name, name_size, "%.*s", (int)size, text);
     const char *value = text + size + 1;
-    errno = 0;
+    if (!find_name(expr, expr, name)) return cli_fail_usage(command, "--set: %s is not in the expression", name);
     if (is_seed(expr, name)) {
-        kernel->seeds[chosen->n_seeds] = strtoull(value, &end, 0);
+        if (!parse_seed(&kernel->seeds[chosen->n_seeds], value))
+            return cli_fail_usage(command, "--set: %s: expected an integer of 0 to 2^64 - 1, got \"%s\"", name, value);
         chosen->seeds[chosen->n_seeds++] = name;
-        if (value[0] == '-') end = (char *)value;
     } else {
-        kernel->parameters[chosen->n_parameters] = strtof(value, &end);
+        if (!parse_float(&kernel->parameters[chosen->n_parameters], value))
+            return cli_fail_usage(command, "--set: %s: expected a number of float32's range, got \"%s\"", name, value);
         chosen->parameters[chosen->n_parameters++] = name;
     }
-    if (!value[0] || *end || errno == EINVAL)
-        return cli_fail_usage(command, "--set: %s: \"%s\" is no number", name, value);
     return CLI_DONE;
 }
 
@@ -76,6 +101,10 @@ int cli_kernel_open(cli_kernel *kernel, const cli_command *command, const char *
     int status = set_up_library(n_threads);
     for (size_t i = 0; i < set->count && !status; i++)
         status = parse_set(kernel, &chosen, kernel->names[i], sizeof kernel->names[i], command, expr, set->items[i]);
+    for (size_t i = 0; i < set->count && !status; i++)
+        for (size_t j = 0; j < i && !status; j++)
+            if (!strcmp(kernel->names[i], kernel->names[j]))
+                status = cli_fail_usage(command, "--set: %s is given twice", kernel->names[i]);
     if (status) return status;
     zmlx_map_options options = {.parameters = chosen.parameters,
                                 .n_parameters = chosen.n_parameters,

@@ -109,8 +109,8 @@ static int run_kernel(const cli_kernel *kernel, const run_values *values) {
     zmlx_error error;
     mlx_stream stream = {NULL};
     results made = {0};
-    if (kernel->info.n_inputs + kernel->info.n_outputs > MAX_ARRAYS * 2)
-        return cli_fail("--expr: more than %d arrays", MAX_ARRAYS * 2);
+    if (kernel->info.n_inputs > MAX_ARRAYS || kernel->info.n_outputs > MAX_ARRAYS)
+        return cli_fail("--expr: more than %d inputs or outputs", MAX_ARRAYS);
     if (zmlx_arrays_load(&file, values->input, &error)) return cli_fail_error(&error);
     int status = cli_stream_open(&stream, values->general.device);
     if (!status) status = apply(&made, kernel, file, values, stream);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What every emitted C kernel begins with, prelude_math.h behind it: vectors of ZM_WIDTH lanes, memory in every storage
- * type, each operation of form CALL as zm_<name>. No #include: it would take most of the time to compile a kernel. */
+/* What every emitted C kernel begins with, prelude_math.h behind it: vectors of ZM_WIDTH lanes, memory in every
+ * storage type, each operation of form CALL as zm_<name>. No #include: most of the compile time would go there. */
 typedef struct zm_c_call {
     const void *const *inputs;
     void *const *outputs;
@@ -117,6 +117,11 @@ ZM_FN int zm_any(vi mask) {
 #define ZM_LEAST(a, b) __builtin_ia32_minps(a, b)
 #define ZM_MOST(a, b) __builtin_ia32_maxps(a, b)
 #endif
+/* Newer clang has this for every processor instead. */
+#if __has_builtin(__builtin_elementwise_sqrt)
+#undef ZM_SQRT
+#define ZM_SQRT(a) __builtin_elementwise_sqrt(a)
+#endif
 /* a < b ? a : b and a > b ? a : b: b where one is NaN. */
 #if !defined(ZM_LEAST)
 #define ZM_LEAST(a, b) zm_select((a) < (b), a, b)
@@ -133,6 +138,9 @@ ZM_FN int zm_any(vi mask) {
 ZM_FN vf zm_fma(vf a, vf b, vf c) {
 #if defined(ZM_FMA)
     return ZM_FMA(a, b, c);
+#elif ZM_HAS_FMA && !ZM_GCC
+#pragma clang fp contract(fast)
+    return a * b + c;
 #else
     for (int lane = 0; lane < ZM_WIDTH; lane++) c[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
     return c;
@@ -157,7 +165,7 @@ ZM_FN vi zm_isnan(vf a) { return a != a; }
 ZM_FN vf zm_abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 ZM_FN vi zm_isinf(vf a) { return zm_abs(a) == __builtin_inff(); }
 ZM_FN vi zm_isfinite(vf a) { return zm_abs(a) < __builtin_inff(); }
-ZM_FN vf zm_copysign(vf a, vf b) { return (vf)(((vi)a & 0x7fffffff) | ((vi)b & (-0x7fffffff - 1))); }
+ZM_FN vf zm_copysign(vf a, vf b) { return (vf)(((vu)a & 0x7fffffffu) | ((vu)b & 0x80000000u)); }
 /* NaN wins. */
 ZM_FN vf zm_min_lanes(vf a, vf b) { return zm_select(zm_isnan(a), a, ZM_LEAST(a, b)); }
 ZM_FN vf zm_max_lanes(vf a, vf b) { return zm_select(zm_isnan(a), a, ZM_MOST(a, b)); }
@@ -264,7 +272,7 @@ ZM_FN vf zm_widen_float16(zm_halves raw) {
 ZM_FN zm_halves zm_narrow_float16(vf value) {
 #if ZM_WIDTH == 16 || defined(__F16C__)
     /* one NaN of each sign */
-    value = zm_select(zm_isnan(value), (vf)(((vi)value & (-0x7fffffff - 1)) | 0x7fc00000), value);
+    value = zm_select(zm_isnan(value), (vf)(((vu)value & 0x80000000u) | 0x7fc00000u), value);
 #if ZM_WIDTH == 16
     return (zm_halves)__builtin_ia32_vcvtps2ph512_mask(value, 0, (zm_shorts){0}, 0xffff);
 #else
@@ -281,16 +289,24 @@ ZM_FN zm_halves zm_narrow_float16(vf value) {
 #endif
 }
 
-/* Copies bytes < whole, the size of a vector. */
-ZM_FN void zm_copy_part(void *to, const void *from, unsigned long bytes, unsigned long whole) {
-    char *target = (char *)to;
-    const char *source = (const char *)from;
+/* The first count < ZM_WIDTH elements of size bytes, between memory and a raw vector. */
+#if ZM_WIDTH == 16
+#define ZM_FIRST(count) ((unsigned short)((1u << (count)) - 1u))
+#define ZM_LOAD_PART_4(from, count) __builtin_ia32_loaddqusi512_mask(from, (vi){0}, ZM_FIRST(count))
+#define ZM_LOAD_PART_2(from, count) __builtin_ia32_loaddquhi256_mask(from, (zm_shorts){0}, ZM_FIRST(count))
+#define ZM_LOAD_PART_1(from, count) __builtin_ia32_loaddquqi128_mask(from, (zm_chars){0}, ZM_FIRST(count))
+#define ZM_STORE_PART_4(to, raw, count) __builtin_ia32_storedqusi512_mask(to, (vi)(raw), ZM_FIRST(count))
+#define ZM_STORE_PART_2(to, raw, count) __builtin_ia32_storedquhi256_mask(to, (zm_shorts)(raw), ZM_FIRST(count))
+#define ZM_STORE_PART_1(to, raw, count) __builtin_ia32_storedquqi128_mask(to, (zm_chars)(raw), ZM_FIRST(count))
+#define ZM_LOAD_PART(size, raw, from, count) (raw = (__typeof__(raw))ZM_LOAD_PART_##size((const void *)(from), count))
+#define ZM_STORE_PART(size, to, raw, count) ZM_STORE_PART_##size((void *)(to), raw, count)
+#else
+ZM_FN void zm_copy_part(char *to, const char *from, unsigned long bytes) { /* bytes < 32 */
 #define ZM_PIECE(size) \
-    if (size < whole && (bytes & size) != 0) { \
-        ZM_COPY(target, source, size); \
-        target += size, source += size; \
+    if (bytes & size) { \
+        ZM_COPY(to, from, size); \
+        to += size, from += size; \
     }
-    ZM_PIECE(32ul)
     ZM_PIECE(16ul)
     ZM_PIECE(8ul)
     ZM_PIECE(4ul)
@@ -298,33 +314,19 @@ ZM_FN void zm_copy_part(void *to, const void *from, unsigned long bytes, unsigne
     ZM_PIECE(1ul)
 #undef ZM_PIECE
 }
-/* The first count < ZM_WIDTH elements of size bytes, between memory and a raw vector. */
-ZM_FN void zm_load_lanes(void *raw, const void *from, int count, unsigned long size) {
-#if ZM_WIDTH == 16
-    unsigned short mask = (unsigned short)((1u << count) - 1u);
-    vi words = {0};
-    zm_shorts shorts = {0};
-    zm_chars chars = {0};
-    if (size == 4) words = __builtin_ia32_loaddqusi512_mask(from, words, mask), ZM_COPY(raw, &words, 64);
-    if (size == 2) shorts = __builtin_ia32_loaddquhi256_mask(from, shorts, mask), ZM_COPY(raw, &shorts, 32);
-    if (size == 1) chars = __builtin_ia32_loaddquqi128_mask(from, chars, mask), ZM_COPY(raw, &chars, 16);
-#else
-    zm_copy_part(raw, from, (unsigned)count * size, ZM_WIDTH * size);
+#define ZM_LOAD_PART(size, raw, from, count) \
+    do { \
+        char part[32] = {0}; \
+        zm_copy_part(part, from, (unsigned)(count) * (unsigned)size); \
+        ZM_COPY(&raw, part, sizeof raw); \
+    } while (0)
+#define ZM_STORE_PART(size, to, raw, count) \
+    do { \
+        char part[32]; \
+        ZM_COPY(part, &raw, sizeof raw); \
+        zm_copy_part(to, part, (unsigned)(count) * (unsigned)size); \
+    } while (0)
 #endif
-}
-ZM_FN void zm_store_lanes(void *to, const void *raw, int count, unsigned long size) {
-#if ZM_WIDTH == 16
-    unsigned short mask = (unsigned short)((1u << count) - 1u);
-    vi words;
-    zm_shorts shorts;
-    zm_chars chars;
-    if (size == 4) ZM_COPY(&words, raw, 64), __builtin_ia32_storedqusi512_mask(to, words, mask);
-    if (size == 2) ZM_COPY(&shorts, raw, 32), __builtin_ia32_storedquhi256_mask(to, shorts, mask);
-    if (size == 1) ZM_COPY(&chars, raw, 16), __builtin_ia32_storedquqi128_mask(to, chars, mask);
-#else
-    zm_copy_part(to, raw, (unsigned)count * size, ZM_WIDTH * size);
-#endif
-}
 /* Writes past the caches. The address is aligned to bytes, the size of the vector. */
 #if defined(__clang__)
 #define ZM_STREAM_STORE(size, to, chunk) __builtin_nontemporal_store(chunk, to)
@@ -360,44 +362,44 @@ ZM_FN void zm_stream_fence(void) {
 #endif
 }
 
-#define ZM_MEMORY(storage, element, vector, value_type, value_element, splat) \
+#define ZM_MEMORY(storage, size, element, vector, value_type, value_element, splat) \
     ZM_FN value_type zm_load_##storage(const void *base, zm_index index) { \
         vector raw; \
-        ZM_COPY(&raw, (const char *)base + index * (zm_index)sizeof(element), sizeof raw); \
+        ZM_COPY(&raw, (const char *)base + index * size, sizeof raw); \
         return zm_widen_##storage(raw); \
     } \
     ZM_FN value_type zm_load_part_##storage(const void *base, zm_index index, int count) { \
-        vector raw = {0}; \
-        zm_load_lanes(&raw, (const char *)base + index * (zm_index)sizeof(element), count, sizeof(element)); \
+        vector raw; \
+        ZM_LOAD_PART(size, raw, (const char *)base + index * size, count); \
         return zm_widen_##storage(raw); \
     } \
     ZM_FN value_type zm_load_one_##storage(const void *base, zm_index index) { \
         element one; \
-        ZM_COPY(&one, (const char *)base + index * (zm_index)sizeof(element), sizeof one); \
+        ZM_COPY(&one, (const char *)base + index * size, size); \
         return zm_widen_##storage((vector){0} + one); \
     } \
     ZM_FN void zm_store_##storage(void *base, zm_index index, value_type value) { \
         vector raw = zm_narrow_##storage(value); \
-        ZM_COPY((char *)base + index * (zm_index)sizeof(element), &raw, sizeof raw); \
+        ZM_COPY((char *)base + index * size, &raw, sizeof raw); \
     } \
     ZM_FN void zm_stream_##storage(void *base, zm_index index, value_type value) { \
         vector raw = zm_narrow_##storage(value); \
-        zm_stream_bytes((char *)base + index * (zm_index)sizeof(element), &raw, sizeof raw); \
+        zm_stream_bytes((char *)base + index * size, &raw, sizeof raw); \
     } \
     ZM_FN void zm_store_part_##storage(void *base, zm_index index, value_type value, int count) { \
         vector raw = zm_narrow_##storage(value); \
-        zm_store_lanes((char *)base + index * (zm_index)sizeof(element), &raw, count, sizeof(element)); \
+        ZM_STORE_PART(size, (char *)base + index * size, raw, count); \
     } \
     ZM_FN void zm_store_one_##storage(void *base, zm_index index, value_element value) { \
         vector raw = zm_narrow_##storage(splat(value)); \
-        ZM_COPY((char *)base + index * (zm_index)sizeof(element), &raw, sizeof(element)); \
+        ZM_COPY((char *)base + index * size, &raw, size); \
     }
-ZM_MEMORY(float32, float, vf, vf, float, zm_splat)
-ZM_MEMORY(float16, __UINT16_TYPE__, zm_halves, vf, float, zm_splat)
-ZM_MEMORY(bfloat16, __UINT16_TYPE__, zm_halves, vf, float, zm_splat)
-ZM_MEMORY(uint32, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
-ZM_MEMORY(int32, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
-ZM_MEMORY(uint8, __UINT8_TYPE__, zm_bytes, vu, zm_uint, zm_splat_uint)
+ZM_MEMORY(float32, 4, float, vf, vf, float, zm_splat)
+ZM_MEMORY(float16, 2, __UINT16_TYPE__, zm_halves, vf, float, zm_splat)
+ZM_MEMORY(bfloat16, 2, __UINT16_TYPE__, zm_halves, vf, float, zm_splat)
+ZM_MEMORY(uint32, 4, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
+ZM_MEMORY(int32, 4, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
+ZM_MEMORY(uint8, 1, __UINT8_TYPE__, zm_bytes, vu, zm_uint, zm_splat_uint)
 
 /* Philox4x32-10 of the blocks from index / 4 on, one in each long: the words from index on are among them. */
 ZM_FN zm_longs zm_multiply_words(zm_longs a, zm_uint factor) { /* a < 2^32 */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The functions of the C prelude (prelude.h goes before), within 4 ulp of the exact value for every argument. The
- * polynomials are minimax with errors below 2^-26 of the result; coefficients rounded one by one, the lowest first. */
+ * polynomials are minimax with errors of 2^-26 of the result; coefficients rounded one by one, the lowest first. */
 /* Polynomials, the lowest coefficient first. */
 #define ZM_P1(x, a) zm_splat(a)
 #define ZM_P2(x, a, ...) zm_mad(ZM_P1(x, __VA_ARGS__), x, zm_splat(a))
@@ -14,7 +14,7 @@
 #define ZM_INFINITY __builtin_inff()
 #define ZM_NAN __builtin_nanf("")
 
-/* The lanes as two vectors of doubles, and back. */
+/* The lanes as two vectors of doubles, and back. gcc before 12 has no shufflevector. */
 #if ZM_WIDTH == 16
 #define ZM_LOW 0, 1, 2, 3, 4, 5, 6, 7
 #define ZM_HIGH 8, 9, 10, 11, 12, 13, 14, 15
@@ -25,18 +25,37 @@
 #define ZM_LOW 0, 1
 #define ZM_HIGH 2, 3
 #endif
+ZM_FN vd zm_to_double(zm_half_float a) {
 #if ZM_GCC && ZM_WIDTH == 16
-#define ZM_TO_DOUBLE(a) __builtin_ia32_cvtps2pd512_mask(a, (vd){0}, -1, 4)
-#define ZM_FROM_DOUBLE(a) __builtin_ia32_cvtpd2ps512_mask(a, (zm_half_float){0}, -1, 4)
+    return __builtin_ia32_cvtps2pd512_mask(a, (vd){0}, -1, 4);
 #else
-#define ZM_TO_DOUBLE(a) __builtin_convertvector(a, vd)
-#define ZM_FROM_DOUBLE(a) __builtin_convertvector(a, zm_half_float)
+    return __builtin_convertvector(a, vd);
 #endif
-ZM_FN vd zm_low_half(vf a) { return ZM_TO_DOUBLE(__builtin_shufflevector(a, a, ZM_LOW)); }
-ZM_FN vd zm_high_half(vf a) { return ZM_TO_DOUBLE(__builtin_shufflevector(a, a, ZM_HIGH)); }
-ZM_FN vf zm_join_halves(vd low, vd high) {
-    return __builtin_shufflevector(ZM_FROM_DOUBLE(low), ZM_FROM_DOUBLE(high), ZM_LOW, ZM_HIGH);
 }
+ZM_FN zm_half_float zm_from_double(vd a) {
+#if ZM_GCC && ZM_WIDTH == 16
+    return __builtin_ia32_cvtpd2ps512_mask(a, (zm_half_float){0}, -1, 4);
+#else
+    return __builtin_convertvector(a, zm_half_float);
+#endif
+}
+#if __has_builtin(__builtin_shufflevector)
+ZM_FN vd zm_low_half(vf a) { return zm_to_double(__builtin_shufflevector(a, a, ZM_LOW)); }
+ZM_FN vd zm_high_half(vf a) { return zm_to_double(__builtin_shufflevector(a, a, ZM_HIGH)); }
+ZM_FN vf zm_join_halves(vd low, vd high) {
+    return __builtin_shufflevector(zm_from_double(low), zm_from_double(high), ZM_LOW, ZM_HIGH);
+}
+#else
+typedef union zm_halved {
+    vf whole;
+    zm_half_float halves[2];
+} zm_halved;
+ZM_FN vd zm_low_half(vf a) { return zm_to_double(((zm_halved){.whole = a}).halves[0]); }
+ZM_FN vd zm_high_half(vf a) { return zm_to_double(((zm_halved){.whole = a}).halves[1]); }
+ZM_FN vf zm_join_halves(vd low, vd high) {
+    return ((zm_halved){.halves = {zm_from_double(low), zm_from_double(high)}}).whole;
+}
+#endif
 
 /* Exponentials. x = n ln 2 + r; n is in the low bits of shifted = n + 1.5 * 2^23. */
 ZM_FN vf zm_shifted(vf x, float factor) { return zm_mad(x, zm_splat(factor), zm_splat(0x1.8p23f)); }
@@ -54,8 +73,8 @@ ZM_FN vf zm_scale(vf y, vf shifted) {
 #if ZM_WIDTH == 16
     return __builtin_ia32_scalefps512_mask(y, shifted - 0x1.8p23f, y, ZM_ALL, 4);
 #else
-    vi n = (vi)shifted - 0x4b400000, half = n >> 1;
-    return y * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
+    vu n = (vu)shifted - 0x4b400000u, half = (vu)((vi)n >> 1);
+    return y * (vf)((half + 127u) << 23) * (vf)((n - half + 127u) << 23);
 #endif
 }
 ZM_FN vf zm_exp(vf x) {
@@ -78,7 +97,7 @@ ZM_FN vf zm_exp10(vf x) {
 ZM_FN vf zm_expm1(vf a) {
     vf x = zm_at_least(zm_at_most(a, 89), -18);
     vf shifted = zm_shifted(x, 0x1.715476p+0f);
-    vf half = (vf)(((vi)shifted << 23) + 0x3f000000); /* 2^(n - 1): 2^n may overflow */
+    vf half = (vf)(((vu)shifted << 23) + 0x3f000000u); /* 2^(n - 1): 2^n may overflow */
     vf y = 2.0f * zm_mad(half, zm_exp_less_1(zm_rest_of_exp(x, shifted)), half - 0.5f);
     return zm_select(zm_abs(a) < 0x1p-25f, a, y);
 }
@@ -96,9 +115,9 @@ ZM_FN vf zm_log_parts(vf x, vf *e) {
     return m - 1.0f;
 #else
     vi small = x < 0x1p-126f;
-    vi bits = (vi)zm_select(small, x * 0x1p24f, x) + (0x3f800000 - 0x3f400000);
-    *e = __builtin_convertvector((bits >> 23) - 127 - (small & 24), vf);
-    return (vf)((bits & 0x7fffff) + 0x3f400000) - 1.0f;
+    vu bits = (vu)zm_select(small, x * 0x1p24f, x) + (0x3f800000u - 0x3f400000u);
+    *e = __builtin_convertvector(((vi)bits >> 23) - 127 - (small & 24), vf);
+    return (vf)((bits & 0x7fffffu) + 0x3f400000u) - 1.0f;
 #endif
 }
 /* ln(1 + f) - f */
@@ -126,7 +145,7 @@ ZM_FN vf zm_log(vf x) {
 ZM_FN vf zm_log2(vf x) {
     vf e, f = zm_log_parts(x, &e), series = zm_log_series(f);
     vf rest = zm_mad(f, zm_splat(0x1.c551dap-2f), series * 0x1.715476p+0f); /* log2(e) = 1 + this factor */
-    return zm_log_edges(x, e + (f + rest));
+    return zm_log_edges(x, (e + f) + rest);
 }
 ZM_FN vf zm_log10(vf x) {
     vf e, f = zm_log_parts(x, &e), series = zm_log_series(f);
@@ -136,10 +155,9 @@ ZM_FN vf zm_log10(vf x) {
 }
 ZM_FN vf zm_log1p(vf x) {
     vf u = 1.0f + x;
-    vi bits = (vi)u + (0x3f800000 - 0x3f400000);
-    vi n = (bits >> 23) - 127, scale = (127 - n) << 23;
+    vi n = ((vi)((vu)u + (0x3f800000u - 0x3f400000u)) >> 23) - 127, scale = (vi)((vu)(127 - n) << 23);
     /* f = x 2^-n + (2^-n - 1): both terms exact; 2^-n counts as 0 where it is not normal */
-    vf scaled = (vf)((vi)x - (n << 23)), f = scaled + ((vf)(scale & ~(scale >> 31)) - 1.0f);
+    vf scaled = (vf)((vu)x - ((vu)n << 23)), f = scaled + ((vf)(scale & ~(scale >> 31)) - 1.0f);
     vf e = __builtin_convertvector(n, vf);
     vf y = zm_mad(e, zm_splat(0x1.62e4p-1f), f + zm_mad(e, zm_splat(0x1.7f7d1cp-20f), zm_log_series(f)));
     return zm_select(zm_abs(x) < 0x1p-25f, x, zm_log_edges(u, y));
@@ -151,7 +169,7 @@ ZM_FN vf zm_tanh(vf a) {
     vf inner = ZM_P5(z, -0x1.55554ap-2f, 0x1.110ceep-3f, -0x1.b91e7ep-5f, 0x1.58e516p-6f, -0x1.992188p-8f);
     vf small = zm_mad(x * z, inner, x);
     vf twice = zm_at_most(x + x, 20), shifted = zm_shifted(twice, 0x1.715476p+0f);
-    vf power = (vf)(((vi)shifted << 23) + 0x3f800000);
+    vf power = (vf)(((vu)shifted << 23) + 0x3f800000u);
     vf large = 1.0f - 2.0f / (zm_mad(power, zm_exp_less_1(zm_rest_of_exp(twice, shifted)), power) + 1.0f);
     return zm_copysign(zm_select(x < 0.55f, small, large), a);
 }
@@ -227,16 +245,17 @@ ZM_FN vf zm_erfc(vf a) {
 ZM_LARGE_ANGLES(sin)
 ZM_LARGE_ANGLES(cos)
 ZM_LARGE_ANGLES(tan)
-ZM_FN vf zm_angle(vf x, vi *n) {
+ZM_FN vf zm_angle(vf x, vu *n) {
     vf shifted = zm_shifted(x, 0x1.45f306p-1f);
-    *n = (vi)shifted;
+    *n = (vu)shifted;
     vf turns = shifted - 0x1.8p23f;
 #if ZM_HAS_FMA
     vf r = zm_fma(turns, zm_splat(-0x1.921fb6p+0f), x); /* exact */
     return zm_fma(turns, zm_splat(0x1.ee59dap-50f), zm_fma(turns, zm_splat(0x1.777a5cp-25f), r));
 #else
-    vd low = zm_low_half(x) - zm_low_half(turns) * 0x1.921fb54442d18p+0;
-    vd high = zm_high_half(x) - zm_high_half(turns) * 0x1.921fb54442d18p+0;
+    vd low = zm_low_half(turns), high = zm_high_half(turns); /* times the factor's first 33 bits: exact */
+    low = (zm_low_half(x) - low * 0x1.921fb544p+0) - low * 0x1.0b4611a626331p-34;
+    high = (zm_high_half(x) - high * 0x1.921fb544p+0) - high * 0x1.0b4611a626331p-34;
     return zm_join_halves(low, high);
 #endif
 }
@@ -247,27 +266,27 @@ ZM_FN vf zm_cos_of(vf z) {
     vf inner = ZM_P3(z, 0x1.55554ap-5f, -0x1.6c0c1ep-10f, 0x1.99e334p-16f);
     return zm_mad(z, zm_mad(z, inner, zm_splat(-0.5f)), zm_splat(1));
 }
-ZM_FN vf zm_sin_or_cos(vf x, int ahead, vi sign) {
-    vi n;
+ZM_FN vf zm_sin_or_cos(vf x, zm_uint ahead, vu sign) {
+    vu n;
     vf r = zm_angle(zm_abs(x), &n), z = r * r;
     n += ahead;
-    vf y = zm_select((n & 1) != 0, zm_cos_of(z), zm_sin_of(r, z));
-    return (vf)((vi)y ^ ((n & 2) << 30) ^ (sign & (-0x7fffffff - 1)));
+    vf y = zm_select((n & 1u) != 0u, zm_cos_of(z), zm_sin_of(r, z));
+    return (vf)((vu)y ^ ((n & 2u) << 30) ^ (sign & 0x80000000u));
 }
 ZM_FN vf zm_sin(vf a) {
-    vf y = zm_sin_or_cos(a, 0, (vi)a);
+    vf y = zm_sin_or_cos(a, 0, (vu)a);
     return __builtin_expect(zm_any(~(zm_abs(a) <= 1e5f)), 0) ? zm_sin_large(a, y) : y;
 }
 ZM_FN vf zm_cos(vf a) {
-    vf y = zm_sin_or_cos(a, 1, (vi){0});
+    vf y = zm_sin_or_cos(a, 1, (vu){0});
     return __builtin_expect(zm_any(~(zm_abs(a) <= 1e5f)), 0) ? zm_cos_large(a, y) : y;
 }
 ZM_FN vf zm_tan(vf a) {
-    vi n;
+    vu n;
     vf r = zm_angle(zm_abs(a), &n), z = r * r, sine = zm_sin_of(r, z), cosine = zm_cos_of(z);
-    vi odd = (n & 1) != 0;
+    vi odd = (n & 1u) != 0u;
     vf y = zm_select(odd, cosine, sine) / zm_select(odd, -sine, cosine);
-    y = (vf)((vi)y ^ ((vi)a & (-0x7fffffff - 1)));
+    y = (vf)((vu)y ^ ((vu)a & 0x80000000u));
     return __builtin_expect(zm_any(~(zm_abs(a) <= 1e5f)), 0) ? zm_tan_large(a, y) : y;
 }
 ZM_FN vf zm_half_pi_less(vf y) { return 0x1.921fb6p+0f - (y + 0x1.777a5cp-25f); }
@@ -354,7 +373,7 @@ ZM_FN vf zm_pow(vf a, vf b) {
     vi zero = x == 0.0f, infinite = x == ZM_INFINITY;
     vf y = zm_power(x, b, 0);
     y = zm_select(zero | infinite, (vf)(((b < 0.0f) ^ infinite) & 0x7f800000), y);
-    y = (vf)((vi)y ^ ((vi)a & whole & ~even & (-0x7fffffff - 1)));
+    y = (vf)((vu)y ^ ((vu)(whole & ~even) & (vu)a & 0x80000000u));
     y = zm_select((a < 0.0f) & ~whole & ~infinite, zm_splat(ZM_NAN), y);
     y = zm_select(zm_isnan(a) | zm_isnan(b), a + b, y);
     return zm_select((b == 0.0f) | (a == 1.0f) | ((x == 1.0f) & (size == ZM_INFINITY)), zm_splat(1), y);

@@ -31,6 +31,9 @@ static void write_row_pointers(zm_c_frame *frame) {
                        i, i, i, zm_storage_bytes(frame->request->inputs[i]));
         if (!frame->is_varying[i]) continue;
         const char *type = zm_c_types[frame->ir->inputs[i].type];
+        zm_text_printf(text,
+                       "        const zm_index ahead%d = zm_bytes_ahead(call->layouts[%d], last_row - row, columns, %d);\n",
+                       i, i, zm_storage_bytes(frame->request->inputs[i]));
         zm_text_printf(text, "        const %s one%d = varies%d ? (%s){0} : zm_load_one_%s(in%d, 0);\n", type, i,
                        i, type, zm_storage_name(frame->request->inputs[i]), i);
     }

@@ -82,6 +82,20 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
                                 "            }\n");
 }
 
+/* A pass that neither reads from memory what no pass has read yet nor stores leaves the memory idle: it fetches the
+ * next row. */
+static void write_prefetch(zm_c_frame *frame, int pass_number, const char *indent) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number], *first = &frame->schedule.passes[0];
+    if (!pass_number || pass->n_stores) return;
+    for (int i = 0; i < first->n_element_values; i++) {
+        const zm_value *value = &frame->ir->values[first->element_values[i]];
+        if (value->op != ZM_OP_LOAD) continue;
+        int bytes = zm_storage_bytes(frame->request->inputs[value->index]);
+        zm_text_printf(frame->text, "%s__builtin_prefetch(in%d + ahead%d + c * %d, 0, 2);\n", indent,
+                       (int)value->index, (int)value->index, bytes);
+    }
+}
+
 static void write_flushes(zm_c_frame *frame, const zm_pass *pass, int n_accumulators, const char *indent) {
     for (int i = 0; i < pass->n_reductions; i++)
         zm_c_write_flush(frame, pass->reductions[i], n_accumulators, indent);
@@ -97,6 +111,7 @@ static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
                    n);
     if (n > 1 && is_short(frame, pass_number)) zm_text_append_string(text, "                    ZM_UNROLL_4\n");
     zm_text_printf(text, "                    for (int k = 0; k < %d; k++, c += ZM_WIDTH) {\n", n);
+    if (n > 1) write_prefetch(frame, pass_number, "                        ");
     write_body(frame, pass_number, ZM_C_FULL, "k", "                        ");
     zm_text_printf(text,
                    "                    }\n"

@@ -17,6 +17,10 @@ ZM_FN zm_index zm_whole(zm_index left, int n) {
 ZM_FN zm_index zm_row_start(int layout, zm_index row, zm_index columns) {
     return layout & 2 ? (layout & 1 ? row * columns : row) : 0;
 }
+/* Bytes to the next row where there is one; 0 for rows so long that it would push this one out of the cache. */
+ZM_FN zm_index zm_bytes_ahead(int layout, zm_index rows_left, zm_index columns, int bytes) {
+    return (layout & 3) == 3 && rows_left > 1 && columns <= 1 << 15 ? columns * bytes : 0;
+}
 
 /* Bytes from the last address aligned to a vector of elements to base[index]. */
 ZM_FN __UINTPTR_TYPE__ zm_bytes_past(const void *base, zm_index index, int bytes) {

@@ -402,7 +402,7 @@ ZM_MEMORY(int32, 4, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
 ZM_MEMORY(uint8, 1, __UINT8_TYPE__, zm_bytes, vu, zm_uint, zm_splat_uint)
 
 /* Philox4x32-10 of the blocks from index / 4 on, one in each long: the words from index on are among them. */
-ZM_FN zm_longs zm_multiply_words(zm_longs a, zm_uint factor) { /* a < 2^32 */
+ZM_FN zm_longs zm_multiply_words(zm_longs a, zm_uint factor) { /* of a the low 32 bits */
     zm_longs b = (zm_longs){0} + factor;
 #if ZM_GCC && ZM_WIDTH == 16
     return (zm_longs)__builtin_ia32_pmuludq512_mask((vi)a, (vi)b, (zm_signed_longs)a, 0xff);
@@ -411,11 +411,10 @@ ZM_FN zm_longs zm_multiply_words(zm_longs a, zm_uint factor) { /* a < 2^32 */
 #elif ZM_GCC && ZM_WIDTH == 4 && defined(__SSE2__)
     return (zm_longs)__builtin_ia32_pmuludq128((vi)a, (vi)b);
 #else
-    return a * b;
+    return (a & 0xffffffffu) * b;
 #endif
 }
 ZM_FN vf zm_random(__UINT64_TYPE__ seed, __UINT64_TYPE__ index) {
-    const zm_longs low = (zm_longs){0} + 0xffffffffu;
 #if ZM_WIDTH == 16
     zm_longs block = (zm_longs){0, 1, 2, 3, 4, 5, 6, 7} + index / 4;
 #elif ZM_WIDTH == 8
@@ -423,22 +422,30 @@ ZM_FN vf zm_random(__UINT64_TYPE__ seed, __UINT64_TYPE__ index) {
 #else
     zm_longs block = (zm_longs){0, 1} + index / 4;
 #endif
-    zm_longs word0 = block & low, word1 = block >> 32, word2 = {0}, word3 = {0};
+    zm_longs word0 = block, word1 = block >> 32, word2 = {0}, word3 = {0}; /* in the low halves */
     zm_uint key0 = (zm_uint)seed, key1 = (zm_uint)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         zm_longs product0 = zm_multiply_words(word0, 0xd2511f53u);
         zm_longs product1 = zm_multiply_words(word2, 0xcd9e8d57u);
         word0 = (product1 >> 32) ^ word1 ^ key0;
         word2 = (product0 >> 32) ^ word3 ^ key1;
-        word1 = product1 & low;
-        word3 = product0 & low;
+        word1 = product1;
+        word3 = product0;
         key0 += 0x9e3779b9u;
         key1 += 0xbb67ae85u;
     }
-    zm_longs pairs[2] = {word0 | word1 << 32, word2 | word3 << 32};
-    __UINT64_TYPE__ words[ZM_WIDTH];
-    for (int lane = 0; lane < ZM_WIDTH; lane++) words[lane] = pairs[lane % 2][lane / 2];
+    zm_longs first = (word0 & 0xffffffffu) | word1 << 32, second = (word2 & 0xffffffffu) | word3 << 32;
+#if __has_builtin(__builtin_shufflevector) && ZM_WIDTH == 16
+    zm_longs pairs[2] = {__builtin_shufflevector(first, second, 0, 8, 1, 9, 2, 10, 3, 11),
+                         __builtin_shufflevector(first, second, 4, 12, 5, 13, 6, 14, 7, 15)};
+#elif __has_builtin(__builtin_shufflevector) && ZM_WIDTH == 8
+    zm_longs pairs[2] = {__builtin_shufflevector(first, second, 0, 4, 1, 5),
+                         __builtin_shufflevector(first, second, 2, 6, 3, 7)};
+#else
+    __UINT64_TYPE__ pairs[ZM_WIDTH];
+    for (int i = 0; i < ZM_WIDTH; i++) pairs[i] = i % 2 ? second[i / 2] : first[i / 2];
+#endif
     vu lanes;
-    ZM_COPY(&lanes, (const char *)words + 4 * (index % 4), sizeof lanes);
+    ZM_COPY(&lanes, (const char *)pairs + 4 * (index % 4), sizeof lanes);
     return __builtin_convertvector((vi)(lanes >> 8), vf) * 0x1p-24f;
 }

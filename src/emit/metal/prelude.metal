@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What every emitted Metal kernel begins with, prelude_math.metal behind it. */
 #include <metal_stdlib>
+using namespace metal;
 
 typedef long zm_long;
 
@@ -8,11 +9,11 @@ typedef long zm_long;
 #define ZM_DEVICE device
 #define ZM_SHARED threadgroup
 #define ZM_LOCAL thread
-#define ZM_INFINITY metal::as_type<float>(0x7f800000u)
-#define ZM_NAN metal::as_type<float>(0x7fc00000u)
+#define ZM_INFINITY as_type<float>(0x7f800000u)
+#define ZM_NAN as_type<float>(0x7fc00000u)
 
-ZM_FUNCTION uint zm_float_bits(float value) { return metal::as_type<uint>(value); }
-ZM_FUNCTION float zm_bits_float(uint bits) { return metal::as_type<float>(bits); }
+ZM_FUNCTION uint zm_float_bits(float value) { return as_type<uint>(value); }
+ZM_FUNCTION float zm_bits_float(uint bits) { return as_type<float>(bits); }
 ZM_FUNCTION uint zm_shuffle(uint value, uint lane) { return metal::simd_shuffle(value, ushort(lane & 31u)); }
 ZM_FUNCTION float zm_shuffle(float value, uint lane) { return metal::simd_shuffle(value, ushort(lane & 31u)); }
 ZM_FUNCTION void zm_barrier() { metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup); }
@@ -40,28 +41,28 @@ template <class P>
 ZM_FUNCTION bool zm_is_aligned(P) {
     return true;
 }
-ZM_FUNCTION uint4 zm_four(const device uint *p) { return uint4(*reinterpret_cast<const device metal::packed_uint4 *>(p)); }
+ZM_FUNCTION uint4 zm_four(const device uint *p) { return uint4(*reinterpret_cast<const device packed_uint4 *>(p)); }
 ZM_FUNCTION uint4 zm_four(const constant uint *p) {
-    return uint4(*reinterpret_cast<const constant metal::packed_uint4 *>(p));
+    return uint4(*reinterpret_cast<const constant packed_uint4 *>(p));
 }
 ZM_FUNCTION ushort4 zm_four(const device ushort *p) {
-    return ushort4(*reinterpret_cast<const device metal::packed_ushort4 *>(p));
+    return ushort4(*reinterpret_cast<const device packed_ushort4 *>(p));
 }
 ZM_FUNCTION ushort4 zm_four(const constant ushort *p) {
-    return ushort4(*reinterpret_cast<const constant metal::packed_ushort4 *>(p));
+    return ushort4(*reinterpret_cast<const constant packed_ushort4 *>(p));
 }
 ZM_FUNCTION uchar4 zm_four(const device uchar *p) {
-    return uchar4(*reinterpret_cast<const device metal::packed_uchar4 *>(p));
+    return uchar4(*reinterpret_cast<const device packed_uchar4 *>(p));
 }
 ZM_FUNCTION uchar4 zm_four(const constant uchar *p) {
-    return uchar4(*reinterpret_cast<const constant metal::packed_uchar4 *>(p));
+    return uchar4(*reinterpret_cast<const constant packed_uchar4 *>(p));
 }
-ZM_FUNCTION void zm_put_four(device uint *p, uint4 four) { *reinterpret_cast<device metal::packed_uint4 *>(p) = four; }
+ZM_FUNCTION void zm_put_four(device uint *p, uint4 four) { *reinterpret_cast<device packed_uint4 *>(p) = four; }
 ZM_FUNCTION void zm_put_four(device ushort *p, ushort4 four) {
-    *reinterpret_cast<device metal::packed_ushort4 *>(p) = four;
+    *reinterpret_cast<device packed_ushort4 *>(p) = four;
 }
 ZM_FUNCTION void zm_put_four(device uchar *p, uchar4 four) {
-    *reinterpret_cast<device metal::packed_uchar4 *>(p) = four;
+    *reinterpret_cast<device packed_uchar4 *>(p) = four;
 }
 
 /* Storages. */
@@ -76,8 +77,8 @@ struct zm_float16 {
     typedef ushort word;
     typedef ushort4 four;
     typedef float value;
-    static ZM_FUNCTION float widen(ushort word) { return float(metal::as_type<half>(word)); }
-    static ZM_FUNCTION ushort narrow(float value) { return metal::as_type<ushort>(half(value)); }
+    static ZM_FUNCTION float widen(ushort word) { return float(as_type<half>(word)); }
+    static ZM_FUNCTION ushort narrow(float value) { return as_type<ushort>(half(value)); }
 };
 struct zm_bfloat16 {
     typedef ushort word;

@@ -38,8 +38,8 @@ static const cli_option options[] = {
 
 static const cli_page page = {
     .arguments = "ops",
-    .about = "ops: a kernel on random arrays against the same formula in MLX's own operations, alternating. Above 1x\n"
-             "the kernel is faster. Bytes are those of all inputs and outputs.\n",
+    .about = "ops: a kernel on random arrays against the same formula in MLX's own operations,\n"
+             "alternating. Above 1x the kernel is faster. Bytes are those of all inputs and outputs.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };

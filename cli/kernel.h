@@ -14,7 +14,7 @@
      "the kernel: one expression, or statements such as\n\"y = a * b; z = a + b\"", 0, 0}
 #define CLI_SET_OPTION(type)                                                              \
     {"set", CLI_TEXTS, offsetof(type, set), "name=value",                                 \
-     "a number the kernel is given when it runs; may be\ngiven several times", 0, 0}
+     "a number the kernel is given when it runs, or the\nseed of random(name); may be given several times", 0, 0}
 
 typedef struct cli_kernel {
     zmlx_kernel *kernel;

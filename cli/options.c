@@ -10,8 +10,10 @@
 enum { HELP_COLUMN = 28 };
 
 static void print_row(const char *left, const char *help) {
-    cli_print("  %-*s", HELP_COLUMN - 2, left);
-    if (strlen(left) > HELP_COLUMN - 4) cli_print("\n%*s", HELP_COLUMN, "");
+    if (strlen(left) > HELP_COLUMN - 4)
+        cli_print("  %s\n%*s", left, HELP_COLUMN, "");
+    else
+        cli_print("  %-*s", HELP_COLUMN - 2, left);
     for (const char *end; (end = strchr(help, '\n')); help = end + 1)
         cli_print("%.*s\n%*s", (int)(end - help), help, HELP_COLUMN, "");
     cli_print("%s\n", help);

@@ -30,6 +30,8 @@ for reason in 'No space left on device' 'Bad file descriptor'; do
     expect_output_error "$reason" generate "$model" "${short[@]}" --json
     expect_output_error "$reason" patch "$model"
     expect_output_error "$reason" patch "$model" --json
+    expect_output_error "$reason" emit --expr 'x * y'
+    expect_output_error "$reason" emit --expr 'x * y' --target ir --json
 done
 expect_output_error 'No space left on device' validate "$model" --runs 1 --max-tokens 2 --prompt-tokens 1,5,6
 [ -c /dev/full ] || fail "/dev/full was replaced"

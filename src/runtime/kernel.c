@@ -10,10 +10,10 @@
 
 enum { MAX_SYMBOL = 48 };
 
-/* "zm_" and the letters, digits and underscores of the name. */
+/* "kernel_" and the letters, digits and underscores of the name. */
 static char *make_symbol(const char *name) {
     char text[MAX_SYMBOL];
-    size_t length = (size_t)snprintf(text, sizeof text, "zm_");
+    size_t length = (size_t)snprintf(text, sizeof text, "kernel_");
     for (const char *c = name; *c && length + 1 < sizeof text; c++) {
         bool is_plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9');
         text[length++] = is_plain ? *c : '_';

@@ -155,7 +155,7 @@ static void refusals(void **state) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     OK(zmlx_elementwise(&kernel, "e", "exp(x)", NULL, &failure));
-    mlx_array ints = zm_arange(&scope, 0, 4, 1, MLX_INT32), wide = zm_zeros(&scope, SHAPE(4), MLX_FLOAT64);
+    mlx_array ints = zm_arange(&scope, 0, 4, 1, MLX_INT32), wide = zm_from_data(&scope, (const double[]){1, 2}, SHAPE(2), MLX_FLOAT64);
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, &ints, 1, stream, &failure), "zmlx.e", "x is int32",
                  "float32, float16 or bfloat16");
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, &wide, 1, stream, &failure), "float64");
@@ -185,10 +185,47 @@ static void refusals(void **state) {
     end_well(&scope);
 }
 
+/* Broadcasting makes vast results out of small arrays; the caller's cotangents may have any shape. */
+static void sizes_that_cannot_be(void **state) {
+    (void)state;
+    enum { LENGTH = 1 << 16 };
+    static const char *const names[] = {"a", "b", "c", "d"};
+    zmlx_kernel *sum = make("a + b + c + d", names, 4), *square = make("x * x", NULL, 0), *total = make("row_sum(x)", NULL, 0);
+    mlx_array y = {NULL}, vast[4], gradient = {NULL};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    for (int i = 0; i < 4; i++) {
+        int shape[4] = {1, 1, 1, 1};
+        shape[i] = LENGTH;
+        vast[i] = zm_zeros(&scope, shape, 4, MLX_FLOAT32);
+    }
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(sum, &y, vast, 4, stream, &failure),
+                 "(65536, 65536, 65536, 65536) is too large");
+    assert_null(y.ctx);
+    mlx_array x = zm_zeros(&scope, SHAPE(3), MLX_FLOAT32), scalar = zm_scalar(&scope, 1, MLX_FLOAT32);
+    mlx_array cotangents[] = {zm_zeros(&scope, SHAPE(2, 3), MLX_FLOAT32), zm_zeros(&scope, SHAPE(1), MLX_FLOAT32),
+                              zm_zeros(&scope, SHAPE(2), MLX_FLOAT32), none};
+    for (int i = 0; i < COUNT(cotangents); i++) {
+        EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
+                     zmlx_kernel_apply_gradient(square, &gradient, &x, 1, &cotangents[i], 1, NULL, stream, &failure),
+                     "the cotangent of y");
+        EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
+                     zmlx_kernel_apply_gradient(total, &gradient, &scalar, 1, &cotangents[i], 1, NULL, stream, &failure),
+                     "the cotangent of y");
+    }
+    OK(zmlx_kernel_apply_gradient(total, &gradient, &x, 1, &scalar, 1, NULL, stream, &failure));
+    expect_values(&scope, zm_scope_own(&scope, gradient), VALUES(1, 1, 1), 0);
+    end_well(&scope);
+    zmlx_kernel_free(sum);
+    zmlx_kernel_free(square);
+    zmlx_kernel_free(total);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(broadcasts_as_mlx), cmocka_unit_test(any_layout),      cmocka_unit_test(rows_of_any_length),
         cmocka_unit_test(folds_and_scans),   cmocka_unit_test(several_outputs), cmocka_unit_test(refusals),
+        cmocka_unit_test(sizes_that_cannot_be),
     };
     return cmocka_run_group_tests(tests, open_kernels, close_kernels);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* random_driver float64|cpu|gpu CASES: computes what random_oracle.py wrote. A kernel of each expression is made
+/* random_driver float64|cpu|gpu CASES CACHE: computes what random_oracle.py wrote. A kernel of each expression is made
  * and its value and gradient, by mlx_vjp with the given cotangents, are compared with the references; float64 is
- * the interpreter of kernels, without MLX or a compiler. Prints the wrong ones and `N of M wrong`; the exit status
- * is 0 if N is, 77 where there is no such device. */
+ * the interpreter of kernels, without MLX or a compiler. CACHE is a folder for compiled kernels. Prints the wrong
+ * ones and `N of M wrong`; the exit status is 0 if N is, 77 where there is no such device. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #include "ir/lower.h"
 #include "ir/passes.h"
 #include "mlx/streams.h"
-#include "zmlx/kernel.h"
+#include "zmlx/kernel_tools.h"
 
 enum { MAX_INPUTS = 3, MAX_NUMBERS = 64, MAX_LINE = 1 << 16 };
 
@@ -219,7 +219,8 @@ static double run(const test *from, bool on_device) {
 
 int main(int argc, char **argv) {
     static test from;
-    if (argc != 3) die("usage: random_driver float64|cpu|gpu CASES");
+    if (argc != 4) die("usage: random_driver float64|cpu|gpu CASES CACHE");
+    if (zmlx_kernel_set_cache(argv[3], NULL, &error)) die(argv[3]);
     bool on_device = strcmp(argv[1], "float64") != 0;
     mlx_device_type device = strcmp(argv[1], "gpu") ? MLX_CPU : MLX_GPU;
     if (on_device && zm_stream_new(&stream, device, &error)) {

@@ -118,7 +118,9 @@ def write_cases(path, cases, scale):
 
 
 def count_wrong(driver, device, path, show):
-    run = subprocess.run([driver, device, path], stdout=subprocess.PIPE, text=True, timeout=3000)
+    cache = os.path.join(os.path.dirname(path), "cache")
+    os.makedirs(cache, mode=0o700, exist_ok=True)
+    run = subprocess.run([driver, device, path, cache], stdout=subprocess.PIPE, text=True, timeout=3000)
     match = re.search(r"^(\d+) of (\d+) wrong", run.stdout, re.M)
     if show or not match:
         print(run.stdout, end="", flush=True)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Operations by definition to the operations of their definitions. */
+/* Operations by definition, and compositions that have one, to the operations of their definitions. */
 #include "ir/lower.h"
 #include "ir/passes.h"
 
@@ -12,9 +12,25 @@ static bool is_to_expand(const legalizer *with, zm_op op) {
     return zm_op_get(op)->form == ZM_FORM_EXPAND && !(with->has_spelling && with->has_spelling(op));
 }
 
+/* The definition of values[id] with the operation of its operand; NULL: none. */
+static const char *composed_definition(const zm_value *values, zm_id id) {
+    static const struct {
+        zm_op outer, inner;
+        const char *definition;
+    } compositions[] = {
+#define ZM_COMPOSITION(outer, inner, definition) {ZM_OP_##outer, ZM_OP_##inner, definition},
+#include "ir/compositions.def"
+#undef ZM_COMPOSITION
+    };
+    for (size_t i = 0; i < sizeof compositions / sizeof *compositions; i++)
+        if (values[id].op == compositions[i].outer && values[values[id].operands[0]].op == compositions[i].inner)
+            return compositions[i].definition;
+    return NULL;
+}
+
 static bool has_any(const legalizer *with, const zm_value *values, int n_values) {
     for (int i = 0; i < n_values; i++)
-        if (is_to_expand(with, values[i].op)) return true;
+        if (is_to_expand(with, values[i].op) || composed_definition(values, i)) return true;
     return false;
 }
 
@@ -28,6 +44,11 @@ static zmlx_status expand_value(zm_id *result, zm_ir *ir, const zm_ir *from, zm_
     static const char *const names[] = {"a", "b", "c"};
     const zm_value *value = &from->values[id];
     const zm_op_info *info = zm_op_get(value->op);
+    const char *composed = composed_definition(from->values, id);
+    if (composed) {
+        zm_binding inner = {names[0], map[from->values[value->operands[0]].operands[0]]};
+        return zm_lower_formula(result, ir, composed, &inner, 1, with->error);
+    }
     if (!is_to_expand(with, value->op)) {
         *result = zm_ir_copy_value(ir, from, id, map);
         return failure_of(ir, with->error);

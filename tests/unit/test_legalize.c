@@ -112,11 +112,26 @@ static void test_regions(void **state) {
     zm_ir_free(ir);
 }
 
+/* The cheaper definitions of compositions, wherever the composition has a value, and without the operations. */
+static void test_compositions(void **state) {
+    (void)state;
+    zm_ir *ir = made_formula("tanh(log(a))", NULL), *legal;
+    assert_int_equal(zm_ir_legalize(&legal, ir, NULL, NULL), ZMLX_OK);
+    assert_int_equal(count_op(legal, ZM_OP_TANH) + count_op(legal, ZM_OP_LOG), 0);
+    for (int i = 0; i < COUNT(grid); i++)
+        assert_true(is_near(value_at(legal, grid[i], 0, 0), tanh(log(grid[i])), 1e-14));
+    for (double a = 1e-20; a < 1e20; a *= 1.37)
+        assert_true(is_near(value_at(legal, a, 0, 0), tanh(log(a)), 1e-14));
+    zm_ir_free(legal);
+    zm_ir_free(ir);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_definitions),
         cmocka_unit_test(test_spelling_kept),
         cmocka_unit_test(test_regions),
+        cmocka_unit_test(test_compositions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -217,9 +217,18 @@ ZM_FN vf zm_erf(vf a) {
     vf large = 1.0f - zm_scale(1.0f + zm_exp_less_1(zm_rest_of_exp(logarithm, shifted)), shifted);
     return zm_copysign(zm_select(x < 0.85f, zm_mad(x, zm_erf_rest(x * x), x), large), a);
 }
+/* 1 - a b, where that is near 0: no rounding but of the difference */
+ZM_FN vf zm_one_less(vf a, vf b) {
+#if ZM_HAS_FMA
+    return zm_fma(-a, b, zm_splat(1));
+#else
+    vf a_top = (vf)((vi)a & ~0xfff), b_top = (vf)((vi)b & ~0xfff);
+    return ((1.0f - a_top * b_top) - a_top * (b - b_top)) - (a - a_top) * b;
+#endif
+}
 /* Large: erfc(x) = e^(-x^2) t P(t), t = 1 / (x + 2), x^2 = high + low. */
 ZM_FN vf zm_erfc(vf a) {
-    vf x = zm_at_most(zm_abs(a), 10.1f), t = 1.0f / (x + 2.0f);
+    vf x = zm_at_most(zm_abs(a), 10.1f), sum = x + 2.0f, t = 1.0f / sum;
     vf inner = ZM_P9(t, 0x1.20da18p-1f, 0x1.213842p+0f, 0x1.f14f86p+0f, 0x1.9e3eaep+1f, -0x1.3fb83ep-1f,
                      0x1.037748p+4f, -0x1.c8d222p+5f, 0x1.007c52p+6f, -0x1.871a5p+4f);
 #if ZM_HAS_FMA
@@ -228,9 +237,10 @@ ZM_FN vf zm_erfc(vf a) {
     vf top = (vf)((vi)x & ~0xfff), high = top * top, low = (x - top) * (x + top);
 #endif
     vf shifted = zm_shifted(-high, 0x1.715476p+0f);
-    vf error = zm_mad(-t, x, 1.0f - 2.0f * t); /* of t, relative; in t P(t) 1.3 times that */
-    vf power = 1.0f + zm_exp_less_1(zm_rest_of_exp(-high, shifted) + zm_mad(error, zm_splat(1.3f), -low));
-    vf large = zm_scale(power * (t * inner), shifted);
+    vf error = zm_one_less(t, sum) - t * (x - (sum - 2.0f)); /* of t, relative; in t P(t) 1.3 times that */
+    vf rest = zm_rest_of_exp(-high, shifted) + zm_mad(error, zm_splat(1.3f), -low);
+    vf factor = t * inner, growth = zm_exp_less_1(rest);
+    vf large = zm_scale(zm_mad(factor, growth, factor), shifted);
     large = zm_select(a < 0.0f, 2.0f - large, large);
     return zm_select(zm_abs(a) < 0.85f, (1.0f - a) - a * zm_erf_rest(a * a), large);
 }

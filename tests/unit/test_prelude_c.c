@@ -126,9 +126,10 @@ static void check_block(zm_op op, float values[3][BLOCK], int n) {
 }
 
 static const float hard_values[] = {
-    0.0f, 1.0f, 2.0f, 3.0f, 0.5f, 1.5f, 2.5f, 0x1.fffffep-2f, 0x1p-149f, 0x1p-126f, 0x1.fffffep+127f, INFINITY, NAN,
-    0x1p23f, 0x1.000001p23f, 0x1.fffffep22f, 0x1p24f, 0x1p25f, 88.72283f, 88.72284f, 103.97f, 104.0f, 127.99999f, 128.0f,
-    149.0f, 150.0f, 38.53184f, 45.2f, 89.41f, 89.42f, 1e5f, 1.0001e5f, 1e10f, 10.05f, 10.06f, 1e30f};
+    0.0f,       1.0f,       2.0f,           3.0f,     0.5f,   1.5f,      2.5f,    0x1.fffffep-2f,    0x1p-149f,
+    0x1p-126f,  INFINITY,   NAN,            0x1p23f,  0x1p24f, 0x1p25f,  1e10f,   0x1.fffffep+127f,  0x1.000001p23f,
+    88.72283f,  88.72284f,  0x1.fffffep22f, 103.97f,  104.0f, 127.99999f, 128.0f, 149.0f,            150.0f,
+    38.53184f,  45.2f,      89.41f,         89.42f,   1e5f,   1.0001e5f, 10.05f,  10.06f,            1e30f};
 enum { N_HARD = sizeof hard_values / sizeof *hard_values };
 
 static float hard_value(unsigned i) { return i % 2 ? -hard_values[i / 2 % N_HARD] : hard_values[i / 2 % N_HARD]; }

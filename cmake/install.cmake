@@ -25,9 +25,10 @@ install(EXPORT zmlxTargets NAMESPACE zmlx:: DESTINATION "${package_folder}")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 
 file(RELATIVE_PATH lib_from_bin "/${CMAKE_INSTALL_BINDIR}" "/${CMAKE_INSTALL_LIBDIR}")
-set_target_properties(zmlx_program PROPERTIES INSTALL_RPATH "${origin}/${lib_from_bin}")
+set(program_rpath "${origin}/${lib_from_bin}")
 install(TARGETS zmlx_program)
 
+get_target_property(mlx_library mlx LOCATION)
 if(ZMLX_MLX_ROOT)
   file(GLOB wheel_libraries "${ZMLX_MLX_ROOT}/*.libs" "${ZMLX_MLX_ROOT}/nvidia")
   install(DIRECTORY "${ZMLX_MLX_ROOT}/mlx/lib" DESTINATION "${CMAKE_INSTALL_LIBDIR}/zmlx/mlx"
@@ -41,14 +42,18 @@ if(ZMLX_MLX_ROOT)
     install(FILES ${licences} DESTINATION "${CMAKE_INSTALL_DOCDIR}/${package}")
   endforeach()
   set_target_properties(zmlx PROPERTIES INSTALL_RPATH "${origin}/zmlx/mlx/lib")
+  list(APPEND program_rpath "${origin}/${lib_from_bin}/zmlx/mlx/lib") # it uses MLX itself, through mlx-c's functions
   set(mlx_folder "\${libdir}/zmlx/mlx/lib")
-  if(TARGET zmlx_mlxc_subset)
-    target_link_libraries(zmlx_mlxc_subset INTERFACE
-      $<INSTALL_INTERFACE:$<INSTALL_PREFIX>/${CMAKE_INSTALL_LIBDIR}/zmlx/mlx/lib/$<TARGET_FILE_NAME:mlx>>)
-  endif()
+  get_filename_component(mlx_name "${mlx_library}" NAME)
+  set(installed_mlx "$<INSTALL_PREFIX>/${CMAKE_INSTALL_LIBDIR}/zmlx/mlx/lib/${mlx_name}")
 else()
   set(mlx_folder "$<TARGET_FILE_DIR:mlx>")
-  set_target_properties(zmlx PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  set(installed_mlx "${mlx_library}")
+  set_target_properties(zmlx zmlx_program PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+endif()
+set_target_properties(zmlx_program PROPERTIES INSTALL_RPATH "${program_rpath}")
+if(TARGET zmlx_mlxc_subset) # a program in C alone has to be told of C++'s library
+  target_link_libraries(zmlx_mlxc_subset INTERFACE "$<INSTALL_INTERFACE:${installed_mlx}>" $<INSTALL_INTERFACE:${cxx_library}>)
 endif()
 
 configure_package_config_file(cmake/zmlxConfig.cmake.in zmlxConfig.cmake
@@ -56,12 +61,18 @@ configure_package_config_file(cmake/zmlxConfig.cmake.in zmlxConfig.cmake
 write_basic_package_version_file(zmlxConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 file(RELATIVE_PATH prefix_from_pc "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 string(REGEX REPLACE "/$" "" prefix_from_pc "${prefix_from_pc}")
-configure_file(cmake/zmlx.pc.in zmlx.pc.configured @ONLY)
-file(GENERATE OUTPUT zmlx.pc INPUT "${CMAKE_CURRENT_BINARY_DIR}/zmlx.pc.configured")
+set(pkg_config_files zmlx.pc)
+if(TARGET zmlx_mlxc_subset)
+  list(APPEND pkg_config_files zmlx-mlxc.pc)
+endif()
+foreach(file IN LISTS pkg_config_files)
+  configure_file(cmake/${file}.in ${file}.configured @ONLY)
+  file(GENERATE OUTPUT ${file} INPUT "${CMAKE_CURRENT_BINARY_DIR}/${file}.configured")
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${file}" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+endforeach()
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfig.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/zmlxConfigVersion.cmake"
         DESTINATION "${package_folder}")
-install(FILES "${CMAKE_CURRENT_BINARY_DIR}/zmlx.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 
 install(CODE "set(lib \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}\")")
 install(CODE [[

@@ -42,13 +42,19 @@ cp -r "$source/tests/install/consumer" "$work/consumer"
 cmake -S "$work/consumer" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" >>"$work/log"
 cmake --build "$work/cmake" >>"$work/log"
 "$work/cmake/consumer" "$model"
+"$work/cmake/kernel" "$work/kernels"
 
 export PKG_CONFIG_PATH=$lib/pkgconfig
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/shared" $(pkg-config --cflags --libs zmlx) -Wl,-rpath,"$lib"
 "$work/shared" "$model"
+"${CC:-cc}" "$work/consumer/kernel.c" -o "$work/shared-kernel" $(pkg-config --cflags --libs zmlx-mlxc) -lm -Wl,-rpath,"$lib"
+"$work/shared-kernel" "$work/kernels"
 
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$lib/libzmlx.a" \
     $(pkg-config --libs --static zmlx | sed 's/-lzmlx//')
 "$work/static" "$model"
+"${CC:-cc}" "$work/consumer/kernel.c" -o "$work/static-kernel" $(pkg-config --cflags zmlx) "$lib/libzmlx.a" \
+    $(pkg-config --libs --static zmlx | sed 's/-lzmlx//')
+"$work/static-kernel" "$work/kernels"
 [ "$(uname -s)" != Linux ] || ! ldd "$work/static" | grep libzmlx ||
     fail "the static program uses the shared library"

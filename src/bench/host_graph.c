@@ -40,15 +40,15 @@ typedef struct graph {
 static mlx_array operand(const graph *self, const zm_value *value, int i) { return self->values[value->operands[i]]; }
 
 static mlx_array call_listed(graph *self, const zm_value *value) {
-    mlx_array result = {NULL}, a = operand(self, value, 0);
+    mlx_array result = {NULL};
     mlx_stream stream = self->scope->stream;
     int status;
     if (host_operations[value->op].unary)
-        status = host_operations[value->op].unary(&result, a, stream);
+        status = host_operations[value->op].unary(&result, operand(self, value, 0), stream);
     else if (host_operations[value->op].binary)
-        status = host_operations[value->op].binary(&result, a, operand(self, value, 1), stream);
+        status = host_operations[value->op].binary(&result, operand(self, value, 0), operand(self, value, 1), stream);
     else if (host_operations[value->op].row)
-        status = host_operations[value->op].row(&result, a, -1, true, stream);
+        status = host_operations[value->op].row(&result, operand(self, value, 0), -1, true, stream);
     else
         return zm_scope_fail(self->scope, ZMLX_ERROR_UNSUPPORTED, self->ir->name, "MLX has no operation for %s",
                              zm_op_get(value->op)->name);

@@ -6,19 +6,13 @@
 #include "ir/passes.h"
 #include "runtime/kernel.h"
 
-static bool has_prefix(const char *name, const char *prefix, const char *rest) {
-    size_t length = strlen(prefix);
-    return !strncmp(name, prefix, length) && !strcmp(name + length, rest);
-}
-
-/* Names are distinct within a kernel, so the first match is the only one. */
-static bool find_origin(zm_origin *origin, const zm_ir *forward, const char *name, zm_derivation derivation) {
-    for (int i = 0; i < forward->n_inputs; i++) {
-        bool is_primal = !strcmp(name, forward->inputs[i].name);
-        if (!is_primal && (derivation == ZM_DERIVATION_VJP || !has_prefix(name, "t_", forward->inputs[i].name))) continue;
-        *origin = (zm_origin){is_primal ? ZM_ORIGIN_PRIMAL : ZM_ORIGIN_TANGENT, i};
-        return true;
-    }
+/* Inputs and outputs of a kernel have distinct names. */
+static bool find_origin(zm_origin *origin, const zm_ir *forward, const char *name) {
+    for (int i = 0; i < forward->n_inputs; i++)
+        if (!strcmp(name, forward->inputs[i].name)) {
+            *origin = (zm_origin){ZM_ORIGIN_PRIMAL, i};
+            return true;
+        }
     for (int i = 0; i < forward->n_outputs; i++)
         if (!strcmp(name, forward->outputs[i].name)) {
             *origin = (zm_origin){ZM_ORIGIN_RESULT, i};
@@ -27,22 +21,28 @@ static bool find_origin(zm_origin *origin, const zm_ir *forward, const char *nam
     return false;
 }
 
-/* A gradient's last inputs are the cotangents of all outputs, in order. */
-static zmlx_status trace(zm_derived *derived, const zm_ir *forward, zmlx_error *error) {
+/* A tangent's inputs are those of the kernel, then the tangents given. */
+static void trace_jvp(zm_derived *derived, const zm_ir *forward) {
+    int place = 0;
+    for (int i = 0; i < forward->n_inputs; i++) derived->origins[place++] = (zm_origin){ZM_ORIGIN_PRIMAL, i};
+    for (int i = 0; i < forward->n_inputs; i++)
+        if (derived->inputs >> i & 1) derived->origins[place++] = (zm_origin){ZM_ORIGIN_TANGENT, i};
+}
+
+/* A gradient's first inputs have the names of what they are, its last are the cotangents of all outputs; its outputs
+ * are the gradients wanted, or all given ones. Both in order, for names may end in more underscores than usual. */
+static zmlx_status trace_vjp(zm_derived *derived, const zm_ir *forward, bool has_all, zmlx_error *error) {
     const zm_ir *ir = derived->kernel->forward;
-    int n_named = ir->n_inputs - (derived->derivation == ZM_DERIVATION_VJP ? forward->n_outputs : 0);
+    int n_named = ir->n_inputs - forward->n_outputs, output = 0;
     for (int i = 0; i < ir->n_inputs; i++) {
         if (i >= n_named)
             derived->origins[i] = (zm_origin){ZM_ORIGIN_COTANGENT, i - n_named};
-        else if (!find_origin(&derived->origins[i], forward, ir->inputs[i].name, derived->derivation))
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, forward->name, "input %s of its derivative is of no known kind",
+        else if (!find_origin(&derived->origins[i], forward, ir->inputs[i].name))
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, forward->name, "input %s of its gradient is of no known kind",
                            ir->inputs[i].name);
     }
-    for (int i = 0; i < forward->n_inputs; i++) {
-        derived->gradient_outputs[i] = -1;
-        for (int j = 0; j < ir->n_outputs; j++)
-            if (has_prefix(ir->outputs[j].name, "d_", forward->inputs[i].name)) derived->gradient_outputs[i] = j;
-    }
+    for (int i = 0; i < forward->n_inputs; i++)
+        derived->gradient_outputs[i] = has_all || (derived->inputs >> i & 1) ? output++ : -1;
     return ZMLX_OK;
 }
 
@@ -63,7 +63,10 @@ static zmlx_status make(zm_derived **made, zmlx_kernel *kernel, const zm_derived
     *derived = *wanted;
     zmlx_status status = make_representation(&ir, kernel, derived, error);
     if (!status) status = zm_kernel_new(&derived->kernel, ir, NULL, error);
-    if (!status) status = trace(derived, kernel->forward, error);
+    if (!status && derived->derivation == ZM_DERIVATION_JVP)
+        trace_jvp(derived, kernel->forward);
+    else if (!status)
+        status = trace_vjp(derived, kernel->forward, kernel->gradient, error);
     if (status) {
         zmlx_kernel_free(derived->kernel);
         free(derived);

@@ -51,6 +51,18 @@ zmlx_status zmlx_elementwise(zmlx_kernel **kernel, const char *name, const char 
                   options->header, options->input_only, error);
 }
 
+static zmlx_status check_map_options(const zmlx_map_options *options, zmlx_error *error) {
+    if (options->n_inputs > ZM_IR_MAX_INPUTS || options->n_parameters > ZM_IR_MAX_PARAMETERS ||
+        options->n_seeds > ZM_IR_MAX_PARAMETERS - options->n_parameters)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "at most %d inputs and %d parameters and seeds",
+                       ZM_IR_MAX_INPUTS, ZM_IR_MAX_PARAMETERS);
+    if (options->n_parameters && !options->parameters)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "parameters", "the names are missing");
+    if (options->n_seeds && !options->seeds)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "seeds", "the names are missing");
+    return ZMLX_OK;
+}
+
 zmlx_status zmlx_map(zmlx_kernel **kernel, const char *name, const char *const *expressions, size_t n_expressions,
                      const zmlx_map_options *options, zmlx_error *error) {
     static const zmlx_map_options defaults;
@@ -59,9 +71,7 @@ zmlx_status zmlx_map(zmlx_kernel **kernel, const char *name, const char *const *
     if (!options) options = &defaults;
     if (!expressions || !n_expressions || n_expressions > ZM_IR_MAX_OUTPUTS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "expressions", "expected 1 to %d", ZM_IR_MAX_OUTPUTS);
-    if (options->n_inputs > ZM_IR_MAX_INPUTS || options->n_parameters + options->n_seeds > ZM_IR_MAX_PARAMETERS)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "at most %d inputs and %d parameters and seeds",
-                       ZM_IR_MAX_INPUTS, ZM_IR_MAX_PARAMETERS);
+    ZM_TRY(check_map_options(options, error));
     for (size_t i = 0; i < n_expressions; i++)
         ZM_TRY(check_options(options->compute_type, expressions[i], "expressions", error));
     zm_map_text text = {.name = name ? name : "map",

@@ -130,6 +130,7 @@ zmlx_status zmlx_kernel_emit(char **text, zmlx_kernel *kernel, const char *targe
     zmlx_status status = ZMLX_OK;
     zm_error_clear(error);
     *text = NULL;
+    if (!target) target = "";
     const zm_target *found = zm_target_find(target);
     if (found)
         status = emit_target(&source, kernel, found, dtype, error);

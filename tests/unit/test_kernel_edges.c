@@ -169,10 +169,29 @@ static void benchmark_of_random_numbers(void **state) {
     zmlx_kernel_free(tested);
 }
 
+/* Counts without names, and a target that is missing. */
+static void missing_texts(void **state) {
+    (void)state;
+    const char *text = "x + 1";
+    char *source;
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
+                 zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_parameters = 1}, &failure), "parameters", "missing");
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_seeds = 1}, &failure),
+                 "seeds", "missing");
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
+                 zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_parameters = 2, .n_seeds = SIZE_MAX}, &failure),
+                 "at most");
+    OK(zmlx_map(&tested, NULL, &text, 1, NULL, &failure));
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_emit(&source, tested, NULL, MLX_FLOAT32, &failure), "target");
+    assert_null(source);
+    zmlx_kernel_free(tested);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_that_derivatives_use),    cmocka_unit_test(results_that_are_integers),
         cmocka_unit_test(compiled_with_several_numbers), cmocka_unit_test(benchmark_of_random_numbers),
+        cmocka_unit_test(missing_texts),
     };
     return cmocka_run_group_tests(tests, open_kernels, close_kernels);
 }

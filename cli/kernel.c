@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "output.h"
 #include "zmlx/system.h"
@@ -75,18 +76,28 @@ static int parse_set(cli_kernel *kernel, choice *chosen, char *name, size_t name
     return CLI_DONE;
 }
 
+/* shared/zmlx/kernels, and what is missing above it; that it is there in the end is the library's to say. */
+static bool make_folder(char *folder, size_t size, const char *shared) {
+    static const char *const parts[] = {"", "/zmlx", "/kernels"};
+    size_t length = 0;
+    for (size_t i = 0; i < CLI_COUNT(parts); i++) {
+        length += (size_t)snprintf(folder + length, size - length, "%s%s", i ? "" : shared, parts[i]);
+        if (length >= size) return false;
+        mkdir(folder, 0700);
+    }
+    return true;
+}
+
 static int set_up_library(int64_t n_threads) {
     zmlx_error error;
     char folder[4096];
     const char *own = getenv("ZMLX_CACHE_DIR"), *shared = getenv("XDG_CACHE_HOME"), *chosen = NULL;
-    int length = 0;
     if (own && own[0]) {
         chosen = own;
     } else if (shared && shared[0] == '/') {
-        length = snprintf(folder, sizeof folder, "%s/zmlx/kernels", shared);
+        if (!make_folder(folder, sizeof folder, shared)) return cli_fail("XDG_CACHE_HOME is too long");
         chosen = folder;
     }
-    if (length >= (int)sizeof folder) return cli_fail("XDG_CACHE_HOME is too long");
     if (zmlx_kernel_set_cache(chosen, NULL, &error) || zmlx_kernel_set_threads((int)n_threads, &error))
         return cli_fail_error(&error);
     return CLI_DONE;

@@ -22,11 +22,11 @@ typedef struct cli_kernel {
     float parameters[CLI_MAX_TEXTS];
     uint64_t seeds[CLI_MAX_TEXTS];
     zmlx_kernel_numbers numbers;
-    char names[CLI_MAX_TEXTS][64]; /* of --set */
+    char names[CLI_MAX_TEXTS][65]; /* of --set; at most 64 bytes, as in an expression */
 } cli_kernel;
 
-/* Also tells the library where its cache is ($ZMLX_CACHE_DIR or $XDG_CACHE_HOME/zmlx) and how many threads to use. Return
- * CLI_DONE to go on, or the exit status after their message. */
+/* Also tells the library where its cache is ($ZMLX_CACHE_DIR or $XDG_CACHE_HOME/zmlx/kernels) and how many threads
+ * to use. Return CLI_DONE to go on, or the exit status after their message. */
 int cli_kernel_open(cli_kernel *kernel, const cli_command *command, const char *expr, const cli_texts *set,
                     int64_t n_threads);
 void cli_kernel_close(cli_kernel *kernel);

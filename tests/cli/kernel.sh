@@ -85,6 +85,17 @@ n_compiled=$(find cache -type f | wc -l)
 kernel 'x * p + q' --set p=0x1p-2 --set=q=.5
 values out.safetensors 'near(y["y"], "F32", [2, 3], [v / 4 + 0.5 for v in x])'
 [ "$(find cache -type f | wc -l)" = "$n_compiled" ] || fail "other numbers, another kernel"
+
+# The user's cache folder need not be there yet; a name may have all the bytes that the language allows.
+long_name=$(printf 'p%.0s' {1..64})
+unset ZMLX_CACHE_DIR
+XDG_CACHE_HOME=$work/home/cache
+export XDG_CACHE_HOME
+mkdir home
+kernel "x + $long_name" --set "$long_name=1"
+[ "$(find home/cache/zmlx/kernels -type f | wc -l)" = 1 ] || fail "no kernel below XDG_CACHE_HOME"
+unset XDG_CACHE_HOME
+export ZMLX_CACHE_DIR=$work/cache
 # Philox4x32-10 of key and counter 0 begins 6627e8d5.
 kernel 'random(seed) + 0 * x' --set seed=0
 values out.safetensors 'assert abs(y["y"][2][0] - 0x6627e8d5 / 2**32) < 2**-23' 'assert all(0 <= v < 1 for v in y["y"][2])'

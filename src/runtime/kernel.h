@@ -12,6 +12,7 @@
 #include "mlx/node.h"
 #include "runtime/shape.h"
 #include "zmlx/kernel.h"
+#include "zmlx/kernel_tools.h"
 
 /* One compilation: for a device and the storage types of all inputs and outputs. */
 typedef struct zm_variant {
@@ -54,6 +55,7 @@ struct zmlx_kernel {
     pthread_mutex_t lock; /* of what follows */
     zm_variant *variants;
     zm_derived *derived;
+    zmlx_kernel_info info; /* name NULL: not asked for yet */
 };
 
 /* Takes forward and gradient (may be NULL) over, also on failure. */

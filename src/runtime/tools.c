@@ -31,18 +31,25 @@ static bool list_parameters(zmlx_kernel_info *info, const zm_ir *ir) {
     return true;
 }
 
+/* False when out of memory. */
+static bool list_all(zmlx_kernel_info *info, const zm_ir *ir) {
+    zmlx_kernel_info made = {.name = ir->name, .has_rows = zm_ir_has_rows(ir)};
+    made.n_inputs = (size_t)ir->n_inputs;
+    made.n_outputs = (size_t)ir->n_outputs;
+    made.inputs = list_names(ir->arena, &ir->inputs->name, sizeof *ir->inputs, ir->n_inputs);
+    made.outputs = list_names(ir->arena, &ir->outputs->name, sizeof *ir->outputs, ir->n_outputs);
+    if (!made.inputs || !made.outputs || !list_parameters(&made, ir)) return false;
+    *info = made;
+    return true;
+}
+
 zmlx_status zmlx_kernel_get_info(zmlx_kernel_info *info, zmlx_kernel *kernel, zmlx_error *error) {
-    const zm_ir *ir = kernel->forward;
     zm_error_clear(error);
-    *info = (zmlx_kernel_info){.name = ir->name, .has_rows = zm_ir_has_rows(ir)};
-    info->n_inputs = (size_t)ir->n_inputs;
-    info->n_outputs = (size_t)ir->n_outputs;
-    pthread_mutex_lock(&kernel->lock); /* of the arena */
-    info->inputs = list_names(ir->arena, &ir->inputs->name, sizeof *ir->inputs, ir->n_inputs);
-    info->outputs = list_names(ir->arena, &ir->outputs->name, sizeof *ir->outputs, ir->n_outputs);
-    bool listed = list_parameters(info, ir);
+    pthread_mutex_lock(&kernel->lock);
+    bool listed = kernel->info.name || list_all(&kernel->info, kernel->forward);
+    *info = kernel->info;
     pthread_mutex_unlock(&kernel->lock);
-    return listed && info->inputs && info->outputs ? ZMLX_OK : zm_fail_memory(error);
+    return listed ? ZMLX_OK : zm_fail_memory(error);
 }
 
 static uint64_t all_inputs(const zmlx_kernel *kernel) { return ((uint64_t)1 << kernel->forward->n_inputs) - 1; }

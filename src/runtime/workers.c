@@ -23,6 +23,7 @@ zm_pool *zm_workers(void) {
 
 zmlx_status zmlx_kernel_set_threads(int n_threads, zmlx_error *error) {
     zmlx_status status = ZMLX_OK;
+    zm_error_clear(error);
     if (n_threads < 0 || n_threads > ZM_MAX_THREADS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "n_threads", "expected 0 to %d, got %d", ZM_MAX_THREADS, n_threads);
     pthread_mutex_lock(&lock);

@@ -187,11 +187,28 @@ static void missing_texts(void **state) {
     zmlx_kernel_free(tested);
 }
 
+/* Asking again takes no more memory. */
+static void names_are_listed_once(void **state) {
+    (void)state;
+    const char *text = "random(s) < p ? 0 : x * w", *parameter = "p", *seed = "s";
+    zmlx_kernel_info info[2];
+    OK(zmlx_map(&tested, NULL, &text, 1,
+                &(zmlx_map_options){.parameters = &parameter, .n_parameters = 1, .seeds = &seed, .n_seeds = 1}, &failure));
+    for (int i = 0; i < 2; i++) OK(zmlx_kernel_get_info(&info[i], tested, &failure));
+    assert_int_equal(info[1].n_inputs, 2);
+    assert_string_equal(info[1].inputs[1], "w");
+    assert_string_equal(info[1].outputs[0], "y");
+    assert_string_equal(info[1].parameters[0], "p");
+    assert_string_equal(info[1].seeds[0], "s");
+    assert_true(info[0].inputs == info[1].inputs && info[0].seeds == info[1].seeds);
+    zmlx_kernel_free(tested);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_that_derivatives_use),    cmocka_unit_test(results_that_are_integers),
         cmocka_unit_test(compiled_with_several_numbers), cmocka_unit_test(benchmark_of_random_numbers),
-        cmocka_unit_test(missing_texts),
+        cmocka_unit_test(missing_texts),                 cmocka_unit_test(names_are_listed_once),
     };
     return cmocka_run_group_tests(tests, open_kernels, close_kernels);
 }

@@ -11,7 +11,7 @@
  * applied to arrays of given types on the stream's device: on the CPU by the system's C compiler, with CUDA by
  * NVRTC, with Metal by MLX; one compiled kernel serves all shapes, parameters and seeds. Inputs are float32, float16 or
  * bfloat16; arithmetic is float32, rounded once when stored; an integer or bool input is an error. docs/expr.md
- * describes the language. A kernel may be used by several threads at once. */
+ * describes the language. Arrays have at most 8 dimensions. A kernel may be used by several threads at once. */
 #ifndef ZMLX_KERNEL_H
 #define ZMLX_KERNEL_H
 
@@ -30,7 +30,7 @@ typedef struct zmlx_kernel zmlx_kernel;
 
 /* Where an option is absent it is NULL; a zeroed struct is all defaults. */
 typedef struct zmlx_elementwise_options {
-    const char *gradient; /* dx in terms of g, x and y; default: derived from the expression */
+    const char *gradient; /* dx in terms of g, x and y; default: derived from the expression, as tangents always are */
     const char *gradient_prelude; /* statements before it */
     const char *header;   /* function definitions in the same language */
     bool input_only;      /* the gradient may not use y (the seed's use_output = False) */

@@ -2,6 +2,7 @@
 /* Kernels at the edges of what they take: names that derivatives use too, integer results, shared numbers. */
 #include "kernel_testing.h"
 
+#include "zmlx/arrays.h"
 #include "zmlx/kernel_bench.h"
 
 enum { COUNT_IN = 3 };
@@ -102,8 +103,10 @@ static void results_that_are_integers(void **state) {
     OK(zmlx_kernel_apply_gradient(tested, &gradient, &x, 1, g, 2, NULL, stream, &failure));
     expect_close(&scope, zm_scope_own(&scope, gradient), zm_from_data(&scope, expected, SHAPE(2, 3), MLX_FLOAT32), 0);
     assert_int_equal(mlx_jvp(&results, &gradients, function, inputs, inputs), 0);
-    expect_close(&scope, element_of(&scope, gradients, 0), zm_from_data(&scope, (const float[]){5, 7}, SHAPE(2), MLX_FLOAT32), 0);
-    expect_close(&scope, zm_astype(&scope, element_of(&scope, gradients, 1), MLX_FLOAT32), zm_zeros(&scope, SHAPE(2), MLX_FLOAT32), 0);
+    expect_close(&scope, element_of(&scope, gradients, 0),
+                 zm_from_data(&scope, (const float[]){5, 7}, SHAPE(2), MLX_FLOAT32), 0);
+    expect_close(&scope, zm_astype(&scope, element_of(&scope, gradients, 1), MLX_FLOAT32),
+                 zm_zeros(&scope, SHAPE(2), MLX_FLOAT32), 0);
     mlx_array_free(out[0]);
     mlx_array_free(out[1]);
     mlx_vector_array_free(inputs);
@@ -122,7 +125,8 @@ static int both_scales(mlx_vector_array *results, const mlx_vector_array inputs)
     int failed = mlx_vector_array_get(&x, inputs, 0);
     for (int i = 0; i < 3; i++)
         failed = failed ||
-                 zmlx_kernel_apply_with(tested, &y[i], &x, 1, &(zmlx_kernel_numbers){.parameters = &scales[i]}, stream, &failure);
+                 zmlx_kernel_apply_with(tested, &y[i], &x, 1, &(zmlx_kernel_numbers){.parameters = &scales[i]}, stream,
+                                        &failure);
     mlx_vector_array made = mlx_vector_array_new_data(y, 3);
     failed = failed || mlx_vector_array_set(results, made);
     mlx_vector_array_free(made);
@@ -134,7 +138,8 @@ static int both_scales(mlx_vector_array *results, const mlx_vector_array inputs)
 static void compiled_with_several_numbers(void **state) {
     (void)state;
     const char *text = "x * p", *parameter = "p";
-    OK(zmlx_map(&tested, "scale", &text, 1, &(zmlx_map_options){.parameters = &parameter, .n_parameters = 1}, &failure));
+    OK(zmlx_map(&tested, "scale", &text, 1, &(zmlx_map_options){.parameters = &parameter, .n_parameters = 1},
+                &failure));
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mlx_array x = numbers(&scope, SHAPE(6), 2, MLX_FLOAT32);
@@ -153,6 +158,36 @@ static void compiled_with_several_numbers(void **state) {
     mlx_closure_free(function);
     zmlx_kernel_free(tested);
     end_well(&scope);
+}
+
+/* Applications on two streams that feed each other, evaluated at the same time after the kernel was freed. */
+static void two_streams(void **state) {
+    (void)state;
+    enum { N_CHAINS = 8 };
+    const char *text = "exp(x - row_max(x)) / row_sum(exp(x - row_max(x)))";
+    mlx_stream streams[2];
+    mlx_array ends[N_CHAINS];
+    mlx_vector_array all = mlx_vector_array_new();
+    OK(zmlx_map(&tested, "softmax", &text, 1, NULL, &failure));
+    for (int i = 0; i < 2; i++) OK(zmlx_stream_new(&streams[i], MLX_CPU, &failure));
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array x = numbers(&scope, SHAPE(50, 3000), 1, MLX_FLOAT32);
+    for (int i = 0; i < N_CHAINS; i++) {
+        mlx_array middle = {NULL}, end = {NULL};
+        OK(zmlx_kernel_apply(tested, &middle, &x, 1, streams[i % 2], &failure));
+        OK(zmlx_kernel_apply(tested, &end, &middle, 1, streams[(i + 1) % 2], &failure));
+        mlx_array_free(middle);
+        ends[i] = zm_scope_own(&scope, end);
+        assert_int_equal(mlx_vector_array_append_value(all, end), 0);
+    }
+    zmlx_kernel_free(tested);
+    assert_int_equal(mlx_async_eval(all), 0);
+    mlx_vector_array_free(all);
+    mlx_array expected = zm_softmax(&scope, zm_softmax(&scope, x, -1, true), -1, true);
+    for (int i = 0; i < N_CHAINS; i++) expect_close(&scope, ends[i], expected, 1e-6);
+    end_well(&scope);
+    for (int i = 0; i < 2; i++) zmlx_stream_free(streams[i]);
 }
 
 /* What MLX has not is refused by name. */
@@ -209,6 +244,7 @@ int main(void) {
         cmocka_unit_test(names_that_derivatives_use),    cmocka_unit_test(results_that_are_integers),
         cmocka_unit_test(compiled_with_several_numbers), cmocka_unit_test(benchmark_of_random_numbers),
         cmocka_unit_test(missing_texts),                 cmocka_unit_test(names_are_listed_once),
+        cmocka_unit_test(two_streams),
     };
     return cmocka_run_group_tests(tests, open_kernels, close_kernels);
 }

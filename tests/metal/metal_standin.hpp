@@ -78,10 +78,24 @@ inline void start_fiber() {
     group.entry();
     group.fibers[group.current].done = true;
     group.progress = true;
-    swapcontext(&group.fibers[group.current].context, &group.scheduler);
+    yield();
 }
 
-// One threadgroup; odd orders start with the last thread.
+// Lets each thread of a simdgroup run until it waits; the number of threads that are not done.
+inline unsigned run_simdgroup(unsigned first, unsigned end, int order) {
+    unsigned alive = 0;
+    for (unsigned i = first; i < end; i++) {
+        group.current = order & 1 ? end - 1 - (i - first) : i;
+        Fiber &fiber = group.fibers[group.current];
+        if (fiber.done) continue;
+        alive++;
+        swapcontext(&group.scheduler, &fiber.context);
+    }
+    return alive;
+}
+
+// One threadgroup. A simdgroup runs as far as it can before the next does, so that one that races ahead of a missing
+// barrier is seen; odd orders start with the last one.
 inline void run_group(unsigned threads, int order, void (*entry)()) {
     constexpr size_t stack_size = 64 * 1024;
     group.entry = entry;
@@ -100,22 +114,25 @@ inline void run_group(unsigned threads, int order, void (*entry)()) {
         fiber.done = false;
         makecontext(&fiber.context, start_fiber, 0);
     }
+    unsigned n = static_cast<unsigned>(group.simdgroups.size());
     for (unsigned alive = threads; alive;) {
-        group.progress = false;
+        bool any_progress = false;
         alive = 0;
-        for (unsigned i = 0; i < threads; i++) {
-            group.current = order & 1 ? threads - 1 - i : i;
-            if (group.fibers[group.current].done) continue;
-            alive++;
-            swapcontext(&group.scheduler, &group.fibers[group.current].context);
+        for (unsigned i = 0; i < n; i++) {
+            unsigned first = (order & 1 ? n - 1 - i : i) * simd_width, left;
+            do {
+                group.progress = false;
+                left = run_simdgroup(first, first + group.simdgroups[first / simd_width].members, order);
+                any_progress = any_progress || group.progress;
+            } while (group.progress);
+            alive += left;
         }
-        if (alive && !group.progress) {
+        if (alive && !any_progress) {
             std::fprintf(stderr, "metal stand-in: %u threads wait for others that do not come\n", alive);
             std::abort();
         }
     }
 }
-
 
 } // namespace standin
 
@@ -187,6 +204,7 @@ inline float simd_shuffle(float value, ushort lane) {
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 inline void threadgroup_barrier(mem_flags) { standin::meet(standin::group.barrier); }
 
+inline uint clz(uint a) { return a ? static_cast<uint>(__builtin_clz(a)) : 32u; }
 inline uint mulhi(uint a, uint b) { return static_cast<uint>(static_cast<uint64_t>(a) * b >> 32); }
 inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float fabs(float a) { return std::fabs(a); }

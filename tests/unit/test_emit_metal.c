@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/half.h"
@@ -15,8 +16,8 @@
 typedef void runner(const void *const *inputs, void *const *outputs, const uint32_t *scalars, uint32_t blocks,
                     uint32_t threads, int order);
 
-/* unit: the bound on a float32 result, in 2^-24 of |result| plus the size of the terms that are added: SUM the number of
- * columns times 2, below which all elements are. */
+/* unit: the bound on a float32 result, in 2^-24 of |result| plus the size of the terms that are added: SUM the number
+ * of columns times 2, below which all elements are. */
 enum { SUM = -1 };
 typedef struct test_case {
     const char *name, *text;
@@ -47,6 +48,7 @@ static const test_case cases[] = {
      "kernel k\ninput x float element\nparameter p\nseed s\noutput y element = %4\noutput u element = %1\n%0 = load x\n"
      "%1 = random s\n%2 = parameter p\n%3 = less %1 %2\n%4 = select %3 %2 %0\n",
      1, 0},
+    {"columns", "kernel k\n" MAP "%3\n%0 = load x\n%1 = column\n%2 = from_uint %1\n%3 = add %0 %2\n", 4, SUM},
     {"row_sum", "kernel k\ninput x float element\noutput y row = %1\n%0 = load x\n%1 = row_sum %0\n", 100, SUM},
     {"softmax",
      "kernel k\n" MAP "%5\n%0 = load x\n%1 = row_max %0\n%2 = subtract %0 %1\n%3 = exp %2\n%4 = row_sum %3\n"
@@ -66,7 +68,9 @@ static const test_case cases[] = {
      "kernel k\ninput x float element\noutput z element = %4\noutput t row = %6\n%0 = load x\n"
      "%1 = row_cumsum_reverse %0\n%2 = columns\n%3 = divide %1 %2\n%4 = row_cumsum %3\n%5 = divide %4 %2\n"
      "%6 = row_sum %5\n",
-     150, SUM},
+     4, SUM},
+    {"both", "kernel k\n" MAP "%3\n%0 = load x\n%1 = row_cumsum_reverse %0\n%2 = row_cumsum %0\n%3 = add %1 %2\n", 20,
+     SUM},
     {"layer_norm",
      "kernel k\ninput x float element\ninput w float element\ninput b float row\noutput y element = %14\n"
      "output mean row = %3\n%0 = load x\n%1 = row_sum %0\n%2 = columns\n%3 = divide %1 %2\n%4 = subtract %0 %3\n"
@@ -95,7 +99,7 @@ enum { N_CASES = sizeof cases / sizeof *cases, N_STORAGES = 3, MAX_ARRAYS = 8 };
 
 static const struct {
     int64_t rows, columns;
-} shapes[] = {{1, 1}, {3, 7}, {37, 32}, {2, 1000}, {3, 1001}, {2, 4097}, {1, 8200}, {1, 20001}};
+} shapes[] = {{1, 1}, {3, 7}, {37, 32}, {2, 1000}, {9, 1001}, {3, 4097}, {1, 8200}, {1, 20001}};
 
 static char folder[TEMPORARY_SIZE];
 static void *library;
@@ -180,6 +184,7 @@ typedef struct launch {
     const test_case *self;
     zm_ir *ir;
     int storage;
+    bool has_edges; /* an infinity, or in the second row a NaN, among the elements */
     int64_t rows, columns;
     int layouts[MAX_ARRAYS];
     zm_storage input_storages[MAX_ARRAYS], output_storages[MAX_ARRAYS];
@@ -195,9 +200,35 @@ static int64_t output_count(const launch *self, int i) {
     return self->ir->outputs[i].level == ZM_LEVEL_ELEMENT ? self->rows * self->columns : self->rows;
 }
 
+/* Memory that ends where a read or write past it faults. */
+enum { PAGE = 1 << 16, NO_ACCESS_BYTES = 1 << 23 };
+static size_t fenced_pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+static void *allocate_fenced(size_t bytes) {
+    size_t pages = fenced_pages(bytes);
+    char *start = mmap(NULL, pages + NO_ACCESS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(start != MAP_FAILED);
+    assert_int_equal(mprotect(start + pages, NO_ACCESS_BYTES, PROT_NONE), 0);
+    return start + pages - bytes;
+}
+static void free_fenced(void *memory, size_t bytes) {
+    size_t pages = fenced_pages(bytes);
+    munmap((char *)memory + bytes - pages, pages + NO_ACCESS_BYTES);
+}
+
+static int64_t input_count(const launch *self, int i) {
+    int64_t columns = self->ir->inputs[i].level == ZM_LEVEL_ELEMENT ? self->columns : 1;
+    return (self->layouts[i] & ZM_LAYOUT_ROW ? self->rows : 1) * (self->layouts[i] & ZM_LAYOUT_COLUMN ? columns : 1);
+}
+
+static size_t input_bytes(const launch *self, int i) {
+    return (size_t)input_count(self, i) * (size_t)zm_storage_bytes(self->input_storages[i]);
+}
+
 static double draw(const launch *self, int input, uint64_t i) {
     uint64_t word = zm_splitmix64((uint64_t)(self->columns * 31 + input), i);
     if (self->ir->inputs[input].type == ZM_TYPE_UINT) return (double)(word % (uint64_t)(self->columns + 2));
+    if (self->has_edges && input == 0 && i == 5) return INFINITY;
+    if (self->has_edges && input == 0 && (int64_t)i == self->columns + 6) return NAN;
     return (double)(word >> 40) * 0x1p-22 - 2; /* [-2, 2) */
 }
 
@@ -205,7 +236,7 @@ static void fill_input(launch *self, int input) {
     int layout = self->layouts[input];
     int64_t columns = self->ir->inputs[input].level == ZM_LEVEL_ELEMENT ? self->columns : 1;
     int64_t row_stride = layout & ZM_LAYOUT_ROW ? (layout & ZM_LAYOUT_COLUMN ? columns : 1) : 0;
-    self->inputs[input] = calloc((size_t)(self->rows * columns) + 8, 4);
+    self->inputs[input] = allocate_fenced(input_bytes(self, input));
     self->wide[input] = calloc((size_t)(self->rows * columns), sizeof(double));
     for (int64_t row = 0; row < self->rows; row++)
         for (int64_t column = 0; column < columns; column++) {
@@ -278,7 +309,7 @@ static void check_output(const launch *self, int output) {
         double got = get(self->outputs[0][output], storage, i), want = self->expected[output][i];
         double bound = self->self->unit * 0x1p-24 * (fabs(want) + terms);
         if (storage < 3) bound += rounding[storage] * fabs(want) + (bound > 0 || self->storage ? least[storage] : 0);
-        bool is_close = isnan(want) ? isnan(got) : fabs(got - want) <= bound;
+        bool is_close = isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs(got - want) <= bound;
         if (!is_close)
             fail_msg("%s, %s, %lld x %lld, output %d: element %lld is %.9g, not %.9g", self->self->name,
                      zm_storage_name((zm_storage)self->storage), (long long)self->rows, (long long)self->columns, output,
@@ -286,8 +317,9 @@ static void check_output(const launch *self, int output) {
     }
 }
 
-static void check_launch(const test_case *self, int storage, int64_t rows, int64_t columns, int layouts) {
-    launch made = {.self = self, .ir = parse_kernel(self->text), .storage = storage, .rows = rows, .columns = columns};
+static void check_launch(const test_case *self, int storage, int64_t rows, int64_t columns, int layouts, bool has_edges) {
+    launch made = {.self = self, .ir = parse_kernel(self->text), .storage = storage, .has_edges = has_edges,
+                   .rows = rows, .columns = columns};
     for (int i = 0; i < made.ir->n_inputs; i++) {
         made.layouts[i] = made.ir->inputs[i].level == ZM_LEVEL_ROW ? ZM_LAYOUT_ROW : ZM_LAYOUT_COLUMN | ZM_LAYOUT_ROW;
         if (i > 0) made.layouts[i] &= layouts >> 2 * (i & 1);
@@ -295,7 +327,7 @@ static void check_launch(const test_case *self, int storage, int64_t rows, int64
     prepare(&made);
     for (int order = 0; order < 2; order++) run(&made, order);
     for (int i = 0; i < made.ir->n_outputs; i++) check_output(&made, i);
-    for (int i = 0; i < made.ir->n_inputs; i++) free(made.inputs[i]), free(made.wide[i]);
+    for (int i = 0; i < made.ir->n_inputs; i++) free_fenced(made.inputs[i], input_bytes(&made, i)), free(made.wide[i]);
     for (int i = 0; i < made.ir->n_outputs; i++)
         free(made.outputs[0][i]), free(made.outputs[1][i]), free(made.expected[i]);
     zm_ir_free(made.ir);
@@ -306,27 +338,40 @@ static void test_all_kernels(void **state) {
     for (int i = 0; i < N_CASES; i++)
         for (int storage = 0; storage < N_STORAGES; storage++)
             for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++)
-                check_launch(&cases[i], storage, shapes[shape].rows, shapes[shape].columns, 15);
+                check_launch(&cases[i], storage, shapes[shape].rows, shapes[shape].columns, 15, false);
 }
 
 static void test_layouts(void **state) {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
         for (int layouts = 0; layouts < 15; layouts++)
-            check_launch(&cases[i], i % N_STORAGES, 5, layouts & 1 ? 40 : 27, layouts);
+            check_launch(&cases[i], i % N_STORAGES, 5, layouts & 1 ? 40 : 27, layouts, false);
+}
+
+static void test_infinities_and_nans(void **state) {
+    (void)state;
+    for (int i = 0; i < N_CASES; i++)
+        for (int storage = 0; storage < N_STORAGES; storage++) {
+            check_launch(&cases[i], storage, 3, 300, 15, true);
+            check_launch(&cases[i], storage, 2, 9000, 15, true);
+        }
 }
 
 /* More chunks than sums of scans are kept for. */
 static void test_very_long_row(void **state) {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        if (!strcmp(cases[i].name, "scans_back")) check_launch(&cases[i], 0, 1, 256 * 512 * 4 * 2 + 5001, 15);
+        if (!strcmp(cases[i].name, "both")) {
+            check_launch(&cases[i], 0, 1, 256 * 512 * 4 * 2 + 5000, 15, false);
+            check_launch(&cases[i], 0, 1, 256 * 512 * 2 + 501, 15, false);
+        }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_kernels),
         cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_infinities_and_nans),
         cmocka_unit_test(test_very_long_row),
     };
     return cmocka_run_group_tests(tests, build_library, remove_library);

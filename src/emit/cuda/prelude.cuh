@@ -162,5 +162,6 @@ ZM_FUNCTION void zm_store_wide(P p, const typename S::value *v) {
 struct zm_seed {
     uint low, high;
 };
+ZM_FUNCTION uint zm_log2(uint power) { return 31u - uint(__clz(int(power))); }
 ZM_FUNCTION uint zm_multiply_high(uint a, uint b) { return __umulhi(a, b); }
 ZM_FUNCTION zm_long zm_join(uint low, uint high) { return zm_long((unsigned long long)high << 32 | low); }

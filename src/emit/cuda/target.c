@@ -31,8 +31,10 @@ static void print_call(zm_text *text, const zm_gpu_frame *frame) {
 
 static void print_kernel(zm_text *text, const zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
-    zm_text_printf(text, "\nextern \"C\" __global__ void __launch_bounds__(%d) %s(\n    ", zm_gpu_frame_threads(frame),
-                   frame->request->entry);
+    /* Enough rows on their way at once: registers for two or three of the largest blocks on a multiprocessor. */
+    int n_blocks = !frame->has_rows ? 1 : zm_gpu_is_narrow(frame->request) ? 3 : 2;
+    zm_text_printf(text, "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(\n    ", zm_gpu_frame_threads(frame),
+                   n_blocks, frame->request->entry);
     print_arguments(text, frame);
     zm_text_append_string(text, ") {\n");
     if (zm_gpu_frame_shared_words(frame))
@@ -55,6 +57,7 @@ static void print_kernel(zm_text *text, const zm_gpu_frame *frame) {
 static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_error *error) {
     zm_gpu_frame frame;
     ZM_TRY(zm_gpu_frame_begin(&frame, request, error));
+    if (zm_gpu_is_narrow(request)) zm_text_append_string(source, "#define ZM_NARROW\n");
     zm_text_append_string(source, zm_prelude_cuda);
     zm_text_append_string(source, zm_prelude_gpu);
     zmlx_status status = zm_gpu_frame_print(&frame, source);

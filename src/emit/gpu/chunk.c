@@ -78,14 +78,13 @@ static void print_arrays(zm_gpu_body *body) {
         if (!is_computed(body, id)) continue;
         bool is_scan = zm_gpu_is_scan(&ir->values[id]);
         if (is_scan || body->last_needed[id] > body->segment[id])
-            zm_text_printf(text, "            %s %s%d[%d];\n", zm_gpu_type(ir->values[id].type), is_scan ? "s" : "c",
-                           (int)id, body->frame->vector);
+            zm_text_printf(text, "            %s %s%d[V];\n", zm_gpu_type(ir->values[id].type), is_scan ? "s" : "c",
+                           (int)id);
     }
     if (!body->parts) return;
     for (int i = 0; i < body->parts->n_stores; i++) {
         int output = body->parts->stores[i];
-        zm_text_printf(text, "            %s y%d[%d];\n", zm_gpu_type(ir->values[ir->outputs[output].value].type), output,
-                       body->frame->vector);
+        zm_text_printf(text, "            %s y%d[V];\n", zm_gpu_type(ir->values[ir->outputs[output].value].type), output);
     }
     zm_gpu_print_vector_parts(body, body->parts);
 }
@@ -98,7 +97,7 @@ static zmlx_status print_element(zm_gpu_body *body, zm_id id, int segment) {
     const char *chunk = body->is_resident ? "[k]" : "", *type = zm_gpu_type(value->type);
     bool is_new = is_computed(body, id) && body->segment[id] == segment;
     if (is_new && zm_gpu_is_scan(value)) {
-        zm_text_printf(text, "%ss%d[j] = j < at.count ? v%d : 0.0f;\n", indent, (int)id, (int)value->operands[0]);
+        zm_text_printf(text, "%ss%d[j] = at.exists ? v%d : 0.0f;\n", indent, (int)id, (int)value->operands[0]);
     } else if (is_new) {
         ZM_TRY(zm_gpu_print_value(body->frame, indent, id));
         if (body->last_needed[id] > segment) zm_text_printf(text, "%sc%d[j] = v%d;\n", indent, (int)id, (int)id);
@@ -118,7 +117,7 @@ static zmlx_status print_segment(zm_gpu_body *body, int segment) {
     zm_text *text = body->frame->text;
     memset(body->is_needed, 0, (size_t)ir->n_values * sizeof *body->is_needed);
     find_needs(body, body->is_needed, segment);
-    zm_text_printf(text, "#pragma unroll\n            for (int j = 0; j < %d; ++j) {\n", body->frame->vector);
+    zm_text_append_string(text, "#pragma unroll\n            for (int j = 0; j < V; ++j) {\n");
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!body->is_listed[id]) continue;
         ZM_TRY(print_element(body, id, segment));
@@ -141,8 +140,8 @@ static void print_scans(zm_gpu_body *body, int segment) {
     const zm_ir *ir = body->schedule->ir;
     for (zm_id id = 0; id < ir->n_values; id++)
         if (is_computed(body, id) && zm_gpu_is_scan(&ir->values[id]) && body->segment[id] == segment)
-            zm_text_printf(body->frame->text, "            zm_scan<%d, %s>(s%d, carry%d, group, shared + %d);\n",
-                           body->frame->vector, ir->values[id].op == ZM_OP_ROW_CUMSUM_REVERSE ? "true" : "false", (int)id,
+            zm_text_printf(body->frame->text, "            zm_scan<V, %s>(s%d, carry%d, group, shared + %d);\n",
+                           ir->values[id].op == ZM_OP_ROW_CUMSUM_REVERSE ? "true" : "false", (int)id,
                            (int)id, body->slots[id] * ZM_GPU_SLOT);
 }
 
@@ -157,8 +156,9 @@ zmlx_status zm_gpu_print_chunk(zm_gpu_body *body) {
     zm_gpu_print_vector_end(body, body->parts);
     for (int i = 0; i < body->parts->n_stores; i++) {
         int output = body->parts->stores[i];
-        zm_text_printf(body->frame->text, "            zm_store<zm_%s, %d>(zm_out%d, y%d, at);\n",
-                       zm_storage_name(body->frame->request->outputs[output]), body->frame->vector, output, output);
+        zm_text_printf(body->frame->text, "            %szm_store<zm_%s, V>(row_out%d, y%d, at);\n",
+                       body->is_collective ? "if (at.exists) " : "",
+                       zm_storage_name(body->frame->request->outputs[output]), output, output);
     }
     return ZMLX_OK;
 }

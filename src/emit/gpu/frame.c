@@ -98,17 +98,16 @@ zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id
     return ZMLX_OK;
 }
 
-void zm_gpu_print_is_wide(zm_gpu_frame *frame) {
-    for (int i = 0; i < frame->ir->n_inputs; i++) zm_text_printf(frame->text, " && zm_is_aligned(zm_in%d)", i);
+static void print_condition(zm_gpu_frame *frame) {
+    for (int i = 0; i < frame->ir->n_inputs; i++)
+        zm_text_printf(frame->text, "%szm_is_aligned(zm_in%d)", i ? " && " : "", i);
     for (int i = 0; i < frame->ir->n_outputs; i++) zm_text_printf(frame->text, " && zm_is_aligned(zm_out%d)", i);
 }
 
-static void print_signature(zm_gpu_frame *frame) {
+/* From the arrays to the numbers, what both functions have. */
+static void print_parameters(zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
-    if (ir->n_inputs) zm_text_append_string(text, "template <");
-    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "%sclass I%d", i ? ", " : "", i);
-    zm_text_printf(text, "%sZM_FUNCTION void zm_frame(", ir->n_inputs ? ">\n" : "");
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "I%d zm_in%d, ", i, i);
     for (int i = 0; i < ir->n_outputs; i++)
         zm_text_printf(text, "ZM_DEVICE %s *zm_out%d, ", zm_gpu_storage_word(frame->request->outputs[i]), i);
@@ -116,7 +115,58 @@ static void print_signature(zm_gpu_frame *frame) {
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "uint layout%d, ", i);
     for (int i = 0; i < ir->n_parameters; i++)
         zm_text_printf(text, "%s p%d, ", ir->parameters[i].is_seed ? "zm_seed" : "float", i);
-    zm_text_append_string(text, "zm_thread self, ZM_SHARED uint *shared) {\n");
+    zm_text_append_string(text, "zm_thread self, ZM_SHARED uint *shared");
+}
+
+static void print_arguments(zm_gpu_frame *frame) {
+    const zm_ir *ir = frame->ir;
+    zm_text *text = frame->text;
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "zm_in%d, ", i);
+    for (int i = 0; i < ir->n_outputs; i++) zm_text_printf(text, "zm_out%d, ", i);
+    zm_text_append_string(text, "rows, columns, threads_per_row, ");
+    for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "layout%d, ", i);
+    for (int i = 0; i < ir->n_parameters; i++) zm_text_printf(text, "p%d, ", i);
+    zm_text_append_string(text, "self, shared");
+}
+
+static void print_template(zm_gpu_frame *frame, const char *first) {
+    zm_text_printf(frame->text, "template <%s", first);
+    for (int i = 0; i < frame->ir->n_inputs; i++)
+        zm_text_printf(frame->text, "%sclass I%d", i || first[0] ? ", " : "", i);
+    zm_text_append_string(frame->text, ">\n");
+}
+
+static void print_call(zm_gpu_frame *frame, int vector, const char *rest) {
+    zm_text_printf(frame->text, "zm_part<%d>(", vector);
+    print_arguments(frame);
+    zm_text_printf(frame->text, "%s);\n", rest);
+}
+
+/* Chooses the vector where addresses allow it: for rows of whole vectors; in a map for what is, and single elements
+ * behind. */
+static void print_choice(zm_gpu_frame *frame) {
+    zm_text *text = frame->text;
+    if (frame->ir->n_inputs) print_template(frame, "");
+    zm_text_append_string(text, "ZM_FUNCTION void zm_frame(");
+    print_parameters(frame);
+    zm_text_printf(text, ") {\n    const bool whole = columns %% %d == 0, wide = ", frame->vector);
+    print_condition(frame);
+    zm_text_append_string(text, ";\n");
+    if (frame->has_rows) {
+        zm_text_append_string(text, "    if (whole && wide)\n        ");
+        print_call(frame, frame->vector, "");
+        zm_text_append_string(text, "    else\n        ");
+        print_call(frame, 1, "");
+    } else {
+        zm_text_printf(text,
+                       "    const zm_long elements = rows * columns;\n"
+                       "    const zm_long split = wide && (whole || rows == 1) ? elements - elements %% %d : 0;\n    ",
+                       frame->vector);
+        print_call(frame, frame->vector, ", zm_long(0), split");
+        zm_text_append_string(text, "    ");
+        print_call(frame, 1, ", split, elements");
+    }
+    zm_text_append_string(text, "}\n");
 }
 
 zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text) {
@@ -129,8 +179,12 @@ zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text) {
         zm_text_printf(text, "struct zm_fold%d { static ZM_FUNCTION %s apply(%s a, %s b) { return zm_combine%d(a, b); } };\n",
                        i, type, type, type, i);
     }
-    print_signature(frame);
+    print_template(frame, "int V");
+    zm_text_append_string(text, "ZM_FUNCTION void zm_part(");
+    print_parameters(frame);
+    zm_text_append_string(text, frame->has_rows ? ") {\n" : ", zm_long begin, zm_long end) {\n");
     ZM_TRY(frame->has_rows ? zm_gpu_print_rows(frame) : zm_gpu_print_map(frame));
     zm_text_append_string(text, "}\n");
+    print_choice(frame);
     return text->failed ? zm_fail_memory(frame->error) : ZMLX_OK;
 }

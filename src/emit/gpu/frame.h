@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The text of a kernel between prelude and signature, the same for CUDA and Metal: the functions of its folds and
  *
+ *     template <int V, class I0, ...> void zm_part(...); of a map (..., zm_long begin, zm_long end)
  *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns, uint threads_per_row,
  *                                            uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
  *
@@ -36,6 +37,8 @@ typedef struct zm_gpu_frame {
 
 /* 16 bytes of the narrowest type, at most 8 elements. */
 int zm_gpu_vector(const zm_emit_request *request);
+/* No array has more bits an element than a half type: values need less accuracy and cost more a byte. */
+bool zm_gpu_is_narrow(const zm_emit_request *request);
 /* Vectors of a thread of a map. */
 int zm_gpu_map_unroll(const zm_emit_request *request);
 
@@ -55,7 +58,6 @@ const char *zm_gpu_type(zm_type type);
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id);
 /* "const float v3 = expression;" */
 zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id);
-void zm_gpu_print_is_wide(zm_gpu_frame *frame); /* the condition on the arrays' addresses */
 zmlx_status zm_gpu_print_map(zm_gpu_frame *frame);
 zmlx_status zm_gpu_print_rows(zm_gpu_frame *frame);
 

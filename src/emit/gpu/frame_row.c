@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A kernel with row operations: threads_per_row threads go over a row in chunks of a vector each, so that element c
- * belongs to thread c / V mod threads_per_row whatever the alignment. A row of at most ROW_ITEMS elements a thread is
+ * belongs to thread c / V mod threads_per_row. V is 1 where rows are not whole vectors. A row of at most ROW_ITEMS elements a thread is
  * loaded once and stays in registers; a longer one is read again in every pass.
  *
  * Where a pass runs against a scan of an earlier one, a long row cannot keep the scan's elements: the sum at the start of every
@@ -31,13 +31,13 @@ static bool is_repeated(const zm_gpu_body *body, zm_id id) {
 
 static void print_load(zm_gpu_body *body, const char *indent, zm_id id, const char *chunk) {
     int input = body->schedule->ir->values[id].index;
-    zm_text_printf(body->frame->text, "%szm_load<zm_%s, %d>(x%d%s, zm_in%d, at, layout%d);\n", indent,
-                   zm_storage_name(body->frame->request->inputs[input]), body->frame->vector, (int)id, chunk, input, input);
+    zm_text_printf(body->frame->text, "%szm_load<zm_%s, V>(x%d%s, row_in%d, at, layout%d);\n", indent,
+                   zm_storage_name(body->frame->request->inputs[input]), (int)id, chunk, input, input);
 }
 
 static void print_place(zm_gpu_body *body, const char *indent) {
-    zm_text_printf(body->frame->text, "%sconst zm_place at = zm_place_in_row<%d>(row, k, columns, active, wide, group);\n",
-                   indent, body->frame->vector);
+    zm_text_printf(body->frame->text, "%sconst zm_place at = zm_place_in_row<V, %s>(row, k, %s, active, group);\n", indent,
+                   body->is_resident ? "int" : "zm_long", body->is_resident ? "int(columns)" : "columns");
 }
 
 /* All new vectors of a resident row at once, so that they are on their way together. */
@@ -47,8 +47,7 @@ static void print_resident_loads(zm_gpu_body *body) {
     bool any = false;
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!body->is_listed[id] || !is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
-        zm_text_printf(text, "        %s x%d[%d][%d];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks,
-                       body->frame->vector);
+        zm_text_printf(text, "        %s x%d[%d][V];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks);
         any = true;
     }
     if (!any) return;
@@ -66,8 +65,7 @@ static void print_streamed_loads(zm_gpu_body *body) {
     const zm_ir *ir = body->schedule->ir;
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!body->is_listed[id] || !is_vector_load(&ir->values[id])) continue;
-        zm_text_printf(body->frame->text, "            %s x%d[%d];\n", zm_gpu_type(ir->values[id].type), (int)id,
-                       body->frame->vector);
+        zm_text_printf(body->frame->text, "            %s x%d[V];\n", zm_gpu_type(ir->values[id].type), (int)id);
         print_load(body, "            ", id, "");
     }
 }
@@ -86,8 +84,7 @@ static void print_state(zm_gpu_body *body, const zm_pass *pass) {
             body->is_declared[id] = true;
         }
         if (body->is_resident && body->schedule->kept[id] && body->schedule->kept_from[id] == body->pass)
-            zm_text_printf(text, "        %s k%d[%d][%d];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks,
-                           body->frame->vector);
+            zm_text_printf(text, "        %s k%d[%d][V];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks);
     }
 }
 
@@ -152,7 +149,7 @@ static void print_loop_head(zm_gpu_body *body, const zm_pass *pass) {
                        pass->reversed ? (body->n_chunks == 4 ? "3 - i" : "1 - i") : "i");
     else
         zm_text_printf(text,
-                       "        for (zm_long i = 0; i < chunks; ++i) {\n            const zm_long k = %s;\n",
+                       "#pragma unroll 1\n        for (zm_long i = 0; i < chunks; ++i) {\n            const zm_long k = %s;\n",
                        pass->reversed ? "chunks - 1 - i" : "i");
 }
 
@@ -171,8 +168,8 @@ static zmlx_status print_pass(zm_gpu_body *body, int number) {
     print_loop_head(body, pass);
     if (!body->is_resident) ZM_TRY(print_repetition(body, pass));
     print_place(body, "            ");
-    bool is_collective_pass = is_collective(body, pass);
-    zm_text_append_string(text, is_collective_pass ? "            {\n" : "            if (at.count > 0) {\n");
+    body->is_collective = is_collective(body, pass);
+    zm_text_append_string(text, body->is_collective ? "            {\n" : "            if (at.exists) {\n");
     print_kept_carries(body);
     if (!body->is_resident) print_streamed_loads(body);
     body->parts = pass;
@@ -225,36 +222,43 @@ static bool fits_registers(const zm_schedule *schedule) {
 
 static void print_rows_head(zm_gpu_frame *frame) {
     zm_text *text = frame->text;
-    zm_text_printf(text, "    const bool wide = columns %% %d == 0", frame->vector);
-    zm_gpu_print_is_wide(frame);
-    zm_text_printf(text,
-                   ";\n"
-                   "    const zm_group group = zm_group_of(self, threads_per_row);\n"
-                   "    const zm_long chunks = (columns - 1) / (zm_long(threads_per_row) * %d) + 1;\n",
-                   frame->vector);
+    zm_text_append_string(text,
+                          "    const zm_group group = zm_group_of(self, threads_per_row);\n"
+                          "    const zm_long chunks = (((columns - 1) / V) >> group.shift) + 1;\n");
     if (frame->n_carried)
         zm_text_printf(text,
                        "    const zm_long step = (chunks - 1) / %d + 1;\n"
                        "    ZM_SHARED uint *carries = shared;\n",
                        ZM_GPU_CARRIES);
-    zm_text_printf(text,
-                   "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"
-                   "        const bool active = base + group.number < rows;\n"
-                   "        const zm_long row = active ? base + group.number : rows - 1;\n");
+    zm_text_append_string(text,
+                          "#pragma unroll 1\n"
+                          "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"
+                          "        const bool active = base + group.number < rows;\n"
+                          "        const zm_long row = active ? base + group.number : rows - 1;\n");
+    for (int i = 0; i < frame->ir->n_inputs; i++)
+        if (frame->ir->inputs[i].level == ZM_LEVEL_ELEMENT)
+            zm_text_printf(text, "        const I%d row_in%d = zm_in%d + row * zm_row_stride(layout%d, columns);\n", i, i, i, i);
+    for (int i = 0; i < frame->ir->n_outputs; i++)
+        if (frame->ir->outputs[i].level == ZM_LEVEL_ELEMENT)
+            zm_text_printf(text, "        ZM_DEVICE %s *row_out%d = zm_out%d + row * columns;\n",
+                           zm_gpu_storage_word(frame->request->outputs[i]), i, i);
 }
 
 zmlx_status zm_gpu_print_rows(zm_gpu_frame *frame) {
     zm_text *text = frame->text;
     zm_schedule resident, streamed;
     zm_arena *arena = frame->ir->arena;
-    ZM_TRY(zm_schedule_make(&resident, arena, frame->ir, KEEP_COST, frame->error));
+    /* Of half types computing again is cheaper than the registers: twice the elements a byte. */
+    int keep_cost = zm_gpu_is_narrow(frame->request) ? INT_MAX : KEEP_COST;
+    ZM_TRY(zm_schedule_make(&resident, arena, frame->ir, keep_cost, frame->error));
     ZM_TRY(zm_schedule_make(&streamed, arena, frame->ir, INT_MAX, frame->error));
     if (!fits_registers(&resident)) resident = streamed;
     for (zm_id id = 0; id < frame->ir->n_values && streamed.n_kept; id++)
         frame->n_carried += zm_gpu_is_scan(&frame->ir->values[id]);
     print_rows_head(frame);
     if (fits_registers(&resident) && resident.n_passes > 0) {
-        zm_text_printf(text, "        if (columns <= zm_long(threads_per_row) * %d) {\n", ZM_GPU_ROW_ITEMS);
+        zm_text_printf(text, "        if (V > 1 && columns <= zm_long(threads_per_row) * %d) {\n",
+                       ZM_GPU_ROW_ITEMS);
         ZM_TRY(print_body(frame, &resident, true));
         zm_text_append_string(text, "        } else {\n");
         ZM_TRY(print_body(frame, &streamed, false));

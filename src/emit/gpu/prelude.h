@@ -2,11 +2,10 @@
 /* The frame's functions, behind the prelude of CUDA or Metal, which brings types, storages, zm_shuffle, zm_barrier, wide
  * accesses and the spelling of operations. */
 
-/* V consecutive elements from (row, column) on: `count` of them exist; wide: all, in one row and by wide accesses. */
+/* V consecutive elements of one row from (row, column) on: all of them exist, or none. */
 struct zm_place {
     zm_long row, column, columns;
-    int count;
-    bool wide;
+    bool exists;
 };
 
 struct zm_thread {
@@ -14,24 +13,17 @@ struct zm_thread {
     uint index, threads;
 };
 
-ZM_FUNCTION int zm_count(zm_long rest, int most) { return rest >= most ? most : rest > 0 ? int(rest) : 0; }
-
-template <int V>
-ZM_FUNCTION zm_place zm_place_in_map(zm_long first, zm_long rows, zm_long columns, bool wide) {
+ZM_FUNCTION zm_place zm_place_in_map(zm_long first, zm_long end, zm_long rows, zm_long columns) {
     zm_place at;
     at.columns = columns;
-    at.count = zm_count(rows * columns - first, V);
-    at.wide = wide && at.count == V;
-    at.row = rows == 1 ? 0 : first / columns;
+    at.exists = first < end;
+    at.row = rows == 1 || !at.exists ? 0 : first / columns;
     at.column = first - at.row * columns;
     return at;
 }
 
 ZM_FUNCTION zm_long zm_index(zm_place at, int j) { return at.row * at.columns + at.column + j; }
-ZM_FUNCTION uint zm_column(zm_place at, int j) {
-    const zm_long column = at.column + j;
-    return uint(column < at.columns ? column : column % at.columns);
-}
+ZM_FUNCTION uint zm_column(zm_place at, int j) { return uint(at.column + j); }
 
 /* Element `index` of the uniform numbers in [0, 1) of a seed: Philox4x32-10 (Salmon et al. 2011), word index mod 4 of
  * counter index / 4. */
@@ -58,53 +50,45 @@ ZM_FUNCTION zm_long zm_row_stride(uint layout, zm_long columns) {
     return (layout & 2u) == 0u ? 0 : (layout & 1u) != 0u ? columns : 1;
 }
 
-/* Elements that lie in one row; what is past their count repeats one of them, or the array's first. */
+/* Wide accesses of V elements; single ones have none. */
+template <int V>
+struct zm_wide {
+    template <class S, class P>
+    static ZM_FUNCTION void load(ZM_LOCAL typename S::value *v, P p) {
+        zm_load_wide<S, V>(v, p);
+    }
+    template <class S, class P>
+    static ZM_FUNCTION void store(P p, ZM_LOCAL typename S::value *v) {
+        zm_store_wide<S, V>(p, v);
+    }
+};
+template <>
+struct zm_wide<1> {
+    template <class S, class P>
+    static ZM_FUNCTION void load(ZM_LOCAL typename S::value *v, P p) {
+        v[0] = S::widen(p[0]);
+    }
+    template <class S, class P>
+    static ZM_FUNCTION void store(P p, ZM_LOCAL typename S::value *v) {
+        p[0] = S::narrow(v[0]);
+    }
+};
+
+/* From or to a row that begins at p. Zeros where there are none. */
 template <class S, int V, class P>
 ZM_FUNCTION void zm_load(ZM_LOCAL typename S::value *v, P p, zm_place at, uint layout) {
-    P first = p + (at.row * zm_row_stride(layout, at.columns) + at.column * zm_long(layout & 1u));
-    if (at.wide && (layout & 1u) != 0u) {
-        zm_load_wide<S, V>(v, first);
+    if (at.exists && (layout & 1u) != 0u) {
+        zm_wide<V>::template load<S>(v, p + at.column);
     } else {
-        const int last = (layout & 1u) != 0u ? at.count - 1 : 0;
-        if (at.count <= 0) first = p;
+        const typename S::value same = at.exists ? S::widen(p[0]) : typename S::value(0);
 #pragma unroll
-        for (int j = 0; j < V; ++j) v[j] = S::widen(first[j < last ? j : last > 0 ? last : 0]);
-    }
-}
-
-/* Elements that may go on in the next rows: rarely, so a short loop that hands them through the vector. */
-template <class S, int V, class P>
-ZM_FUNCTION void zm_load_across(ZM_LOCAL typename S::value *v, P p, zm_place at, uint layout) {
-    if (at.column + at.count <= at.columns) {
-        zm_load<S, V>(v, p, at, layout);
-        return;
-    }
-    zm_long row = at.row, column = at.column;
-#pragma unroll 1
-    for (int i = 0; i < V; ++i) {
-#pragma unroll
-        for (int j = 0; j + 1 < V; ++j) v[j] = v[j + 1];
-        v[V - 1] = S::widen(p[row * zm_row_stride(layout, at.columns) + column * zm_long(layout & 1u)]);
-        if (i + 1 < at.count && ++column == at.columns) {
-            column = 0;
-            ++row;
-        }
+        for (int j = 0; j < V; ++j) v[j] = same;
     }
 }
 
 template <class S, int V, class P>
 ZM_FUNCTION void zm_store(P p, ZM_LOCAL typename S::value *v, zm_place at) {
-    P first = p + zm_index(at, 0);
-    if (at.wide) {
-        zm_store_wide<S, V>(first, v);
-    } else {
-#pragma unroll 1
-        for (int i = 0; i < at.count; ++i) {
-            first[i] = S::narrow(v[0]);
-#pragma unroll
-            for (int j = 0; j + 1 < V; ++j) v[j] = v[j + 1];
-        }
-    }
+    zm_wide<V>::template store<S>(p + at.column, v);
 }
 
 template <class S, class P>
@@ -123,34 +107,36 @@ ZM_FUNCTION float zm_gather(P p, zm_long row, uint index, zm_long columns, uint 
 
 /* The threads of a row. */
 struct zm_group {
-    uint threads, index;            /* of a row */
+    uint threads, index, shift;     /* of a row; threads is 1 << shift */
     uint lane, warp, warps;         /* of a row's warps */
     uint first_warp;                /* of the row in the block */
-    zm_long number, rows;           /* of the rows of a block */
+    uint number, rows;              /* of the rows of a block */
 };
 
+/* threads_per_row is a power of two. */
 ZM_FUNCTION zm_group zm_group_of(zm_thread self, uint threads_per_row) {
     zm_group group;
-    const uint number = self.index / threads_per_row;
     group.threads = threads_per_row;
-    group.index = self.index - number * threads_per_row;
+    group.shift = zm_log2(threads_per_row);
+    group.number = self.index >> group.shift;
+    group.index = self.index & (threads_per_row - 1u);
     group.lane = self.index & 31u;
-    group.warp = group.index / 32u;
-    group.warps = threads_per_row / 32u;
-    group.first_warp = number * group.warps;
-    group.number = number;
-    group.rows = self.threads / threads_per_row;
+    group.warp = group.index >> 5;
+    group.warps = threads_per_row >> 5;
+    group.first_warp = group.number * group.warps;
+    group.rows = self.threads >> group.shift;
     return group;
 }
 
-template <int V>
-ZM_FUNCTION zm_place zm_place_in_row(zm_long row, zm_long chunk, zm_long columns, bool active, bool wide, zm_group group) {
+/* T: int where the row is short. */
+template <int V, class T>
+ZM_FUNCTION zm_place zm_place_in_row(zm_long row, T chunk, T columns, bool active, zm_group group) {
+    const T column = ((chunk << group.shift) + T(group.index)) * V;
     zm_place at;
     at.row = row;
-    at.column = (chunk * group.threads + group.index) * V;
+    at.column = column;
     at.columns = columns;
-    at.count = active ? zm_count(columns - at.column, V) : 0;
-    at.wide = wide && at.count == V;
+    at.exists = active && column < columns;
     return at;
 }
 
@@ -234,6 +220,7 @@ ZM_FUNCTION zm_best zm_take(ZM_SHARED uint *slot, uint warp, zm_best value) {
 /* Over lanes in a tree whose order all lanes share, so that all have the same bits. */
 template <class F, class T>
 ZM_FUNCTION T zm_reduce_lanes(T value, uint lane, uint lanes) {
+#pragma unroll 1
     for (uint distance = 1u; distance < lanes; distance *= 2u) {
         const T other = zm_shuffle(value, lane ^ distance);
         value = (lane & distance) != 0u ? F::apply(other, value) : F::apply(value, other);
@@ -296,6 +283,7 @@ ZM_FUNCTION void zm_scan(ZM_LOCAL float *s, ZM_LOCAL zm_sum &carry, zm_group gro
         zm_barrier();
         float warps_before = 0.0f;
         total = 0.0f;
+#pragma unroll 1
         for (uint w = 0u; w < group.warps; ++w) {
             if (w == warp) warps_before = total;
             total += zm_take(slot, group.first_warp + (R ? group.warps - 1u - w : w), total);
@@ -311,7 +299,7 @@ ZM_FUNCTION void zm_scan(ZM_LOCAL float *s, ZM_LOCAL zm_sum &carry, zm_group gro
 
 /* The sums of scans at the start of every step-th chunk; several rows of a block share the words. */
 ZM_FUNCTION zm_long zm_carry_word(zm_long chunk, zm_long step, zm_group group) {
-    return group.number * (256 / group.rows) + chunk / step;
+    return zm_long(group.number * (256u / group.rows)) + chunk / step;
 }
 ZM_FUNCTION void zm_keep_carry(ZM_SHARED uint *carries, zm_long chunk, zm_long step, zm_sum carry, zm_group group) {
     if (group.index == 0u && chunk % step == 0) carries[zm_carry_word(chunk, step, group)] = zm_float_bits(carry.sum);

@@ -55,8 +55,8 @@ void zm_gpu_print_vector_parts(zm_gpu_body *body, const zm_pass *pass) {
         if (!zm_gpu_is_ordered(ir, id)) continue;
         const zm_fold *fold = fold_of(body, id);
         for (int capture = 0; capture < fold->n_captures; capture++)
-            zm_text_printf(text, "            %s a%d_%d[%d];\n", zm_gpu_type(ir->values[fold->captures[capture]].type),
-                           (int)id, capture, body->frame->vector);
+            zm_text_printf(text, "            %s a%d_%d[V];\n", zm_gpu_type(ir->values[fold->captures[capture]].type),
+                           (int)id, capture);
     }
 }
 
@@ -71,7 +71,7 @@ void zm_gpu_print_accumulate(zm_gpu_body *body, zm_id reduction) {
         return;
     }
     bool is_sum = ir->values[reduction].op == ZM_OP_ROW_SUM;
-    zm_text_printf(text, "                if (j < at.count) %s%d = ", is_sum ? "t" : "r", id);
+    zm_text_printf(text, "                %s%s%d = ", body->is_collective ? "if (at.exists) " : "", is_sum ? "t" : "r", id);
     switch (ir->values[reduction].op) {
     case ZM_OP_ROW_SUM: zm_text_printf(text, "t%d + v%d", id, operand); break;
     case ZM_OP_ROW_PROD: zm_text_printf(text, "r%d * v%d", id, operand); break;
@@ -99,9 +99,9 @@ static void print_ordered_step(zm_gpu_body *body, zm_id id) {
                    "                    for (uint lane = 0; lane < 32u; ++lane) {\n"
                    "                        %s mine = r%d;\n"
                    "#pragma unroll\n"
-                   "                        for (int j = 0; j < %d; ++j)\n"
-                   "                            if (j < at.count) mine = zm_update%d(mine",
-                   type, (int)id, body->frame->vector, (int)ir->values[id].index);
+                   "                        for (int j = 0; j < V; ++j)\n"
+                   "                            if (at.exists) mine = zm_update%d(mine",
+                   type, (int)id, (int)ir->values[id].index);
     for (int i = 0; i < fold->n_captures; i++) zm_text_printf(text, ", a%d_%d[j]", (int)id, i);
     zm_text_printf(text,
                    ");\n"

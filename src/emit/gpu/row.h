@@ -17,6 +17,7 @@ typedef struct zm_gpu_body {
     int *slots;      /* by value: of reductions and scans */
     /* Of the pass that is printed. */
     int pass;
+    bool is_collective; /* threads without elements take part in its loop */
     bool *is_listed;  /* by value: an element value of it */
     bool *is_needed;  /* by value: read in the segment that is printed */
     int *segment;     /* by value: loop over the vector that computes it; a scan ends its segment */

@@ -140,5 +140,6 @@ ZM_FUNCTION zm_seed zm_make_seed(uint low, uint high) {
     seed.high = high;
     return seed;
 }
+ZM_FUNCTION uint zm_log2(uint power) { return 31u - metal::clz(power); }
 ZM_FUNCTION uint zm_multiply_high(uint a, uint b) { return metal::mulhi(a, b); }
 ZM_FUNCTION zm_long zm_join(uint low, uint high) { return zm_long(ulong(high) << 32 | ulong(low)); }

@@ -23,7 +23,7 @@ typedef struct zm_variant {
     int scratch_rows;
     char *code, *header; /* GPU, owned: see zm_gpu_launch */
     size_t code_size;
-    const char *input_names[ZM_IR_MAX_INPUTS + 1], *output_names[ZM_IR_MAX_OUTPUTS]; /* Metal, borrowed */
+    const char *input_names[ZM_IR_MAX_INPUTS + 1], *output_names[ZM_IR_MAX_OUTPUTS]; /* Metal, static */
 } zm_variant;
 
 /* Where an input of a derived kernel comes from. */

@@ -33,8 +33,8 @@ static zmlx_status compile_cuda(zm_variant *variant, const zm_emit_request *requ
 
 /* MLX compiles it, and keeps it by name and text. */
 static zmlx_status prepare_metal(zm_variant *variant, const zm_emit_request *request, zmlx_error *error) {
-    for (int i = 0; i < request->ir->n_inputs; i++) variant->input_names[i] = request->ir->inputs[i].name;
-    for (int i = 0; i < request->ir->n_outputs; i++) variant->output_names[i] = request->ir->outputs[i].name;
+    for (int i = 0; i < request->ir->n_inputs; i++) variant->input_names[i] = zm_gpu_input_name(i);
+    for (int i = 0; i < request->ir->n_outputs; i++) variant->output_names[i] = zm_gpu_output_name(i);
     zm_text header = {0}, body = {0};
     zmlx_status status = zm_metal_emit_parts(&header, &body, request, error);
     variant->code_size = body.size;

@@ -184,6 +184,7 @@ static double slope_erf(double a, double b) { (void)b; return 2 / sqrt(acos(-1))
 static double slope_erfc(double a, double b) { return -slope_erf(a, b); }
 static double slope_sigmoid(double a, double b) { (void)b; return logistic(a) * logistic(-a); }
 static double slope_softplus(double a, double b) { (void)b; return logistic(a); }
+static double slope_log_sigmoid(double a, double b) { (void)b; return logistic(-a); }
 static double slope_relu(double a, double b) { (void)b; return a > 0; }
 
 /* The derivative of a * logistic(t(a)) with the slope s of t; 0 and 1 are reached long before t overflows. */
@@ -251,7 +252,7 @@ static const slope slopes[] = {
     {ZM_OP_ERF, 0, slope_erf, TAIL},           {ZM_OP_ERFC, 0, slope_erfc, TAIL},
     {ZM_OP_SIGMOID, 0, slope_sigmoid, TIGHT},  {ZM_OP_SILU, 0, slope_silu, SUM},
     {ZM_OP_GELU_TANH, 0, slope_gelu_tanh, SUM},{ZM_OP_GELU, 0, slope_gelu, SUM},
-    {ZM_OP_SOFTPLUS, 0, slope_softplus, TIGHT},{ZM_OP_RELU, 0, slope_relu, TIGHT},
+    {ZM_OP_LOG_SIGMOID, 0, slope_log_sigmoid, TIGHT}, {ZM_OP_SOFTPLUS, 0, slope_softplus, TIGHT},{ZM_OP_RELU, 0, slope_relu, TIGHT},
     {ZM_OP_DIVIDE, 0, slope_divide_a, TIGHT},  {ZM_OP_DIVIDE, 1, slope_divide_b, TIGHT},
     {ZM_OP_ATAN2, 0, slope_atan2_a, TIGHT},    {ZM_OP_ATAN2, 1, slope_atan2_b, TIGHT},
     {ZM_OP_POW, 0, slope_pow_a, TAIL},         {ZM_OP_POW, 1, slope_pow_b, TAIL},

@@ -71,8 +71,8 @@ static zmlx_status need_library(zmlx_error *error) {
     return ZMLX_OK;
 }
 
-/* One rounding an operation, no contraction; quotients to 2 units in the last place, for all operands. */
-static const char *const options[] = {"--std=c++17", "--fmad=false", "--prec-div=false", "--disable-warnings"};
+/* One rounding per operation: no contraction, no approximations but those that the text asks for. */
+static const char *const options[] = {"--std=c++17", "--fmad=false", "--disable-warnings"};
 enum { N_OPTIONS = sizeof options / sizeof *options };
 
 zmlx_status zm_nvrtc_describe(zm_text *key, int compute_capability, zmlx_error *error) {

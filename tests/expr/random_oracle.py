@@ -136,7 +136,7 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--source")
     parser.add_argument("--on", default="cpu", choices=["float64", "cpu", "gpu"])
-    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", help="writes the cases to this file and does nothing else")
     options = parser.parse_args()

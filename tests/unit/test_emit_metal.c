@@ -333,10 +333,17 @@ static void check_launch(const test_case *self, int storage, int64_t rows, int64
     zm_ir_free(made.ir);
 }
 
+/* Sanitizers see the emitter, not the kernels that run here: one type a kernel is enough for them. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { STORAGE_STEP = N_STORAGES };
+#else
+enum { STORAGE_STEP = 1 };
+#endif
+
 static void test_all_kernels(void **state) {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        for (int storage = 0; storage < N_STORAGES; storage++)
+        for (int storage = i % STORAGE_STEP; storage < N_STORAGES; storage += STORAGE_STEP)
             for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++)
                 check_launch(&cases[i], storage, shapes[shape].rows, shapes[shape].columns, 15, false);
 }
@@ -351,7 +358,7 @@ static void test_layouts(void **state) {
 static void test_infinities_and_nans(void **state) {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        for (int storage = 0; storage < N_STORAGES; storage++) {
+        for (int storage = i % STORAGE_STEP; storage < N_STORAGES; storage += STORAGE_STEP) {
             check_launch(&cases[i], storage, 3, 300, 15, true);
             check_launch(&cases[i], storage, 2, 9000, 15, true);
         }

@@ -38,8 +38,15 @@ ZM_FUNCTION float zm_exp(float a) {
     asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(a * 1.4426950408889634f));
     return y;
 }
+/* To 2 units in the last place, for all operands. */
+ZM_FUNCTION float zm_divide(float a, float b) {
+    float y;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
 #else
 ZM_FUNCTION float zm_exp(float a) { return expf(a); }
+ZM_FUNCTION float zm_divide(float a, float b) { return a / b; }
 #endif
 ZM_FUNCTION float zm_exp2(float a) { return exp2f(a); }
 ZM_FUNCTION float zm_exp10(float a) { return exp10f(a); }

@@ -88,6 +88,10 @@ zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
         zm_text_printf(text, "zm_quotient(v%d, v%d)", (int)value->operands[0], (int)value->operands[1]);
         return ZMLX_OK;
     }
+    if (value->op == ZM_OP_DIVIDE) { /* its accuracy is the prelude's choice */
+        zm_text_printf(text, "zm_divide(v%d, v%d)", (int)value->operands[0], (int)value->operands[1]);
+        return ZMLX_OK;
+    }
     return print_operation(frame, value);
 }
 

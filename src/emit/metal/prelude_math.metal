@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Operations of form CALL. metal::precise has most of them; the rest is below. */
+ZM_FUNCTION float zm_divide(float a, float b) { return a / b; }
 ZM_FUNCTION float zm_fma(float a, float b, float c) { return metal::fma(a, b, c); }
 ZM_FUNCTION float zm_abs(float a) { return metal::fabs(a); }
 ZM_FUNCTION float zm_copysign(float a, float b) { return metal::copysign(a, b); }

@@ -62,7 +62,8 @@ PLAIN = {
     "sigmoid": sigmoid, "kk_sigmoid": sigmoid, "silu": lambda a: a * sigmoid(a), "kk_silu": lambda a: a * sigmoid(a),
     "gelu": lambda a: a / 2 * math.erfc(-a / math.sqrt(2)), "relu": lambda a: max(a, 0.0),
     "gelu_tanh": lambda a: a / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))),
-    "softplus": lambda a: math.log(1 + math.exp(a))}
+    "softplus": lambda a: math.log(1 + math.exp(a)),
+    "logsigmoid": lambda a: -math.log(1 + math.exp(-a))}
 PLAIN["kk_gelu_tanh"] = PLAIN["gelu_tanh"]
 
 

@@ -76,7 +76,7 @@ static int parse_set(cli_kernel *kernel, choice *chosen, char *name, size_t name
     return CLI_DONE;
 }
 
-/* shared/zmlx/kernels, and what is missing above it; that it is there in the end is the library's to say. */
+/* zmlx/kernels below shared, and what is missing on the way; that it is there in the end is the library's to say. */
 static bool make_folder(char *folder, size_t size, const char *shared) {
     static const char *const parts[] = {"", "/zmlx", "/kernels"};
     size_t length = 0;

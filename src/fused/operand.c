@@ -6,12 +6,10 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "runtime/shape.h"
 
 bool zm_storage_of(zm_storage *storage, mlx_dtype dtype) {
-    *storage = ZM_STORAGE_FLOAT32;
-    if (dtype == MLX_FLOAT16) *storage = ZM_STORAGE_FLOAT16;
-    else if (dtype == MLX_BFLOAT16) *storage = ZM_STORAGE_BFLOAT16;
-    return dtype == MLX_FLOAT32 || dtype == MLX_FLOAT16 || dtype == MLX_BFLOAT16;
+    return zm_storage_from_dtype(storage, dtype) && zm_storage_type(*storage) == ZM_TYPE_FLOAT;
 }
 
 /* Fills everything but the pointers. Returns why the weight cannot be served, or NULL. */

@@ -31,6 +31,7 @@ zm_matrix zm_operand_matrix(const zm_operand *operand, const zm_view *inputs);
 
 /* Checks that x is (..., in_features) of a type the nodes take. */
 zmlx_status zm_check_activations(mlx_array x, size_t in_features, const char *name, zmlx_error *error);
+/* False for what is no float type. */
 bool zm_storage_of(zm_storage *storage, mlx_dtype dtype);
 /* x's shape and type with another last dimension. */
 zm_node_output zm_output_like(mlx_array x, size_t out_features);

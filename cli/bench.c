@@ -9,7 +9,7 @@
 #include "output.h"
 #include "zmlx/system.h"
 
-enum { MAX_DIMS = 7 };
+enum { MAX_DIMS = 7, AGAINST_NONE = 3 };
 
 typedef struct bench_values {
     cli_general general;
@@ -25,7 +25,7 @@ static const cli_option options[] = {
     CLI_EXPR_OPTION(bench_values),
     {"shape", CLI_TEXT, AT(shape), "N,N,...", "of every input (16384,4096)", 0, 0},
     {"dtype", CLI_CHOICE, AT(general.dtype), "float32|float16|bfloat16", "of every input (float32)", 0, 0},
-    {"against", CLI_CHOICE, AT(against), "mlx|mlx-compile", "MLX's operations one by one, or compiled (mlx)", 0, 0},
+    {"against", CLI_CHOICE, AT(against), "mlx|mlx-compile|none", "MLX's operations one by one, or compiled (mlx)", 0, 0},
     {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (15)", 1, 10000},
     {"batch", CLI_INTEGER, AT(batch), "N", "evaluations a run (default: about 20 ms)", 1, 1000},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
@@ -39,7 +39,8 @@ static const cli_option options[] = {
 static const cli_page page = {
     .arguments = "ops",
     .about = "ops: a kernel on random arrays against the same formula in MLX's own operations,\n"
-             "alternating. Above 1x the kernel is faster. Bytes are those of all inputs and outputs.\n",
+             "alternating. Above 1x the kernel is faster. Bytes are those of all inputs and outputs.\n"
+             "The first use compiles the kernel or takes it from the cache.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };
@@ -77,17 +78,22 @@ static void print_side(const char *name, const zmlx_timing *timing, double bandw
 }
 
 static int show(const zmlx_comparison *comparison, const bench_values *values, const char *shape) {
-    const char *against = values->against == 2 ? "mlx-compile" : "mlx";
+    static const char *const names[] = {"mlx", "mlx", "mlx-compile", "none"};
+    const char *against = names[values->against];
+    bool is_alone = values->against == AGAINST_NONE;
     if (values->general.json) {
         json_t *object = json_object();
         cli_json_set(object, "expr", cli_json_string(values->expr));
         cli_json_set(object, "shape", cli_json_string(shape));
         cli_json_set(object, "against", cli_json_string(against));
-        cli_json_set(object, "baseline", timing_json(&comparison->baseline, comparison->baseline_bandwidth,
-                                                     comparison->baseline_share));
+        cli_json_set(object, "baseline", is_alone ? json_null()
+                                                  : timing_json(&comparison->baseline, comparison->baseline_bandwidth,
+                                                                comparison->baseline_share));
         cli_json_set(object, "candidate", timing_json(&comparison->candidate, comparison->candidate_bandwidth,
                                                       comparison->candidate_share));
-        cli_json_set(object, "ratio", cli_json_number(comparison->ratio));
+        cli_json_set(object, "ratio", is_alone ? json_null() : cli_json_number(comparison->ratio));
+        cli_json_set(object, "first_use_s", cli_json_number(comparison->first_use));
+        cli_json_set(object, "first_use_compiled", json_boolean(comparison->first_compiled));
         cli_json_set(object, "bytes", json_integer((json_int_t)comparison->bytes));
         cli_json_set(object, "runs", json_integer(comparison->n_runs));
         cli_json_set(object, "batch", json_integer(comparison->batch));
@@ -95,9 +101,11 @@ static int show(const zmlx_comparison *comparison, const bench_values *values, c
     }
     cli_print("%s  [%s], %.3g MB, %d runs of %d\n", values->expr, shape, 1e-6 * (double)comparison->bytes,
               comparison->n_runs, comparison->batch);
-    print_side(against, &comparison->baseline, comparison->baseline_bandwidth, comparison->baseline_share);
+    if (!is_alone) print_side(against, &comparison->baseline, comparison->baseline_bandwidth, comparison->baseline_share);
     print_side("zmlx", &comparison->candidate, comparison->candidate_bandwidth, comparison->candidate_share);
-    cli_print("  %.2fx\n", comparison->ratio);
+    if (!is_alone) cli_print("  %.2fx\n", comparison->ratio);
+    cli_print("  first use    %9.1f ms  (%s)\n", 1e3 * comparison->first_use,
+              comparison->first_compiled ? "compiled" : "from the cache");
     return CLI_DONE;
 }
 
@@ -116,6 +124,8 @@ static int choose_bandwidth(double *bandwidth, const bench_values *values) {
 static int bench(const cli_kernel *kernel, const bench_values *values, const int *shape, int n_dims,
                  const char *shape_text) {
     static const mlx_dtype dtypes[] = {MLX_FLOAT32, MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
+    static const zmlx_bench_baseline baselines[] = {ZMLX_BENCH_MLX, ZMLX_BENCH_MLX, ZMLX_BENCH_MLX_COMPILED,
+                                                    ZMLX_BENCH_NONE};
     zmlx_bench_options choice = {.n_runs = (int)values->n_runs, .batch = (int)values->batch};
     zmlx_comparison comparison;
     zmlx_error error;
@@ -124,7 +134,7 @@ static int bench(const cli_kernel *kernel, const bench_values *values, const int
     if (!status) status = cli_stream_open(&stream, values->general.device);
     if (status) return status;
     if (zmlx_bench_kernel(&comparison, kernel->kernel, shape, n_dims, dtypes[values->general.dtype], &kernel->numbers,
-                          values->against == 2 ? ZMLX_BENCH_MLX_COMPILED : ZMLX_BENCH_MLX, stream, &choice, &error))
+                          baselines[values->against], stream, &choice, &error))
         status = cli_fail_error(&error);
     else
         status = show(&comparison, values, shape_text);

@@ -34,6 +34,8 @@ typedef struct zmlx_comparison {
     double baseline_bandwidth, candidate_bandwidth; /* bytes a second at the medians */
     double baseline_share, candidate_share;         /* of options->bandwidth; 0 without */
     int n_runs, batch;
+    double first_use;     /* seconds of the candidate's first application: compilation, launch, result */
+    bool first_compiled;  /* a compiler ran for it; false: it came from the cache */
 } zmlx_comparison;
 
 /* Times two functions of the same inputs (evaluated first). A function that fails gives ZMLX_ERROR_MLX. */
@@ -41,8 +43,9 @@ ZMLX_API zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure
                                         mlx_vector_array inputs, const zmlx_bench_options *options /* may be NULL */,
                                         zmlx_error *error);
 
-/* What a kernel is compared with: the same operations in MLX, one by one or through mlx_compile. */
-typedef enum zmlx_bench_baseline { ZMLX_BENCH_MLX, ZMLX_BENCH_MLX_COMPILED } zmlx_bench_baseline;
+/* What a kernel is compared with: the same operations in MLX, one by one or through mlx_compile; or nothing, then what the
+ * comparison says of the baseline is 0. */
+typedef enum zmlx_bench_baseline { ZMLX_BENCH_MLX, ZMLX_BENCH_MLX_COMPILED, ZMLX_BENCH_NONE } zmlx_bench_baseline;
 
 /* A kernel on random inputs, all of one shape and dtype, against MLX. numbers as in zmlx_kernel_apply_with. An operation that MLX
  * has not is ZMLX_ERROR_UNSUPPORTED, naming it. */

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "bench/host_graph.h"
+#include "runtime/cache.h"
 #include "zmlx/kernel_bench.h"
 
 enum { WARMUP = 3, RUNS = 15, MAX_RUNS = 10000, MAX_BATCH = 64 };
@@ -55,34 +56,46 @@ static zmlx_timing summarize(double *seconds, int n_runs) {
                          .upper_quartile = seconds[n_runs - 1 - (n_runs - 1) / 4]};
 }
 
-static zmlx_status measure(zmlx_comparison *comparison, mlx_closure sides[2], mlx_vector_array inputs, int n_warmup,
-                           double *seconds, zmlx_error *error) {
+/* The two functions; without a baseline the first is empty. */
+typedef struct contest {
+    mlx_closure sides[2];
+    mlx_vector_array inputs;
+    int first_side;
+} contest;
+
+static zmlx_status measure(zmlx_comparison *comparison, const contest *self, int n_warmup, double *seconds,
+                           zmlx_error *error) {
     int n_runs = comparison->n_runs;
     for (int run = -n_warmup; run < n_runs; run++)
-        for (int side = 0; side < 2; side++) {
+        for (int side = self->first_side; side < 2; side++) {
             double taken;
-            ZM_TRY(time_run(&taken, sides[side], inputs, comparison->batch, error));
+            ZM_TRY(time_run(&taken, self->sides[side], self->inputs, comparison->batch, error));
             if (run >= 0) seconds[side * n_runs + run] = taken;
         }
-    comparison->baseline = summarize(seconds, n_runs);
+    if (!self->first_side) comparison->baseline = summarize(seconds, n_runs);
     comparison->candidate = summarize(seconds + n_runs, n_runs);
     return ZMLX_OK;
 }
 
 /* The first application of each side: compiles, and tells bytes and a batch. */
-static zmlx_status prepare(zmlx_comparison *comparison, mlx_closure sides[2], mlx_vector_array inputs, zmlx_error *error) {
+static zmlx_status prepare(zmlx_comparison *comparison, const contest *self, zmlx_error *error) {
     mlx_vector_array results = mlx_vector_array_new();
-    if (mlx_eval(inputs) || mlx_closure_apply(&results, sides[1], inputs) || mlx_eval(results)) {
+    int failed = mlx_eval(self->inputs);
+    uint64_t compiled = zm_cache_get_counts().compiled;
+    double begin = zm_clock_seconds();
+    if (failed || mlx_closure_apply(&results, self->sides[1], self->inputs) || mlx_eval(results)) {
         mlx_vector_array_free(results);
         return zm_mlx_fail(error, "benchmark");
     }
-    comparison->bytes = bytes_of(inputs) + bytes_of(results);
+    comparison->first_use = zm_clock_seconds() - begin;
+    comparison->first_compiled = zm_cache_get_counts().compiled > compiled;
+    comparison->bytes = bytes_of(self->inputs) + bytes_of(results);
     mlx_vector_array_free(results);
     double slower = 0;
-    for (int side = 0; side < 2; side++) {
+    for (int side = self->first_side; side < 2; side++) {
         double seconds;
-        ZM_TRY(time_run(&seconds, sides[side], inputs, 1, error));
-        ZM_TRY(time_run(&seconds, sides[side], inputs, 1, error));
+        ZM_TRY(time_run(&seconds, self->sides[side], self->inputs, 1, error));
+        ZM_TRY(time_run(&seconds, self->sides[side], self->inputs, 1, error));
         if (seconds > slower) slower = seconds;
     }
     if (comparison->batch) return ZMLX_OK;
@@ -91,11 +104,9 @@ static zmlx_status prepare(zmlx_comparison *comparison, mlx_closure sides[2], ml
     return ZMLX_OK;
 }
 
-zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure baseline, mlx_closure candidate,
-                               mlx_vector_array inputs, const zmlx_bench_options *options, zmlx_error *error) {
+static zmlx_status run_contest(zmlx_comparison *comparison, const contest *self, const zmlx_bench_options *options,
+                               zmlx_error *error) {
     static const zmlx_bench_options defaults;
-    mlx_closure sides[2] = {baseline, candidate};
-    zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
     if (!options) options = &defaults;
     if (options->n_runs < 0 || options->n_runs > MAX_RUNS || options->n_warmup < 0 || options->n_warmup > MAX_RUNS ||
@@ -103,21 +114,28 @@ zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure baseline
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "expected at most %d runs and no negative number", MAX_RUNS);
     comparison->n_runs = options->n_runs ? options->n_runs : RUNS;
     comparison->batch = options->batch;
-    ZM_TRY(prepare(comparison, sides, inputs, error));
+    ZM_TRY(prepare(comparison, self, error));
     double *seconds = calloc(2 * (size_t)comparison->n_runs, sizeof *seconds);
     if (!seconds) return zm_fail_memory(error);
     zmlx_status status =
-        measure(comparison, sides, inputs, options->n_warmup ? options->n_warmup : WARMUP, seconds, error);
+        measure(comparison, self, options->n_warmup ? options->n_warmup : WARMUP, seconds, error);
     free(seconds);
     ZM_TRY(status);
     comparison->ratio = comparison->baseline.median / comparison->candidate.median;
-    comparison->baseline_bandwidth = (double)comparison->bytes / comparison->baseline.median;
+    if (!self->first_side) comparison->baseline_bandwidth = (double)comparison->bytes / comparison->baseline.median;
     comparison->candidate_bandwidth = (double)comparison->bytes / comparison->candidate.median;
     if (options->bandwidth > 0) {
         comparison->baseline_share = comparison->baseline_bandwidth / options->bandwidth;
         comparison->candidate_share = comparison->candidate_bandwidth / options->bandwidth;
     }
     return ZMLX_OK;
+}
+
+zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure baseline, mlx_closure candidate,
+                               mlx_vector_array inputs, const zmlx_bench_options *options, zmlx_error *error) {
+    contest both = {{baseline, candidate}, inputs, 0};
+    zm_error_clear(error);
+    return run_contest(comparison, &both, options, error);
 }
 
 /* Both sides of zmlx_bench_kernel. */
@@ -224,7 +242,8 @@ zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, 
         mlx_closure candidate = mlx_closure_new_func_payload(apply_kernel, &self, NULL);
         bool compiled = baseline == ZMLX_BENCH_MLX_COMPILED;
         if (compiled && mlx_compile(&chosen, host, false)) status = zm_mlx_fail(error, "compile");
-        if (!status) status = zmlx_bench_compare(comparison, compiled ? chosen : host, candidate, arrays, options, error);
+        contest sides = {{compiled ? chosen : host, candidate}, arrays, baseline == ZMLX_BENCH_NONE};
+        if (!status) status = run_contest(comparison, &sides, options, error);
         if (status && self.failure.code) { /* what the function said, not that it failed */
             if (error) *error = self.failure;
             status = self.failure.code;

@@ -69,7 +69,7 @@ struct Task {
     void add(mx::array &array) {
         shapes.push_back(array.shape());
         views.push_back({array.size() ? array.data<void>() : nullptr, shapes.back().data(),
-                         static_cast<int>(array.ndim()), zm::to_c(array.dtype()), array.size()});
+                         static_cast<int>(array.ndim()), zm::to_c(array.dtype()), array.size(), 0});
     }
     void operator()() const {
         /* The function gets its own copy of the output views: it may not change ours. */
@@ -106,10 +106,12 @@ public:
             return;
         }
         std::vector<zm_view> views;
-        for (const Arrays *arrays : {&inputs, const_cast<const Arrays *>(&outputs)})
-            for (const mx::array &array : *arrays)
-                views.push_back({nullptr, array.shape().data(), static_cast<int>(array.ndim()),
-                                 zm::to_c(array.dtype()), array.size()});
+        auto add = [&](const mx::array &array, bool is_in_place) {
+            views.push_back({nullptr, array.shape().data(), static_cast<int>(array.ndim()), zm::to_c(array.dtype()),
+                             array.size(), is_in_place ? static_cast<size_t>(array.offset()) : 0});
+        };
+        for (const mx::array &input : inputs) add(input, input.flags().row_contiguous);
+        for (const mx::array &output : outputs) add(output, false);
         auto launch = std::make_unique<zm_gpu_launch>();
         zmlx_error error{};
         if (state_->node_class->launch_gpu(state_->data, launch.get(), views.data(), size_of(inputs),

@@ -24,7 +24,8 @@ typedef struct zm_view {
     const int *shape;
     int n_dims;
     mlx_dtype dtype;
-    size_t size; /* elements */
+    size_t size;   /* elements */
+    size_t offset; /* on a GPU: bytes from the start of its buffer, which is aligned for every access */
 } zm_view;
 
 /* A compiled kernel to launch on a GPU through MLX. grid counts threads in all, block those of a block. Pointers are
@@ -67,7 +68,7 @@ typedef struct zm_node_class {
                         const mlx_array *inputs, const int *axes, int n_inputs, mlx_stream stream,
                         zmlx_error *error);
 
-    /* How a GPU computes outputs from inputs (views without data): sets *launch. Only called on a GPU's stream, for outputs that
+    /* How a GPU computes outputs from inputs (views without data; of outputs and copies, offset is 0): sets *launch. Only called on a GPU's stream, for outputs that
      * are not empty. Inputs are row-contiguous (a strided one is copied first). */
     zmlx_status (*launch_gpu)(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
                               const zm_view *outputs, int n_outputs, zmlx_error *error);

@@ -43,7 +43,7 @@ typedef struct module_source {
     size_t size;
     const char *entry;      /* C */
     const char *compiler;   /* C */
-    int compute_capability; /* CUDA */
+    int n_parts, compute_capability; /* CUDA */
     const char *extension;
     zmlx_status (*compile)(module *, const struct module_source *, const char *work, const char *output,
                            zmlx_error *);
@@ -238,7 +238,7 @@ static zmlx_status compile_cuda(module *this, const module_source *source, const
     (void)work;
     atomic_fetch_add(&n_compiled, 1);
     zm_text_free(&this->code);
-    ZM_TRY(zm_nvrtc_run(&this->code, source->text, source->compute_capability, error));
+    ZM_TRY(zm_nvrtc_run(&this->code, source->text, source->n_parts, source->compute_capability, error));
     return zm_file_write(output, this->code.data, this->code.size, error);
 }
 
@@ -249,7 +249,20 @@ static bool use_cubin(module *this, const module_source *source, const char *pat
     return false;
 }
 
-zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const char *source, size_t size,
+const char *zm_cubin_get(size_t *cubin_size, const char *code, size_t code_size, int part) {
+    for (size_t at = 0; code_size - at >= sizeof(uint64_t);) {
+        uint64_t size;
+        memcpy(&size, code + at, sizeof size);
+        at += sizeof size;
+        if (size > code_size - at) return NULL;
+        *cubin_size = (size_t)size;
+        if (!part--) return code + at;
+        at += (size_t)size;
+    }
+    return NULL;
+}
+
+zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const char *source, size_t size, int n_parts,
                             int compute_capability, zmlx_error *error) {
     *code = NULL;
     *code_size = 0;
@@ -257,7 +270,7 @@ zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const
     zm_text key = {0}, text = {0};
     zm_text_append_string(&key, "CUDA\n");
     zmlx_status status = zm_nvrtc_describe(&key, compute_capability, error);
-    zm_text_append_string(&key, "\n");
+    zm_text_printf(&key, " %d parts\n", n_parts);
     zm_text_append(&key, source, size);
     zm_text_append(&text, source, size); /* ends in a NUL */
     if (!status && text.failed) status = zm_fail_memory(error);
@@ -266,8 +279,8 @@ zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const
         zm_text_free(&text);
         return status;
     }
-    module_source from = {.text = text.data, .size = size, .compute_capability = compute_capability,
-                          .extension = "cubin", .compile = compile_cuda, .use = use_cubin};
+    module_source from = {.text = text.data, .size = size, .n_parts = n_parts,
+                          .compute_capability = compute_capability, .extension = "cubin", .compile = compile_cuda, .use = use_cubin};
     module *made;
     bool is_new;
     status = get(&made, &is_new, &key, &from, error);

@@ -21,10 +21,12 @@ zmlx_status zm_cache_set(const char *folder, const char *compiler, zmlx_error *e
 zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const char *source, size_t size, const char *entry,
                          zmlx_error *error);
 
-/* A cubin for a CUDA source, by NVRTC (loaded at run time). compute_capability is 90 for sm_90. *code is the
- * caller's (free). */
-zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const char *source, size_t size,
+/* Cubins for a CUDA source, by NVRTC (loaded at run time): one for each part, which the source is compiled for with ZM_PART
+ * defined as its number. compute_capability is 90 for sm_90. *code is the caller's (free); zm_cubin_get takes it apart. */
+zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const char *source, size_t size, int n_parts,
                             int compute_capability, zmlx_error *error);
+/* The cubin of a part in code, borrowed; NULL where there is none. */
+const char *zm_cubin_get(size_t *cubin_size, const char *code, size_t code_size, int part);
 
 /* Runs of a compiler in this process so far, and entries taken from disk. */
 typedef struct zm_cache_counts {

@@ -45,6 +45,7 @@ zmlx_status zm_host_compiler_run(const char *compiler, const char *work, const c
 
 /* Fails with ZMLX_ERROR_UNSUPPORTED where NVRTC cannot be loaded. */
 zmlx_status zm_nvrtc_describe(zm_text *key, int compute_capability, zmlx_error *error);
-zmlx_status zm_nvrtc_run(zm_text *cubin, const char *source, int compute_capability, zmlx_error *error);
+/* Appends the cubins of parts 0 to n_parts - 1 (see zm_cubin_get), compiled at the same time. */
+zmlx_status zm_nvrtc_run(zm_text *code, const char *source, int n_parts, int compute_capability, zmlx_error *error);
 
 #endif

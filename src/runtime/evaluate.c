@@ -6,13 +6,15 @@
 
 #include "base/pages.h"
 #include "emit/gpu/gpu.h"
+#include "runtime/cache.h"
 #include "runtime/kernel.h"
 #include "runtime/workers.h"
 
 enum {
     PIECE_ELEMENTS = 1 << 15, /* a piece of work: long enough to hide the wake-up of a thread, a few microseconds */
     ROW_ALIGNMENT = 16,       /* floats of a scratch row are rounded up to this */
-    SCRATCH_ALIGNMENT = 64
+    SCRATCH_ALIGNMENT = 64,
+    VECTOR_BYTES = 16 /* the widest access of a GPU's kernel */
 };
 
 /* Work as pieces: of rows, or of columns of each row. */
@@ -118,18 +120,19 @@ static void add_number(uint32_t *words, int *n_words, const void *number, size_t
     *n_words += (int)(size / sizeof *words);
 }
 
-static zm_gpu_plan plan_launch(const zm_application *application) {
+static zm_gpu_plan plan_launch(const zm_application *application, bool is_aligned) {
     const zm_extent *extent = &application->extent;
     const zm_storage *storages = application->variant->storages;
     zm_emit_request request = {application->kernel->forward, storages, storages + application->kernel->forward->n_inputs,
                                application->kernel->symbol};
-    return zm_gpu_plan_launch(&request, extent->rows > 1 ? extent->rows : 1, extent->columns > 1 ? extent->columns : 1);
+    return zm_gpu_plan_launch(&request, extent->rows > 1 ? extent->rows : 1, extent->columns > 1 ? extent->columns : 1,
+                              is_aligned);
 }
 
 int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_application *application) {
     const zm_ir *ir = application->kernel->forward;
     const zm_extent *extent = &application->extent;
-    int32_t threads_per_row = plan_launch(application).threads_per_row;
+    int32_t threads_per_row = plan_launch(application, true).threads_per_row;
     int n_words = 0;
     add_number(words, &n_words, &extent->rows, sizeof extent->rows); /* little-endian: low word first */
     add_number(words, &n_words, &extent->columns, sizeof extent->columns);
@@ -146,13 +149,18 @@ int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_applicatio
 
 zmlx_status zm_application_launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
                                   const zm_view *outputs, int n_outputs, zmlx_error *error) {
-    (void)inputs, (void)n_inputs, (void)outputs, (void)n_outputs, (void)error;
+    (void)outputs, (void)n_outputs;
     const zm_application *application = state;
     const zm_variant *variant = application->variant;
-    zm_gpu_plan plan = plan_launch(application);
+    bool is_aligned = true;
+    for (int i = 0; i < n_inputs; i++) is_aligned = is_aligned && inputs[i].offset % VECTOR_BYTES == 0;
+    zm_gpu_plan plan = plan_launch(application, is_aligned);
     launch->name = application->kernel->symbol;
     launch->code = variant->code;
     launch->code_size = variant->code_size;
+    if (variant->gpu == ZM_GPU_CUDA)
+        launch->code = zm_cubin_get(&launch->code_size, variant->code, variant->code_size, plan.part);
+    if (!launch->code) return zm_fail(error, ZMLX_ERROR_FORMAT, application->kernel->label, "a part of its code is missing");
     launch->header = variant->header;
     launch->input_names = variant->input_names;
     launch->output_names = variant->output_names;

@@ -21,7 +21,7 @@ typedef struct zm_variant {
     zm_storage storages[ZM_IR_MAX_INPUTS + ZM_IR_MAX_OUTPUTS]; /* inputs, then outputs */
     zm_c_kernel *function; /* CPU */
     int scratch_rows;
-    char *code, *header; /* GPU, owned: see zm_gpu_launch */
+    char *code, *header; /* GPU, owned: Metal's see zm_gpu_launch; CUDA: cubins, see zm_cubin_get */
     size_t code_size;
     const char *input_names[ZM_IR_MAX_INPUTS + 1], *output_names[ZM_IR_MAX_OUTPUTS]; /* Metal, static */
 } zm_variant;

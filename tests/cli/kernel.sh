@@ -232,13 +232,13 @@ expect_bad 'more than 16' emit --grad --expr "$(seq -f 'x%.0f' -s + 0 16)"
 # Comparisons: their form.
 quick=(--runs 2 --batch 1 --bandwidth 10)
 expect_status 0 bench ops --expr 'x * y + p' --set p=2 --shape 4,5 "${quick[@]}"
-[ "$(wc -l <out)" = 4 ] && [ ! -s err ] || fail "bench prints $(cat out err)"
+[ "$(wc -l <out)" = 5 ] && [ ! -s err ] || fail "bench prints $(cat out err)"
 grep -qx 'x \* y + p  \[4,5\], 0.00024 MB, 2 runs of 1' out || fail "bench begins $(head -1 out)"
 grep -Eq '^  mlx +[0-9.]+ us  \([0-9.]+-[0-9.]+\) +[0-9.]+ GB/s +[0-9]+ %$' out || fail "no line of MLX: $(cat out)"
 grep -Eq '^  zmlx +[0-9.]+ us ' out && grep -Eq '^  [0-9.]+x$' out || fail "no line of the kernel: $(cat out)"
 expect_status 0 bench ops --expr 'gelu(x) * row_mean(x) + row_argmax(x) + column()' --shape 3,7 --dtype float16 \
     --against mlx-compile "${quick[@]}" --json
-expect_json 'assert list(d) == ["expr", "shape", "against", "baseline", "candidate", "ratio", "bytes", "runs", "batch"]' \
+expect_json 'assert list(d) == ["expr", "shape", "against", "baseline", "candidate", "ratio", "first_use_s", "first_use_compiled", "bytes", "runs", "batch"]' \
     'assert d["shape"] == "3,7" and d["against"] == "mlx-compile" and d["bytes"] == 84 and d["runs"] == 2 and d["batch"] == 1' \
     'side = ["median_s", "min_s", "lower_quartile_s", "upper_quartile_s", "max_s", "bytes_per_s", "share"]' \
     'assert list(d["baseline"]) == list(d["candidate"]) == side' \
@@ -246,6 +246,8 @@ expect_json 'assert list(d) == ["expr", "shape", "against", "baseline", "candida
     'assert all(s["min_s"] <= s["lower_quartile_s"] <= s["median_s"] <= s["upper_quartile_s"] <= s["max_s"] for s in (d["baseline"], d["candidate"]))' \
     'assert abs(d["ratio"] - d["baseline"]["median_s"] / d["candidate"]["median_s"]) < 1e-6 * d["ratio"]'
 expect_bad 'MLX has no operation for cbrt' bench ops --expr 'cbrt(x)' --shape 4 "${quick[@]}"
+expect_status 0 bench ops --expr 'cbrt(x)' --shape 4 --against none "${quick[@]}"
+grep -Eqx '  first use +[0-9.]+ ms  \((compiled|from the cache)\)' out && ! grep -q '^  mlx' out || fail "alone: $(cat out)"
 expect_bad 'there are none, so the result has no shape' bench ops --expr 3 --shape 4 "${quick[@]}"
 for shape in '' 0 4, -1 4x 1,1,1,1,1,1,1,1 9999999999; do
     expect_bad "--shape: expected 1 to 7 lengths separated by commas, got \"$shape\"" bench ops --expr x --shape "$shape"

@@ -4,7 +4,7 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_lo
 #pragma unroll 1
     for (zm_long first = begin + self.block * (512 * V); first < end; first += self.blocks * (512 * V)) {
         zm_place places[2];
-        float x0[2][V];
+        zm_packed<zm_float32, V> x0[2];
 #pragma unroll
         for (int u = 0; u < 2; ++u) {
             places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
@@ -16,9 +16,11 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_lo
             const zm_place at = places[u];
             if (!at.exists) continue;
             float y0[V];
+            float e0[V];
+            zm_unpack<zm_float32, V>(e0, x0[u]);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[u][j];
+                const float v0 = e0[j];
                 const float v1 = zm_exp(v0);
                 y0[j] = v1;
             }
@@ -36,7 +38,7 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_l
     zm_part<1>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, split, elements);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1) exp(
+extern "C" __global__ void __launch_bounds__(256, 6) exp(
     const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     uint *shared = 0;

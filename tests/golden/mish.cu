@@ -2,23 +2,25 @@ template <int V, class I0>
 ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
 #pragma unroll 1
-    for (zm_long first = begin + self.block * (256 * V); first < end; first += self.blocks * (256 * V)) {
-        zm_place places[1];
-        float x0[1][V];
+    for (zm_long first = begin + self.block * (512 * V); first < end; first += self.blocks * (512 * V)) {
+        zm_place places[2];
+        zm_packed<zm_bfloat16, V> x0[2];
 #pragma unroll
-        for (int u = 0; u < 1; ++u) {
+        for (int u = 0; u < 2; ++u) {
             places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
             zm_load<zm_bfloat16, V>(x0[u], zm_in0 + places[u].row * zm_row_stride(layout0, columns), places[u],
                 layout0);
         }
 #pragma unroll
-        for (int u = 0; u < 1; ++u) {
+        for (int u = 0; u < 2; ++u) {
             const zm_place at = places[u];
             if (!at.exists) continue;
             float y0[V];
+            float e0[V];
+            zm_unpack<zm_bfloat16, V>(e0, x0[u]);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[u][j];
+                const float v0 = e0[j];
                 const float v1 = zm_exp(v0);
                 const float v2 = zm_log1p(v1);
                 const float v3 = zm_tanh(v2);
@@ -39,7 +41,7 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm
     zm_part<1>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, split, elements);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1) mish(
+extern "C" __global__ void __launch_bounds__(256, 6) mish(
     const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     uint *shared = 0;

@@ -1,16 +1,15 @@
-template <int V, class I0>
-ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+template <class I0>
+ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
+    constexpr int V = 4;
     const zm_group group = zm_group_of(self, threads_per_row);
-    const zm_long chunks = (((columns - 1) / V) >> group.shift) + 1;
 #pragma unroll 1
     for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
         const bool active = base + group.number < rows;
         const zm_long row = active ? base + group.number : rows - 1;
         const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
-        if (V > 1 && columns <= zm_long(threads_per_row) * 16) {
         zm_sum r1 = zm_no_sum();
-        float x0[4][V];
+        zm_packed<zm_float32, V> x0[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
@@ -21,10 +20,12 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_lo
             const int k = i;
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             if (at.exists) {
+            float e0[V];
+            zm_unpack<zm_float32, V>(e0, x0[k]);
             float t1 = 0.0f;
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[k][j];
+                const float v0 = e0[j];
                 t1 = t1 + v0;
             }
             zm_add(r1, t1);
@@ -34,19 +35,33 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_lo
         if (group.warps > 1u) zm_barrier();
         const float v1 = zm_reduce_row<zm_sum_step>(w1, group, shared + 0);
         if (active && group.index == 0u) zm_store_one<zm_float32>(zm_out0, row, v1);
-        } else {
+        if (base + self.blocks * group.rows < rows) zm_barrier();
+    }
+}
+template <int V, class I0>
+ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+    uint layout0, zm_thread self, ZM_SHARED uint *shared) {
+    const zm_group group = zm_group_of(self, threads_per_row);
+    const zm_long chunks = (((columns - 1) / V) >> group.shift) + 1;
+#pragma unroll 1
+    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
+        const bool active = base + group.number < rows;
+        const zm_long row = active ? base + group.number : rows - 1;
+        const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
         zm_sum r1 = zm_no_sum();
 #pragma unroll 1
         for (zm_long i = 0; i < chunks; ++i) {
             const zm_long k = i;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            float x0[V];
+            zm_packed<zm_float32, V> x0;
             zm_load<zm_float32, V>(x0, row_in0, at, layout0);
+            float e0[V];
+            zm_unpack<zm_float32, V>(e0, x0);
             float t1 = 0.0f;
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[j];
+                const float v0 = e0[j];
                 t1 = t1 + v0;
             }
             zm_add(r1, t1);
@@ -56,20 +71,14 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_lo
         if (group.warps > 1u) zm_barrier();
         const float v1 = zm_reduce_row<zm_sum_step>(w1, group, shared + 0);
         if (active && group.index == 0u) zm_store_one<zm_float32>(zm_out0, row, v1);
-        }
         if (base + self.blocks * group.rows < rows) zm_barrier();
     }
 }
-template <class I0>
-ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
-    uint layout0, zm_thread self, ZM_SHARED uint *shared) {
-    const bool whole = columns % 4 == 0, wide = zm_is_aligned(zm_in0) && zm_is_aligned(zm_out0);
-    if (whole && wide)
-        zm_part<4>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
-    else
-        zm_part<1>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
-}
 
+#ifndef ZM_PART
+#define ZM_PART 0
+#endif
+#if ZM_PART == 0
 extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
     const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
@@ -79,6 +88,35 @@ extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
     self.blocks = zm_long(gridDim.y) * gridDim.x;
     self.index = threadIdx.x;
     self.threads = blockDim.x;
-    zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+    zm_resident(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, self, shared);
 }
+#endif
+#if ZM_PART == 1
+extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
+    const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    __shared__ uint shared[32];
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    zm_streamed<4>(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#endif
+#if ZM_PART == 2
+extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
+    const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    __shared__ uint shared[32];
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    zm_streamed<1>(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#endif

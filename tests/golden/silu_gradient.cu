@@ -3,12 +3,12 @@ ZM_FUNCTION void zm_part(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lon
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
     const float v6 = 1.0f;
 #pragma unroll 1
-    for (zm_long first = begin + self.block * (256 * V); first < end; first += self.blocks * (256 * V)) {
-        zm_place places[1];
-        float x0[1][V];
-        float x1[1][V];
+    for (zm_long first = begin + self.block * (512 * V); first < end; first += self.blocks * (512 * V)) {
+        zm_place places[2];
+        zm_packed<zm_float16, V> x0[2];
+        zm_packed<zm_float16, V> x1[2];
 #pragma unroll
-        for (int u = 0; u < 1; ++u) {
+        for (int u = 0; u < 2; ++u) {
             places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
             zm_load<zm_float16, V>(x0[u], zm_in0 + places[u].row * zm_row_stride(layout0, columns), places[u],
                 layout0);
@@ -16,14 +16,18 @@ ZM_FUNCTION void zm_part(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lon
                 layout1);
         }
 #pragma unroll
-        for (int u = 0; u < 1; ++u) {
+        for (int u = 0; u < 2; ++u) {
             const zm_place at = places[u];
             if (!at.exists) continue;
             float y0[V];
+            float e0[V];
+            zm_unpack<zm_float16, V>(e0, x0[u]);
+            float e1[V];
+            zm_unpack<zm_float16, V>(e1, x1[u]);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[u][j];
-                const float v1 = x1[u][j];
+                const float v0 = e0[j];
+                const float v1 = e1[j];
                 const float v2 = zm_sigmoid(v0);
                 const float v3 = (-v0);
                 const float v4 = zm_sigmoid(v3);
@@ -47,7 +51,7 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lo
     zm_part<1>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, split, elements);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1) silu_gradient(
+extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
     const ushort *zm_in0, const ushort *zm_in1, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0, uint layout1) {
     uint *shared = 0;

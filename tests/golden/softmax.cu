@@ -1,17 +1,16 @@
-template <int V, class I0>
-ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+template <class I0>
+ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
+    constexpr int V = 8;
     const zm_group group = zm_group_of(self, threads_per_row);
-    const zm_long chunks = (((columns - 1) / V) >> group.shift) + 1;
 #pragma unroll 1
     for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
         const bool active = base + group.number < rows;
         const zm_long row = active ? base + group.number : rows - 1;
         const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
         ZM_DEVICE ushort *row_out0 = zm_out0 + row * columns;
-        if (V > 1 && columns <= zm_long(threads_per_row) * 16) {
         float r1 = -ZM_INFINITY;
-        float x0[2][V];
+        zm_packed<zm_float16, V> x0[2];
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
@@ -22,9 +21,11 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
             const int k = i;
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             if (at.exists) {
+            float e0[V];
+            zm_unpack<zm_float16, V>(e0, x0[k]);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[k][j];
+                const float v0 = e0[j];
                 r1 = zm_max(r1, v0);
             }
             }
@@ -38,10 +39,12 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
             const int k = i;
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             if (at.exists) {
+            float e0[V];
+            zm_unpack<zm_float16, V>(e0, x0[k]);
             float t4 = 0.0f;
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[k][j];
+                const float v0 = e0[j];
                 const float v2 = (v0 - v1);
                 const float v3 = zm_exp(v2);
                 t4 = t4 + v3;
@@ -57,10 +60,12 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
             const int k = i;
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             if (at.exists) {
+            float e0[V];
+            zm_unpack<zm_float16, V>(e0, x0[k]);
             float y0[V];
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[k][j];
+                const float v0 = e0[j];
                 const float v2 = (v0 - v1);
                 const float v3 = zm_exp(v2);
                 const float v5 = zm_quotient(v3, v4);
@@ -69,18 +74,33 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
             zm_store<zm_float16, V>(row_out0, y0, at);
             }
         }
-        } else {
+        if (base + self.blocks * group.rows < rows) zm_barrier();
+    }
+}
+template <int V, class I0>
+ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+    uint layout0, zm_thread self, ZM_SHARED uint *shared) {
+    const zm_group group = zm_group_of(self, threads_per_row);
+    const zm_long chunks = (((columns - 1) / V) >> group.shift) + 1;
+#pragma unroll 1
+    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
+        const bool active = base + group.number < rows;
+        const zm_long row = active ? base + group.number : rows - 1;
+        const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
+        ZM_DEVICE ushort *row_out0 = zm_out0 + row * columns;
         float r1 = -ZM_INFINITY;
 #pragma unroll 1
         for (zm_long i = 0; i < chunks; ++i) {
             const zm_long k = i;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            float x0[V];
+            zm_packed<zm_float16, V> x0;
             zm_load<zm_float16, V>(x0, row_in0, at, layout0);
+            float e0[V];
+            zm_unpack<zm_float16, V>(e0, x0);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[j];
+                const float v0 = e0[j];
                 r1 = zm_max(r1, v0);
             }
             }
@@ -94,12 +114,14 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
             const zm_long k = i;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            float x0[V];
+            zm_packed<zm_float16, V> x0;
             zm_load<zm_float16, V>(x0, row_in0, at, layout0);
+            float e0[V];
+            zm_unpack<zm_float16, V>(e0, x0);
             float t4 = 0.0f;
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[j];
+                const float v0 = e0[j];
                 const float v2 = (v0 - v1);
                 const float v3 = zm_exp(v2);
                 t4 = t4 + v3;
@@ -115,12 +137,14 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
             const zm_long k = i;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            float x0[V];
+            zm_packed<zm_float16, V> x0;
             zm_load<zm_float16, V>(x0, row_in0, at, layout0);
+            float e0[V];
+            zm_unpack<zm_float16, V>(e0, x0);
             float y0[V];
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const float v0 = x0[j];
+                const float v0 = e0[j];
                 const float v2 = (v0 - v1);
                 const float v3 = zm_exp(v2);
                 const float v5 = zm_quotient(v3, v4);
@@ -129,20 +153,14 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
             zm_store<zm_float16, V>(row_out0, y0, at);
             }
         }
-        }
         if (base + self.blocks * group.rows < rows) zm_barrier();
     }
 }
-template <class I0>
-ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
-    uint layout0, zm_thread self, ZM_SHARED uint *shared) {
-    const bool whole = columns % 8 == 0, wide = zm_is_aligned(zm_in0) && zm_is_aligned(zm_out0);
-    if (whole && wide)
-        zm_part<8>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
-    else
-        zm_part<1>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
-}
 
+#ifndef ZM_PART
+#define ZM_PART 0
+#endif
+#if ZM_PART == 0
 extern "C" __global__ void __launch_bounds__(512, 3) softmax(
     const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
@@ -152,6 +170,35 @@ extern "C" __global__ void __launch_bounds__(512, 3) softmax(
     self.blocks = zm_long(gridDim.y) * gridDim.x;
     self.index = threadIdx.x;
     self.threads = blockDim.x;
-    zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+    zm_resident(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, self, shared);
 }
+#endif
+#if ZM_PART == 1
+extern "C" __global__ void __launch_bounds__(512, 3) softmax(
+    const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    __shared__ uint shared[48];
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    zm_streamed<8>(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#endif
+#if ZM_PART == 2
+extern "C" __global__ void __launch_bounds__(512, 3) softmax(
+    const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    __shared__ uint shared[48];
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    zm_streamed<1>(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#endif

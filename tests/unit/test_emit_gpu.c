@@ -102,13 +102,17 @@ static void test_metal_parts(void **state) {
     assert_string_equal(zm_gpu_output_name(ZM_IR_MAX_OUTPUTS - 1), "zm_out15");
 }
 
-static zm_gpu_plan plan(const golden_case *self, int64_t rows, int64_t columns) {
+static zm_gpu_plan plan_from(const golden_case *self, int64_t rows, int64_t columns, bool is_aligned) {
     zm_ir *ir = parse_kernel(self->text);
     zm_storage storages[] = {self->storage, self->storage};
     zm_emit_request request = {ir, storages, storages, self->name};
-    zm_gpu_plan made = zm_gpu_plan_launch(&request, rows, columns);
+    zm_gpu_plan made = zm_gpu_plan_launch(&request, rows, columns, is_aligned);
     zm_ir_free(ir);
     return made;
+}
+
+static zm_gpu_plan plan(const golden_case *self, int64_t rows, int64_t columns) {
+    return plan_from(self, rows, columns, true);
 }
 
 static void test_plans(void **state) {
@@ -133,6 +137,11 @@ static void test_plans(void **state) {
     assert_int_equal(plan(row, 17, 32).blocks, 3);
     assert_int_equal(plan(row, 4096, 1 << 20).threads_per_row, 512);
     assert_int_equal(plan(row, 4096, 1 << 20).blocks, 4096);
+    assert_int_equal(plan(map, 7, 33).part, 0);
+    assert_int_equal(plan(row, 7, 8192).part, ZM_GPU_SHORT_ROWS);
+    assert_int_equal(plan(row, 7, 8200).part, ZM_GPU_LONG_ROWS);
+    assert_int_equal(plan(row, 7, 8201).part, ZM_GPU_ODD_ROWS);
+    assert_int_equal(plan_from(row, 7, 64, false).part, ZM_GPU_ODD_ROWS);
 }
 
 static void test_refusals(void **state) {

@@ -475,7 +475,8 @@ static void used_entries_stay_young(void **state) {
     assert_true(info.st_mtime > time(NULL) - 1000);
 }
 
-static const char cuda_source[] = "extern \"C\" __global__ void twice(const float *x, float *y, long n) {\n"
+static const char cuda_source[] = "#if ZM_PART > 1\n#error no such part\n#endif\n"
+                                  "extern \"C\" __global__ void twice(const float *x, float *y, long n) {\n"
                                   "  long i = blockIdx.x * (long)blockDim.x + threadIdx.x;\n"
                                   "  if (i < n) y[i] = 2 * x[i];\n}\n";
 
@@ -485,20 +486,28 @@ static void nvrtc_compiles(void **state) {
     size_t size, size_again;
     int compiled;
     zmlx_error error;
-    zmlx_status status = zm_compile_cuda(&code, &size, &compiled, cuda_source, sizeof cuda_source - 1, 90, &error);
+    zmlx_status status = zm_compile_cuda(&code, &size, &compiled, cuda_source, sizeof cuda_source - 1, 2, 90, &error);
     if (status == ZMLX_ERROR_UNSUPPORTED) {
         print_message("skipped: %s\n", error.message);
         skip();
     }
     assert_int_equal(status, ZMLX_OK);
-    assert_true(compiled && size > 100 && !memcmp(code, "\177ELF", 4));
-    assert_int_equal(zm_compile_cuda(&again, &size_again, &compiled, cuda_source, sizeof cuda_source - 1, 90, NULL),
+    assert_true(compiled);
+    for (int part = 0; part < 2; part++) {
+        size_t cubin_size;
+        const char *cubin = zm_cubin_get(&cubin_size, code, size, part);
+        assert_true(cubin && cubin_size > 100 && !memcmp(cubin, "\177ELF", 4));
+    }
+    size_t ignored;
+    assert_null(zm_cubin_get(&ignored, code, size, 2));
+    assert_null(zm_cubin_get(&ignored, code, size - 1, 1));
+    assert_int_equal(zm_compile_cuda(&again, &size_again, &compiled, cuda_source, sizeof cuda_source - 1, 2, 90, NULL),
                      ZMLX_OK);
     assert_true(!compiled && size_again == size && !memcmp(code, again, size));
     free(again);
     free(code);
     static const char bad[] = "__device__ int f() { return missing; }";
-    assert_int_equal(zm_compile_cuda(&code, &size, &compiled, bad, sizeof bad - 1, 90, &error), ZMLX_ERROR_FORMAT);
+    assert_int_equal(zm_compile_cuda(&code, &size, &compiled, bad, sizeof bad - 1, 2, 90, &error), ZMLX_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "missing"));
     assert_null(code);
     assert_int_equal(count_names(folder, true), 1); /* <hash>.cubin */

@@ -121,26 +121,44 @@ struct zm_uint8 {
     }
 };
 
-/* V elements from an address that is a multiple of 16, or of 8 where they have 8 bytes. */
+/* V elements as they are in memory: half the registers of half types. */
+template <class S, int V>
+struct zm_packed {
+    uint words[V / S::per_word];
+};
+template <class S>
+struct zm_packed<S, 1> {
+    typename S::word words[1];
+};
+
+/* From an address that is a multiple of 16, or of 8 where they have 8 bytes. */
 template <class S, int V, class P>
-ZM_FUNCTION void zm_load_wide(typename S::value *v, P p) {
+ZM_FUNCTION void zm_load_wide(zm_packed<S, V> &x, P p) {
     constexpr int words = V / S::per_word;
-    uint w[words];
     if (words % 4 == 0) {
 #pragma unroll
         for (int i = 0; i + 3 < words; i += 4) {
             const uint4 four = reinterpret_cast<const uint4 *>(p)[i / 4];
-            w[i] = four.x, w[i + 1] = four.y, w[i + 2] = four.z, w[i + 3] = four.w;
+            x.words[i] = four.x, x.words[i + 1] = four.y, x.words[i + 2] = four.z, x.words[i + 3] = four.w;
         }
     } else {
 #pragma unroll
         for (int i = 0; i + 1 < words; i += 2) {
             const uint2 two = reinterpret_cast<const uint2 *>(p)[i / 2];
-            w[i] = two.x, w[i + 1] = two.y;
+            x.words[i] = two.x, x.words[i + 1] = two.y;
         }
     }
+}
+template <class S, int V>
+ZM_FUNCTION void zm_repeat_wide(zm_packed<S, V> &x, typename S::word word) {
+    const uint all = uint(word) * (S::per_word == 1 ? 1u : S::per_word == 2 ? 0x10001u : 0x1010101u);
 #pragma unroll
-    for (int i = 0; i < words; ++i) S::unpack(v + i * S::per_word, w[i]);
+    for (int i = 0; i < V / S::per_word; ++i) x.words[i] = all;
+}
+template <class S, int V>
+ZM_FUNCTION void zm_unpack_wide(typename S::value *v, const zm_packed<S, V> &x) {
+#pragma unroll
+    for (int i = 0; i < V / S::per_word; ++i) S::unpack(v + i * S::per_word, x.words[i]);
 }
 
 template <class S, int V, class P>

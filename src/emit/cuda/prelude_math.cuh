@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Operations of form CALL. Functions of CUDA's library are built into the compiler. */
+/* Long ones are compiled once, not for every element of a thread. */
+#define ZM_OUTLINE static __device__ __noinline__
 ZM_FUNCTION float zm_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 ZM_FUNCTION float zm_abs(float a) { return fabsf(a); }
 ZM_FUNCTION float zm_copysign(float a, float b) { return copysignf(a, b); }
@@ -21,7 +23,7 @@ ZM_FUNCTION float zm_min(float a, float b) {
     return a != a ? a : b != b ? b : fminf(a, b);
 #endif
 }
-ZM_FUNCTION float zm_fmod(float a, float b) { return fmodf(a, b); }
+ZM_OUTLINE float zm_fmod(float a, float b) { return fmodf(a, b); }
 ZM_FUNCTION float zm_floor(float a) { return floorf(a); }
 ZM_FUNCTION float zm_ceil(float a) { return ceilf(a); }
 ZM_FUNCTION float zm_trunc(float a) { return truncf(a); }
@@ -30,7 +32,7 @@ ZM_FUNCTION float zm_rint(float a) { return rintf(a); }
 ZM_FUNCTION float zm_sqrt(float a) { return __fsqrt_rn(a); }
 ZM_FUNCTION float zm_rsqrt(float a) { return rsqrtf(a); }
 ZM_FUNCTION float zm_cbrt(float a) { return cbrtf(a); }
-ZM_FUNCTION float zm_pow(float a, float b) { return powf(a, b); }
+ZM_OUTLINE float zm_pow(float a, float b) { return powf(a, b); }
 #ifdef ZM_NARROW
 /* Through the unit that has 2^x: an error of 1.5 |a| + 3 units in the last place of float32, far below a half type's. */
 ZM_FUNCTION float zm_exp(float a) {
@@ -55,27 +57,29 @@ ZM_FUNCTION float zm_log(float a) { return logf(a); }
 ZM_FUNCTION float zm_log2(float a) { return log2f(a); }
 ZM_FUNCTION float zm_log10(float a) { return log10f(a); }
 ZM_FUNCTION float zm_log1p(float a) { return log1pf(a); }
-ZM_FUNCTION float zm_sin(float a) { return sinf(a); }
-ZM_FUNCTION float zm_cos(float a) { return cosf(a); }
-ZM_FUNCTION float zm_tan(float a) { return tanf(a); }
+ZM_OUTLINE float zm_sin(float a) { return sinf(a); }
+ZM_OUTLINE float zm_cos(float a) { return cosf(a); }
+ZM_OUTLINE float zm_tan(float a) { return tanf(a); }
 ZM_FUNCTION float zm_asin(float a) { return asinf(a); }
 ZM_FUNCTION float zm_acos(float a) { return acosf(a); }
 ZM_FUNCTION float zm_atan(float a) { return atanf(a); }
-ZM_FUNCTION float zm_atan2(float a, float b) { return atan2f(a, b); }
+ZM_OUTLINE float zm_atan2(float a, float b) { return atan2f(a, b); }
 ZM_FUNCTION float zm_sinh(float a) { return sinhf(a); }
 ZM_FUNCTION float zm_cosh(float a) { return coshf(a); }
 ZM_FUNCTION float zm_tanh(float a) { return tanhf(a); }
-ZM_FUNCTION float zm_asinh(float a) { return asinhf(a); }
-ZM_FUNCTION float zm_acosh(float a) { return acoshf(a); }
-ZM_FUNCTION float zm_atanh(float a) { return atanhf(a); }
+ZM_OUTLINE float zm_asinh(float a) { return asinhf(a); }
+ZM_OUTLINE float zm_acosh(float a) { return acoshf(a); }
+ZM_OUTLINE float zm_atanh(float a) { return atanhf(a); }
 ZM_FUNCTION float zm_erf(float a) { return erff(a); }
 ZM_FUNCTION float zm_erfc(float a) { return erfcf(a); }
-/* e = exp(-|a|): 1 / (1 + e), by one Newton step as 1 + e lies in [1, 2], and e times that. */
+/* e = exp(-|a|): 1 / (1 + e), by one Newton step as 1 + e lies in [1, 2], and e times that. Half types need no step. */
 ZM_FUNCTION float zm_sigmoid(float a) {
     const float e = zm_exp(-fabsf(a)), d = 1.0f + e;
     float r;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+#ifndef ZM_NARROW
     r = __fmaf_rn(r, __fmaf_rn(-d, r, 1.0f), r);
+#endif
     return a < 0.0f ? e * r : r;
 }
 ZM_FUNCTION bool zm_isnan(float a) { return a != a; }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* CUDA C++ for NVRTC: --gpu-architecture=sm_XX --fmad=false, as only the operation fma is contracted. */
+#include <stdio.h>
+
 #include "emit/gpu/frame.h"
 #include "emit/target.h"
 
@@ -17,9 +19,9 @@ static void print_arguments(zm_text *text, const zm_gpu_frame *frame) {
         zm_text_printf(text, ir->parameters[i].is_seed ? ", uint low%d, uint high%d" : ", float p%d", i, i);
 }
 
-static void print_call(zm_text *text, const zm_gpu_frame *frame) {
+static void print_call(zm_text *text, const zm_gpu_frame *frame, const char *function) {
     const zm_ir *ir = frame->ir;
-    zm_text_append_string(text, "    zm_frame(");
+    zm_text_printf(text, "    %s(", function);
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "%s, ", zm_gpu_input_name(i));
     for (int i = 0; i < ir->n_outputs; i++) zm_text_printf(text, "%s, ", zm_gpu_output_name(i));
     zm_text_append_string(text, "zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,\n        ");
@@ -29,12 +31,17 @@ static void print_call(zm_text *text, const zm_gpu_frame *frame) {
     zm_text_append_string(text, "self, shared);\n");
 }
 
-static void print_kernel(zm_text *text, const zm_gpu_frame *frame) {
+/* Blocks of a multiprocessor, so that enough loads are on their way: as many as the registers for what a thread keeps
+ * allow, and 24 others. */
+static int count_blocks(const zm_gpu_frame *frame) {
+    if (!frame->has_rows) return 6;
+    return frame->resident_words < 16 ? 3 : frame->resident_words <= 32 ? 2 : 1;
+}
+
+static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *function) {
     const zm_ir *ir = frame->ir;
-    /* Enough rows on their way at once: registers for two or three of the largest blocks on a multiprocessor. */
-    int n_blocks = !frame->has_rows ? 1 : zm_gpu_is_narrow(frame->request) ? 3 : 2;
-    zm_text_printf(text, "\nextern \"C\" __global__ void __launch_bounds__(%d, %d) %s(\n    ", zm_gpu_frame_threads(frame),
-                   n_blocks, frame->request->entry);
+    zm_text_printf(text, "extern \"C\" __global__ void __launch_bounds__(%d, %d) %s(\n    ", zm_gpu_frame_threads(frame),
+                   count_blocks(frame), frame->request->entry);
     print_arguments(text, frame);
     zm_text_append_string(text, ") {\n");
     if (zm_gpu_frame_shared_words(frame))
@@ -50,8 +57,32 @@ static void print_kernel(zm_text *text, const zm_gpu_frame *frame) {
     for (int i = 0; i < ir->n_parameters; i++)
         if (ir->parameters[i].is_seed)
             zm_text_printf(text, "    zm_seed seed%d;\n    seed%d.low = low%d, seed%d.high = high%d;\n", i, i, i, i, i);
-    print_call(text, frame);
+    print_call(text, frame, function);
     zm_text_append_string(text, "}\n");
+}
+
+/* A kernel with rows has parts, each a program of its own with the kernel's name: together they would take three times as long to
+ * compile, and the registers of the largest. */
+static void print_kernels(zm_text *text, zm_gpu_frame *frame) {
+    char streamed[32];
+    snprintf(streamed, sizeof streamed, "zm_streamed<%d>", frame->vector);
+    if (!frame->has_rows) {
+        zm_gpu_print_choice(frame);
+        zm_text_append_string(text, "\n");
+        print_kernel(text, frame, "zm_frame");
+        return;
+    }
+    const char *const functions[ZM_GPU_ROW_PARTS] = {
+        [ZM_GPU_SHORT_ROWS] = frame->resident_words ? "zm_resident" : streamed,
+        [ZM_GPU_LONG_ROWS] = streamed,
+        [ZM_GPU_ODD_ROWS] = "zm_streamed<1>",
+    };
+    zm_text_append_string(text, "\n#ifndef ZM_PART\n#define ZM_PART 0\n#endif\n");
+    for (int part = 0; part < ZM_GPU_ROW_PARTS; part++) {
+        zm_text_printf(text, "#if ZM_PART == %d\n", part);
+        print_kernel(text, frame, functions[part]);
+        zm_text_append_string(text, "#endif\n");
+    }
 }
 
 static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_error *error) {
@@ -61,7 +92,7 @@ static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_er
     zm_text_append_string(source, zm_prelude_cuda);
     zm_text_append_string(source, zm_prelude_gpu);
     zmlx_status status = zm_gpu_frame_print(&frame, source);
-    if (!status) print_kernel(source, &frame);
+    if (!status) print_kernels(source, &frame);
     zm_gpu_frame_end(&frame);
     return !status && source->failed ? zm_fail_memory(error) : status;
 }

@@ -6,6 +6,7 @@
 #include "emit/gpu/row.h"
 
 static bool is_load(const zm_value *value) { return value->op == ZM_OP_LOAD; }
+static bool is_vector_load(const zm_value *value) { return is_load(value) && value->level == ZM_LEVEL_ELEMENT; }
 
 /* First segment in which the value can be read. */
 static int use_segment(const zm_gpu_body *body, zm_id id) {
@@ -74,6 +75,12 @@ static bool is_computed(const zm_gpu_body *body, zm_id id) {
 static void print_arrays(zm_gpu_body *body) {
     const zm_ir *ir = body->schedule->ir;
     zm_text *text = body->frame->text;
+    const char *chunk = body->is_resident ? "[k]" : "";
+    for (zm_id id = 0; id < ir->n_values; id++)
+        if (body->is_listed[id] && is_vector_load(&ir->values[id]))
+            zm_text_printf(text, "            %s e%d[V];\n            zm_unpack<zm_%s, V>(e%d, x%d%s);\n",
+                           zm_gpu_type(ir->values[id].type), (int)id,
+                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, (int)id, chunk);
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!is_computed(body, id)) continue;
         bool is_scan = zm_gpu_is_scan(&ir->values[id]);
@@ -94,7 +101,7 @@ static zmlx_status print_element(zm_gpu_body *body, zm_id id, int segment) {
     static const char indent[] = "                ";
     const zm_value *value = &body->schedule->ir->values[id];
     zm_text *text = body->frame->text;
-    const char *chunk = body->is_resident ? "[k]" : "", *type = zm_gpu_type(value->type);
+    const char *type = zm_gpu_type(value->type);
     bool is_new = is_computed(body, id) && body->segment[id] == segment;
     if (is_new && zm_gpu_is_scan(value)) {
         zm_text_printf(text, "%ss%d[j] = at.exists ? v%d : 0.0f;\n", indent, (int)id, (int)value->operands[0]);
@@ -104,7 +111,7 @@ static zmlx_status print_element(zm_gpu_body *body, zm_id id, int segment) {
     } else if (body->is_needed[id] && zm_gpu_is_reload(body, id)) {
         zm_text_printf(text, "%sconst %s v%d = k%d[k][j];\n", indent, type, (int)id, (int)id);
     } else if (body->is_needed[id] && is_load(value)) {
-        zm_text_printf(text, "%sconst %s v%d = x%d%s[j];\n", indent, type, (int)id, (int)id, chunk);
+        zm_text_printf(text, "%sconst %s v%d = e%d[j];\n", indent, type, (int)id, (int)id);
     } else if (body->is_needed[id]) {
         zm_text_printf(text, "%sconst %s v%d = %s%d[j];\n", indent, type, (int)id, zm_gpu_is_scan(value) ? "s" : "c",
                        (int)id);

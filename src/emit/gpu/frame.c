@@ -50,7 +50,6 @@ zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *reque
     ZM_TRY(zm_emit_prepare(&frame->ir, request, NULL, error));
     frame->has_rows = zm_ir_has_rows(request->ir); /* as the launch plan sees it */
     frame->vector = zm_gpu_vector(request);
-    frame->unroll = zm_gpu_map_unroll(request);
     return ZMLX_OK;
 }
 
@@ -133,42 +132,48 @@ static void print_arguments(zm_gpu_frame *frame) {
     zm_text_append_string(text, "self, shared");
 }
 
-static void print_template(zm_gpu_frame *frame, const char *first) {
-    zm_text_printf(frame->text, "template <%s", first);
-    for (int i = 0; i < frame->ir->n_inputs; i++)
-        zm_text_printf(frame->text, "%sclass I%d", i || first[0] ? ", " : "", i);
-    zm_text_append_string(frame->text, ">\n");
+void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, bool has_vector, const char *more_parameters) {
+    zm_text *text = frame->text;
+    if (has_vector || frame->ir->n_inputs) zm_text_append_string(text, has_vector ? "template <int V" : "template <");
+    for (int i = 0; i < frame->ir->n_inputs; i++) zm_text_printf(text, "%sclass I%d", i || has_vector ? ", " : "", i);
+    if (has_vector || frame->ir->n_inputs) zm_text_append_string(text, ">\n");
+    zm_text_printf(text, "ZM_FUNCTION void %s(", name);
+    print_parameters(frame);
+    zm_text_printf(text, "%s) {\n", more_parameters);
 }
 
-static void print_call(zm_gpu_frame *frame, int vector, const char *rest) {
-    zm_text_printf(frame->text, "zm_part<%d>(", vector);
+static void print_call(zm_gpu_frame *frame, const char *function, const char *rest) {
+    zm_text_printf(frame->text, "%s(", function);
     print_arguments(frame);
     zm_text_printf(frame->text, "%s);\n", rest);
 }
 
-/* Chooses the vector where addresses allow it: for rows of whole vectors; in a map for what is, and single elements
- * behind. */
-static void print_choice(zm_gpu_frame *frame) {
+void zm_gpu_print_choice(zm_gpu_frame *frame) {
     zm_text *text = frame->text;
-    if (frame->ir->n_inputs) print_template(frame, "");
-    zm_text_append_string(text, "ZM_FUNCTION void zm_frame(");
-    print_parameters(frame);
-    zm_text_printf(text, ") {\n    const bool whole = columns %% %d == 0, wide = ", frame->vector);
+    char streamed[32], part[32];
+    snprintf(streamed, sizeof streamed, "zm_streamed<%d>", frame->vector);
+    snprintf(part, sizeof part, "zm_part<%d>", frame->vector);
+    zm_gpu_print_function(frame, "zm_frame", false, "");
+    zm_text_printf(text, "    const bool whole = columns %% %d == 0, wide = ", frame->vector);
     print_condition(frame);
     zm_text_append_string(text, ";\n");
     if (frame->has_rows) {
-        zm_text_append_string(text, "    if (whole && wide)\n        ");
-        print_call(frame, frame->vector, "");
+        zm_text_append_string(text, "    if (!(whole && wide))\n        ");
+        print_call(frame, "zm_streamed<1>", "");
+        if (frame->resident_words) {
+            zm_text_printf(text, "    else if (columns <= zm_long(threads_per_row) * %d)\n        ", ZM_GPU_ROW_ITEMS);
+            print_call(frame, "zm_resident", "");
+        }
         zm_text_append_string(text, "    else\n        ");
-        print_call(frame, 1, "");
+        print_call(frame, streamed, "");
     } else {
         zm_text_printf(text,
                        "    const zm_long elements = rows * columns;\n"
                        "    const zm_long split = wide && (whole || rows == 1) ? elements - elements %% %d : 0;\n    ",
                        frame->vector);
-        print_call(frame, frame->vector, ", zm_long(0), split");
+        print_call(frame, part, ", zm_long(0), split");
         zm_text_append_string(text, "    ");
-        print_call(frame, 1, ", split, elements");
+        print_call(frame, "zm_part<1>", ", split, elements");
     }
     zm_text_append_string(text, "}\n");
 }
@@ -183,12 +188,6 @@ zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text) {
         zm_text_printf(text, "struct zm_fold%d { static ZM_FUNCTION %s apply(%s a, %s b) { return zm_combine%d(a, b); } };\n",
                        i, type, type, type, i);
     }
-    print_template(frame, "int V");
-    zm_text_append_string(text, "ZM_FUNCTION void zm_part(");
-    print_parameters(frame);
-    zm_text_append_string(text, frame->has_rows ? ") {\n" : ", zm_long begin, zm_long end) {\n");
     ZM_TRY(frame->has_rows ? zm_gpu_print_rows(frame) : zm_gpu_print_map(frame));
-    zm_text_append_string(text, "}\n");
-    print_choice(frame);
     return text->failed ? zm_fail_memory(frame->error) : ZMLX_OK;
 }

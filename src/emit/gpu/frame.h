@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The text of a kernel between prelude and signature, the same for CUDA and Metal: the functions of its folds and
  *
- *     template <int V, class I0, ...> void zm_part(...); of a map (..., zm_long begin, zm_long end)
+ *     template <int V, class I0, ...> void zm_part(..., zm_long begin, zm_long end)      of a map
+ *     template <class I0, ...> void zm_resident(...)             rows of whole vectors that fit in registers, where any do
+ *     template <int V, class I0, ...> void zm_streamed(...)      rows of any length; V is 1 where they are not whole vectors
  *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns, uint threads_per_row,
  *                                            uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
  *
- * Names in it: v<id> a value, x<id> a vector of a load, k<id> kept elements, c<id> elements that a later segment
- * reads, s<id> those of a scan, r<id> an accumulator, t<id> a vector's part of a sum, y<output> what is stored. */
+ * of which the last (only where asked for) chooses among the others. Names in them: v<id> a value, x<id> a vector of a load as in memory, e<id> its
+ * elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of a scan, r<id> an accumulator, t<id> a vector's part of a sum, y<output> what is stored. */
 #ifndef ZM_EMIT_GPU_FRAME_H
 #define ZM_EMIT_GPU_FRAME_H
 
@@ -15,6 +17,7 @@
 
 enum {
     ZM_GPU_MAP_THREADS = 256,
+    ZM_GPU_MAP_VECTORS = 2,       /* of a thread: so many loads are on their way at once */
     ZM_GPU_ROW_THREADS = 256,     /* a block of shorter rows */
     ZM_GPU_MAX_ROW_THREADS = 512, /* a block of one row */
     ZM_GPU_WARP = 32,
@@ -29,7 +32,7 @@ typedef struct zm_gpu_frame {
     zm_ir *ir;  /* legalised; owned */
     bool has_rows;
     int vector; /* elements of a thread's vector */
-    int unroll; /* map: vectors a thread */
+    int resident_words; /* registers for what a thread keeps of a row; 0: nothing, as too much is read */
     int n_slots;   /* shared memory in use, in slots of ZM_GPU_SLOT words */
     int n_carried; /* scans whose sums are kept in shared memory */
     zmlx_error *error;
@@ -39,13 +42,14 @@ typedef struct zm_gpu_frame {
 int zm_gpu_vector(const zm_emit_request *request);
 /* No array has more bits an element than a half type: values need less accuracy and cost more a byte. */
 bool zm_gpu_is_narrow(const zm_emit_request *request);
-/* Vectors of a thread of a map. */
-int zm_gpu_map_unroll(const zm_emit_request *request);
 
 zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error);
 void zm_gpu_frame_end(zm_gpu_frame *frame);
-/* Appends the functions above. */
+/* Appends the functions above but zm_frame, which zm_gpu_print_choice appends. */
 zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text);
+/* Chooses the vector where addresses allow it: for rows of whole vectors; in a map for what is, and single elements
+ * behind. */
+void zm_gpu_print_choice(zm_gpu_frame *frame);
 /* Shared words, known after printing; 0 for a map. */
 int zm_gpu_frame_shared_words(const zm_gpu_frame *frame);
 int zm_gpu_frame_threads(const zm_gpu_frame *frame); /* of the largest block */
@@ -53,6 +57,8 @@ int zm_gpu_frame_threads(const zm_gpu_frame *frame); /* of the largest block */
 const char *zm_gpu_storage_word(zm_storage storage); /* the type whose pointer an array is: ushort */
 
 /* Parts for frame_map.c and frame_row.c. */
+/* The head of a function of the frame, up to its brace. */
+void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, bool has_vector, const char *more_parameters);
 const char *zm_gpu_type(zm_type type);
 /* The value as an expression of v<operand>; leaves of elements in terms of `at` and `j`. Not loads, reductions, scans. */
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id);

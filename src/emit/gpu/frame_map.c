@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A map: a block takes tiles of consecutive elements, each thread of it `unroll` vectors. All of them are loaded before
+/* A map: a block takes tiles of consecutive elements, each thread of it some vectors. All of them are loaded before
  * the first is computed, so that enough bytes are on their way. A vector lies in one row. */
 #include "emit/gpu/frame.h"
 
@@ -8,15 +8,16 @@ static bool is_vector_load(const zm_value *value) { return value->op == ZM_OP_LO
 static void print_loads(zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
-    zm_text_printf(text, "        zm_place places[%d];\n", frame->unroll);
+    zm_text_printf(text, "        zm_place places[%d];\n", ZM_GPU_MAP_VECTORS);
     for (zm_id id = 0; id < ir->n_values; id++)
         if (is_vector_load(&ir->values[id]))
-            zm_text_printf(text, "        %s x%d[%d][V];\n", zm_gpu_type(ir->values[id].type), (int)id, frame->unroll);
+            zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[%d];\n",
+                           zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id, ZM_GPU_MAP_VECTORS);
     zm_text_printf(text,
                    "#pragma unroll\n"
                    "        for (int u = 0; u < %d; ++u) {\n"
                    "            places[u] = zm_place_in_map(first + (u * %d + self.index) * V, end, rows, columns);\n",
-                   frame->unroll, ZM_GPU_MAP_THREADS);
+                   ZM_GPU_MAP_VECTORS, ZM_GPU_MAP_THREADS);
     for (zm_id id = 0; id < ir->n_values; id++) {
         int input = ir->values[id].index;
         if (is_vector_load(&ir->values[id]))
@@ -33,10 +34,15 @@ static zmlx_status print_elements(zm_gpu_frame *frame) {
     zm_text_append_string(text, "            const zm_place at = places[u];\n            if (!at.exists) continue;\n");
     for (int i = 0; i < ir->n_outputs; i++)
         zm_text_printf(text, "            %s y%d[V];\n", zm_gpu_type(ir->values[ir->outputs[i].value].type), i);
+    for (zm_id id = 0; id < ir->n_values; id++)
+        if (is_vector_load(&ir->values[id]))
+            zm_text_printf(text, "            %s e%d[V];\n            zm_unpack<zm_%s, V>(e%d, x%d[u]);\n",
+                           zm_gpu_type(ir->values[id].type), (int)id,
+                           zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id, (int)id);
     zm_text_append_string(text, "#pragma unroll\n            for (int j = 0; j < V; ++j) {\n");
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (is_vector_load(&ir->values[id]))
-            zm_text_printf(text, "                const %s v%d = x%d[u][j];\n", zm_gpu_type(ir->values[id].type),
+            zm_text_printf(text, "                const %s v%d = e%d[j];\n", zm_gpu_type(ir->values[id].type),
                            (int)id, (int)id);
         else if (ir->values[id].level == ZM_LEVEL_ELEMENT)
             ZM_TRY(zm_gpu_print_value(frame, "                ", id));
@@ -53,7 +59,8 @@ static zmlx_status print_elements(zm_gpu_frame *frame) {
 zmlx_status zm_gpu_print_map(zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
-    int vectors = ZM_GPU_MAP_THREADS * frame->unroll;
+    zm_gpu_print_function(frame, "zm_part", true, ", zm_long begin, zm_long end");
+    int vectors = ZM_GPU_MAP_THREADS * ZM_GPU_MAP_VECTORS;
     for (zm_id id = 0; id < ir->n_values; id++)
         if (ir->values[id].level != ZM_LEVEL_ELEMENT) ZM_TRY(zm_gpu_print_value(frame, "    ", id));
     zm_text_printf(text,
@@ -61,8 +68,8 @@ zmlx_status zm_gpu_print_map(zm_gpu_frame *frame) {
                    "    for (zm_long first = begin + self.block * (%d * V); first < end; first += self.blocks * (%d * V)) {\n",
                    vectors, vectors);
     print_loads(frame);
-    zm_text_printf(text, "#pragma unroll\n        for (int u = 0; u < %d; ++u) {\n", frame->unroll);
+    zm_text_printf(text, "#pragma unroll\n        for (int u = 0; u < %d; ++u) {\n", ZM_GPU_MAP_VECTORS);
     ZM_TRY(print_elements(frame));
-    zm_text_append_string(text, "        }\n    }\n");
+    zm_text_append_string(text, "        }\n    }\n}\n");
     return ZMLX_OK;
 }

@@ -9,7 +9,7 @@
 
 #include "emit/gpu/row.h"
 
-enum { KEEP_COST = 8, MAX_RESIDENT_VALUES = 5, MAX_SHARED_BYTES = 32 * 1024 };
+enum { MAX_RESIDENT_VALUES = 5, MAX_SHARED_BYTES = 32 * 1024 };
 
 static bool is_vector_load(const zm_value *value) { return value->op == ZM_OP_LOAD && value->level == ZM_LEVEL_ELEMENT; }
 
@@ -47,7 +47,8 @@ static void print_resident_loads(zm_gpu_body *body) {
     bool any = false;
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!body->is_listed[id] || !is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
-        zm_text_printf(text, "        %s x%d[%d][V];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks);
+        zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[%d];\n",
+                       zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, body->n_chunks);
         any = true;
     }
     if (!any) return;
@@ -65,7 +66,8 @@ static void print_streamed_loads(zm_gpu_body *body) {
     const zm_ir *ir = body->schedule->ir;
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!body->is_listed[id] || !is_vector_load(&ir->values[id])) continue;
-        zm_text_printf(body->frame->text, "            %s x%d[V];\n", zm_gpu_type(ir->values[id].type), (int)id);
+        zm_text_printf(body->frame->text, "            zm_packed<zm_%s, V> x%d;\n",
+                       zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id);
         print_load(body, "            ", id, "");
     }
 }
@@ -214,18 +216,25 @@ static zmlx_status print_body(zm_gpu_frame *frame, const zm_schedule *schedule, 
     return ZMLX_OK;
 }
 
-static bool fits_registers(const zm_schedule *schedule) {
-    int count = schedule->n_kept;
-    for (zm_id id = 0; id < schedule->ir->n_values; id++) count += is_vector_load(&schedule->ir->values[id]);
-    return count <= MAX_RESIDENT_VALUES;
+/* Words that a thread keeps of a row; 0: more than registers are for. */
+static int count_resident_words(const zm_gpu_frame *frame, const zm_schedule *schedule) {
+    int words = schedule->n_kept * ZM_GPU_ROW_ITEMS, n_values = schedule->n_kept;
+    for (zm_id id = 0; id < schedule->ir->n_values; id++) {
+        const zm_value *value = &schedule->ir->values[id];
+        if (!is_vector_load(value)) continue;
+        words += ZM_GPU_ROW_ITEMS * zm_storage_bytes(frame->request->inputs[value->index]) / 4;
+        n_values++;
+    }
+    return n_values <= MAX_RESIDENT_VALUES && schedule->n_passes > 0 ? words : 0;
 }
 
-static void print_rows_head(zm_gpu_frame *frame) {
+static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
     zm_text *text = frame->text;
-    zm_text_append_string(text,
-                          "    const zm_group group = zm_group_of(self, threads_per_row);\n"
-                          "    const zm_long chunks = (((columns - 1) / V) >> group.shift) + 1;\n");
-    if (frame->n_carried)
+    if (is_resident) zm_text_printf(text, "    constexpr int V = %d;\n", frame->vector);
+    zm_text_append_string(text, "    const zm_group group = zm_group_of(self, threads_per_row);\n");
+    if (!is_resident)
+        zm_text_append_string(text, "    const zm_long chunks = (((columns - 1) / V) >> group.shift) + 1;\n");
+    if (!is_resident && frame->n_carried)
         zm_text_printf(text,
                        "    const zm_long step = (chunks - 1) / %d + 1;\n"
                        "    ZM_SHARED uint *carries = shared;\n",
@@ -244,29 +253,23 @@ static void print_rows_head(zm_gpu_frame *frame) {
                            zm_gpu_storage_word(frame->request->outputs[i]), i, i);
 }
 
+static zmlx_status print_rows_function(zm_gpu_frame *frame, const zm_schedule *schedule, bool is_resident) {
+    zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed", !is_resident, "");
+    print_rows_head(frame, is_resident);
+    ZM_TRY(print_body(frame, schedule, is_resident));
+    zm_text_append_string(frame->text, "        if (base + self.blocks * group.rows < rows) zm_barrier();\n    }\n}\n");
+    return ZMLX_OK;
+}
+
 zmlx_status zm_gpu_print_rows(zm_gpu_frame *frame) {
-    zm_text *text = frame->text;
-    zm_schedule resident, streamed;
-    zm_arena *arena = frame->ir->arena;
-    /* Of half types computing again is cheaper than the registers: twice the elements a byte. */
-    int keep_cost = zm_gpu_is_narrow(frame->request) ? INT_MAX : KEEP_COST;
-    ZM_TRY(zm_schedule_make(&resident, arena, frame->ir, keep_cost, frame->error));
-    ZM_TRY(zm_schedule_make(&streamed, arena, frame->ir, INT_MAX, frame->error));
-    if (!fits_registers(&resident)) resident = streamed;
-    for (zm_id id = 0; id < frame->ir->n_values && streamed.n_kept; id++)
+    zm_schedule schedule;
+    /* What several passes need is computed again: that is cheaper than the registers to keep it. */
+    ZM_TRY(zm_schedule_make(&schedule, frame->ir->arena, frame->ir, INT_MAX, frame->error));
+    for (zm_id id = 0; id < frame->ir->n_values && schedule.n_kept; id++)
         frame->n_carried += zm_gpu_is_scan(&frame->ir->values[id]);
-    print_rows_head(frame);
-    if (fits_registers(&resident) && resident.n_passes > 0) {
-        zm_text_printf(text, "        if (V > 1 && columns <= zm_long(threads_per_row) * %d) {\n",
-                       ZM_GPU_ROW_ITEMS);
-        ZM_TRY(print_body(frame, &resident, true));
-        zm_text_append_string(text, "        } else {\n");
-        ZM_TRY(print_body(frame, &streamed, false));
-        zm_text_append_string(text, "        }\n");
-    } else {
-        ZM_TRY(print_body(frame, &streamed, false));
-    }
-    zm_text_append_string(text, "        if (base + self.blocks * group.rows < rows) zm_barrier();\n    }\n");
+    frame->resident_words = count_resident_words(frame, &schedule);
+    if (frame->resident_words) ZM_TRY(print_rows_function(frame, &schedule, true));
+    ZM_TRY(print_rows_function(frame, &schedule, false));
     if (zm_gpu_frame_shared_words(frame) * 4 > MAX_SHARED_BYTES)
         return zm_fail(frame->error, ZMLX_ERROR_UNSUPPORTED, frame->ir->name,
                        "more row operations than the shared memory of a block holds");

@@ -13,15 +13,26 @@
 
 #include "emit/emit.h"
 
+/* The programs of a CUDA kernel: its text compiled with ZM_PART defined as their number. A map has only the first. */
+enum {
+    ZM_GPU_SHORT_ROWS, /* of whole vectors, all that is read of one fits into the registers of its threads */
+    ZM_GPU_LONG_ROWS,  /* of whole vectors */
+    ZM_GPU_ODD_ROWS,   /* any */
+    ZM_GPU_ROW_PARTS
+};
+int zm_gpu_count_parts(const zm_ir *ir);
+
 typedef struct zm_gpu_plan {
+    int part;
     int64_t blocks;
     int threads;         /* a block */
     int threads_per_row; /* 0 for a map */
     int shared_bytes;    /* dynamic; 0 where declared in the text */
 } zm_gpu_plan;
 
-/* The launch for an emitted kernel; the same for both targets. rows and columns are at least 1. */
-zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns);
+/* The launch for an emitted kernel; the same for both targets, but that Metal's has no parts. rows and columns are at least 1.
+ * is_aligned: all arrays begin at a multiple of 16 bytes. */
+zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns, bool is_aligned);
 
 /* The names of arguments, the same for all kernels: a user's names may be words of the target's language. */
 const char *zm_gpu_input_name(int input);   /* zm_in<input>, below ZM_IR_MAX_INPUTS */

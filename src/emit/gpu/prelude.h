@@ -50,12 +50,20 @@ ZM_FUNCTION zm_long zm_row_stride(uint layout, zm_long columns) {
     return (layout & 2u) == 0u ? 0 : (layout & 1u) != 0u ? columns : 1;
 }
 
-/* Wide accesses of V elements; single ones have none. */
+/* Accesses of V elements at once; a single one has none. */
 template <int V>
 struct zm_wide {
     template <class S, class P>
-    static ZM_FUNCTION void load(ZM_LOCAL typename S::value *v, P p) {
-        zm_load_wide<S, V>(v, p);
+    static ZM_FUNCTION void load(ZM_LOCAL zm_packed<S, V> &x, P p) {
+        zm_load_wide<S, V>(x, p);
+    }
+    template <class S>
+    static ZM_FUNCTION void repeat(ZM_LOCAL zm_packed<S, V> &x, typename S::word word) {
+        zm_repeat_wide<S, V>(x, word);
+    }
+    template <class S>
+    static ZM_FUNCTION void unpack(ZM_LOCAL typename S::value *v, const ZM_LOCAL zm_packed<S, V> &x) {
+        zm_unpack_wide<S, V>(v, x);
     }
     template <class S, class P>
     static ZM_FUNCTION void store(P p, ZM_LOCAL typename S::value *v) {
@@ -65,8 +73,16 @@ struct zm_wide {
 template <>
 struct zm_wide<1> {
     template <class S, class P>
-    static ZM_FUNCTION void load(ZM_LOCAL typename S::value *v, P p) {
-        v[0] = S::widen(p[0]);
+    static ZM_FUNCTION void load(ZM_LOCAL zm_packed<S, 1> &x, P p) {
+        x.words[0] = p[0];
+    }
+    template <class S>
+    static ZM_FUNCTION void repeat(ZM_LOCAL zm_packed<S, 1> &x, typename S::word word) {
+        x.words[0] = word;
+    }
+    template <class S>
+    static ZM_FUNCTION void unpack(ZM_LOCAL typename S::value *v, const ZM_LOCAL zm_packed<S, 1> &x) {
+        v[0] = S::widen(x.words[0]);
     }
     template <class S, class P>
     static ZM_FUNCTION void store(P p, ZM_LOCAL typename S::value *v) {
@@ -74,16 +90,18 @@ struct zm_wide<1> {
     }
 };
 
-/* From or to a row that begins at p. Zeros where there are none. */
+/* From or to a row that begins at p. Zeros where there are none. What a load gives is unpacked when it is used, so that the
+ * loads of a thread are on their way together. */
 template <class S, int V, class P>
-ZM_FUNCTION void zm_load(ZM_LOCAL typename S::value *v, P p, zm_place at, uint layout) {
-    if (at.exists && (layout & 1u) != 0u) {
-        zm_wide<V>::template load<S>(v, p + at.column);
-    } else {
-        const typename S::value same = at.exists ? S::widen(p[0]) : typename S::value(0);
-#pragma unroll
-        for (int j = 0; j < V; ++j) v[j] = same;
-    }
+ZM_FUNCTION void zm_load(ZM_LOCAL zm_packed<S, V> &x, P p, zm_place at, uint layout) {
+    if (at.exists && (layout & 1u) != 0u)
+        zm_wide<V>::template load<S>(x, p + at.column);
+    else
+        zm_wide<V>::template repeat<S>(x, at.exists ? p[0] : typename S::word(0));
+}
+template <class S, int V>
+ZM_FUNCTION void zm_unpack(ZM_LOCAL typename S::value *v, const ZM_LOCAL zm_packed<S, V> &x) {
+    zm_wide<V>::template unpack<S>(v, x);
 }
 
 template <class S, int V, class P>

@@ -107,16 +107,32 @@ struct zm_uint8 {
     static ZM_FUNCTION uchar narrow(uint value) { return uchar(value); }
 };
 
+/* V elements as they are in memory. */
+template <class S, int V>
+struct zm_packed {
+    typename S::word words[V];
+};
+
 template <class S, int V, class P>
-ZM_FUNCTION void zm_load_wide(thread typename S::value *v, P p) {
+ZM_FUNCTION void zm_load_wide(thread zm_packed<S, V> &x, P p) {
 #pragma unroll
     for (int j = 0; j < V; j += 4) {
         const typename S::four four = zm_four(p + j);
-        v[j] = S::widen(four.x);
-        v[j + 1] = S::widen(four.y);
-        v[j + 2] = S::widen(four.z);
-        v[j + 3] = S::widen(four.w);
+        x.words[j] = four.x;
+        x.words[j + 1] = four.y;
+        x.words[j + 2] = four.z;
+        x.words[j + 3] = four.w;
     }
+}
+template <class S, int V>
+ZM_FUNCTION void zm_repeat_wide(thread zm_packed<S, V> &x, typename S::word word) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) x.words[j] = word;
+}
+template <class S, int V>
+ZM_FUNCTION void zm_unpack_wide(thread typename S::value *v, const thread zm_packed<S, V> &x) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = S::widen(x.words[j]);
 }
 template <class S, int V, class P>
 ZM_FUNCTION void zm_store_wide(P p, thread typename S::value *v) {

@@ -46,7 +46,9 @@ static zmlx_status print_header(zm_text *text, zm_gpu_frame *frame) {
                        ir->n_inputs + ir->n_outputs, MAX_BUFFERS - 1);
     zm_text_append_string(text, zm_prelude_metal);
     zm_text_append_string(text, zm_prelude_gpu);
-    return zm_gpu_frame_print(frame, text);
+    ZM_TRY(zm_gpu_frame_print(frame, text));
+    zm_gpu_print_choice(frame);
+    return ZMLX_OK;
 }
 
 zmlx_status zm_metal_emit_parts(zm_text *header, zm_text *body, const zm_emit_request *request, zmlx_error *error) {

@@ -35,6 +35,31 @@ typedef struct zm_short_conv_arguments {
     int taps;                            /* at least 2 */
 } zm_short_conv_arguments;
 
+/* Rotary embedding of the first 2 * n_freqs features of a head: pairs (i, i + n_freqs), or (2i, 2i + 1) when
+ * traditional, turn by inverse_freqs[i] * (position * position_scale). */
+typedef struct zm_rotation {
+    mlx_array inverse_freqs; /* (n_freqs,) float32 */
+    bool traditional;
+    float position_scale;
+    float input_scale; /* multiplies the rotated features first */
+} zm_rotation;
+
+typedef struct zm_attention_arguments {
+    const zm_weight *q_proj, *k_proj, *v_proj; /* (heads * head_dim, in) */
+    const zm_weight *o_proj;                   /* (out, n_heads * head_dim) */
+    mlx_array q_norm, k_norm;                  /* (head_dim,): RMS norms of each head, or empty */
+    float q_norm_eps, k_norm_eps;
+    zm_rotation rotation;
+    mlx_array sinks; /* (n_heads,), one more score a head that has no value; or empty */
+    int n_heads, n_kv_heads, head_dim;
+    float scale; /* of the scores */
+    /* The cache: (1, n_kv_heads, rows, head_dim) in x's type. Token t is at position offset + t and goes to row
+     * first_row + t; then n_rows rows are filled. It attends to the rows up to its own, at most window of them
+     * (0: all); a single token to all n_rows rows. */
+    mlx_array keys, values;
+    int offset, first_row, n_rows, window;
+} zm_attention_arguments;
+
 /* Whether the node can serve this weight on the CPU; otherwise *reason (static text) says why not. */
 bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
 
@@ -52,5 +77,11 @@ mlx_array zm_fused_rms_norm(zm_scope *, mlx_array x, mlx_array weight, float eps
  * sequence (1, length, in); *last becomes the last gated inputs, for the next call. */
 mlx_array zm_fused_short_conv(zm_scope *, mlx_array *last, mlx_array x,
                               const zm_short_conv_arguments *arguments, zm_pool *pool);
+
+/* y = o_proj(attention(rope(norm(q_proj(x))), keys, values)). x is one sequence (1, length, in). *keys and
+ * *values become the arguments' with the new rows written: in the same buffers, so the arguments' rows at and
+ * after first_row must not be read any more. */
+mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx_array x,
+                             const zm_attention_arguments *arguments, zm_pool *pool);
 
 #endif

@@ -19,4 +19,7 @@ typedef enum zm_gating {
     ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH, /* gpt_oss: equal logits take the higher index */
 } zm_gating;
 
+/* Head sizes that attention serves: multiples of the unit. */
+enum { ZM_HEAD_UNIT = 16, ZM_MAX_HEAD_DIM = 1024 };
+
 #endif

@@ -43,9 +43,12 @@ struct State {
     const zm_node_class *node_class;
     void *data;
     size_t n_outputs;
+    std::vector<int> continues; /* of each output, as zm_node_output says */
 
-    State(const zm_node_class *node_class_, void *data_, int n_outputs_)
-        : node_class(node_class_), data(data_), n_outputs(static_cast<size_t>(n_outputs_)) {}
+    State(const zm_node_class *node_class_, void *data_, const zm_node_output *specs, int n_outputs_)
+        : node_class(node_class_), data(data_), n_outputs(static_cast<size_t>(n_outputs_)) {
+        for (int i = 0; i < n_outputs_; i++) continues.push_back(specs[i].continues);
+    }
     State(const State &) = delete;
     State &operator=(const State &) = delete;
     ~State() {
@@ -59,6 +62,7 @@ struct Task {
     std::shared_ptr<State> state;
     std::vector<mx::Shape> shapes; /* of inputs, then outputs; the views point into them */
     std::vector<zm_view> views;
+    std::vector<std::shared_ptr<mx::array::Data>> continued; /* MLX itself holds no buffer an output shares */
     int n_inputs, n_outputs;
 
     Task(std::shared_ptr<State> state_, size_t inputs, size_t outputs)
@@ -86,19 +90,28 @@ public:
         if (!state_->node_class->evaluate_cpu) refuse("evaluation on the CPU");
         auto &encoder = mx::cpu::get_command_encoder(stream());
         auto task = std::make_shared<Task>(state_, inputs.size(), outputs.size());
+        Arrays in_row_order;
         for (const mx::array &input : inputs) {
-            mx::array row_contiguous = in_rows(input);
-            task->add(row_contiguous);
+            in_row_order.push_back(in_rows(input));
+            task->add(in_row_order.back());
         }
-        for (mx::array &output : outputs) {
-            output.set_data(mx::allocator::malloc(output.nbytes()));
-            task->add(output);
+        for (size_t i = 0; i < outputs.size(); i++) {
+            int continued = state_->continues[i];
+            if (continued) {
+                outputs[i].copy_shared_buffer(in_row_order[static_cast<size_t>(continued)]);
+                task->continued.push_back(outputs[i].data_shared_ptr());
+            } else {
+                outputs[i].set_data(mx::allocator::malloc(outputs[i].nbytes()));
+            }
+            task->add(outputs[i]);
         }
         encoder.dispatch([task = std::move(task)] { (*task)(); });
     }
 
     void eval_gpu(const Arrays &inputs, Arrays &outputs) override {
         if (!state_->node_class->launch_gpu) refuse("evaluation on a GPU");
+        for (int continued : state_->continues)
+            if (continued) refuse("continuing an input on a GPU");
         size_t size = 0;
         for (const mx::array &output : outputs) size += output.size();
         if (!size) {
@@ -205,6 +218,12 @@ private:
     }
 };
 
+bool can_continue(const zm_node_output &spec, const mlx_array *inputs, int n_inputs) {
+    if (spec.continues < 0 || spec.continues >= n_inputs) return false;
+    const auto &input = *static_cast<const mx::array *>(inputs[spec.continues].ctx);
+    return input.dtype() == zm::to_cpp(spec.dtype) && input.shape() == mx::Shape(spec.shape, spec.shape + spec.n_dims);
+}
+
 /* Checks what comes from C before it becomes MLX objects. */
 void check(const zm_node_output *specs, int n_outputs, const mlx_array *inputs, int n_inputs,
            mlx_stream stream) {
@@ -218,6 +237,8 @@ void check(const zm_node_output *specs, int n_outputs, const mlx_array *inputs, 
                      zm::is_dtype(spec.dtype);
         for (int d = 0; valid && d < spec.n_dims; d++) valid = spec.shape[d] >= 0;
         if (!valid) throw std::invalid_argument("no valid shape or dtype for output " + std::to_string(i));
+        if (spec.continues && !can_continue(spec, inputs, n_inputs))
+            throw std::invalid_argument("no input that output " + std::to_string(i) + " can continue");
     }
 }
 
@@ -246,7 +267,7 @@ zmlx_status zm_node_apply(mlx_array *outputs, const zm_node_output *specs, int n
     try {
         std::shared_ptr<State> owner;
         try {
-            owner = std::make_shared<State>(node_class, state, n_outputs);
+            owner = std::make_shared<State>(node_class, state, specs, n_outputs);
         } catch (...) {
             if (node_class->free_state) node_class->free_state(state);
             throw;

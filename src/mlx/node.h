@@ -86,6 +86,10 @@ typedef struct zm_node_output {
     int shape[ZM_NODE_MAX_DIMS];
     int n_dims;
     mlx_dtype dtype;
+    /* 0: a new buffer. i > 0 (on the CPU only): input i goes on as this output, of the same shape and type and in the
+     * same buffer, which the function finds as it is. It must only write elements that nobody reads through
+     * the input, or through what the input continues, after this node. */
+    int continues;
 } zm_node_output;
 
 /* Makes the node and sets outputs[0..n_outputs) to its (lazy) results, each owned by the caller.

@@ -22,34 +22,32 @@ static mlx_array rows(zm_scope *scope, mlx_array a, int start, int stop) {
     return zm_slice_axis(scope, a, ROW_AXIS, start, stop, 1);
 }
 
-/* Zero rows of the shape and type of like. */
-static mlx_array zero_rows(zm_scope *scope, mlx_array like, int count) {
-    int shape[4] = {zm_dim(like, 0), zm_dim(like, 1), count, zm_dim(like, 3)};
-    if (!zm_is_set(like)) return like;
-    return zm_zeros(scope, shape, 4, mlx_array_dtype(like));
+/* count zero rows for keys, or for values. */
+static mlx_array zero_rows(zm_scope *scope, const zm_cache_tokens *tokens, bool of_values, int count) {
+    int dim = of_values ? tokens->value_dim : tokens->key_dim;
+    int shape[4] = {tokens->batch, tokens->n_heads, count, dim};
+    return zm_zeros(scope, shape, 4, tokens->dtype);
 }
 
 /* The filled part of a buffer. */
-static mlx_array filled(zm_scope *scope, mlx_array buffer, int offset) {
-    return offset < zm_dim(buffer, ROW_AXIS) ? rows(scope, buffer, 0, offset) : buffer;
+static mlx_array filled(zm_scope *scope, mlx_array buffer, int n_rows) {
+    return n_rows < zm_dim(buffer, ROW_AXIS) ? rows(scope, buffer, 0, n_rows) : buffer;
 }
 
-static mlx_array grow_kv(zm_scope *scope, mlx_array buffer, mlx_array added, int offset) {
-    int steps = (GROWTH + zm_dim(added, ROW_AXIS) - 1) / GROWTH;
-    mlx_array zeros = zero_rows(scope, added, steps * GROWTH);
+/* How a buffer (keys or values) gets room; *first becomes the first new row. */
+typedef mlx_array (*make_room)(const zm_cache *cache, zm_scope *scope, mlx_array buffer,
+                               const zm_cache_tokens *tokens, bool of_values, int *first);
+
+static mlx_array room_kv(const zm_cache *cache, zm_scope *scope, mlx_array buffer, const zm_cache_tokens *tokens,
+                         bool of_values, int *first) {
+    int offset = cache->offset;
+    *first = offset;
+    if (zm_is_set(buffer) && tokens->length <= zm_dim(buffer, ROW_AXIS) - offset) return buffer;
+    int steps = (GROWTH + tokens->length - 1) / GROWTH;
+    mlx_array zeros = zero_rows(scope, tokens, of_values, steps * GROWTH);
     if (!zm_is_set(buffer)) return zeros;
     if (offset % GROWTH) buffer = rows(scope, buffer, 0, offset);
     return zm_concatenate(scope, buffer, zeros, ROW_AXIS);
-}
-
-static mlx_array update_kv(zm_scope *scope, mlx_array *kept, mlx_array added, int offset) {
-    int length = zm_dim(added, ROW_AXIS);
-    mlx_array buffer = *kept;
-    if (!zm_is_set(buffer) || length > zm_dim(buffer, ROW_AXIS) - offset)
-        buffer = grow_kv(scope, buffer, added, offset);
-    buffer = zm_slice_update_axis(scope, buffer, added, ROW_AXIS, offset);
-    zm_scope_keep(scope, kept, buffer);
-    return filled(scope, buffer, offset + length);
 }
 
 /* The buffer from the oldest row to the newest. */
@@ -61,67 +59,75 @@ static mlx_array temporal_order(zm_scope *scope, mlx_array buffer, const zm_cach
 }
 
 /* Several tokens: the last max_size - 1 rows in temporal order, then all the new ones. */
-static mlx_array append_rotating(zm_scope *scope, const zm_cache *cache, mlx_array *kept, mlx_array added) {
-    mlx_array buffer = added;
-    if (zm_is_set(*kept)) {
-        buffer = temporal_order(scope, *kept, cache);
-        int surplus = zm_dim(buffer, ROW_AXIS) - cache->max_size + 1;
-        if (surplus > 0) buffer = rows(scope, buffer, surplus, INT_MAX);
-        buffer = zm_concatenate(scope, buffer, added, ROW_AXIS);
-    }
-    zm_scope_keep(scope, kept, buffer);
-    return buffer;
+static mlx_array room_rotating_several(const zm_cache *cache, zm_scope *scope, mlx_array buffer,
+                                       const zm_cache_tokens *tokens, bool of_values, int *first) {
+    mlx_array zeros = zero_rows(scope, tokens, of_values, tokens->length);
+    *first = 0;
+    if (!zm_is_set(buffer)) return zeros;
+    buffer = temporal_order(scope, buffer, cache);
+    int surplus = zm_dim(buffer, ROW_AXIS) - cache->max_size + 1;
+    if (surplus > 0) buffer = rows(scope, buffer, surplus, INT_MAX);
+    *first = zm_dim(buffer, ROW_AXIS);
+    return *first ? zm_concatenate(scope, buffer, zeros, ROW_AXIS) : zeros;
 }
 
-/* One token: grows up to max_size, then overwrites the oldest row. *next_row becomes the row written. */
-static mlx_array write_rotating(zm_scope *scope, const zm_cache *cache, mlx_array *kept, mlx_array added,
-                                int *next_row) {
-    mlx_array buffer = *kept;
-    int offset = cache->offset, n_rows = zm_dim(buffer, ROW_AXIS), row = cache->next_row;
+/* One token: grows up to max_size, then takes the place of the oldest row. */
+static mlx_array room_rotating_one(const zm_cache *cache, zm_scope *scope, mlx_array buffer,
+                                   const zm_cache_tokens *tokens, bool of_values, int *first) {
+    int offset = cache->offset, n_rows = zm_dim(buffer, ROW_AXIS);
+    *first = cache->next_row;
     if (!zm_is_set(buffer) || (offset >= n_rows && n_rows < cache->max_size)) {
-        mlx_array zeros = zero_rows(scope, added, minimum(GROWTH, cache->max_size - offset));
+        mlx_array zeros = zero_rows(scope, tokens, of_values, minimum(GROWTH, cache->max_size - offset));
         buffer = zm_is_set(buffer) ? zm_concatenate(scope, buffer, zeros, ROW_AXIS) : zeros;
         n_rows = zm_dim(buffer, ROW_AXIS);
-        row = offset;
+        *first = offset;
     }
     if (n_rows > cache->max_size) {
         buffer = rows(scope, buffer, n_rows - cache->max_size, INT_MAX);
-        row = cache->max_size;
+        *first = cache->max_size;
     }
-    if (row == cache->max_size) row = 0;
-    buffer = zm_slice_update_axis(scope, buffer, added, ROW_AXIS, row);
-    zm_scope_keep(scope, kept, buffer);
-    *next_row = row;
-    return filled(scope, buffer, offset + 1);
+    if (*first == cache->max_size) *first = 0;
+    return buffer;
 }
 
-static void update_rotating(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_array *values) {
-    if (zm_dim(*keys, ROW_AXIS) == 1) {
-        int row = 0;
-        *keys = write_rotating(scope, cache, &cache->keys, *keys, &row);
-        *values = write_rotating(scope, cache, &cache->values, *values, &row);
-        cache->next_row = row + 1;
-    } else {
-        *keys = append_rotating(scope, cache, &cache->keys, *keys);
-        *values = append_rotating(scope, cache, &cache->values, *values);
-        cache->next_row = zm_dim(*keys, ROW_AXIS);
+zm_cache_rows zm_cache_reserve(const zm_cache *cache, zm_scope *scope, const zm_cache_tokens *tokens) {
+    zm_cache_rows result = {.first = 0};
+    if (zm_scope_failed(scope)) return result;
+    if (tokens->length > INT_MAX / 2 - cache->offset) {
+        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, NULL, "the sequence is too long");
+        return result;
     }
+    make_room room = room_kv;
+    if (cache->kind == ZM_CACHE_ROTATING) room = tokens->length == 1 ? room_rotating_one : room_rotating_several;
+    result.keys = room(cache, scope, cache->keys, tokens, false, &result.first);
+    result.values = room(cache, scope, cache->values, tokens, true, &result.first);
+    result.n_rows = cache->offset + tokens->length;
+    if (cache->kind == ZM_CACHE_ROTATING) result.n_rows = minimum(result.n_rows, zm_dim(result.keys, ROW_AXIS));
+    return result;
+}
+
+void zm_cache_accept(zm_cache *cache, zm_scope *scope, const zm_cache_rows *written, int length) {
+    zm_scope_keep(scope, &cache->keys, written->keys);
+    zm_scope_keep(scope, &cache->values, written->values);
+    if (zm_scope_failed(scope)) return;
+    cache->offset += length;
+    cache->next_row = written->first + length;
 }
 
 void zm_cache_update(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_array *values) {
     if (zm_scope_failed(scope)) return;
-    int length = zm_dim(*keys, ROW_AXIS);
-    if (length > INT_MAX / 2 - cache->offset) {
-        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, NULL, "the sequence is too long");
-        return;
-    }
-    if (cache->kind == ZM_CACHE_ROTATING) {
-        update_rotating(cache, scope, keys, values);
-    } else {
-        *keys = update_kv(scope, &cache->keys, *keys, cache->offset);
-        *values = update_kv(scope, &cache->values, *values, cache->offset);
-    }
-    if (!zm_scope_failed(scope)) cache->offset += length;
+    zm_cache_tokens tokens = {.batch = zm_dim(*keys, 0),
+                              .n_heads = zm_dim(*keys, 1),
+                              .length = zm_dim(*keys, ROW_AXIS),
+                              .key_dim = zm_dim(*keys, 3),
+                              .value_dim = zm_dim(*values, 3),
+                              .dtype = mlx_array_dtype(*keys)};
+    zm_cache_rows written = zm_cache_reserve(cache, scope, &tokens);
+    written.keys = zm_slice_update_axis(scope, written.keys, *keys, ROW_AXIS, written.first);
+    written.values = zm_slice_update_axis(scope, written.values, *values, ROW_AXIS, written.first);
+    zm_cache_accept(cache, scope, &written, tokens.length);
+    *keys = filled(scope, written.keys, written.n_rows);
+    *values = filled(scope, written.values, written.n_rows);
 }
 
 /* (length, offset + length) bool: a position sees itself and the window - 1 before it. */

@@ -17,12 +17,30 @@ struct zm_cache {
     int next_row;           /* ROTATING: where the next single token goes */
 };
 
+/* What new tokens bring: keys (batch, n_heads, length, key_dim), values likewise. */
+typedef struct zm_cache_tokens {
+    int batch, n_heads, length, key_dim, value_dim;
+    mlx_dtype dtype;
+} zm_cache_tokens;
+
+/* Where the rows of new tokens go. */
+typedef struct zm_cache_rows {
+    mlx_array keys, values; /* buffers of the scope with room for them */
+    int first;              /* row of the first new token; the others follow */
+    int n_rows;             /* filled afterwards, from row 0: what attention reads */
+} zm_cache_rows;
+
 void zm_cache_init(zm_cache *cache, zm_cache_kind kind, int max_size);
 void zm_cache_release(zm_cache *cache);
 
 /* Appends keys and values (batch, heads, length, dim); the result is everything attention reads. The
  * cache's arrays are replaced by the updated (lazy) ones. */
 void zm_cache_update(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_array *values);
+
+/* zm_cache_update in two halves, for an operation that writes the rows itself: makes room, and takes the buffers with
+ * the rows written. */
+zm_cache_rows zm_cache_reserve(const zm_cache *cache, zm_scope *scope, const zm_cache_tokens *tokens);
+void zm_cache_accept(zm_cache *cache, zm_scope *scope, const zm_cache_rows *written, int length);
 
 /* The mask for length new tokens. window: the max_size of a rotating cache, 0 for the others (full
  * attention). cache may be NULL. */

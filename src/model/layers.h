@@ -35,6 +35,7 @@ typedef struct zm_rope_parameters {
     bool traditional;
     float base, scale;
     mlx_array freqs;   /* owned by the attention module, or empty */
+    mlx_array inverse_freqs; /* likewise: 1 / freqs or base^(-2j / dims), as MLX computes them; empty while dynamic */
     float input_scale; /* multiplies the rotated features first; 1: nothing is done */
     double dynamic_factor; /* > 0: dynamic NTK scaling */
     int max_position_embeddings;
@@ -108,6 +109,9 @@ mlx_array zm_activation_apply(zm_scope *scope, zm_activation activation, mlx_arr
 mlx_array zm_switch_glu_call(zm_switch_glu *experts, zm_scope *scope, mlx_array x, mlx_array indices);
 /* Rotates x (batch, heads, length, head_dim) from position offset. */
 mlx_array zm_rope_apply(zm_scope *scope, mlx_array x, const zm_rope_parameters *rope, int offset);
+
+/* (dims / 2,) float32: what position * scale is multiplied by, for a call that ends a sequence of that length. */
+mlx_array zm_rope_inverse_freqs(zm_scope *scope, const zm_rope_parameters *rope, int sequence_length);
 
 /* The standard forward of a kind, as the builder installs it. */
 zm_forward zm_standard_forward(zm_module_kind kind);

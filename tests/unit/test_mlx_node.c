@@ -465,8 +465,69 @@ static void test_wrong_arguments(void **state) {
     assert_int_equal(n_states, 0);
 }
 
+/* outputs[0] is inputs[1] with its element at (int)factor replaced by x[0]. */
+static void put(const void *state_, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
+    const axpy_state *state = state_;
+    (void)n_inputs, (void)n_outputs;
+    if (state->delay_ms) nanosleep(&(struct timespec){0, state->delay_ms * 1000000L}, NULL);
+    ((float *)outputs[0].data)[(int)state->factor] = ((const float *)inputs[0].data)[0];
+}
+
+static const zm_node_class put_class = {.name = "test.put", .evaluate_cpu = put, .free_state = free_state};
+
+static mlx_array put_at(zm_scope *scope, mlx_array array, int index, double value) {
+    zm_node_output spec = like(array);
+    spec.continues = 1;
+    const mlx_array inputs[] = {zm_scalar(scope, value, MLX_FLOAT32), array};
+    return zm_node(scope, &spec, &put_class, new_state((float)index, 3), inputs, 2);
+}
+
+/* An output that continues an input is the same memory, also while earlier nodes still run. */
+static void test_continued_inputs(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array first = floats(&scope, x_values, SHAPE(6)), kept = {NULL};
+    zm_scope_keep(&scope, &kept, zm_add(&scope, first, first));
+    assert_int_equal(mlx_array_eval(kept), 0);
+    const float *memory = mlx_array_data_float32(kept);
+    for (int i = 0; i < 6; i++) {
+        zm_scope_keep(&scope, &kept, put_at(&scope, kept, i, 100 + i));
+        mlx_vector_array outputs = mlx_vector_array_new_value(kept);
+        assert_int_equal(mlx_async_eval(outputs), 0);
+        mlx_vector_array_free(outputs);
+    }
+    expect_values(&scope, kept, VALUES(100, 101, 102, 103, 104, 105), 0);
+    assert_ptr_equal(mlx_array_data_float32(kept), memory);
+    /* What is not in row order is copied first. */
+    mlx_array turned = zm_swapaxes(&scope, zm_reshape2(&scope, kept, 2, 3), 0, 1);
+    expect_values(&scope, put_at(&scope, turned, 1, -1), VALUES(100, -1, 101, 104, 102, 105), 0);
+    expect_values(&scope, kept, VALUES(100, 101, 102, 103, 104, 105), 0);
+    mlx_array_free(kept);
+    end_well(&scope);
+    assert_int_equal(n_states, 0);
+}
+
+static void test_wrong_continuations(void **state) {
+    (void)state;
+    for (int wrong = 0; wrong < 4; wrong++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        mlx_array x = floats(&scope, x_values, SHAPE(6));
+        zm_node_output spec = like(wrong == 0 ? zm_reshape2(&scope, x, 2, 3) : x);
+        spec.continues = wrong == 1 ? 2 : wrong == 2 ? -1 : 1;
+        if (wrong == 3) spec.dtype = MLX_INT32;
+        const mlx_array inputs[] = {x, x};
+        zm_node(&scope, &spec, &put_class, new_state(0, 0), inputs, 2);
+        assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_ERROR_MLX);
+    }
+    assert_int_equal(n_states, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_continued_inputs),
+        cmocka_unit_test(test_wrong_continuations),
         cmocka_unit_test(test_evaluates),
         cmocka_unit_test(test_strided_inputs),
         cmocka_unit_test(test_many_outputs),

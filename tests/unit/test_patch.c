@@ -60,8 +60,8 @@ static void test_replaces_and_reports(void **state) {
     }
     char *text = zmlx_patch_report_text(report, true);
     assert_string_equal(text,
-                        "[zmlx.patch] Applying 6 patterns: ['swiglu_mlp', 'geglu_mlp', 'moe_mlp', "
-                        "'short_conv', 'rmsnorm', 'quantized_linear']\n"
+                        "[zmlx.patch] Applying 7 patterns: ['swiglu_mlp', 'geglu_mlp', 'moe_mlp', "
+                        "'short_conv', 'attention', 'rmsnorm', 'quantized_linear']\n"
                         "  [zmlx.patch] swiglu: swiglu_mlp\n"
                         "  [zmlx.patch] dense: swiglu_mlp\n"
                         "  [zmlx.patch] geglu: geglu_mlp\n"
@@ -250,7 +250,7 @@ static void test_unknown_names_are_refused(void **state) {
     assert_int_equal(zmlx_patch(&report, &model, &wrong_pattern, &error), ZMLX_ERROR_ARGUMENT);
     assert_null(report);
     assert_string_equal(error.message, "unknown pattern 'swiglu'; known are: swiglu_mlp, geglu_mlp, moe_mlp, "
-                                       "short_conv, rmsnorm, quantized_linear");
+                                       "short_conv, attention, rmsnorm, quantized_linear");
     assert_int_equal(zmlx_patch(&report, &model, &wrong_exclude, &error), ZMLX_ERROR_ARGUMENT);
     assert_int_equal(n_patched(), 0);
 }
@@ -284,7 +284,8 @@ static void expect_nothing_by_default(const char *note) {
     zmlx_unpatch(&model);
 }
 
-#define ALL_PATTERNS "['swiglu_mlp', 'geglu_mlp', 'moe_mlp', 'short_conv', 'rmsnorm', 'quantized_linear']"
+#define ALL_PATTERNS \
+    "['swiglu_mlp', 'geglu_mlp', 'moe_mlp', 'short_conv', 'attention', 'rmsnorm', 'quantized_linear']"
 #define HALF_PRECISION \
     "not proven in this type: MLX's CPU kernels accumulate in it, so equal tokens cannot be promised"
 

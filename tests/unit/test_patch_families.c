@@ -16,50 +16,53 @@
 #include "zmlx/validate.h"
 #include "temporary.h"
 
-enum { N_PROMPT = 12, N_TOKENS = 40 };
+/* Prompts that the patched modules serve and that they leave to the standard operations. */
+enum { SHORT_PROMPT = 12, LONG_PROMPT = 40, N_TOKENS = 40 };
 
-#define SIZES                                                                                                \
-    "\"hidden_size\":128,\"vocab_size\":320,\"num_hidden_layers\":4,\"num_attention_heads\":4,"              \
-    "\"num_key_value_heads\":2,\"intermediate_size\":192,\"max_position_embeddings\":4096,\"eos_token_id\":" \
-    "2,"
+#define WIDTHS                                                                                  \
+    "\"hidden_size\":128,\"vocab_size\":320,\"num_hidden_layers\":4,\"num_attention_heads\":4," \
+    "\"num_key_value_heads\":2,\"intermediate_size\":192,\"eos_token_id\":2,"
+#define LONG "\"max_position_embeddings\":4096,"
+#define SIZES WIDTHS LONG
 #define LFM2                                                                                 \
     SIZES "\"norm_eps\":1e-5,\"conv_bias\":false,\"conv_L_cache\":3,\"rope_theta\":50000.0," \
           "\"layer_types\":[\"conv\",\"full_attention\",\"conv\",\"full_attention\"],"
 
-enum { N_COUNTED = 6 };
+enum { N_COUNTED = 7 };
 static const char *const counted[N_COUNTED] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
-                                               "short_conv", "rmsnorm",   "quantized_linear"};
+                                               "short_conv", "attention", "rmsnorm",
+                                               "quantized_linear"};
 
 typedef struct family_case {
     const char *config;
     int counts[N_COUNTED]; /* in the order of counted */
 } family_case;
 
-/* Linear maps: 4 an attention, 1 output projection. Norms: 2 a layer, 2 an attention of some, the last. */
+/* Linear maps outside patched modules: the output projection. Norms: 2 a layer, 2 an attention of some, the last. */
 static const family_case cases[] = {
     {"{\"model_type\":\"lfm2_moe\"," LFM2 "\"moe_intermediate_size\":64,\"num_experts\":8,"
      "\"num_experts_per_tok\":3,\"norm_topk_prob\":true,\"use_expert_bias\":true,\"num_dense_layers\":1}",
-     {1, 0, 3, 2, 13, 9}},
+     {1, 0, 3, 2, 2, 13, 1}},
     {"{\"model_type\":\"lfm2\"," LFM2 "\"block_dim\":128,\"block_ff_dim\":192,\"block_multiple_of\":64,"
      "\"block_ffn_dim_multiplier\":1.0,\"block_auto_adjust_ff_dim\":false}",
-     {4, 0, 0, 2, 13, 9}},
+     {4, 0, 0, 2, 2, 13, 1}},
     {"{\"model_type\":\"llama\"," SIZES "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 9, 17}},
+     {4, 0, 0, 0, 4, 9, 1}},
     {"{\"model_type\":\"qwen3\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 17, 17}},
+     {4, 0, 0, 0, 4, 17, 1}},
     {"{\"model_type\":\"qwen3_moe\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":false,\"num_experts\":8,\"num_experts_per_tok\":2,\"decoder_sparse_step\":1,"
      "\"mlp_only_layers\":[1],\"moe_intermediate_size\":64,\"norm_topk_prob\":true}",
-     {1, 0, 3, 0, 17, 17}},
+     {1, 0, 3, 0, 4, 17, 1}},
     {"{\"model_type\":\"mixtral\"," SIZES "\"rms_norm_eps\":1e-5,\"num_local_experts\":4,"
      "\"num_experts_per_tok\":2}",
-     {0, 0, 4, 0, 9, 17}},
+     {0, 0, 4, 0, 4, 9, 1}},
     {"{\"model_type\":\"gpt_oss\"," SIZES "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"num_local_experts\":8,"
      "\"num_experts_per_tok\":3,\"sliding_window\":32,\"rope_theta\":150000,\"rope_scaling\":{"
      "\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,\"beta_slow\":1.0,"
      "\"original_max_position_embeddings\":128}}",
-     {0, 0, 4, 0, 9, 17}},
+     {0, 0, 4, 0, 4, 9, 1}},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -130,13 +133,14 @@ static void check_matches(const family_case *this, zmlx_model *model, int bits) 
     check_counts(this, report->counts, report->n_counts, bits);
 }
 
-static void validate_case(const family_case *this, int bits) {
-    static const int32_t prompt[N_PROMPT] = {1, 57, 130, 99, 201, 44, 17, 250, 63, 112, 180, 35};
+static void validate_case(const family_case *this, int bits, size_t n_prompt) {
+    int32_t prompt[LONG_PROMPT];
+    for (int i = 0; i < LONG_PROMPT; i++) prompt[i] = (57 * i + 1) % 320;
     zmlx_model *model = make_model(this->config, bits);
     check_matches(this, model, bits);
     zmlx_validate_options options = {.max_tokens = N_TOKENS, .n_runs = 1, .ignore_eos = true};
     zmlx_validation validation;
-    check(zmlx_validate(&validation, model, prompt, N_PROMPT, &options, &error));
+    check(zmlx_validate(&validation, model, prompt, n_prompt, &options, &error));
     const char *model_type = zmlx_model_get_info(model)->model_type;
     if (!validation.passed || validation.argmax_agree != N_TOKENS)
         fail_msg("%s, %d bits: %zu of %zu tokens, %zu of %d positions", model_type, bits, validation.matched,
@@ -150,18 +154,40 @@ static void validate_case(const family_case *this, int bits) {
 
 static void test_quantised(void **state) {
     (void)state;
-    for (int i = 0; i < N_CASES; i++) validate_case(&cases[i], 4);
+    for (int i = 0; i < N_CASES; i++) validate_case(&cases[i], 4, LONG_PROMPT);
 }
 
 static void test_dense(void **state) {
     (void)state;
-    for (int i = 0; i < N_CASES; i++) validate_case(&cases[i], 16);
+    for (int i = 0; i < N_CASES; i++) validate_case(&cases[i], 16, SHORT_PROMPT);
+}
+
+/* Every rule that turns a config into a rotation. */
+static void test_rotations(void **state) {
+    (void)state;
+    static const char *const rules[] = {
+        LONG "\"rope_traditional\":true",
+        LONG "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4.0}",
+        "\"max_position_embeddings\":24,\"rope_scaling\":{\"rope_type\":\"dynamic\",\"factor\":2.0}",
+        LONG "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
+        "\"original_max_position_embeddings\":32}",
+        LONG "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32}",
+        LONG "\"rope_scaling\":{\"rope_type\":\"longrope\",\"original_max_position_embeddings\":32,\"long_factor\":"
+        "[1,1.5,2,2.5,3,3.5,4,4.5,5,5.5,6,6.5,7,7.5,8,8.5]}",
+        LONG "\"rope_scaling\":{\"rope_type\":\"proportional\",\"partial_rotary_factor\":0.5}",
+    };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        char config[1024];
+        snprintf(config, sizeof config, "{\"model_type\":\"llama\",%s%s,\"rms_norm_eps\":1e-5}", WIDTHS, rules[i]);
+        validate_case(&(family_case){config, {4, 0, 0, 0, 4, 9, 1}}, 4, SHORT_PROMPT);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_quantised),
         cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_rotations),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

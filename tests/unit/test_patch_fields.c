@@ -125,6 +125,38 @@ static void test_fields_of_convolutions_and_norms(void **state) {
     tree.norm->base.forward = zm_standard_forward(ZM_MODULE_RMS_NORM);
 }
 
+/* An attention of 4 heads of 16 on 2 of keys and values; only the projections' declared sizes count. */
+static void test_fields_of_attention(void **state) {
+    (void)state;
+    zm_linear q = *tree.plain, k = *tree.plain, v = *tree.plain, o = *tree.plain;
+    zm_norm norm = *tree.norm;
+    q.weight.out_features = o.weight.in_features = 64;
+    k.weight.out_features = v.weight.out_features = 32;
+    zm_attention right = {.base = {.kind = ZM_MODULE_ATTENTION, .path = "attention"},
+                          .q_proj = &q, .k_proj = &k, .v_proj = &v, .o_proj = &o, .q_norm = &norm,
+                          .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .scale = 0.25f, .rope = {.dims = 16}};
+    right.base.forward = zm_standard_forward(ZM_MODULE_ATTENTION);
+    zm_attention attention = right;
+#define REFUSES(change, reason)                                 \
+    do {                                                        \
+        change;                                                 \
+        expect_refused("attention", &attention.base, reason);   \
+        attention = right;                                      \
+    } while (0)
+    const char *reason;
+    assert_int_equal(zm_patch_attention_match(&right.base, &reason), ZM_MATCH_YES);
+    REFUSES(attention.base.forward = doubling_forward, "it has a forward of its own");
+    REFUSES(attention.v_proj = NULL, "a projection is missing or not a linear map");
+    REFUSES(attention.k_proj = &q, "its projections do not fit together");
+    REFUSES(attention.head_dim = 12, "its head size is not a multiple of 16 up to 1024");
+    REFUSES(attention.n_kv_heads = 3, "its heads do not fit together");
+    REFUSES(attention.rope.dims = 18, "its rotation is not known");
+    norm.base.forward = doubling_forward;
+    REFUSES((void)0, "a norm of its heads is of another kind");
+#undef REFUSES
+    expect_refused("attention", &tree.norm->base, NULL);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_tree, close_model)
 
 int main(void) {
@@ -132,7 +164,7 @@ int main(void) {
         TEST(test_fields_of_gated_mlps),
         TEST(test_fields_of_mixtures),
         TEST(test_fields_of_linear_maps),
-        TEST(test_fields_of_convolutions_and_norms),
+        TEST(test_fields_of_attention), TEST(test_fields_of_convolutions_and_norms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

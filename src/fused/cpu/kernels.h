@@ -91,6 +91,8 @@ static void widen(float *result, const void *values, zm_storage storage, size_t 
 
 #include "fused/cpu/kernels_activate.h"
 
+#include "fused/cpu/kernels_attend.h"
+
 const zm_cpu_level SYMBOL = {
     .name = NAME,
     .supported = supported,
@@ -100,4 +102,5 @@ const zm_cpu_level SYMBOL = {
     .activate = activate,
     .sigmoid = sigmoid_all,
     .widen = widen,
+    .attend = attend,
 };

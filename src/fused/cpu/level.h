@@ -37,6 +37,21 @@ typedef struct zm_product {
     size_t y_stride;
 } zm_product;
 
+/* Rows of a cache that are attended to together. */
+enum { ZM_ATTEND_ROWS = 128 };
+
+/* One key and value head over some rows of its cache, for the query heads that share it: with
+ * s[q][row] = queries[q] . keys[row], largest[q] = max s, sums[q] = sum of e^(s - largest) and
+ * outputs[q] = sum of e^(s - largest) * values[row]. */
+typedef struct zm_attend {
+    const float *queries; /* n_queries rows of head_dim */
+    size_t n_queries, head_dim; /* head_dim: a multiple of ZM_HEAD_UNIT */
+    const unsigned char *keys, *values; /* n_rows rows of head_dim in storage */
+    zm_storage storage;
+    size_t n_rows; /* 1 to ZM_ATTEND_ROWS */
+    float *largest, *sums, *outputs;
+} zm_attend;
+
 typedef struct zm_cpu_level {
     const char *name;
     bool (*supported)(void); /* by this processor and system */
@@ -48,6 +63,7 @@ typedef struct zm_cpu_level {
                      zm_activation activation);
     void (*sigmoid)(float *result, const float *x, size_t count); /* result may be x */
     void (*widen)(float *result, const void *values, zm_storage storage, size_t count);
+    void (*attend)(const zm_attend *part);
 } zm_cpu_level;
 
 /* Rows that are computed together: splits of the rows at its multiples are the fast ones. */

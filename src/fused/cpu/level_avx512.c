@@ -2,6 +2,7 @@
 /* Sixteen lanes: x86-64 processors with AVX-512 F, BW, DQ and VL. */
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Four lanes, on any architecture. */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 #if defined(__ARM_FEATURE_FMA)

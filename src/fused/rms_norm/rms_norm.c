@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* y = x * (mean(x^2) + eps)^(-1/2) * weight over the last dimension as a node. */
-#include <math.h>
 #include <stdlib.h>
 
 #include "fused/cpu/product.h"
 #include "fused/operand.h"
-
-enum { LANES = 16 };
+#include "fused/rms_norm/norm.h"
 
 typedef struct rms_norm {
     const zm_cpu_level *level;
@@ -15,18 +13,6 @@ typedef struct rms_norm {
     zm_workspace workspace;
     size_t x_place, weight_place, y_place;
 } rms_norm;
-
-/* Partial sums in fixed lanes: the same bits on every machine and for any number of rows. */
-static float sum_of_squares(const float *x, size_t size) {
-    float lanes[LANES] = {0};
-    size_t i = 0;
-    for (; i + LANES <= size; i += LANES)
-        for (int lane = 0; lane < LANES; lane++) lanes[lane] += x[i + (size_t)lane] * x[i + (size_t)lane];
-    for (int lane = 0; i < size; i++, lane++) lanes[lane] += x[i] * x[i];
-    for (int half = LANES / 2; half; half /= 2)
-        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
-    return lanes[0];
-}
 
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs,
                      int n_outputs) {
@@ -37,12 +23,8 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     const float *x = zm_read_floats(self->level, &inputs[0], scratch + self->x_place);
     const float *weight = zm_read_floats(self->level, &inputs[1], scratch + self->weight_place);
     float *y = zm_result_floats(&outputs[0], scratch + self->y_place);
-    for (size_t row = 0; row < self->n_rows; row++) {
-        const float *from = x + row * self->size;
-        float *to = y + row * self->size;
-        float factor = 1 / sqrtf(sum_of_squares(from, self->size) / (float)self->size + self->eps);
-        for (size_t i = 0; i < self->size; i++) to[i] = from[i] * factor * weight[i];
-    }
+    for (size_t row = 0; row < self->n_rows; row++)
+        zm_rms_norm_row(y + row * self->size, x + row * self->size, weight, self->size, self->eps);
     zm_round_floats(&outputs[0], y);
 }
 

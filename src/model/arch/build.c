@@ -79,6 +79,17 @@ static zmlx_status build_projections(zm_attention *attention, zm_builder *builde
     return zm_build_linear(&attention->o_proj, builder, base, plan->o_proj, to_hidden);
 }
 
+/* Made once here; dynamic scaling makes them for each call. */
+static zmlx_status keep_inverse_freqs(zm_rope_parameters *rope, zm_builder *builder, zm_module *module) {
+    if (rope->dynamic_factor > 0) return ZMLX_OK;
+    ZM_TRY(declare(builder, module, "rope.inverse_freqs", &rope->inverse_freqs));
+    zm_scope scope;
+    zm_scope_begin(&scope, builder->stream);
+    zm_scope_keep(&scope, &rope->inverse_freqs, zm_rope_inverse_freqs(&scope, rope, 0));
+    ZM_TRY(zm_scope_end(&scope, builder->error));
+    return mlx_array_eval(rope->inverse_freqs) ? zm_mlx_fail(builder->error, module->path) : ZMLX_OK;
+}
+
 zmlx_status zm_build_attention(zm_module **module, zm_builder *builder, zm_module *parent,
                                const zm_attention_plan *plan) {
     ZM_TRY(make(module, builder, sizeof(zm_attention), ZM_MODULE_ATTENTION, parent, plan->name));
@@ -96,7 +107,8 @@ zmlx_status zm_build_attention(zm_module **module, zm_builder *builder, zm_modul
     if (plan->has_sinks)
         ZM_TRY(take_vector(&attention->sinks, builder, *module, "sinks", attention->n_heads, false));
     ZM_TRY(declare(builder, *module, "rope.freqs", &attention->rope.freqs));
-    return zm_rope_init(&attention->rope, builder, head_dim, &plan->rope);
+    ZM_TRY(zm_rope_init(&attention->rope, builder, head_dim, &plan->rope));
+    return keep_inverse_freqs(&attention->rope, builder, *module);
 }
 
 zmlx_status zm_check_attention(const zm_builder *builder, const zm_attention_plan *plan) {

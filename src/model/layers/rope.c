@@ -25,3 +25,14 @@ mlx_array zm_rope_apply(zm_scope *scope, mlx_array x, const zm_rope_parameters *
     if (rope->dynamic_factor > 0) base = dynamic_base(rope, zm_dim(x, -2) + offset);
     return zm_rope(scope, x, rope->dims, rope->traditional, base, rope->scale, offset, rope->freqs);
 }
+
+/* The operations of MLX's rope, so that the numbers have its bits. */
+mlx_array zm_rope_inverse_freqs(zm_scope *scope, const zm_rope_parameters *rope, int sequence_length) {
+    if (zm_is_set(rope->inverse_freqs)) return rope->inverse_freqs;
+    if (zm_is_set(rope->freqs)) return zm_divide(scope, zm_scalar(scope, 1, MLX_FLOAT32), rope->freqs);
+    float base = rope->dynamic_factor > 0 ? dynamic_base(rope, sequence_length) : rope->base;
+    int count = rope->dims / 2;
+    mlx_array exponents = zm_arange(scope, 0, -count, -1, MLX_FLOAT32);
+    mlx_array step = zm_scalar(scope, (double)(logf(base) / (float)count), MLX_FLOAT32);
+    return zm_exp(scope, zm_multiply(scope, exponents, step));
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* Attention over some rows of a cache; part of kernels.h. Several queries are computed together only to share
+ * loads: the operations of one query are always the same. */
+
+enum {
+    QUERIES = 4, /* computed together */
+    PIECES = 2   /* vectors of a value row that are summed at a time */
+};
+
+/* One score a query and row. */
+INLINE void score_rows(float (*scores)[ZM_ATTEND_ROWS], const zm_attend *part, size_t first_query, int n_queries,
+                       zm_storage storage) {
+    size_t size = part->head_dim, stride = size * zm_storage_size(storage);
+    const float *queries = part->queries + first_query * size;
+    for (size_t row = 0; row < part->n_rows; row++) {
+        const unsigned char *key = part->keys + row * stride;
+        vector dots[QUERIES] = {{0}};
+        for (size_t i = 0; i < size; i += LANES) {
+            vector values = load_stored(key + i * zm_storage_size(storage), storage, LANES);
+            UNROLL
+            for (int q = 0; q < n_queries; q++)
+                dots[q] = multiply_add(values, load_vector(queries + (size_t)q * size + i), dots[q]);
+        }
+        UNROLL
+        for (int q = 0; q < n_queries; q++) scores[q][row] = sum_lanes(dots[q]);
+    }
+}
+
+/* Turns the scores of a query into e^(score - largest); the rows that fill the last vector give 0. */
+INLINE void exponentiate(float *scores, size_t n_rows, float *largest, float *sum) {
+    float most = scores[0];
+    for (size_t row = 1; row < n_rows; row++) most = scores[row] > most ? scores[row] : most;
+    vector total = {0};
+    for (size_t row = n_rows; row % LANES; row++) scores[row] = -INFINITY;
+    for (size_t row = 0; row < n_rows; row += LANES) {
+        vector e = exponential(load_vector(scores + row) - most);
+        store_vector(scores + row, e);
+        total += e;
+    }
+    *largest = most;
+    *sum = sum_lanes(total);
+}
+
+INLINE void add_values(const zm_attend *part, const float (*weights)[ZM_ATTEND_ROWS], size_t first_query,
+                       int n_queries, size_t first, int n_pieces, zm_storage storage) {
+    size_t element = zm_storage_size(storage), stride = part->head_dim * element;
+    const unsigned char *values = part->values + first * element;
+    vector sums[QUERIES][PIECES] = {{{0}}};
+    for (size_t row = 0; row < part->n_rows; row++) {
+        UNROLL
+        for (int p = 0; p < n_pieces; p++) {
+            const unsigned char *piece = values + row * stride + (size_t)p * LANES * element;
+            vector value = load_stored(piece, storage, LANES);
+            UNROLL
+            for (int q = 0; q < n_queries; q++)
+                sums[q][p] = multiply_add(splat(weights[q][row]), value, sums[q][p]);
+        }
+    }
+    for (int q = 0; q < n_queries; q++)
+        for (int p = 0; p < n_pieces; p++)
+            store_vector(part->outputs + (first_query + (size_t)q) * part->head_dim + first + (size_t)p * LANES,
+                         sums[q][p]);
+}
+
+INLINE void attend_queries(const zm_attend *part, size_t first_query, int n_queries, zm_storage storage) {
+    _Alignas(64) float scores[QUERIES][ZM_ATTEND_ROWS];
+    score_rows(scores, part, first_query, n_queries, storage);
+    for (int q = 0; q < n_queries; q++) {
+        size_t query = first_query + (size_t)q;
+        exponentiate(scores[q], part->n_rows, &part->largest[query], &part->sums[query]);
+    }
+    const float(*weights)[ZM_ATTEND_ROWS] = (const float(*)[ZM_ATTEND_ROWS])scores;
+    size_t i = 0;
+    for (; i + PIECES * LANES <= part->head_dim; i += PIECES * LANES)
+        add_values(part, weights, first_query, n_queries, i, PIECES, storage);
+    if (i < part->head_dim) add_values(part, weights, first_query, n_queries, i, 1, storage);
+}
+
+INLINE void attend_stored(const zm_attend *part, zm_storage storage) {
+    size_t q = 0;
+    for (; q + QUERIES <= part->n_queries; q += QUERIES) attend_queries(part, q, QUERIES, storage);
+    for (; q + 2 <= part->n_queries; q += 2) attend_queries(part, q, 2, storage);
+    if (q < part->n_queries) attend_queries(part, q, 1, storage);
+}
+
+static void attend(const zm_attend *part) {
+    if (part->storage == ZM_STORAGE_FLOAT32) attend_stored(part, ZM_STORAGE_FLOAT32);
+    else if (part->storage == ZM_STORAGE_FLOAT16) attend_stored(part, ZM_STORAGE_FLOAT16);
+    else attend_stored(part, ZM_STORAGE_BFLOAT16);
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/step.h"
+
+void zm_step_free(zm_step *step) {
+    if (step->node_class) step->node_class->free_state(step->state);
+    step->node_class = NULL;
+}
+
+void zm_step_apply(zm_scope *scope, mlx_array *results, zm_step *step) {
+    for (int i = 0; i < step->n_outputs; i++) results[i] = (mlx_array){NULL};
+    if (zm_scope_failed(scope)) {
+        zm_step_free(step);
+        return;
+    }
+    if (zm_node_apply(results, step->outputs, step->n_outputs, step->node_class, step->state, step->inputs.arrays,
+                      step->inputs.count, scope->stream, &scope->failure))
+        return;
+    for (int i = 0; i < step->n_outputs; i++) results[i] = zm_scope_own(scope, results[i]);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* A fused operation that is checked and set up, but not a node yet: it becomes one, or a part of a larger one. */
+#ifndef ZM_FUSED_STEP_H
+#define ZM_FUSED_STEP_H
+
+#include "fused/operand.h"
+
+enum { ZM_STEP_OUTPUTS = 3 };
+
+typedef struct zm_step {
+    const zm_node_class *node_class; /* NULL: no step */
+    void *state;                     /* owned until it goes to a node */
+    zm_inputs inputs;                /* arrays[0] is x */
+    zm_node_output outputs[ZM_STEP_OUTPUTS]; /* outputs[0] is y */
+    int n_outputs;
+} zm_step;
+
+/* Frees the state of a step that became no node. */
+void zm_step_free(zm_step *step);
+/* Makes the node; results (n_outputs of the scope's arrays, empty after a failure) are its outputs. */
+void zm_step_apply(zm_scope *scope, mlx_array *results, zm_step *step);
+
+/* The steps of fused.h's operations. A failure leaves nothing to free. */
+zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_pool *pool,
+                              zmlx_error *error);
+
+#endif

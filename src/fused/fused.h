@@ -16,6 +16,11 @@
 #include "mlx/scope.h"
 #include "mlx/weight.h"
 
+typedef struct zm_gated_mlp_arguments {
+    const zm_weight *gate, *up, *down;
+    zm_activation activation;
+} zm_gated_mlp_arguments;
+
 typedef struct zm_moe_arguments {
     const zm_weight *router;           /* (n_experts, in) */
     mlx_array expert_bias;             /* (n_experts,) float32, or empty */
@@ -60,14 +65,23 @@ typedef struct zm_attention_arguments {
     int offset, first_row, n_rows, window;
 } zm_attention_arguments;
 
+/* A decoder block: one operator and one feed-forward part, the other pointers NULL. */
+typedef struct zm_block_arguments {
+    mlx_array operator_norm, feed_forward_norm; /* (in,): weights of the RMS norms */
+    float operator_eps, feed_forward_eps;
+    const zm_attention_arguments *attention;
+    const zm_short_conv_arguments *short_conv;
+    const zm_gated_mlp_arguments *gated_mlp;
+    const zm_moe_arguments *moe;
+} zm_block_arguments;
+
 /* Whether the node can serve this weight on the CPU; otherwise *reason (static text) says why not. */
 bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
 
 /* y = x W^T (+ bias). */
 mlx_array zm_fused_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_pool *pool);
 /* y = down(h(gate(x), up(x))): the whole MLP in one node. */
-mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_weight *gate, const zm_weight *up,
-                             const zm_weight *down, zm_activation activation, zm_pool *pool);
+mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool);
 /* y = sum over the chosen experts of weight * down(h(gate(x), up(x))): router, choice, experts and combine
  * in one node. */
 mlx_array zm_fused_moe(zm_scope *, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool);
@@ -83,5 +97,10 @@ mlx_array zm_fused_short_conv(zm_scope *, mlx_array *last, mlx_array x,
  * after first_row must not be read any more. */
 mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx_array x,
                              const zm_attention_arguments *arguments, zm_pool *pool);
+
+/* h = x + operator(rms_norm(x)); y = h + feed_forward(rms_norm(h)): a whole block. kept becomes the operator's further
+ * results: keys and values, or the last inputs and nothing. */
+mlx_array zm_fused_block(zm_scope *, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
+                         zm_pool *pool);
 
 #endif

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "fused/step.h"
 
+zm_step zm_step_new(const zm_node_class *node_class, void *state, mlx_array x) {
+    return (zm_step){.node_class = node_class, .state = state, .inputs = {.arrays = {x}, .count = 1}};
+}
+
+void zm_step_add_output(zm_step *step, zm_node_output output) { step->outputs[step->n_outputs++] = output; }
+
 void zm_step_free(zm_step *step) {
     if (step->node_class) step->node_class->free_state(step->state);
     step->node_class = NULL;

@@ -15,6 +15,9 @@ typedef struct zm_step {
     int n_outputs;
 } zm_step;
 
+/* A step without outputs on x alone. */
+zm_step zm_step_new(const zm_node_class *node_class, void *state, mlx_array x);
+void zm_step_add_output(zm_step *step, zm_node_output output);
 /* Frees the state of a step that became no node. */
 void zm_step_free(zm_step *step);
 /* Makes the node; results (n_outputs of the scope's arrays, empty after a failure) are its outputs. */
@@ -23,5 +26,11 @@ void zm_step_apply(zm_scope *scope, mlx_array *results, zm_step *step);
 /* The steps of fused.h's operations. A failure leaves nothing to free. */
 zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_pool *pool,
                               zmlx_error *error);
+zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_pool *pool,
+                               zmlx_error *error);
+zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool,
+                              zmlx_error *error);
+zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool,
+                        zmlx_error *error);
 
 #endif

@@ -79,7 +79,8 @@ static void gated_mlp_agrees_with_mlx(void **state) {
                                          MLX_FLOAT32);
             zm_weight down = random_weight(&scope, 0, 130, 384, formats[(f + 1) % N_FORMATS], MLX_FLOAT32);
             mlx_array x = random_array(&scope, (const int[]){tokens, 128}, 2, MLX_FLOAT32, 1);
-            mlx_array y = zm_fused_gated_mlp(&scope, x, &gate, &up, &down, activation, pool);
+            mlx_array y =
+                zm_fused_gated_mlp(&scope, x, &(zm_gated_mlp_arguments){&gate, &up, &down, activation}, pool);
             mlx_array plain_gate = plain_linear(&scope, x, &gate), plain_up = plain_linear(&scope, x, &up);
             mlx_array h = plain_unit(&scope, plain_gate, plain_up, activation);
             expect_same(&scope, y, plain_linear(&scope, h, &down), 1e-5);

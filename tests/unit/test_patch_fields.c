@@ -157,6 +157,38 @@ static void test_fields_of_attention(void **state) {
     expect_refused("attention", &tree.norm->base, NULL);
 }
 
+static void test_fields_of_blocks(void **state) {
+    (void)state;
+    zm_block right = {.base = {.kind = ZM_MODULE_BLOCK, .path = "block"},
+                      .operator_norm = tree.norm, .feed_forward_norm = tree.norm,
+                      .operator = &tree.conv->base, .feed_forward = &tree.swiglu->base};
+    right.base.forward = zm_standard_forward(ZM_MODULE_BLOCK);
+    zm_block block = right;
+    zm_gated_mlp mlp = *tree.swiglu;
+    const char *reason;
+    assert_int_equal(zm_patch_decoder_block_match(&right.base, &reason), ZM_MATCH_YES);
+    right.feed_forward = &tree.moe[0]->base;
+    assert_int_equal(zm_patch_decoder_block_match(&right.base, &reason), ZM_MATCH_YES);
+#define REFUSES(change, why)                                \
+    do {                                                    \
+        change;                                             \
+        expect_refused("decoder_block", &block.base, why);  \
+        block = right;                                      \
+    } while (0)
+    REFUSES(block.base.forward = doubling_forward, "it has a forward of its own");
+    REFUSES(block.operator_norm = NULL, "a norm is missing or of another kind");
+    REFUSES(block.operator = &tree.plain->base, "its operator is missing or of another kind");
+    REFUSES(block.operator = NULL, "its operator is missing or of another kind");
+    REFUSES(block.feed_forward = &tree.plain->base, "its feed-forward part is missing or of another kind");
+    mlp.activation = ZM_ACTIVATION_SWIGLU_OAI;
+    REFUSES(block.feed_forward = &mlp.base, "no pattern serves its activation");
+    tree.conv->conv->taps = 1;
+    REFUSES((void)0, "its convolution is of another kind");
+    tree.conv->conv->taps = 3;
+#undef REFUSES
+    expect_refused("decoder_block", &tree.conv->base, NULL);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_tree, close_model)
 
 int main(void) {
@@ -164,7 +196,7 @@ int main(void) {
         TEST(test_fields_of_gated_mlps),
         TEST(test_fields_of_mixtures),
         TEST(test_fields_of_linear_maps),
-        TEST(test_fields_of_attention), TEST(test_fields_of_convolutions_and_norms),
+        TEST(test_fields_of_attention), TEST(test_fields_of_blocks), TEST(test_fields_of_convolutions_and_norms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -381,22 +381,21 @@ zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arg
                               zmlx_error *error) {
     attention *self = calloc(1, sizeof *self);
     if (!self) return zm_fail_memory(error);
-    *step = (zm_step){.node_class = &attention_class, .state = self, .n_outputs = 3};
-    step->inputs = (zm_inputs){.arrays = {x}, .count = 1};
+    *step = zm_step_new(&attention_class, self, x);
     self->engine = zm_engine_new(pool);
     zmlx_status status = set_up(self, &step->inputs, arguments, error);
     if (status) {
         zm_step_free(step);
         return status;
     }
-    step->outputs[0] = zm_output_like(x, self->o_proj.matrix.out_features);
-    step->outputs[1] = (zm_node_output){
-        .shape = {1, arguments->n_kv_heads, (int)self->capacity, arguments->head_dim},
-        .n_dims = 4,
-        .dtype = mlx_array_dtype(x),
-        .continues = self->keys};
-    step->outputs[2] = step->outputs[1];
-    step->outputs[2].continues = self->values;
+    zm_node_output cache = {.shape = {1, arguments->n_kv_heads, (int)self->capacity, arguments->head_dim},
+                            .n_dims = 4,
+                            .dtype = mlx_array_dtype(x),
+                            .continues = self->keys};
+    zm_step_add_output(step, zm_output_like(x, self->o_proj.matrix.out_features));
+    zm_step_add_output(step, cache);
+    cache.continues = self->values;
+    zm_step_add_output(step, cache);
     return ZMLX_OK;
 }
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "fused/cpu/product.h"
-#include "fused/operand.h"
+#include "fused/step.h"
 
 typedef struct gated_mlp {
     zm_engine engine;
@@ -106,29 +106,34 @@ static zmlx_status make_workspace(gated_mlp *self, mlx_array x, zmlx_error *erro
 }
 
 /* inputs holds x alone; the weights follow. */
-static zmlx_status set_up(gated_mlp *self, zm_inputs *inputs, const zm_weight *gate, const zm_weight *up,
-                          const zm_weight *down, zmlx_error *error) {
-    ZM_TRY(zm_operand_new(&self->gate, inputs, gate, "zmlx.gated_mlp: gate", error));
-    ZM_TRY(zm_operand_new(&self->up, inputs, up, "zmlx.gated_mlp: up", error));
-    ZM_TRY(zm_operand_new(&self->down, inputs, down, "zmlx.gated_mlp: down", error));
+static zmlx_status set_up(gated_mlp *self, zm_inputs *inputs, const zm_gated_mlp_arguments *arguments,
+                          zmlx_error *error) {
+    ZM_TRY(zm_operand_new(&self->gate, inputs, arguments->gate, "zmlx.gated_mlp: gate", error));
+    ZM_TRY(zm_operand_new(&self->up, inputs, arguments->up, "zmlx.gated_mlp: up", error));
+    ZM_TRY(zm_operand_new(&self->down, inputs, arguments->down, "zmlx.gated_mlp: down", error));
     ZM_TRY(check_sizes(self, error));
+    self->activation = arguments->activation;
     mlx_array x = inputs->arrays[0];
     ZM_TRY(zm_check_activations(x, self->gate.matrix.in_features, gated_mlp_class.name, error));
     return make_workspace(self, x, error);
 }
 
-mlx_array zm_fused_gated_mlp(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up,
-                             const zm_weight *down, zm_activation activation, zm_pool *pool) {
-    if (zm_scope_failed(scope)) return (mlx_array){NULL};
-    gated_mlp *state = calloc(1, sizeof *state);
-    if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, gated_mlp_class.name, "out of memory");
-    state->engine = zm_engine_new(pool);
-    state->activation = activation;
-    zm_inputs inputs = {.arrays = {x}, .count = 1};
-    if (set_up(state, &inputs, gate, up, down, &scope->failure)) {
-        free_gated_mlp(state);
-        return (mlx_array){NULL};
-    }
-    zm_node_output output = zm_output_like(x, state->down.matrix.out_features);
-    return zm_node(scope, &output, &gated_mlp_class, state, inputs.arrays, inputs.count);
+zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool,
+                              zmlx_error *error) {
+    gated_mlp *self = calloc(1, sizeof *self);
+    if (!self) return zm_fail_memory(error);
+    *step = zm_step_new(&gated_mlp_class, self, x);
+    self->engine = zm_engine_new(pool);
+    zmlx_status status = set_up(self, &step->inputs, arguments, error);
+    if (status) zm_step_free(step);
+    else zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
+    return status;
+}
+
+mlx_array zm_fused_gated_mlp(zm_scope *scope, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool) {
+    zm_step step;
+    mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
+    if (!zm_scope_failed(scope) && !zm_gated_mlp_step(&step, x, arguments, pool, &scope->failure))
+        zm_step_apply(scope, results, &step);
+    return results[0];
 }

@@ -7,7 +7,7 @@
 
 #include "fused/cpu/product.h"
 #include "fused/moe/gating.h"
-#include "fused/operand.h"
+#include "fused/step.h"
 
 typedef struct moe {
     zm_engine engine;
@@ -228,16 +228,22 @@ static zmlx_status set_up(moe *self, zm_inputs *inputs, const zm_moe_arguments *
     return make_workspace(self, x, error);
 }
 
+zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool,
+                        zmlx_error *error) {
+    moe *self = calloc(1, sizeof *self);
+    if (!self) return zm_fail_memory(error);
+    *step = zm_step_new(&moe_class, self, x);
+    self->engine = zm_engine_new(pool);
+    zmlx_status status = set_up(self, &step->inputs, arguments, error);
+    if (status) zm_step_free(step);
+    else zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
+    return status;
+}
+
 mlx_array zm_fused_moe(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool) {
-    if (zm_scope_failed(scope)) return (mlx_array){NULL};
-    moe *state = calloc(1, sizeof *state);
-    if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, moe_class.name, "out of memory");
-    state->engine = zm_engine_new(pool);
-    zm_inputs inputs = {.arrays = {x}, .count = 1};
-    if (set_up(state, &inputs, arguments, &scope->failure)) {
-        free_moe(state);
-        return (mlx_array){NULL};
-    }
-    zm_node_output output = zm_output_like(x, state->down.matrix.out_features);
-    return zm_node(scope, &output, &moe_class, state, inputs.arrays, inputs.count);
+    zm_step step;
+    mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
+    if (!zm_scope_failed(scope) && !zm_moe_step(&step, x, arguments, pool, &scope->failure))
+        zm_step_apply(scope, results, &step);
+    return results[0];
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "fused/cpu/product.h"
-#include "fused/operand.h"
+#include "fused/step.h"
 
 typedef struct short_conv {
     zm_engine engine;
@@ -146,26 +146,30 @@ static zmlx_status set_up(short_conv *self, zm_inputs *inputs, const zm_short_co
     return make_workspace(self, x, error);
 }
 
+zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_pool *pool,
+                               zmlx_error *error) {
+    short_conv *self = calloc(1, sizeof *self);
+    if (!self) return zm_fail_memory(error);
+    *step = zm_step_new(&short_conv_class, self, x);
+    self->engine = zm_engine_new(pool);
+    zmlx_status status = set_up(self, &step->inputs, arguments, error);
+    if (status) {
+        zm_step_free(step);
+        return status;
+    }
+    zm_step_add_output(step, zm_output_like(x, self->out_proj.matrix.out_features));
+    zm_step_add_output(step, (zm_node_output){.shape = {1, arguments->taps - 1, (int)self->size},
+                                              .n_dims = 3,
+                                              .dtype = mlx_array_dtype(x)});
+    return ZMLX_OK;
+}
+
 mlx_array zm_fused_short_conv(zm_scope *scope, mlx_array *last, mlx_array x,
                               const zm_short_conv_arguments *arguments, zm_pool *pool) {
-    *last = (mlx_array){NULL};
-    if (zm_scope_failed(scope)) return (mlx_array){NULL};
-    short_conv *state = calloc(1, sizeof *state);
-    if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, short_conv_class.name, "out of memory");
-    state->engine = zm_engine_new(pool);
-    zm_inputs inputs = {.arrays = {x}, .count = 1};
-    if (set_up(state, &inputs, arguments, &scope->failure)) {
-        free_short_conv(state);
-        return (mlx_array){NULL};
-    }
-    zm_node_output outputs[2] = {zm_output_like(x, state->out_proj.matrix.out_features),
-                                 {.shape = {1, arguments->taps - 1, (int)state->size},
-                                  .n_dims = 3,
-                                  .dtype = mlx_array_dtype(x)}};
-    mlx_array results[2] = {{NULL}, {NULL}};
-    if (zm_node_apply(results, outputs, 2, &short_conv_class, state, inputs.arrays, inputs.count, scope->stream,
-                      &scope->failure))
-        return (mlx_array){NULL};
-    *last = zm_scope_own(scope, results[1]);
-    return zm_scope_own(scope, results[0]);
+    zm_step step;
+    mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
+    if (!zm_scope_failed(scope) && !zm_short_conv_step(&step, x, arguments, pool, &scope->failure))
+        zm_step_apply(scope, results, &step);
+    *last = results[1];
+    return results[0];
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* moe_mlp: router, choice of experts, experts and weighted sum in one node. */
-#include "patch/pattern.h"
+#include "patch/patterns/parts.h"
 
 static bool serves_experts(const zm_moe *moe, const char **reason) {
     const zm_switch_glu *experts = moe->experts;
@@ -40,30 +40,16 @@ static bool serves_gating(const zm_moe *moe, const char **reason) {
     return moe->n_experts > 0 && moe->top_k > 0 && moe->top_k <= moe->n_experts;
 }
 
-static bool serves(const zm_moe *moe, const char **reason) {
+bool zm_patch_serves_moe(const zm_moe *moe, const char **reason) {
     if (!serves_gating(moe, reason) || !zm_patch_serves_linear(moe->router, 0, reason)) return false;
     *reason = "its router has another number of experts";
     if (moe->router->weight.out_features != moe->n_experts) return false;
     return serves_experts(moe, reason);
 }
 
-zm_match zm_patch_moe_mlp_match(const zm_module *module, const char **reason) {
-    if (module->kind != ZM_MODULE_MOE) return ZM_MATCH_NO;
-    if (!zm_patch_is_standard(module)) {
-        *reason = "it has a forward of its own";
-        return ZM_MATCH_REFUSED;
-    }
-    return serves((const zm_moe *)module, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
-}
-
-mlx_array zm_patch_moe_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
-    const zm_moe *moe = (const zm_moe *)self;
-    const zm_patch_state *state = self->patch_state;
-    const char *reason;
-    if (!zm_patch_serves_call(self, x) || !serves(moe, &reason))
-        return zm_patch_original(self, scope, x, call);
+zm_moe_arguments zm_patch_moe_arguments(const zm_moe *moe) {
     const zm_switch_glu *experts = moe->experts;
-    zm_moe_arguments arguments = {
+    return (zm_moe_arguments){
         .router = &moe->router->weight,
         .expert_bias = moe->expert_bias,
         .gate = &experts->gate_proj->weight,
@@ -76,5 +62,23 @@ mlx_array zm_patch_moe_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x
         .normalize_epsilon = moe->normalize_epsilon,
         .routed_scaling_factor = moe->routed_scaling_factor,
     };
+}
+
+zm_match zm_patch_moe_mlp_match(const zm_module *module, const char **reason) {
+    if (module->kind != ZM_MODULE_MOE) return ZM_MATCH_NO;
+    if (!zm_patch_is_standard(module)) {
+        *reason = "it has a forward of its own";
+        return ZM_MATCH_REFUSED;
+    }
+    return zm_patch_serves_moe((const zm_moe *)module, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
+}
+
+mlx_array zm_patch_moe_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    const zm_moe *moe = (const zm_moe *)self;
+    const zm_patch_state *state = self->patch_state;
+    const char *reason;
+    if (!zm_patch_serves_call(self, x) || !zm_patch_serves_moe(moe, &reason))
+        return zm_patch_original(self, scope, x, call);
+    zm_moe_arguments arguments = zm_patch_moe_arguments(moe);
     return zm_fused_moe(scope, x, &arguments, state->pool);
 }

@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* rmsnorm: an RMS norm in one operation; on the CPU MLX makes about eight of it. */
-#include "patch/pattern.h"
+#include "patch/patterns/parts.h"
+
+bool zm_patch_serves_norm(const zm_norm *norm, const char **reason) {
+    *reason = "a norm is missing or of another kind";
+    return norm && norm->base.kind == ZM_MODULE_RMS_NORM && zm_patch_is_standard(&norm->base) &&
+           zm_is_set(norm->weight);
+}
 
 zm_match zm_patch_rmsnorm_match(const zm_module *module, const char **reason) {
     if (module->kind != ZM_MODULE_RMS_NORM) return ZM_MATCH_NO;

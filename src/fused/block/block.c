@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/* A decoder block as one node: h = x + operator(norm(x)), y = h + feed_forward(norm(h)). Operator and feed-forward part
+ * are the steps that are nodes elsewhere: the same bits, without the graph between them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "fused/cpu/product.h"
+#include "fused/rms_norm/norm.h"
+#include "fused/step.h"
+
+enum { MAX_BLOCK_INPUTS = 3 + 2 * ZM_MAX_INPUTS };
+
+/* A step inside the node. Its x is the block's own scratch; the rest are inputs [first, first + count) of the node. */
+typedef struct part {
+    const zm_node_class *node_class;
+    void *state;
+    int first, count;
+} part;
+
+typedef struct block {
+    const zm_cpu_level *level;
+    part operator, feed_forward;
+    float operator_eps, feed_forward_eps;
+    size_t n_tokens, size;
+    zm_workspace workspace;
+    size_t x_place, h_place, normed_place, stored_place, result_place, operator_norm_place, feed_forward_norm_place;
+} block;
+
+enum { OPERATOR_NORM = 1, FEED_FORWARD_NORM = 2 }; /* inputs */
+
+static void run_part(const part *of, zm_view x, const zm_view *inputs, zm_view *outputs, int n_outputs) {
+    zm_view views[ZM_MAX_INPUTS] = {x};
+    memcpy(views + 1, inputs + of->first, (size_t)of->count * sizeof *views);
+    of->node_class->evaluate_cpu(of->state, views, of->count + 1, outputs, n_outputs);
+}
+
+/* The norm of all tokens, stored in the type of the activations; the result's data is scratch. */
+static zm_view norm_tokens(const block *self, zm_view like, const float *x, const zm_view *weight, size_t weight_place,
+                           float eps) {
+    float *scratch = self->workspace.data, *normed = scratch + self->normed_place;
+    const float *numbers = zm_read_floats(self->level, weight, scratch + weight_place);
+    for (size_t t = 0; t < self->n_tokens; t++)
+        zm_rms_norm_row(normed + t * self->size, x + t * self->size, numbers, self->size, eps);
+    like.data = like.dtype == MLX_FLOAT32 ? normed : scratch + self->stored_place;
+    zm_round_floats(&like, normed);
+    return like;
+}
+
+/* sum = x + the numbers of result, rounded to its type, which gets them too; sum may be x. */
+static void add_result(const block *self, float *sum, const float *x, zm_view *result) {
+    float *scratch = self->workspace.data + self->normed_place;
+    const float *added = zm_read_floats(self->level, result, scratch);
+    for (size_t i = 0; i < result->size; i++) sum[i] = x[i] + added[i];
+    zm_store_floats(result, sum);
+    zm_copy_floats(self->level, result, sum);
+}
+
+static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
+    (void)n_inputs;
+    const block *self = state;
+    float *scratch = self->workspace.data, *h = scratch + self->h_place;
+    const float *x = zm_read_floats(self->level, &inputs[0], scratch + self->x_place);
+
+    zm_view normed = norm_tokens(self, inputs[0], x, &inputs[OPERATOR_NORM], self->operator_norm_place,
+                                 self->operator_eps);
+    zm_view results[ZM_STEP_OUTPUTS] = {inputs[0]};
+    results[0].data = scratch + self->result_place;
+    memcpy(results + 1, outputs + 1, (size_t)(n_outputs - 1) * sizeof *results);
+    run_part(&self->operator, normed, inputs, results, n_outputs);
+    add_result(self, h, x, &results[0]);
+
+    normed = norm_tokens(self, inputs[0], h, &inputs[FEED_FORWARD_NORM], self->feed_forward_norm_place,
+                         self->feed_forward_eps);
+    run_part(&self->feed_forward, normed, inputs, &outputs[0], 1);
+    add_result(self, h, h, &outputs[0]);
+}
+
+static void free_part(part *of) {
+    if (of->node_class) of->node_class->free_state(of->state);
+}
+
+static void free_block(void *state) {
+    block *self = state;
+    if (!self) return;
+    free_part(&self->operator);
+    free_part(&self->feed_forward);
+    free(self->workspace.data);
+    free(self);
+}
+
+static const zm_node_class block_class = {.name = "zmlx.block", .evaluate_cpu = evaluate, .free_state = free_block};
+
+typedef struct block_inputs {
+    mlx_array arrays[MAX_BLOCK_INPUTS];
+    int count;
+} block_inputs;
+
+/* Takes the step's state over and its arrays but x into the node's. */
+static void take_step(part *of, block_inputs *inputs, const zm_step *step) {
+    *of = (part){.node_class = step->node_class,
+                 .state = step->state,
+                 .first = inputs->count,
+                 .count = step->inputs.count - 1};
+    memcpy(inputs->arrays + inputs->count, step->inputs.arrays + 1, (size_t)of->count * sizeof *inputs->arrays);
+    inputs->count += of->count;
+}
+
+static zmlx_status add_norm(block_inputs *inputs, mlx_array weight, size_t size, zmlx_error *error) {
+    zm_storage storage;
+    if (!zm_is_set(weight) || mlx_array_ndim(weight) != 1 || mlx_array_size(weight) != size ||
+        !zm_storage_of(&storage, mlx_array_dtype(weight)))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, block_class.name, "a norm's weight does not fit");
+    inputs->arrays[inputs->count++] = weight;
+    return ZMLX_OK;
+}
+
+static zmlx_status add_parts(block *self, block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
+                             zm_pool *pool, zmlx_error *error) {
+    mlx_array x = inputs->arrays[0];
+    zm_step feed_forward;
+    if (!arguments->attention == !arguments->short_conv || !arguments->gated_mlp == !arguments->moe)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, block_class.name, "not one operator and one feed-forward part");
+    if (arguments->attention) ZM_TRY(zm_attention_step(operator, x, arguments->attention, pool, error));
+    else ZM_TRY(zm_short_conv_step(operator, x, arguments->short_conv, pool, error));
+    take_step(&self->operator, inputs, operator);
+    if (arguments->moe) ZM_TRY(zm_moe_step(&feed_forward, x, arguments->moe, pool, error));
+    else ZM_TRY(zm_gated_mlp_step(&feed_forward, x, arguments->gated_mlp, pool, error));
+    take_step(&self->feed_forward, inputs, &feed_forward);
+    int size = (int)self->size;
+    if (operator->outputs[0].shape[2] != size || feed_forward.outputs[0].shape[2] != size)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, block_class.name, "the parts do not keep the size of x");
+    return ZMLX_OK;
+}
+
+static zmlx_status make_workspace(block *self, zmlx_error *error) {
+    zm_workspace *workspace = &self->workspace;
+    self->x_place = zm_workspace_add(workspace, self->n_tokens, self->size);
+    self->h_place = zm_workspace_add(workspace, self->n_tokens, self->size);
+    self->normed_place = zm_workspace_add(workspace, self->n_tokens, self->size);
+    self->stored_place = zm_workspace_add(workspace, self->n_tokens, self->size);
+    self->result_place = zm_workspace_add(workspace, self->n_tokens, self->size);
+    self->operator_norm_place = zm_workspace_add(workspace, 1, self->size);
+    self->feed_forward_norm_place = zm_workspace_add(workspace, 1, self->size);
+    return zm_workspace_alloc(workspace, error);
+}
+
+static zmlx_status set_up(block *self, block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
+                          zm_pool *pool, zmlx_error *error) {
+    mlx_array x = inputs->arrays[0];
+    if (!zm_is_set(x) || mlx_array_ndim(x) != 3 || zm_dim(x, 0) != 1 || !zm_dim(x, 2))
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, block_class.name, "the input is not one sequence");
+    self->level = zm_fused_best_level();
+    self->size = (size_t)zm_dim(x, 2);
+    self->n_tokens = zm_token_count(x, self->size);
+    self->operator_eps = arguments->operator_eps;
+    self->feed_forward_eps = arguments->feed_forward_eps;
+    ZM_TRY(zm_check_activations(x, self->size, block_class.name, error));
+    ZM_TRY(add_norm(inputs, arguments->operator_norm, self->size, error));
+    ZM_TRY(add_norm(inputs, arguments->feed_forward_norm, self->size, error));
+    ZM_TRY(add_parts(self, inputs, operator, arguments, pool, error));
+    return make_workspace(self, error);
+}
+
+/* The outputs of the node: y and what the operator keeps, whose inputs have moved. */
+static int node_outputs(zm_node_output *outputs, const block *self, const zm_step *operator) {
+    for (int i = 0; i < operator->n_outputs; i++) {
+        outputs[i] = operator->outputs[i];
+        if (outputs[i].continues) outputs[i].continues += self->operator.first - 1;
+    }
+    return operator->n_outputs;
+}
+
+mlx_array zm_fused_block(zm_scope *scope, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
+                         zm_pool *pool) {
+    kept[0] = kept[1] = (mlx_array){NULL};
+    if (zm_scope_failed(scope)) return (mlx_array){NULL};
+    block *self = calloc(1, sizeof *self);
+    if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, block_class.name, "out of memory");
+    block_inputs inputs = {.arrays = {x}, .count = 1};
+    zm_step operator;
+    if (set_up(self, &inputs, &operator, arguments, pool, &scope->failure)) {
+        free_block(self);
+        return (mlx_array){NULL};
+    }
+    zm_node_output outputs[ZM_STEP_OUTPUTS];
+    mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
+    int n_outputs = node_outputs(outputs, self, &operator);
+    if (zm_node_apply(results, outputs, n_outputs, &block_class, self, inputs.arrays, inputs.count, scope->stream,
+                      &scope->failure))
+        return (mlx_array){NULL};
+    for (int i = 1; i < n_outputs; i++) kept[i - 1] = zm_scope_own(scope, results[i]);
+    return zm_scope_own(scope, results[0]);
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/* A block as one node gives the bits of its parts as nodes, which have tests of their own, joined by MLX's sums. */
+#include "fused_node_testing.h"
+
+enum { HIDDEN = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, ROWS = 64, LENGTH = 5, FIRST = 20, EXPERTS = 6, TAPS = 3 };
+
+typedef struct parts {
+    zm_weight q, k, v, o, in_proj, out_proj, gate, up, down, router, expert_gate, expert_up, expert_down;
+    mlx_array norms[2], freqs, keys, values, conv, last, expert_bias, x;
+} parts;
+
+static zm_weight weight(zm_scope *scope, int n_experts, int out, int in) {
+    return random_weight(scope, n_experts, out, in, (zm_quantization){32, 4, "affine"}, MLX_FLOAT32);
+}
+
+static mlx_array array(zm_scope *scope, const int *shape, int n_dims, mlx_dtype dtype) {
+    return random_array(scope, shape, n_dims, dtype, 1);
+}
+
+static parts random_parts(zm_scope *scope, mlx_dtype dtype) {
+    const int cache[] = {1, KV_HEADS, ROWS, HEAD_DIM}, row[] = {HIDDEN};
+    parts of = {.q = weight(scope, 0, HEADS * HEAD_DIM, HIDDEN),
+                .k = weight(scope, 0, KV_HEADS * HEAD_DIM, HIDDEN),
+                .v = weight(scope, 0, KV_HEADS * HEAD_DIM, HIDDEN),
+                .o = weight(scope, 0, HIDDEN, HEADS * HEAD_DIM),
+                .in_proj = weight(scope, 0, 3 * HIDDEN, HIDDEN),
+                .out_proj = weight(scope, 0, HIDDEN, HIDDEN),
+                .gate = weight(scope, 0, 96, HIDDEN),
+                .up = weight(scope, 0, 96, HIDDEN),
+                .down = weight(scope, 0, HIDDEN, 96),
+                .router = weight(scope, 0, EXPERTS, HIDDEN),
+                .expert_gate = weight(scope, EXPERTS, 32, HIDDEN),
+                .expert_up = weight(scope, EXPERTS, 32, HIDDEN),
+                .expert_down = weight(scope, EXPERTS, HIDDEN, 32)};
+    for (int i = 0; i < 2; i++) of.norms[i] = array(scope, row, 1, i ? MLX_FLOAT32 : dtype);
+    of.freqs = array(scope, (const int[]){HEAD_DIM / 2}, 1, MLX_FLOAT32);
+    of.keys = array(scope, cache, 4, dtype);
+    of.values = array(scope, cache, 4, dtype);
+    of.conv = array(scope, (const int[]){HIDDEN, TAPS, 1}, 3, MLX_FLOAT32);
+    of.last = array(scope, (const int[]){1, TAPS - 1, HIDDEN}, 3, dtype);
+    of.expert_bias = array(scope, (const int[]){EXPERTS}, 1, MLX_FLOAT32);
+    of.x = array(scope, (const int[]){1, LENGTH, HIDDEN}, 3, dtype);
+    return of;
+}
+
+static zm_attention_arguments attention_of(const parts *of) {
+    return (zm_attention_arguments){.q_proj = &of->q, .k_proj = &of->k, .v_proj = &of->v, .o_proj = &of->o,
+                                    .rotation = {of->freqs, false, 1, 1}, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
+                                    .head_dim = HEAD_DIM, .scale = 0.25f, .keys = of->keys, .values = of->values,
+                                    .offset = FIRST, .first_row = FIRST, .n_rows = FIRST + LENGTH};
+}
+
+static zm_short_conv_arguments short_conv_of(const parts *of) {
+    return (zm_short_conv_arguments){&of->in_proj, &of->out_proj, of->conv, {NULL}, of->last, TAPS};
+}
+
+static zm_gated_mlp_arguments gated_mlp_of(const parts *of) {
+    return (zm_gated_mlp_arguments){&of->gate, &of->up, &of->down, ZM_ACTIVATION_SWIGLU};
+}
+
+static zm_moe_arguments moe_of(const parts *of) {
+    return (zm_moe_arguments){.router = &of->router, .expert_bias = of->expert_bias, .gate = &of->expert_gate,
+                              .up = &of->expert_up, .down = &of->expert_down, .activation = ZM_ACTIVATION_SWIGLU,
+                              .gating = ZM_GATING_SIGMOID_BIAS, .top_k = 2, .normalize_top_k = true,
+                              .normalize_epsilon = 1e-6f, .routed_scaling_factor = 1};
+}
+
+/* which: bit 0 the operator (attention or short_conv), bit 1 the feed-forward part (gated_mlp or moe). */
+static mlx_array block(zm_scope *scope, mlx_array kept[2], const parts *of, int which) {
+    zm_attention_arguments attention = attention_of(of);
+    zm_short_conv_arguments short_conv = short_conv_of(of);
+    zm_gated_mlp_arguments gated_mlp = gated_mlp_of(of);
+    zm_moe_arguments moe = moe_of(of);
+    zm_block_arguments arguments = {.operator_norm = of->norms[0], .feed_forward_norm = of->norms[1],
+                                    .operator_eps = 1e-5f, .feed_forward_eps = 1e-6f,
+                                    .attention = which & 1 ? NULL : &attention,
+                                    .short_conv = which & 1 ? &short_conv : NULL,
+                                    .gated_mlp = which & 2 ? NULL : &gated_mlp, .moe = which & 2 ? &moe : NULL};
+    return zm_fused_block(scope, kept, of->x, &arguments, pool);
+}
+
+static mlx_array chain(zm_scope *scope, mlx_array kept[2], const parts *of, int which) {
+    zm_attention_arguments attention = attention_of(of);
+    zm_short_conv_arguments short_conv = short_conv_of(of);
+    zm_gated_mlp_arguments gated_mlp = gated_mlp_of(of);
+    zm_moe_arguments moe = moe_of(of);
+    /* The node writes into the buffers it is given; the block needs them as they were. */
+    attention.keys = zm_add(scope, of->keys, zm_scalar_like(scope, 0, of->keys));
+    attention.values = zm_add(scope, of->values, zm_scalar_like(scope, 0, of->values));
+    mlx_array normed = zm_fused_rms_norm(scope, of->x, of->norms[0], 1e-5f), h;
+    if (which & 1) h = zm_fused_short_conv(scope, &kept[0], normed, &short_conv, pool);
+    else h = zm_fused_attention(scope, &kept[0], &kept[1], normed, &attention, pool);
+    h = zm_add(scope, of->x, h);
+    normed = zm_fused_rms_norm(scope, h, of->norms[1], 1e-6f);
+    mlx_array y = which & 2 ? zm_fused_moe(scope, normed, &moe, pool)
+                            : zm_fused_gated_mlp(scope, normed, &gated_mlp, pool);
+    return zm_add(scope, h, y);
+}
+
+static void equals_its_parts(void **state) {
+    (void)state;
+    static const mlx_dtype types[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
+    for (int t = 0; t < 3; t++)
+        for (int which = 0; which < 4; which++) {
+            zm_scope scope;
+            zm_scope_begin(&scope, stream);
+            parts of = random_parts(&scope, types[t]);
+            mlx_array expected_kept[2] = {{NULL}, {NULL}}, kept[2];
+            mlx_array expected = chain(&scope, expected_kept, &of, which);
+            assert_int_equal(mlx_array_eval(expected), 0);
+            mlx_array y = block(&scope, kept, &of, which);
+            expect_same(&scope, y, expected, 0);
+            expect_same(&scope, kept[0], expected_kept[0], 0);
+            if (!(which & 1)) expect_same(&scope, kept[1], expected_kept[1], 0);
+            assert_int_equal(zm_is_set(kept[1]), !(which & 1));
+            end_well(&scope);
+        }
+}
+
+static void wrong_parts_are_refused(void **state) {
+    (void)state;
+    static const char *const places[] = {"zmlx.block", "zmlx.block", "zmlx.block", "zmlx.gated_mlp", "zmlx.attention"};
+    for (int wrong = 0; wrong < 5; wrong++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        parts of = random_parts(&scope, MLX_FLOAT32);
+        if (wrong == 0) of.x = array(&scope, (const int[]){2, LENGTH, HIDDEN}, 3, MLX_FLOAT32);
+        if (wrong == 1) of.norms[1] = of.freqs;
+        if (wrong == 2) of.down = weight(&scope, 0, HIDDEN / 2, 96);
+        if (wrong == 3) of.down = of.up;
+        if (wrong == 4) of.keys = of.x;
+        mlx_array kept[2];
+        assert_false(zm_is_set(block(&scope, kept, &of, 0)));
+        zmlx_error error;
+        assert_int_not_equal(zm_scope_end(&scope, &error), ZMLX_OK);
+        assert_string_equal(error.where, places[wrong]);
+    }
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    parts of = random_parts(&scope, MLX_FLOAT32);
+    zm_block_arguments none = {.operator_norm = of.norms[0], .feed_forward_norm = of.norms[1]};
+    mlx_array kept[2];
+    assert_false(zm_is_set(zm_fused_block(&scope, kept, of.x, &none, pool)));
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_ERROR_ARGUMENT);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(equals_its_parts),
+        cmocka_unit_test(wrong_parts_are_refused),
+    };
+    return cmocka_run_group_tests(tests, open_all, close_all);
+}

@@ -80,6 +80,9 @@ bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
 
 /* y = x W^T (+ bias). */
 mlx_array zm_fused_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_pool *pool);
+/* The greedy token of each position of x (batch, length, in), uint32 (batch, length): the lowest index of the largest
+ * of l - log(sum(e^l)), l = x W^T (+ bias), with l and the difference rounded to x's type as MLX's operations do. */
+mlx_array zm_fused_lm_head(zm_scope *, mlx_array x, const zm_weight *weight, zm_pool *pool);
 /* y = down(h(gate(x), up(x))): the whole MLP in one node. */
 mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool);
 /* y = sum over the chosen experts of weight * down(h(gate(x), up(x))): router, choice, experts and combine

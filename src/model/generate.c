@@ -40,26 +40,33 @@ static zmlx_status prefill(generation_run *run, const int32_t *prompt, size_t n_
     return ZMLX_OK;
 }
 
-/* Starts the step that feeds token (1, 1); *next (1,) becomes the lazy token after it. */
-static zmlx_status start_step(generation_run *run, mlx_array *next, mlx_array token) {
-    mlx_array logits = mlx_array_new();
-    zmlx_status status = zm_session_build(run->session, &logits, token, 1, run->error);
-    if (!status) {
-        zm_scope scope;
-        zm_scope_begin(&scope, run->session->model->stream);
-        if (zm_is_set(run->recent) && run->step) {
-            mlx_array longer = zm_concatenate(&scope, run->recent, token, 1);
-            int length = zm_dim(longer, 1);
-            int start = length > REPETITION_WINDOW ? length - REPETITION_WINDOW : 0;
-            zm_scope_keep(&scope, &run->recent, zm_slice_axis(&scope, longer, 1, start, length, 1));
-        }
-        mlx_array last = zm_squeeze(&scope, logits, 1);
-        zm_scope_keep(&scope, next, zm_sample(&scope, &run->sampler, last, run->recent, run->step++));
-        status = zm_scope_end(&scope, run->error);
+/* Keeps the last tokens for the repetition penalty, and the token that is drawn from logits. */
+static zmlx_status sample(generation_run *run, mlx_array *next, mlx_array logits, mlx_array token) {
+    zm_scope scope;
+    zm_scope_begin(&scope, run->session->model->stream);
+    if (zm_is_set(run->recent) && run->step) {
+        mlx_array longer = zm_concatenate(&scope, run->recent, token, 1);
+        int length = zm_dim(longer, 1);
+        int start = length > REPETITION_WINDOW ? length - REPETITION_WINDOW : 0;
+        zm_scope_keep(&scope, &run->recent, zm_slice_axis(&scope, longer, 1, start, length, 1));
     }
-    /* Freed before the evaluation, so that MLX can reuse the buffers behind them. */
-    mlx_array_free(logits);
-    if (status) return status;
+    mlx_array last = zm_squeeze(&scope, logits, 1);
+    zm_scope_keep(&scope, next, zm_sample(&scope, &run->sampler, last, run->recent, run->step++));
+    return zm_scope_end(&scope, run->error);
+}
+
+/* Starts the step that feeds token (1, 1); *next becomes the lazy token after it. */
+static zmlx_status start_step(generation_run *run, mlx_array *next, mlx_array token) {
+    if (zm_sampler_is_greedy(&run->sampler)) {
+        ZM_TRY(zm_session_build_greedy(run->session, next, token, 1, run->error));
+    } else {
+        mlx_array logits = mlx_array_new();
+        zmlx_status status = zm_session_build(run->session, &logits, token, 1, run->error);
+        if (!status) status = sample(run, next, logits, token);
+        /* Freed before the evaluation, so that MLX can reuse the buffers behind them. */
+        mlx_array_free(logits);
+        if (status) return status;
+    }
     mlx_vector_array outputs = mlx_vector_array_new_value(*next);
     int failed = mlx_async_eval(outputs);
     mlx_vector_array_free(outputs);

@@ -97,10 +97,16 @@ typedef struct zm_decoder { /* token ids -> normed hidden states */
     zm_norm *norm;
 } zm_decoder;
 
+typedef struct zm_greedy_head { /* normed hidden states -> the most likely tokens (batch, length), uint32 */
+    zm_module base;
+    zm_linear *lm_head; /* the model's */
+} zm_greedy_head;
+
 typedef struct zm_causal_lm { /* the root: token ids -> logits */
     zm_module base;
     zm_decoder *decoder;
     zm_linear *lm_head; /* tied: embed_tokens' child "as_linear", which shares the table's arrays */
+    zm_greedy_head *greedy_head;
 } zm_causal_lm;
 
 /* h(gate, up) in MLX operations, as mlx-lm's activation functions. */

@@ -88,12 +88,20 @@ static mlx_array draw(zm_scope *scope, const zm_sampler *sampler, mlx_array logp
     return zm_categorical(scope, scaled, -1, key);
 }
 
+bool zm_sampler_is_greedy(const zm_sampler *sampler) {
+    return sampler->temperature <= 0 && sampler->repetition_penalty <= 0;
+}
+
+mlx_array zm_log_probabilities(zm_scope *scope, mlx_array logits) {
+    return zm_subtract(scope, logits, zm_logsumexp(scope, logits, -1, true));
+}
+
 mlx_array zm_sample(zm_scope *scope, const zm_sampler *sampler, mlx_array logits, mlx_array recent,
                     uint64_t step) {
     if (sampler->repetition_penalty > 0 && zm_is_set(recent))
         logits = penalize(scope, logits, recent, sampler->repetition_penalty);
     /* The arg-max is of log probabilities: the subtraction can create ties that the logits do not have. */
-    mlx_array logprobs = zm_subtract(scope, logits, zm_logsumexp(scope, logits, -1, true));
+    mlx_array logprobs = zm_log_probabilities(scope, logits);
     if (sampler->temperature <= 0) return zm_argmax(scope, logprobs, -1, false);
     if (sampler->top_p > 0 && sampler->top_p < 1) logprobs = apply_top_p(scope, logprobs, sampler->top_p);
     if (sampler->min_p > 0) logprobs = apply_min_p(scope, logprobs, sampler->min_p);

@@ -16,6 +16,12 @@ typedef struct zm_sampler {
 zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *options, int vocab_size,
                             zmlx_error *error);
 
+/* Whether the token is simply the most likely one, so that zm_causal_lm_greedy gives it too. */
+bool zm_sampler_is_greedy(const zm_sampler *sampler);
+
+/* logits - log(sum(e^logits)) over the last axis. */
+mlx_array zm_log_probabilities(zm_scope *scope, mlx_array logits);
+
 /* logits (1, vocab_size) -> token (1,) uint32. recent (1, n), the last tokens, or empty; step numbers
  * the token and, with the seed, fixes its random draw. */
 mlx_array zm_sample(zm_scope *scope, const zm_sampler *sampler, mlx_array logits, mlx_array recent,

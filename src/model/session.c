@@ -31,25 +31,39 @@ void zmlx_session_free(zmlx_session *session) {
 
 size_t zmlx_session_length(const zmlx_session *session) { return session->length; }
 
-zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
-                             zmlx_error *error) {
+/* What a model is called for; the result is kept in *result, if that is not NULL. */
+typedef mlx_array (*model_call)(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches);
+
+static mlx_array call_decoder(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
+    return zm_decoder_call(model->decoder, scope, tokens, caches);
+}
+
+static zmlx_status build(zmlx_session *session, model_call call, mlx_array *result, mlx_array tokens, size_t n_tokens,
+                         zmlx_error *error) {
     if (session->broken)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "an earlier call failed; start a new session");
     if (n_tokens > INT_MAX / 2 - session->length)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "%zu tokens are too many", n_tokens);
     zm_scope scope;
     zm_scope_begin(&scope, session->model->stream);
-    zm_causal_lm *root = session->model->root;
-    if (logits)
-        zm_scope_keep(&scope, logits, zm_causal_lm_call(root, &scope, tokens, session->caches));
-    else
-        zm_decoder_call(root->decoder, &scope, tokens, session->caches);
+    mlx_array output = call(session->model->root, &scope, tokens, session->caches);
+    if (result) zm_scope_keep(&scope, result, output);
     zmlx_status status = zm_scope_end(&scope, error);
     if (status)
         session->broken = true;
     else
         session->length += n_tokens;
     return status;
+}
+
+zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
+                             zmlx_error *error) {
+    return build(session, logits ? zm_causal_lm_call : call_decoder, logits, tokens, n_tokens, error);
+}
+
+zmlx_status zm_session_build_greedy(zmlx_session *session, mlx_array *next, mlx_array tokens, size_t n_tokens,
+                                    zmlx_error *error) {
+    return build(session, zm_causal_lm_greedy, next, tokens, n_tokens, error);
 }
 
 zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_error *error) {

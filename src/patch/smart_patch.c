@@ -25,7 +25,6 @@ typedef struct trial {
     double threshold;
     int n_warmup, n_runs, max_fused_tokens;
     int32_t expected[N_CHECKED_TOKENS]; /* greedy tokens of the model as it was given */
-    float *logits;                      /* of one step */
     block_time *standing, *candidate;   /* n_runs each */
     double *values;                     /* n_runs: what a median is taken of */
     zmlx_error *error;
@@ -57,6 +56,16 @@ static double median_speedup(trial *this, bool prefill) {
     return zm_median(this->values, (size_t)this->n_runs);
 }
 
+/* Feeds a token and waits for the one after it. */
+static zmlx_status greedy_step(zmlx_session *session, int32_t token, zmlx_error *error) {
+    mlx_array input = mlx_array_new_data(&token, (const int[]){1, 1}, 2, MLX_INT32), next = mlx_array_new();
+    zmlx_status status = zm_session_build_greedy(session, &next, input, 1, error);
+    mlx_array_free(input);
+    if (!status) status = zm_session_evaluate(session, next, error);
+    mlx_array_free(next);
+    return status;
+}
+
 /* A prefill of the sample and a block of single-token steps after it. */
 static zmlx_status time_block(trial *this, block_time *result) {
     zmlx_session *session;
@@ -65,7 +74,7 @@ static zmlx_status time_block(trial *this, block_time *result) {
     zmlx_status status = zmlx_session_feed(session, this->sample, this->n_sample, NULL, false, this->error);
     double filled = zm_clock_seconds();
     for (int i = 0; i < BLOCK_STEPS && !status; i++)
-        status = zmlx_session_feed(session, &this->expected[i], 1, this->logits, false, this->error);
+        status = greedy_step(session, this->expected[i], this->error);
     result->decode = (zm_clock_seconds() - filled) / BLOCK_STEPS;
     result->prefill = filled - start;
     zmlx_session_free(session);
@@ -183,14 +192,13 @@ static zmlx_status try_all(trial *this, zmlx_smart_report *report, zm_report *pa
     return ZMLX_OK;
 }
 
-static zmlx_status allocate(trial *this, zmlx_smart_report *report, size_t n_patterns, int vocab_size) {
+static zmlx_status allocate(trial *this, zmlx_smart_report *report, size_t n_patterns) {
     size_t n_runs = (size_t)this->n_runs;
     report->results = calloc(n_patterns + 1, sizeof *report->results);
-    this->logits = calloc((size_t)vocab_size, sizeof *this->logits);
     this->standing = calloc(n_runs, sizeof *this->standing);
     this->candidate = calloc(n_runs, sizeof *this->candidate);
     this->values = calloc(n_runs, sizeof *this->values);
-    bool complete = report->results && this->logits && this->standing && this->candidate && this->values;
+    bool complete = report->results && this->standing && this->candidate && this->values;
     return complete ? ZMLX_OK : zm_fail_memory(this->error);
 }
 
@@ -222,13 +230,12 @@ zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched
         .error = error,
     };
     size_t n_before = zm_patch_count(model);
-    zmlx_status status = allocate(&this, report, request->n_patterns, model->info.vocab_size);
+    zmlx_status status = allocate(&this, report, request->n_patterns);
     if (!status) status = try_all(&this, report, patched, request);
     if (status) {
         zm_patch_undo(model, n_before);
         zmlx_smart_report_clear(report);
     }
-    free(this.logits);
     free(this.standing);
     free(this.candidate);
     free(this.values);

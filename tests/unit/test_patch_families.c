@@ -28,10 +28,10 @@ enum { SHORT_PROMPT = 12, LONG_PROMPT = 40, N_TOKENS = 40 };
     SIZES "\"norm_eps\":1e-5,\"conv_bias\":false,\"conv_L_cache\":3,\"rope_theta\":50000.0," \
           "\"layer_types\":[\"conv\",\"full_attention\",\"conv\",\"full_attention\"],"
 
-enum { N_COUNTED = 8 };
+enum { N_COUNTED = 9 };
 static const char *const counted[N_COUNTED] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
                                                "short_conv", "attention", "rmsnorm",
-                                               "quantized_linear", "decoder_block"};
+                                               "quantized_linear", "lm_head", "decoder_block"};
 
 typedef struct family_case {
     const char *config;
@@ -42,27 +42,27 @@ typedef struct family_case {
 static const family_case cases[] = {
     {"{\"model_type\":\"lfm2_moe\"," LFM2 "\"moe_intermediate_size\":64,\"num_experts\":8,"
      "\"num_experts_per_tok\":3,\"norm_topk_prob\":true,\"use_expert_bias\":true,\"num_dense_layers\":1}",
-     {1, 0, 3, 2, 2, 13, 1, 4}},
+     {1, 0, 3, 2, 2, 13, 1, 1, 4}},
     {"{\"model_type\":\"lfm2\"," LFM2 "\"block_dim\":128,\"block_ff_dim\":192,\"block_multiple_of\":64,"
      "\"block_ffn_dim_multiplier\":1.0,\"block_auto_adjust_ff_dim\":false}",
-     {4, 0, 0, 2, 2, 13, 1, 4}},
+     {4, 0, 0, 2, 2, 13, 1, 1, 4}},
     {"{\"model_type\":\"llama\"," SIZES "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 4, 9, 1, 4}},
+     {4, 0, 0, 0, 4, 9, 1, 1, 4}},
     {"{\"model_type\":\"qwen3\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 4, 17, 1, 4}},
+     {4, 0, 0, 0, 4, 17, 1, 1, 4}},
     {"{\"model_type\":\"qwen3_moe\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":false,\"num_experts\":8,\"num_experts_per_tok\":2,\"decoder_sparse_step\":1,"
      "\"mlp_only_layers\":[1],\"moe_intermediate_size\":64,\"norm_topk_prob\":true}",
-     {1, 0, 3, 0, 4, 17, 1, 4}},
+     {1, 0, 3, 0, 4, 17, 1, 1, 4}},
     {"{\"model_type\":\"mixtral\"," SIZES "\"rms_norm_eps\":1e-5,\"num_local_experts\":4,"
      "\"num_experts_per_tok\":2}",
-     {0, 0, 4, 0, 4, 9, 1, 4}},
+     {0, 0, 4, 0, 4, 9, 1, 1, 4}},
     {"{\"model_type\":\"gpt_oss\"," SIZES "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"num_local_experts\":8,"
      "\"num_experts_per_tok\":3,\"sliding_window\":32,\"rope_theta\":150000,\"rope_scaling\":{"
      "\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,\"beta_slow\":1.0,"
      "\"original_max_position_embeddings\":128}}",
-     {0, 0, 4, 0, 4, 9, 1, 4}},
+     {0, 0, 4, 0, 4, 9, 1, 1, 4}},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -179,7 +179,7 @@ static void test_rotations(void **state) {
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         char config[1024];
         snprintf(config, sizeof config, "{\"model_type\":\"llama\",%s%s,\"rms_norm_eps\":1e-5}", WIDTHS, rules[i]);
-        validate_case(&(family_case){config, {4, 0, 0, 0, 4, 9, 1, 4}}, 4, SHORT_PROMPT);
+        validate_case(&(family_case){config, {4, 0, 0, 0, 4, 9, 1, 1, 4}}, 4, SHORT_PROMPT);
     }
 }
 

@@ -157,6 +157,21 @@ static void test_fields_of_attention(void **state) {
     expect_refused("attention", &tree.norm->base, NULL);
 }
 
+static void test_fields_of_heads(void **state) {
+    (void)state;
+    zm_greedy_head head = {.base = {.kind = ZM_MODULE_GREEDY_HEAD, .path = "greedy_head"}, .lm_head = tree.head};
+    head.base.forward = zm_standard_forward(ZM_MODULE_GREEDY_HEAD);
+    const char *reason;
+    assert_int_equal(zm_patch_lm_head_match(&head.base, &reason), ZM_MATCH_YES);
+    head.lm_head = tree.odd;
+    expect_refused("lm_head", &head.base, "nvfp4 weights have no CPU kernel");
+    head.lm_head = NULL;
+    expect_refused("lm_head", &head.base, "a projection is missing or not a linear map");
+    head.base.forward = doubling_forward;
+    expect_refused("lm_head", &head.base, "it has a forward of its own");
+    expect_refused("lm_head", &tree.head->base, NULL);
+}
+
 static void test_fields_of_blocks(void **state) {
     (void)state;
     zm_block right = {.base = {.kind = ZM_MODULE_BLOCK, .path = "block"},
@@ -196,7 +211,7 @@ int main(void) {
         TEST(test_fields_of_gated_mlps),
         TEST(test_fields_of_mixtures),
         TEST(test_fields_of_linear_maps),
-        TEST(test_fields_of_attention), TEST(test_fields_of_blocks), TEST(test_fields_of_convolutions_and_norms),
+        TEST(test_fields_of_attention), TEST(test_fields_of_blocks), TEST(test_fields_of_heads), TEST(test_fields_of_convolutions_and_norms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -199,9 +199,9 @@ static void test_kept_patterns_stay(void **state) {
     check(zmlx_smart_patch(&report, model, &options, &error));
     static const char *const names[] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
                                         "short_conv", "attention", "rmsnorm",
-                                        "quantized_linear", "decoder_block"};
-    assert_int_equal(report.n_results, 8);
-    for (size_t i = 0; i < 8; i++) {
+                                        "quantized_linear", "lm_head", "decoder_block"};
+    assert_int_equal(report.n_results, 9);
+    for (size_t i = 0; i < 9; i++) {
         zmlx_smart_choice expected = i == 1 ? ZMLX_SMART_NO_MATCH : ZMLX_SMART_KEEP;
         assert_string_equal(report.results[i].pattern, names[i]);
         assert_int_equal(report.results[i].choice, expected);
@@ -211,7 +211,7 @@ static void test_kept_patterns_stay(void **state) {
     const zmlx_patch_report *patched = zmlx_patch_get_report(model);
     assert_non_null(patched);
     assert_int_equal(patched->patched_count, zm_patch_count(model));
-    assert_int_equal(patched->n_counts, 7);
+    assert_int_equal(patched->n_counts, 8);
     assert_true(patched->counts[0].speedup > 0);
     char *text = zmlx_patch_report_text(patched, false), line[64];
     snprintf(line, sizeof line, "  moe_mlp: 6 (%.3fx)\n", report.results[2].decode_speedup);
@@ -221,7 +221,7 @@ static void test_kept_patterns_stay(void **state) {
     assert_non_null(strstr(lines, "x -> KEEP (6 modules)\n"));
     assert_non_null(strstr(lines,
                            "Kept: ['swiglu_mlp', 'moe_mlp', 'short_conv', 'attention', 'rmsnorm', "
-                           "'quantized_linear', 'decoder_block']\n"
+                           "'quantized_linear', 'lm_head', 'decoder_block']\n"
                            "Reverted: []\n"));
     zmlx_smart_report_clear(&report);
     zmlx_unpatch(model);

@@ -109,13 +109,14 @@ static void test_passes(void **state) {
     /* The output projection; 2 norms a layer, 2 an attention, the last. */
     static const zmlx_patch_count counts[] = {{"attention", 2, 0},
                                               {"decoder_block", 8, 0},
+                                              {"lm_head", 1, 0},
                                               {"moe_mlp", 6, 0},
                                               {"quantized_linear", 1, 0},
                                               {"rmsnorm", 21, 0},
                                               {"short_conv", 6, 0},
                                               {"swiglu_mlp", 2, 0}};
-    assert_int_equal(validation.n_counts, 7);
-    for (size_t i = 0; i < 7; i++) {
+    assert_int_equal(validation.n_counts, 8);
+    for (size_t i = 0; i < 8; i++) {
         assert_string_equal(validation.counts[i].pattern, counts[i].pattern);
         assert_int_equal(validation.counts[i].count, counts[i].count);
     }

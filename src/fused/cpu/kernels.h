@@ -101,6 +101,8 @@ const zm_cpu_level SYMBOL = {
     .multiply = multiply,
     .activate = activate,
     .sigmoid = sigmoid_all,
+    .largest = largest,
+    .sum_exponentials = sum_exponentials,
     .widen = widen,
     .attend = attend,
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Activations; part of kernels.h. */
+/* Activations and exponentials; part of kernels.h. */
 
 INLINE vector choose(vector_int condition, vector a, vector b) {
     return (vector)((condition & (vector_int)a) | (~condition & (vector_int)b));
@@ -73,4 +73,30 @@ static void sigmoid_all(float *result, const float *x, size_t count) {
     memcpy(values, x + i, (count - i) * sizeof *x);
     store_vector(values, sigmoid(load_vector(values)));
     memcpy(result + i, values, (count - i) * sizeof *result);
+}
+
+static float largest(const float *x, size_t count) {
+    size_t i = 0;
+    vector most = splat(x[0]);
+    for (; i + LANES <= count; i += LANES) {
+        vector values = load_vector(x + i);
+        most = choose(values > most, values, most);
+    }
+    float lanes[LANES], result = x[0];
+    store_vector(lanes, most);
+    for (int lane = 0; lane < LANES; lane++) result = lanes[lane] > result ? lanes[lane] : result;
+    for (; i < count; i++) result = x[i] > result ? x[i] : result;
+    return result;
+}
+
+static float sum_exponentials(const float *x, size_t count, float shift) {
+    size_t i = 0;
+    vector sum = {0};
+    for (; i + LANES <= count; i += LANES) sum += exponential(load_vector(x + i) - shift);
+    if (i < count) {
+        float rest[LANES];
+        for (size_t lane = 0; lane < LANES; lane++) rest[lane] = i + lane < count ? x[i + lane] : -INFINITY;
+        sum += exponential(load_vector(rest) - shift);
+    }
+    return sum_lanes(sum);
 }

@@ -62,6 +62,9 @@ typedef struct zm_cpu_level {
     void (*activate)(float *result, const float *gate, const float *up, size_t count,
                      zm_activation activation);
     void (*sigmoid)(float *result, const float *x, size_t count); /* result may be x */
+    float (*largest)(const float *x, size_t count); /* of at least one number */
+    /* Sum of e^(x - shift), in an order that count alone decides. */
+    float (*sum_exponentials)(const float *x, size_t count, float shift);
     void (*widen)(float *result, const void *values, zm_storage storage, size_t count);
     void (*attend)(const zm_attend *part);
 } zm_cpu_level;

@@ -247,11 +247,20 @@ static zmlx_status build_tied_head(zm_linear **head, zm_builder *builder, zm_emb
     return ZMLX_OK;
 }
 
-static zmlx_status build_tree(zm_causal_lm *model, zm_builder *builder, const zm_model_plan *plan) {
-    ZM_TRY(build_decoder(&model->decoder, builder, &model->base, plan));
+static zmlx_status build_lm_head(zm_causal_lm *model, zm_builder *builder, const zm_model_plan *plan) {
     if (plan->is_tied) return build_tied_head(&model->lm_head, builder, model->decoder->embed_tokens);
     zm_linear_shape head = {plan->hidden_size, plan->vocab_size, 0, false};
     return zm_build_linear(&model->lm_head, builder, &model->base, "lm_head", head);
+}
+
+static zmlx_status build_tree(zm_causal_lm *model, zm_builder *builder, const zm_model_plan *plan) {
+    ZM_TRY(build_decoder(&model->decoder, builder, &model->base, plan));
+    ZM_TRY(build_lm_head(model, builder, plan));
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof *model->greedy_head, ZM_MODULE_GREEDY_HEAD, &model->base, "greedy_head"));
+    model->greedy_head = (zm_greedy_head *)base;
+    model->greedy_head->lm_head = model->lm_head;
+    return ZMLX_OK;
 }
 
 zmlx_status zm_build_model(zm_causal_lm **root, zm_builder *builder, const zm_model_plan *plan) {

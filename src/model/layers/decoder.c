@@ -2,6 +2,7 @@
 /* Blocks, the decoder, the language model; and the table of standard forwards. */
 #include "model/family.h"
 #include "model/layers/forward.h"
+#include "model/sample.h"
 
 mlx_array zm_block_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_block *block = (const zm_block *)self;
@@ -36,6 +37,12 @@ mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, cons
     return zm_module_call(&decoder->norm->base, scope, x, NULL);
 }
 
+mlx_array zm_greedy_head_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)call;
+    mlx_array logits = zm_module_call(&((const zm_greedy_head *)self)->lm_head->base, scope, x, NULL);
+    return zm_argmax(scope, zm_log_probabilities(scope, logits), -1, false);
+}
+
 mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_causal_lm *model = (const zm_causal_lm *)self;
     x = zm_module_call(&model->decoder->base, scope, x, call);
@@ -52,6 +59,11 @@ mlx_array zm_causal_lm_call(zm_causal_lm *model, zm_scope *scope, mlx_array toke
     return zm_module_call(&model->base, scope, tokens, &call);
 }
 
+mlx_array zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
+    mlx_array hidden = zm_decoder_call(model->decoder, scope, tokens, caches);
+    return zm_module_call(&model->greedy_head->base, scope, hidden, NULL);
+}
+
 void zm_block_cache_init(zm_cache *cache, const zm_block *block) {
     zm_cache_kind kind = block->sliding_window ? ZM_CACHE_ROTATING : ZM_CACHE_KV;
     if (block->operator->kind == ZM_MODULE_SHORT_CONV) kind = ZM_CACHE_ARRAY;
@@ -65,7 +77,7 @@ zm_forward zm_standard_forward(zm_module_kind kind) {
         [ZM_MODULE_ATTENTION] = zm_attention_forward,   [ZM_MODULE_SHORT_CONV] = zm_short_conv_forward,
         [ZM_MODULE_GATED_MLP] = zm_gated_mlp_forward,   [ZM_MODULE_MOE] = zm_moe_forward,
         [ZM_MODULE_BLOCK] = zm_block_forward,           [ZM_MODULE_DECODER] = zm_decoder_forward,
-        [ZM_MODULE_CAUSAL_LM] = zm_causal_lm_forward,
+        [ZM_MODULE_CAUSAL_LM] = zm_causal_lm_forward,   [ZM_MODULE_GREEDY_HEAD] = zm_greedy_head_forward,
     };
     return (int)kind < 0 || kind >= ZM_MODULE_KIND_COUNT ? NULL : forwards[kind];
 }

@@ -16,6 +16,7 @@ mlx_array zm_short_conv_forward(zm_module *self, zm_scope *scope, mlx_array x, c
 mlx_array zm_gated_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_moe_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_block_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_greedy_head_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 /* call->cache: the first of an array of caches, one a block, or NULL. */
 mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/pages.h"
 #include "mlx/node.h"
 
 typedef struct open_file {
@@ -106,6 +107,7 @@ static void read_tensor(const void *state, const zm_view *inputs, int n_inputs, 
     int descriptor = source->files[what->file_index].descriptor;
     char *data = outputs[0].data;
     uint64_t done = 0;
+    zm_want_large_pages(data, (size_t)what->size);
     while (done < what->size) {
         ssize_t got =
             pread(descriptor, data + done, (size_t)(what->size - done), (off_t)(what->offset + done));

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The kernels of one level. Included once by each level_*.c, which defines before:
  *   LANES; ONE_TOKEN_ROWS, TOKEN_ROWS: rows computed together for one and for several tokens;
- *   UNSIGNED_CODES: codes_to_float takes all 32 bits;
  *   the types vector, vector_int, vector_word, vector_half of LANES elements;
- *   multiply_add, codes_to_float, load_words, load_bytes, mxfp4_values, float16_to_float, load_some_halves,
- *   load_some_floats, sum_lanes; SYMBOL, NAME and supported(). */
+ *   multiply_add, codes_to_float, load_words, load_some_words, load_some_bytes, mxfp4_values, float16_to_float,
+ *   bfloat16_to_float, load_some_halves, load_some_floats, pick_lanes, sum_lanes; SYMBOL, NAME and supported(). */
 
 /* Inlining with constant arguments is what turns the functions below into one kernel a format. Builds that
  * are not for speed (without optimisation, with sanitizers) keep one general kernel: same results,
@@ -50,8 +49,9 @@ INLINE vector_half load_halves(const unsigned char *values) {
     return result;
 }
 
-INLINE vector bfloat16_to_float(vector_half halves) {
-    return (vector)(__builtin_convertvector(halves, vector_word) << 16);
+/* mxfp4's scales: 2^(byte - 127); 2^-127 is subnormal. */
+INLINE vector exponents_to_float(vector_word bytes) {
+    return (vector)((bytes << 23) | ((vector_word)(bytes == 0) & 0x00400000u));
 }
 
 /* LANES stored numbers, or only the first `count`; the other lanes are 0. */

@@ -15,16 +15,18 @@
 #include "fused/cpu/matrix.h"
 #include "fused/kinds.h"
 
-enum { ZM_MAX_LANES = 16 };
+enum { ZM_MAX_LANES = 16, ZM_MAX_CODES = 16 };
 
-/* How prepared activations are stored: value i of a group is x[source[i]] * factor[i], and the sums of
- * the groups follow the values. The factor undoes the place of a code inside its word. */
+/* How prepared activations are stored. A row of codes is read as words of n_codes codes, a vector of words at a
+ * time: the activations of a vector's first codes come first, then those of its second ones, each times the
+ * factor that undoes the place of its code inside the word. Zeros fill up the last vector; the sums of the
+ * groups follow. */
 typedef struct zm_order {
     size_t in_features, group_size;
-    bool permuted; /* else source and factor are not used */
-    bool sums;     /* the kind has biases */
-    uint8_t source[ZM_MATRIX_MAX_GROUP];
-    float factor[ZM_MATRIX_MAX_GROUP];
+    size_t n_values; /* before the sums */
+    size_t n_codes;  /* 0: dense, in the order they have */
+    bool sums;       /* the kind has biases */
+    float factor[ZM_MAX_CODES][ZM_MAX_LANES];
 } zm_order;
 
 /* y[token * y_stride + row - row_begin] = sum over i of W[expert][row][i] * x[token][i] (+ bias[row]). */
@@ -75,7 +77,7 @@ enum { ZM_ROW_BLOCK = 4 };
 /* Floats of one prepared token. */
 static inline size_t zm_order_size(const zm_order *order) {
     size_t sums = order->sums ? order->in_features / order->group_size : 0;
-    return (order->in_features + sums + ZM_MAX_LANES - 1) / ZM_MAX_LANES * ZM_MAX_LANES;
+    return (order->n_values + sums + ZM_MAX_LANES - 1) / ZM_MAX_LANES * ZM_MAX_LANES;
 }
 
 /* All levels of this architecture, the plain one first and the best last; NULL ends the list. */

@@ -22,7 +22,7 @@ static bool supported(void) {
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #endif
 
-enum { LANES = 16, ONE_TOKEN_ROWS = 1, TOKEN_ROWS = 2, UNSIGNED_CODES = 1 };
+enum { LANES = 16, ONE_TOKEN_ROWS = 1, TOKEN_ROWS = 2, LOOKUP_BITS = 4 };
 
 typedef float vector __attribute__((vector_size(64)));
 typedef int32_t vector_int __attribute__((vector_size(64)));
@@ -33,24 +33,52 @@ static inline vector multiply_add(vector a, vector b, vector c) {
     return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
 
-/* Codes below 2^32 as floats. */
-static inline vector codes_to_float(vector_word codes) { return (vector)_mm512_cvtepu32_ps((__m512i)codes); }
+/* Codes below 2^31 as floats. */
+static inline vector codes_to_float(vector_word codes) { return (vector)_mm512_cvtepi32_ps((__m512i)codes); }
 
-/* The first n_words words, repeated to fill the lanes. */
-static inline vector_word load_words(const unsigned char *words, int n_words) {
-    if (n_words >= LANES) return (vector_word)_mm512_loadu_si512(words);
-    if (n_words == 8)
-        return (vector_word)_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)words));
-    if (n_words == 4)
-        return (vector_word)_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)words));
-    long long pair;
-    memcpy(&pair, words, sizeof pair);
-    return (vector_word)_mm512_set1_epi64(pair);
+/* Of stored words, the LANES words of word_bits bits, each with what follows it. */
+static inline vector_word spread_words(__m512i stored, int word_bits) {
+    if (word_bits == 32) return (vector_word)stored;
+    if (word_bits == 24) {
+        const __m512i quads = _mm512_setr_epi32(0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12);
+        const __m512i bytes = _mm512_broadcast_i32x4(
+            _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1));
+        return (vector_word)_mm512_shuffle_epi8(_mm512_permutexvar_epi32(quads, stored), bytes);
+    }
+    const __m512i quads = _mm512_setr_epi32(0, 1, 2, 3, 2, 3, 4, 5, 5, 6, 7, 8, 7, 8, 9, 10);
+    const __m512i bytes = _mm512_broadcast_i64x4(
+        _mm256_setr_epi8(0, 1, 2, -1, 2, 3, 4, -1, 5, 6, 7, -1, 7, 8, 9, -1, /* the second quad begins at byte 2 */
+                         2, 3, 4, -1, 4, 5, 6, -1, 7, 8, 9, -1, 9, 10, 11, -1));
+    return (vector_word)_mm512_shuffle_epi8(_mm512_permutexvar_epi32(quads, stored), bytes);
 }
 
-/* LANES bytes, one a lane. */
-static inline vector_word load_bytes(const unsigned char *bytes) {
-    return (vector_word)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)bytes));
+/* A vector of words of which only n_bytes, a multiple of 4, can be read; the other codes are 0. */
+static inline vector_word load_some_words(const unsigned char *source, int word_bits, size_t n_bytes) {
+    return spread_words(_mm512_maskz_loadu_epi32((__mmask16)((1u << n_bytes / 4) - 1), source), word_bits);
+}
+
+static inline vector_word load_words(const unsigned char *source, int word_bits) {
+    if (word_bits == 32) return (vector_word)_mm512_loadu_si512(source);
+    return load_some_words(source, word_bits, LANES * (size_t)word_bits / 8);
+}
+
+/* The first count bytes, one a lane; the other lanes are 0. */
+static inline vector_word load_some_bytes(const unsigned char *bytes, size_t count) {
+    __mmask16 mask = (__mmask16)(count < LANES ? (1u << count) - 1 : 0xffff);
+    return (vector_word)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, bytes));
+}
+
+/* Lane i gets values[lanes[i]]. */
+static inline vector pick_lanes(vector values, vector_word lanes) {
+    return (vector)_mm512_permutexvar_ps((__m512i)lanes, (__m512)values);
+}
+
+/* The codes of at most LOOKUP_BITS bits in the low bits of each lane, as floats. */
+static inline vector look_up_codes(vector_word words, int bits) {
+    const __m512 two = _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+    const __m512 three = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512 four = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return (vector)_mm512_permutexvar_ps((__m512i)words, bits == 2 ? two : bits == 3 ? three : four);
 }
 
 /* The values of the e2m1 codes in the low four bits of each lane. */
@@ -62,6 +90,10 @@ static inline vector mxfp4_values(vector_word codes) {
 
 static inline vector float16_to_float(vector_half halves) {
     return (vector)_mm512_cvtph_ps((__m256i)halves);
+}
+
+static inline vector bfloat16_to_float(vector_half halves) {
+    return (vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)halves), 16);
 }
 
 /* The first count < LANES values; the other lanes are 0. */

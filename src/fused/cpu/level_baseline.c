@@ -5,21 +5,17 @@
 #include <string.h>
 #if defined(__ARM_FEATURE_FMA)
 #include <arm_neon.h>
-#elif defined(__SSE2__)
-#include <emmintrin.h>
 #endif
 
 #include "base/half.h"
 #include "fused/cpu/level.h"
 
-enum { LANES = 4, ONE_TOKEN_ROWS = 4, TOKEN_ROWS = 1, UNSIGNED_CODES = 0 };
+enum { LANES = 4, ONE_TOKEN_ROWS = 4, TOKEN_ROWS = 1, LOOKUP_BITS = 0 };
 
 typedef float vector __attribute__((vector_size(16)));
 typedef int32_t vector_int __attribute__((vector_size(16)));
 typedef uint32_t vector_word __attribute__((vector_size(16)));
-typedef uint64_t vector_pair __attribute__((vector_size(16)));
 typedef uint16_t vector_half __attribute__((vector_size(8)));
-typedef uint8_t vector_byte __attribute__((vector_size(4)));
 
 static inline vector multiply_add(vector a, vector b, vector c) {
 #if defined(__ARM_FEATURE_FMA)
@@ -34,32 +30,38 @@ static inline vector codes_to_float(vector_word codes) {
     return __builtin_convertvector((vector_int)codes, vector);
 }
 
-/* The first n_words words, repeated to fill the lanes. */
-static inline vector_word load_words(const unsigned char *words, int n_words) {
+/* A vector of words of word_bits bits, each with what follows it, of which only n_bytes can be read; the other codes
+ * are 0. */
+static inline vector_word load_some_words(const unsigned char *source, int word_bits, size_t n_bytes) {
+    unsigned char stored[4 * LANES] = {0};
+    memcpy(stored, source, n_bytes);
+    uint32_t words[LANES];
+    for (int lane = 0; lane < LANES; lane++) memcpy(&words[lane], stored + lane * word_bits / 8, 4);
+    return (vector_word){words[0], words[1], words[2], words[3]};
+}
+
+static inline vector_word load_words(const unsigned char *source, int word_bits) {
+    if (word_bits != 32) return load_some_words(source, word_bits, LANES * (size_t)word_bits / 8);
     vector_word result;
-    if (n_words >= LANES) {
-        memcpy(&result, words, sizeof result);
-    } else {
-        uint64_t pair;
-        memcpy(&pair, words, sizeof pair);
-        result = (vector_word)(vector_pair){pair, pair};
-    }
+    memcpy(&result, source, sizeof result);
     return result;
 }
 
-/* LANES bytes, one a lane. */
-static inline vector_word load_bytes(const unsigned char *bytes) {
-#if defined(__SSE2__)
-    uint32_t packed;
-    memcpy(&packed, bytes, sizeof packed);
-    __m128i zero = _mm_setzero_si128();
-    __m128i halves = _mm_unpacklo_epi8(_mm_cvtsi32_si128((int)packed), zero);
-    return (vector_word)_mm_unpacklo_epi16(halves, zero);
-#else
-    vector_byte packed;
-    memcpy(&packed, bytes, sizeof packed);
-    return __builtin_convertvector(packed, vector_word);
-#endif
+/* The first count bytes, one a lane; the other lanes are 0. */
+static inline vector_word load_some_bytes(const unsigned char *bytes, size_t count) {
+    unsigned char some[LANES] = {0};
+    memcpy(some, bytes, count < LANES ? count : LANES);
+    return (vector_word){some[0], some[1], some[2], some[3]};
+}
+
+/* Lane i gets values[lanes[i]]. */
+static inline vector pick_lanes(vector values, vector_word lanes) {
+    return (vector){values[lanes[0]], values[lanes[1]], values[lanes[2]], values[lanes[3]]};
+}
+
+static inline vector look_up_codes(vector_word words, int bits) {
+    (void)bits; /* LOOKUP_BITS is 0 */
+    return codes_to_float(words);
 }
 
 /* The values of the e2m1 codes in the low four bits of each lane. With t = 2^e (1 + m/2), twice the
@@ -77,6 +79,10 @@ static inline vector float16_to_float(vector_half halves) {
     vector_word special = (vector_word)(magnitude >= 0x0f800000u); /* infinity, NaN */
     vector_word finite = (vector_word)((vector)magnitude * 0x1p112f);
     return (vector)(sign | (special & (magnitude | 0x70000000u)) | (~special & finite));
+}
+
+static inline vector bfloat16_to_float(vector_half halves) {
+    return (vector)(__builtin_convertvector(halves, vector_word) << 16);
 }
 
 /* The first count < LANES values; the other lanes are 0. */

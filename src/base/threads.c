@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 enum {
-    PIECES_PER_THREAD = 4,  /* more than one, so that a thread that is delayed holds up little */
+    SHARE = 2,              /* a thread takes 1/SHARE of its even part of what is left */
     PAUSES_PER_LOOK = 32,   /* between two looks at the clock */
     SPIN_NANOSECONDS = 30000
 };
@@ -20,7 +20,7 @@ enum {
 typedef struct job {
     zm_range_body body;
     void *context;
-    size_t count, piece;
+    size_t count, grain, n_threads;
 } job;
 
 /* One loop runs at a time. The caller publishes it in `current`, opens it and then works on it itself;
@@ -67,13 +67,18 @@ int zm_processor_count(void) {
     return count < 1 ? 1 : count > ZM_MAX_THREADS ? ZM_MAX_THREADS : (int)count;
 }
 
+/* Long pieces first, which memory delivers fastest, and short ones last, so that slow and fast threads end together. */
 static void take_pieces(zm_pool *pool) {
     const job *loop = &pool->current;
-    for (;;) {
-        size_t begin = atomic_fetch_add_explicit(&pool->next, loop->piece, memory_order_relaxed);
-        if (begin >= loop->count) return;
-        size_t end = loop->count - begin < loop->piece ? loop->count : begin + loop->piece;
-        loop->body(loop->context, begin, end);
+    size_t begin = atomic_load_explicit(&pool->next, memory_order_relaxed);
+    while (begin < loop->count) {
+        size_t left = loop->count - begin, size = left / (SHARE * loop->n_threads);
+        if (size < loop->grain) size = loop->grain < left ? loop->grain : left;
+        if (!atomic_compare_exchange_weak_explicit(&pool->next, &begin, begin + size, memory_order_relaxed,
+                                                   memory_order_relaxed))
+            continue;
+        loop->body(loop->context, begin, begin + size);
+        begin = atomic_load_explicit(&pool->next, memory_order_relaxed);
     }
 }
 
@@ -136,13 +141,11 @@ void zm_pool_run(zm_pool *pool, size_t count, size_t grain, zm_range_body body, 
         body(context, 0, count);
         return;
     }
-    size_t parts = ((size_t)pool->n_workers + 1) * PIECES_PER_THREAD;
-    size_t piece = (count - 1) / parts + 1;
-    if (piece < grain) piece = grain;
-    size_t n_pieces = (count - 1) / piece + 1;
+    size_t n_threads = (size_t)pool->n_workers + 1, n_pieces = (count - 1) / grain + 1;
 
     pthread_mutex_lock(&pool->turn);
-    pool->current = (job){.body = body, .context = context, .count = count, .piece = piece};
+    pool->current =
+        (job){.body = body, .context = context, .count = count, .grain = grain, .n_threads = n_threads};
     atomic_store(&pool->next, 0);
     atomic_store(&pool->open, 1);
     atomic_fetch_add(&pool->generation, 1);

@@ -71,7 +71,8 @@ static void check_tokens(const zm_cpu_level *level, const zm_matrix *matrix, con
 }
 
 static void check_format(zm_matrix_kind kind, int bits, int group_size, zm_storage storage) {
-    static const size_t sizes[][2] = {{384, 7}, {128, 1}, {2432, 5}};
+    size_t eleven = 11 * (size_t)(group_size ? group_size : ZM_MATRIX_UNIT); /* ends inside a vector of words */
+    size_t sizes[][2] = {{384, 7}, {128, 1}, {2432, 5}, {eleven, 3}};
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
         zm_matrix matrix = {.kind = kind, .storage = storage, .bits = bits, .group_size = group_size,
                             .in_features = sizes[s][0], .out_features = sizes[s][1], .n_experts = 2};

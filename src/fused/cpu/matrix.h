@@ -28,7 +28,7 @@ typedef struct zm_matrix {
     zm_storage bias_storage;
 } zm_matrix;
 
-enum { ZM_MATRIX_UNIT = 32, ZM_MATRIX_MAX_GROUP = 128 };
+enum { ZM_MATRIX_UNIT = 32 };
 
 static inline size_t zm_storage_size(zm_storage storage) { return storage == ZM_STORAGE_FLOAT32 ? 4 : 2; }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench.h"
 #include "kernel.h"
 #include "options.h"
 #include "output.h"
@@ -109,15 +110,14 @@ static int show(const zmlx_comparison *comparison, const bench_values *values, c
     return CLI_DONE;
 }
 
-/* The bandwidth to compare with, in bytes a second; 0: none. */
-static int choose_bandwidth(double *bandwidth, const bench_values *values) {
+int cli_bench_bandwidth(double *bandwidth, double given, const cli_general *general) {
     zmlx_error error;
     zmlx_system_info info;
-    *bandwidth = 1e9 * values->bandwidth;
+    *bandwidth = 1e9 * given;
     if (*bandwidth > 0) return CLI_DONE;
     if (zmlx_system_get_info(&info, &error)) return cli_fail_error(&error);
-    if (values->general.device == 2 || (!values->general.device && info.has_gpu)) return CLI_DONE;
-    int n_threads = values->general.n_threads ? (int)values->general.n_threads : info.n_processors;
+    if (general->device == 2 || (!general->device && info.has_gpu)) return CLI_DONE;
+    int n_threads = general->n_threads ? (int)general->n_threads : info.n_processors;
     return zmlx_system_read_bandwidth(bandwidth, n_threads, 0, 0.5, &error) ? cli_fail_error(&error) : CLI_DONE;
 }
 
@@ -130,7 +130,7 @@ static int bench(const cli_kernel *kernel, const bench_values *values, const int
     zmlx_comparison comparison;
     zmlx_error error;
     mlx_stream stream = {NULL};
-    int status = choose_bandwidth(&choice.bandwidth, values);
+    int status = cli_bench_bandwidth(&choice.bandwidth, values->bandwidth, &values->general);
     if (!status) status = cli_stream_open(&stream, values->general.device);
     if (status) return status;
     if (zmlx_bench_kernel(&comparison, kernel->kernel, shape, n_dims, dtypes[values->general.dtype], &kernel->numbers,
@@ -143,12 +143,14 @@ static int bench(const cli_kernel *kernel, const bench_values *values, const int
 }
 
 int cli_bench(const cli_command *command, int argc, char **argv) {
+    if (argc > 0 && !strcmp(argv[0], "model")) return cli_bench_model(argc - 1, argv + 1);
+    if (argc > 0 && !strcmp(argv[0], "moe")) return cli_bench_moe(argc - 1, argv + 1);
     bench_values values = {.shape = "16384,4096"};
     const char *subject;
     cli_kernel kernel;
     int status, shape[MAX_DIMS], n_dims;
     if (!cli_parse(command, &page, &values, &subject, argc, argv, &status)) return status;
-    if (strcmp(subject, "ops")) return cli_fail_usage(command, "expected ops, got \"%s\"", subject);
+    if (strcmp(subject, "ops")) return cli_fail_usage(command, "expected ops, model or moe, got \"%s\"", subject);
     if ((status = parse_shape(shape, &n_dims, command, values.shape))) return status;
     cli_end_on_interrupt();
     status = cli_kernel_open(&kernel, command, values.expr, &values.set, values.general.n_threads);

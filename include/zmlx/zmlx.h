@@ -9,6 +9,7 @@
 #include "zmlx/kernel_test.h"
 #include "zmlx/kernel_tools.h"
 #include "zmlx/model.h"
+#include "zmlx/model_bench.h"
 #include "zmlx/patch.h"
 #include "zmlx/status.h"
 #include "zmlx/synth.h"

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/random.h"
 #include "bench/host_graph.h"
+#include "bench/timing.h"
 #include "runtime/cache.h"
 #include "zmlx/kernel_bench.h"
 
@@ -41,21 +42,6 @@ static uint64_t bytes_of(mlx_vector_array arrays) {
     return bytes;
 }
 
-static int compare_seconds(const void *a, const void *b) {
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
-/* Sorts seconds; quartiles by the nearest rank. */
-static zmlx_timing summarize(double *seconds, int n_runs) {
-    qsort(seconds, (size_t)n_runs, sizeof *seconds, compare_seconds);
-    return (zmlx_timing){.median = (seconds[(n_runs - 1) / 2] + seconds[n_runs / 2]) / 2,
-                         .minimum = seconds[0],
-                         .maximum = seconds[n_runs - 1],
-                         .lower_quartile = seconds[(n_runs - 1) / 4],
-                         .upper_quartile = seconds[n_runs - 1 - (n_runs - 1) / 4]};
-}
-
 /* The two functions; without a baseline the first is empty. */
 typedef struct contest {
     mlx_closure sides[2];
@@ -72,8 +58,8 @@ static zmlx_status measure(zmlx_comparison *comparison, const contest *self, int
             ZM_TRY(time_run(&taken, self->sides[side], self->inputs, comparison->batch, error));
             if (run >= 0) seconds[side * n_runs + run] = taken;
         }
-    if (!self->first_side) comparison->baseline = summarize(seconds, n_runs);
-    comparison->candidate = summarize(seconds + n_runs, n_runs);
+    if (!self->first_side) comparison->baseline = zm_timing_of(seconds, n_runs);
+    comparison->candidate = zm_timing_of(seconds + n_runs, n_runs);
     return ZMLX_OK;
 }
 

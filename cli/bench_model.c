@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/* bench model and bench moe. */
+#include "zmlx/model_bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench.h"
+#include "common.h"
+#include "output.h"
+
+typedef struct model_values {
+    cli_general general;
+    const char *patterns;
+    int64_t n_prompt, n_tokens, n_runs;
+    double bandwidth;
+    bool patched_only;
+} model_values;
+
+#define AT(member) offsetof(model_values, member)
+#define PATTERNS_OPTION \
+    {"patterns", CLI_TEXT, AT(patterns), "auto|P1,P2", "what to patch: the proven patterns of this\nmodel, or these (auto)", 0, 0}
+
+static const cli_option model_options[] = {
+    {"prompt-length", CLI_INTEGER, AT(n_prompt), "N", "random tokens of the prompt (128)", 1, 1e6},
+    {"max-tokens", CLI_INTEGER, AT(n_tokens), "N", "tokens generated after it (64)", 2, 1e6},
+    {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (3)", 1, 1000},
+    PATTERNS_OPTION,
+    {"patched-only", CLI_FLAG, AT(patched_only), NULL, "leave the unpatched model out", 0, 0},
+    {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
+     "what to state the share of (default: measured\non the CPU, none on a GPU)", 0.001, 1e6},
+    CLI_GENERAL_OPTIONS(model_values),
+};
+
+static const cli_page model_page = {
+    .arguments = "MODEL",
+    .about = "Generates greedily from a random prompt with the model unpatched and patched in turn. GB/s are\n"
+             "bytes of weights that the tokens had to read. Tokens are not compared: see zmlx validate.\n",
+    .options = model_options,
+    .n_options = CLI_COUNT(model_options),
+};
+
+static const cli_option moe_options[] = {
+    {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (5)", 1, 1000},
+    PATTERNS_OPTION,
+    CLI_GENERAL_OPTIONS(model_values),
+};
+
+static const cli_page moe_page = {
+    .arguments = "MODEL",
+    .about = "The model's first layer of experts, called with 1, 4, 16, 64 and 512 random hidden states,\n"
+             "unpatched and patched in turn.\n",
+    .options = moe_options,
+    .n_options = CLI_COUNT(moe_options),
+};
+
+static const cli_command model_command = {.name = "bench model", .summary = "a model's speed, patched against unpatched"};
+static const cli_command moe_command = {.name = "bench moe", .summary = "one layer of experts, patched against unpatched"};
+
+static json_t *timing_json(const zmlx_timing *timing) {
+    json_t *object = json_object();
+    cli_json_set(object, "median_s", cli_json_number(timing->median));
+    cli_json_set(object, "min_s", cli_json_number(timing->minimum));
+    cli_json_set(object, "max_s", cli_json_number(timing->maximum));
+    return object;
+}
+
+static json_t *side_json(const zmlx_model_bench_side *side) {
+    if (side->decode.median <= 0) return json_null();
+    json_t *object = json_object();
+    cli_json_set(object, "prefill", timing_json(&side->prefill));
+    cli_json_set(object, "decode", timing_json(&side->decode));
+    cli_json_set(object, "prefill_tok_s", cli_json_measured(side->prefill_tok_s));
+    cli_json_set(object, "decode_tok_s", cli_json_measured(side->decode_tok_s));
+    cli_json_set(object, "bytes_per_s", cli_json_measured(side->bandwidth));
+    cli_json_set(object, "share", cli_json_measured(side->share));
+    cli_json_set(object, "peak_memory_bytes", json_integer((json_int_t)side->peak_memory_bytes));
+    return object;
+}
+
+static void print_side(const char *name, const zmlx_model_bench_side *side, size_t n_prompt) {
+    double prompt = (double)n_prompt;
+    if (side->decode.median <= 0) return;
+    cli_print("  %-10s %8.1f (%.1f-%.1f)  %8.2f (%.2f-%.2f)  %6.1f GB/s", name, side->prefill_tok_s,
+              prompt / side->prefill.maximum, prompt / side->prefill.minimum, side->decode_tok_s,
+              1 / side->decode.maximum, 1 / side->decode.minimum, 1e-9 * side->bandwidth);
+    if (side->share > 0) cli_print(" %3.0f %%", 100 * side->share);
+    cli_print("  %7.3f GB\n", 1e-9 * (double)side->peak_memory_bytes);
+}
+
+static int show_model(const zmlx_model_bench *bench, const char *folder, double bandwidth, bool json) {
+    if (json) {
+        json_t *object = json_object();
+        cli_json_set(object, "model", cli_json_string(folder));
+        cli_json_set(object, "prompt_length", json_integer((json_int_t)bench->n_prompt));
+        cli_json_set(object, "max_tokens", json_integer((json_int_t)bench->n_tokens));
+        cli_json_set(object, "runs", json_integer(bench->n_runs));
+        cli_json_set(object, "patched_modules", json_integer(bench->n_patched));
+        cli_json_set(object, "token_bytes", json_integer((json_int_t)bench->token_bytes));
+        cli_json_set(object, "bandwidth", cli_json_measured(bandwidth));
+        cli_json_set(object, "baseline", side_json(&bench->baseline));
+        cli_json_set(object, "patched", side_json(&bench->patched));
+        cli_json_set(object, "prefill_speedup", cli_json_measured(bench->prefill_speedup));
+        cli_json_set(object, "decode_speedup", cli_json_measured(bench->decode_speedup));
+        return cli_print_json(object);
+    }
+    cli_print("%s: prompt of %zu, then %zu tokens, %d runs; a token reads %.3f GB", folder, bench->n_prompt,
+              bench->n_tokens, bench->n_runs, 1e-9 * (double)bench->token_bytes);
+    if (bandwidth > 0) cli_print(" of %.1f GB/s", 1e-9 * bandwidth);
+    cli_print("\n  tokens/s:  prompt (spread), decode (spread), weights read, peak memory\n");
+    print_side("unpatched", &bench->baseline, bench->n_prompt);
+    print_side("patched", &bench->patched, bench->n_prompt);
+    if (bench->decode_speedup > 0)
+        cli_print("  prompt %.2fx, decode %.2fx\n", bench->prefill_speedup, bench->decode_speedup);
+    return CLI_DONE;
+}
+
+static void draw_run(void *context, const char *step, int done, int total) {
+    cli_progress *progress = context;
+    static char label[64];
+    snprintf(label, sizeof label, "%.63s", step);
+    progress->label = label;
+    cli_progress_draw(progress, (uint64_t)done, (uint64_t)total);
+}
+
+static int bench_model(zmlx_model *model, const char *folder, const model_values *values,
+                       const zmlx_patch_options *patch) {
+    cli_progress progress;
+    zmlx_model_bench_options choice = {.patch = patch,
+                                       .n_prompt = (size_t)values->n_prompt,
+                                       .n_tokens = (size_t)values->n_tokens,
+                                       .n_runs = (int)values->n_runs,
+                                       .patched_only = values->patched_only,
+                                       .progress = draw_run,
+                                       .progress_context = &progress};
+    zmlx_model_bench bench;
+    zmlx_error error;
+    int status = cli_bench_bandwidth(&choice.bandwidth, values->bandwidth, &values->general);
+    if (status) return status;
+    cli_progress_start(&progress, "");
+    zmlx_status result = zmlx_bench_model(&bench, model, &choice, &error);
+    cli_progress_end(&progress);
+    return result ? cli_fail_error(&error) : show_model(&bench, folder, choice.bandwidth, values->general.json);
+}
+
+static void print_row(const zmlx_moe_bench_row *row) {
+    cli_print("  %5d  %10.3f ms (%.3f-%.3f)  %10.3f ms (%.3f-%.3f)  %7.2fx\n", row->n_tokens,
+              1e3 * row->baseline.median, 1e3 * row->baseline.minimum, 1e3 * row->baseline.maximum,
+              1e3 * row->patched.median, 1e3 * row->patched.minimum, 1e3 * row->patched.maximum, row->speedup);
+    cli_flush();
+}
+
+static json_t *row_json(const zmlx_moe_bench_row *row) {
+    json_t *object = json_object();
+    cli_json_set(object, "tokens", json_integer(row->n_tokens));
+    cli_json_set(object, "baseline", timing_json(&row->baseline));
+    cli_json_set(object, "patched", timing_json(&row->patched));
+    cli_json_set(object, "speedup", cli_json_measured(row->speedup));
+    return object;
+}
+
+static int bench_moe(zmlx_model *model, const char *folder, const model_values *values,
+                     const zmlx_patch_options *patch) {
+    static const int counts[] = {1, 4, 16, 64, 512};
+    zmlx_model_bench_options choice = {.patch = patch, .n_runs = (int)values->n_runs};
+    json_t *rows = json_array(), *object;
+    for (size_t i = 0; i < CLI_COUNT(counts); i++) {
+        zmlx_moe_bench_row row;
+        zmlx_error error;
+        if (zmlx_bench_moe(&row, model, counts[i], &choice, &error)) {
+            json_decref(rows);
+            return cli_fail_error(&error);
+        }
+        if (!i && !values->general.json)
+            cli_print("%s: one layer of experts\n  tokens, a call unpatched (spread), patched (spread)\n", folder);
+        if (!values->general.json) print_row(&row);
+        cli_json_append(rows, row_json(&row));
+    }
+    object = json_object();
+    cli_json_set(object, "model", cli_json_string(folder));
+    cli_json_set(object, "rows", rows);
+    if (values->general.json) return cli_print_json(object);
+    json_decref(object);
+    return CLI_DONE;
+}
+
+typedef int (*bench_function)(zmlx_model *model, const char *folder, const model_values *values,
+                              const zmlx_patch_options *patch);
+
+static int run(const cli_command *command, const cli_page *page, bench_function function, int argc, char **argv) {
+    model_values values = {.patterns = "auto"};
+    cli_patterns patterns;
+    zmlx_model *model = NULL;
+    const char *folder;
+    int status;
+    if (!cli_parse(command, page, &values, &folder, argc, argv, &status)) return status;
+    status = cli_patterns_parse(&patterns, command, values.patterns, false);
+    if (!status) status = cli_model_load(&model, folder, &values.general);
+    cli_end_on_interrupt();
+    zmlx_patch_options patch = cli_patterns_options(&patterns);
+    if (!status) status = function(model, folder, &values, &patch);
+    zmlx_model_free(model);
+    cli_patterns_free(&patterns);
+    return status;
+}
+
+int cli_bench_model(int argc, char **argv) { return run(&model_command, &model_page, bench_model, argc, argv); }
+
+int cli_bench_moe(int argc, char **argv) { return run(&moe_command, &moe_page, bench_moe, argc, argv); }

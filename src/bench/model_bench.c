@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+#include "zmlx/model_bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/random.h"
+#include "bench/timing.h"
+#include "patch/record.h"
+
+enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 4, MAX_TOKENS = 1 << 24 };
+
+typedef struct trial {
+    zmlx_model *model;
+    const zmlx_model_bench_options *options;
+    zmlx_model_bench *bench;
+    int32_t *prompt;
+    double *prefill[2], *decode[2]; /* seconds of each run */
+    zmlx_error *error;
+} trial;
+
+static size_t array_bytes(mlx_array array) { return zm_is_set(array) ? mlx_array_nbytes(array) : 0; }
+
+/* Of the part of a weight that one token reads. */
+static double weight_bytes(const zm_weight *weight, double part) {
+    size_t bytes = array_bytes(weight->weight) + array_bytes(weight->scales) + array_bytes(weight->biases) +
+                   array_bytes(weight->bias);
+    return part * (double)bytes;
+}
+
+static double chosen_part(const zm_module *module) {
+    for (; module; module = module->parent)
+        if (module->kind == ZM_MODULE_MOE) {
+            const zm_moe *moe = (const zm_moe *)module;
+            return (double)moe->top_k / moe->n_experts;
+        }
+    return 1;
+}
+
+static zmlx_status add_bytes(zm_module *module, void *context, zmlx_error *error) {
+    double *bytes = context;
+    (void)error;
+    if (module->kind == ZM_MODULE_LINEAR) {
+        *bytes += weight_bytes(&((zm_linear *)module)->weight, 1);
+    } else if (module->kind == ZM_MODULE_SWITCH_LINEAR) {
+        *bytes += weight_bytes(&((zm_linear *)module)->weight, chosen_part(module));
+    } else if (module->kind == ZM_MODULE_EMBEDDING) {
+        const zm_weight *table = &((zm_embedding *)module)->weight;
+        *bytes += weight_bytes(table, 1.0 / table->out_features);
+    } else {
+        for (int i = 0; i < module->n_parameters; i++) *bytes += (double)array_bytes(*module->parameters[i].array);
+    }
+    return ZMLX_OK;
+}
+
+static void tell(const trial *this, const char *step, int done, int total) {
+    if (this->options->progress) this->options->progress(this->options->progress_context, step, done, total);
+}
+
+static zmlx_status run(trial *this, int side, size_t n_tokens, zmlx_generation *generation) {
+    zmlx_generate_options options = {.max_tokens = n_tokens, .ignore_eos = true};
+    zm_patch_switch(this->model, 0, side == 1);
+    zmlx_status status = zmlx_generate(generation, this->model, this->prompt, this->bench->n_prompt, &options, this->error);
+    zm_patch_switch(this->model, 0, true);
+    return status;
+}
+
+static zmlx_status run_all(trial *this) {
+    zmlx_model_bench *bench = this->bench;
+    int first_side = this->options->patched_only ? 1 : 0, total = bench->n_runs * (2 - first_side), done = 0;
+    for (int i = -1; i < bench->n_runs; i++)
+        for (int side = first_side; side < 2; side++) {
+            zmlx_generation generation;
+            ZM_TRY(run(this, side, i < 0 ? WARMUP_TOKENS : bench->n_tokens, &generation));
+            if (i >= 0) {
+                zmlx_model_bench_side *result = side ? &bench->patched : &bench->baseline;
+                this->prefill[side][i] = generation.prefill_seconds;
+                this->decode[side][i] = generation.decode_seconds / (double)(generation.n_tokens - 1);
+                if (generation.peak_memory_bytes > result->peak_memory_bytes)
+                    result->peak_memory_bytes = generation.peak_memory_bytes;
+                tell(this, side ? "patched run" : "baseline run", ++done, total);
+            }
+            zmlx_generation_clear(&generation);
+        }
+    return ZMLX_OK;
+}
+
+static void summarize(trial *this, int side) {
+    zmlx_model_bench *bench = this->bench;
+    zmlx_model_bench_side *result = side ? &bench->patched : &bench->baseline;
+    result->prefill = zm_timing_of(this->prefill[side], bench->n_runs);
+    result->decode = zm_timing_of(this->decode[side], bench->n_runs);
+    if (result->prefill.median > 0) result->prefill_tok_s = (double)bench->n_prompt / result->prefill.median;
+    if (result->decode.median > 0) result->decode_tok_s = 1 / result->decode.median;
+    result->bandwidth = (double)bench->token_bytes * result->decode_tok_s;
+    if (this->options->bandwidth > 0) result->share = result->bandwidth / this->options->bandwidth;
+}
+
+static zmlx_status measure(trial *this) {
+    zmlx_model_bench *bench = this->bench;
+    double bytes = 0;
+    ZM_TRY(zm_module_visit(&this->model->root->base, add_bytes, &bytes, this->error));
+    bench->token_bytes = (uint64_t)bytes;
+    for (size_t i = 0; i < bench->n_prompt; i++)
+        this->prompt[i] = (int32_t)(zm_splitmix64(1, i) % (uint64_t)this->model->info.vocab_size);
+    ZM_TRY(run_all(this));
+    summarize(this, 1);
+    if (this->options->patched_only) return ZMLX_OK;
+    summarize(this, 0);
+    if (bench->patched.prefill.median > 0)
+        bench->prefill_speedup = bench->baseline.prefill.median / bench->patched.prefill.median;
+    if (bench->patched.decode.median > 0)
+        bench->decode_speedup = bench->baseline.decode.median / bench->patched.decode.median;
+    return ZMLX_OK;
+}
+
+static zmlx_status allocate(trial *this) {
+    size_t n_runs = (size_t)this->bench->n_runs;
+    bool complete = true;
+    this->prompt = calloc(this->bench->n_prompt, sizeof *this->prompt);
+    for (int side = 0; side < 2; side++) {
+        this->prefill[side] = calloc(n_runs, sizeof(double));
+        this->decode[side] = calloc(n_runs, sizeof(double));
+        complete = complete && this->prefill[side] && this->decode[side];
+    }
+    return complete && this->prompt ? ZMLX_OK : zm_fail_memory(this->error);
+}
+
+static zmlx_status check(const zmlx_model *model, const zmlx_model_bench_options *options, zmlx_error *error) {
+    if (options->n_runs < 0 || options->n_runs > MAX_RUNS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "runs", "expected at most %d, got %d", MAX_RUNS, options->n_runs);
+    if (options->n_prompt > MAX_TOKENS || options->n_tokens > MAX_TOKENS || options->n_tokens == 1)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "expected 2 to %d", MAX_TOKENS);
+    if (zm_patch_count(model))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "model", "it is patched; unpatch it before timing");
+    return ZMLX_OK;
+}
+
+zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const zmlx_model_bench_options *options,
+                             zmlx_error *error) {
+    static const zmlx_model_bench_options defaults;
+    *bench = (zmlx_model_bench){0};
+    if (!options) options = &defaults;
+    ZM_TRY(check(model, options, error));
+    bench->n_prompt = options->n_prompt ? options->n_prompt : PROMPT;
+    bench->n_tokens = options->n_tokens ? options->n_tokens : TOKENS;
+    bench->n_runs = options->n_runs ? options->n_runs : RUNS;
+    trial this = {.model = model, .options = options, .bench = bench, .error = error};
+    const zmlx_patch_report *report;
+    ZM_TRY(zmlx_patch(&report, model, options->patch, error));
+    bench->n_patched = report->patched_count;
+    zmlx_status status = allocate(&this);
+    if (!status) status = measure(&this);
+    zmlx_unpatch(model);
+    for (int side = 0; side < 2; side++) free(this.prefill[side]), free(this.decode[side]);
+    free(this.prompt);
+    return status;
+}

@@ -41,7 +41,8 @@ static const cli_page page = {
     .arguments = "ops",
     .about = "ops: a kernel on random arrays against the same formula in MLX's own operations,\n"
              "alternating. Above 1x the kernel is faster. Bytes are those of all inputs and outputs.\n"
-             "The first use compiles the kernel or takes it from the cache.\n",
+             "The first use compiles the kernel or takes it from the cache.\n"
+             "A model, or one layer of experts: see zmlx bench model --help and zmlx bench moe --help.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };

@@ -28,7 +28,10 @@ for command in $commands; do
     expect_page "$command" "$command" --json --help
     grep -q "^  $command " "$golden/zmlx.txt" || fail "zmlx --help does not list $command"
 done
-[ "$(ls "$golden" | wc -l)" = "$(($(wc -w <<<"$commands") + 1))" ] || fail "a page in $golden belongs to no command"
+for subject in model moe; do
+    expect_page "bench-$subject" bench $subject --help
+done
+[ "$(ls "$golden" | wc -l)" = "$(($(wc -w <<<"$commands") + 3))" ] || fail "a page in $golden belongs to no command"
 
 expect_status 0 --version
 grep -Eqx 'zmlx [0-9]+\.[0-9]+\.[0-9]+' out || fail "version: $(cat out)"

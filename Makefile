@@ -22,7 +22,7 @@ build     = CMAKE_GENERATOR="$(generator)" cmake --preset $1 -B $2 --log-level=W
             cmake --build $2 --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check debug asan tsan fuzz install clean
+.PHONY: help setup build docs demo test check debug asan tsan fuzz install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ setup: ## install and fetch what is missing
 
 build: setup ## the program ($(BUILD)/zmlx) and the libraries
 	@$(call build,release,$(BUILD))
+
+docs: build ## docs/kernels.md from the catalogue's lists
+	cp $(BUILD)/generated/kernels.md docs/kernels.md
 
 demo: build ## prove the patched demonstration model's tokens and time it
 	$(BUILD)/zmlx validate $(MODEL)

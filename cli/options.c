@@ -176,7 +176,7 @@ bool cli_parse(const cli_command *command, const cli_page *page, void *values, c
             return false;
         }
     }
-    if (!*expected) return true;
+    if (!*expected || *expected == '[') return true;
     cli_fail_usage(command, "%.*s is missing", (int)strcspn(expected, " "), expected);
     return false;
 }

@@ -35,7 +35,7 @@ typedef struct cli_option {
 } cli_option;
 
 typedef struct cli_page {
-    const char *arguments; /* positional ones: "MODEL" or "SHAPE DIR" or "" */
+    const char *arguments; /* positional ones: "MODEL" or "SHAPE DIR" or ""; a last "[NAME]" may be left out */
     const char *about;     /* paragraphs for the help page, each line ends with a newline */
     const cli_option *options;
     size_t n_options;

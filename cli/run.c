@@ -3,11 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernel.h"
+#include "catalog.h"
 #include "options.h"
 #include "output.h"
 
-enum { MAX_ARRAYS = 32 };
+enum { MAX_ARRAYS = CLI_MAX_ARRAYS };
 
 typedef struct run_values {
     cli_general general;
@@ -30,8 +30,9 @@ static const cli_option options[] = {
 };
 
 static const cli_page page = {
-    .arguments = "",
-    .about = "The inputs are the names in the expression that --set does not give; outputs are the names it\n"
+    .arguments = "[NAME]",
+    .about = "NAME is a kernel of the catalogue (zmlx kernels), else --expr gives one.\n"
+             "Of an expression the inputs are the names that --set does not give; outputs are the names it\n"
              "assigns, or y. They broadcast as in MLX; results have the type of the first input.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
@@ -104,16 +105,20 @@ static int save(const results *made, const run_values *values) {
     return CLI_DONE;
 }
 
-static int run_kernel(const cli_kernel *kernel, const run_values *values) {
+/* An expression's kernel, or one of the catalogue. */
+static int run_kernel(const cli_kernel *kernel, const cli_catalog *chosen, const run_values *values) {
     zmlx_arrays *file;
     zmlx_error error;
     mlx_stream stream = {NULL};
     results made = {0};
-    if (kernel->info.n_inputs > MAX_ARRAYS || kernel->info.n_outputs > MAX_ARRAYS)
+    if (kernel && (kernel->info.n_inputs > MAX_ARRAYS || kernel->info.n_outputs > MAX_ARRAYS))
         return cli_fail("--expr: more than %d inputs or outputs", MAX_ARRAYS);
     if (zmlx_arrays_load(&file, values->input, &error)) return cli_fail_error(&error);
     int status = cli_stream_open(&stream, values->general.device);
-    if (!status) status = apply(&made, kernel, file, values, stream);
+    if (!status && chosen)
+        status = cli_catalog_run(made.arrays, made.names, &made.count, chosen, file, values->input, values->grad, stream);
+    else if (!status)
+        status = apply(&made, kernel, file, values, stream);
     if (!status) status = save(&made, values);
     for (size_t i = 0; i < MAX_ARRAYS * 2; i++) mlx_array_free(made.arrays[i]);
     zmlx_stream_free(stream);
@@ -123,15 +128,22 @@ static int run_kernel(const cli_kernel *kernel, const run_values *values) {
 
 int cli_run(const cli_command *command, int argc, char **argv) {
     run_values values = {0};
+    const char *name = NULL;
     cli_kernel kernel;
+    cli_catalog chosen;
     int status;
-    if (!cli_parse(command, &page, &values, NULL, argc, argv, &status)) return status;
+    if (!cli_parse(command, &page, &values, &name, argc, argv, &status)) return status;
+    if (name && values.expr) return cli_fail_usage(command, "%s and --expr are both given", name);
     if (!values.input || !values.output)
         return cli_fail_usage(command, "--%s is missing", values.input ? "output" : "input");
     cli_end_on_interrupt();
+    if (name) {
+        status = cli_catalog_open(&chosen, command, name, &values.set, values.general.n_threads);
+        return status ? status : run_kernel(NULL, &chosen, &values);
+    }
     status = cli_kernel_open(&kernel, command, values.expr, &values.set, values.general.n_threads);
     if (status) return status;
-    status = run_kernel(&kernel, &values);
+    status = run_kernel(&kernel, NULL, &values);
     cli_kernel_close(&kernel);
     return status;
 }

@@ -19,7 +19,7 @@ if(TARGET zmlx_mlxc_subset)
   install(DIRECTORY src/mlx/capi/mlx DESTINATION "${mlxc_include}")
   set(mlxc_cflags "-I\${includedir}/zmlx/mlxc")
 endif()
-install(DIRECTORY include/zmlx DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+install(DIRECTORY include/zmlx "${generated_include}/zmlx" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT zmlxTargets NAMESPACE zmlx:: DESTINATION "${package_folder}")
 
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

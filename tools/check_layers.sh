@@ -7,7 +7,7 @@ set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
 
 # A folder of src may include itself and the folders left of it; validate and bench stand side by side.
-order="base expr ir emit kernels mlx runtime fused model patch validate,bench"
+order="base expr ir emit mlx runtime fused kernels model patch validate,bench"
 
 folders=()
 for folder in src include cli examples; do [ ! -d "$folder" ] || folders+=("$folder"); done
@@ -22,6 +22,7 @@ function public_owner(header) {
     sub(/^zmlx\//, "", header)
     sub(/\..*/, "", header)
     if (header == "tokenizer" || header == "arrays") return "model"
+    if (header == "catalog") return "kernels"
     if (header ~ /^kernel/) return "runtime"
     return header in rank ? header : "base"
 }

@@ -4,10 +4,12 @@
 #define ZMLX_ZMLX_H
 
 #include "zmlx/arrays.h"
+#include "zmlx/catalog.h"
 #include "zmlx/kernel.h"
 #include "zmlx/kernel_bench.h"
 #include "zmlx/kernel_test.h"
 #include "zmlx/kernel_tools.h"
+#include "zmlx/kernels.h"
 #include "zmlx/model.h"
 #include "zmlx/model_bench.h"
 #include "zmlx/patch.h"

@@ -48,8 +48,11 @@ typedef struct zm_map_text {
     const char *const *outputs;
     const char *const *output_names; /* NULL: y, or y0, y1, ..., with "_" appended while an input has that name */
     int n_outputs;
+    const zm_type *output_types; /* NULL: floats; a uint is stored as it is */
     const char *const *input_names;
     int n_inputs;
+    const zm_type *input_types;   /* NULL: floats; only with input_names. A uint is a whole number among floats */
+    const zm_level *input_levels; /* NULL: elements */
     const char *const *parameter_names; /* floats */
     int n_parameters;
     const char *const *seed_names;

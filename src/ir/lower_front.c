@@ -50,9 +50,9 @@ zmlx_status zm_front_check_name(const zm_front *front, const char *what, const c
                    is_function ? "function" : "constant or word of the language");
 }
 
-zmlx_status zm_front_add_input(zm_front *front, const char *name) {
+zmlx_status zm_front_add_input(zm_front *front, const char *name, zm_type type, zm_level level) {
     ZM_TRY(zm_front_check_name(front, "input", name));
-    zm_ir_add_input(front->ir, name, ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT);
+    zm_ir_add_input(front->ir, name, type, level);
     return failure_of(front->ir, front->error);
 }
 

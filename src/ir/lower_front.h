@@ -19,7 +19,7 @@ zmlx_status zm_front_end(zm_ir **ir, zm_front *front, zmlx_status status);
 
 /* An input (or parameter) that names nothing else: no function, constant, word of the language or the row length.
  */
-zmlx_status zm_front_add_input(zm_front *front, const char *name);
+zmlx_status zm_front_add_input(zm_front *front, const char *name, zm_type type, zm_level level);
 zmlx_status zm_front_add_parameter(zm_front *front, const char *name, bool is_seed);
 /* ZMLX_ERROR_ARGUMENT for a name that means something already. */
 zmlx_status zm_front_check_name(const zm_front *front, const char *what, const char *name);

@@ -69,7 +69,8 @@ static zmlx_status add_free_inputs(map_builder *builder) {
         list.body = builder->bodies[i];
         ZM_TRY(collect_body(&list, list.body, &list.n_body));
     }
-    for (int i = 0; i < list.count; i++) ZM_TRY(zm_front_add_input(&builder->front, list.names[i]));
+    for (int i = 0; i < list.count; i++)
+        ZM_TRY(zm_front_add_input(&builder->front, list.names[i], ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT));
     return ZMLX_OK;
 }
 
@@ -81,7 +82,9 @@ static zmlx_status add_names(map_builder *builder) {
         ZM_TRY(zm_front_add_parameter(&builder->front, text->seed_names[i], true));
     if (!text->input_names) ZM_TRY(add_free_inputs(builder));
     for (int i = 0; text->input_names && i < text->n_inputs; i++)
-        ZM_TRY(zm_front_add_input(&builder->front, text->input_names[i]));
+        ZM_TRY(zm_front_add_input(&builder->front, text->input_names[i],
+                                  text->input_types ? text->input_types[i] : ZM_TYPE_FLOAT,
+                                  text->input_levels ? text->input_levels[i] : ZM_LEVEL_ELEMENT));
     if (builder->front.ir->n_inputs) return ZMLX_OK;
     return zm_fail(builder->front.error, ZMLX_ERROR_ARGUMENT, "inputs",
                    "there are none, so the result has no shape");
@@ -118,11 +121,13 @@ static bool is_input_or_parameter(const zm_ir *ir, const char *name) {
 /* One a row where no element enters; a constant is given the shape of the inputs. */
 static zmlx_status add_output(map_builder *builder, const char *name, zm_id value) {
     zm_ir *ir = builder->front.ir;
+    const zm_type *types = builder->text->output_types;
+    bool is_uint = types && types[ir->n_outputs] == ZM_TYPE_UINT;
     ZM_TRY(zm_front_check_name(&builder->front, "output", name));
     if (is_input_or_parameter(ir, name))
         return zm_fail(builder->front.error, ZMLX_ERROR_ARGUMENT, "output",
                        "the name `%s` is that of an input or parameter", name);
-    value = zm_lower_to_float(ir, value);
+    value = is_uint ? zm_lower_to_uint(ir, value) : zm_lower_to_float(ir, value);
     if (value >= 0)
         zm_ir_add_output(ir, name, value,
                          ir->values[value].level == ZM_LEVEL_ROW ? ZM_LEVEL_ROW : ZM_LEVEL_ELEMENT);

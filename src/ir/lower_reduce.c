@@ -9,7 +9,7 @@ static zmlx_status fail_level(const zm_front *front, const char *role) {
 }
 
 static zmlx_status build_reduce(zm_front *front, const zm_reduce_text *text) {
-    ZM_TRY(zm_front_add_input(front, "x"));
+    ZM_TRY(zm_front_add_input(front, "x", ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT));
     const zm_binding element = {"v", zm_ir_load(front->ir, 0)};
     const zm_fold_text fold = {.init = {text->init, "init"},
                                .update = {text->update, "update"},
@@ -36,12 +36,12 @@ zmlx_status zm_lower_reduce(zm_ir **ir, const zm_reduce_text *text, zmlx_error *
 
 static zmlx_status add_inputs(zm_front *front, const zm_map_reduce_text *text) {
     static const char *const taken[] = {"inp", "acc1", "acc2", "s1", "s2"};
-    ZM_TRY(zm_front_add_input(front, "x"));
+    ZM_TRY(zm_front_add_input(front, "x", ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT));
     for (int i = 0; text->input_names && i < text->n_inputs; i++) {
         for (size_t k = 0; k < sizeof taken / sizeof *taken; k++)
             if (text->input_names[i] && !strcmp(text->input_names[i], taken[k]))
                 return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, "input", "the name `%s` is taken", taken[k]);
-        ZM_TRY(zm_front_add_input(front, text->input_names[i]));
+        ZM_TRY(zm_front_add_input(front, text->input_names[i], ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT));
     }
     return ZMLX_OK;
 }

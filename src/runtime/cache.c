@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/map.h"
+#include "runtime/prebuilt.h"
 #include "runtime/cache_parts.h"
 
 enum { N_CHAINS = 256, STORES_BETWEEN_TRIMS = 64 };
@@ -213,6 +214,7 @@ zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const 
     *scratch_rows = 0;
     if (compiled) *compiled = 0;
     if (strlen(entry) > 256) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "entry", "longer than 256 characters");
+    if (zm_prebuilt_find(symbol, scratch_rows, source, size)) return ZMLX_OK;
     char *compiler;
     ZM_TRY(zm_host_compiler_find(&compiler, error));
     zm_text key = {0};

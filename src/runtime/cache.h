@@ -15,7 +15,8 @@
 /* Settings of the process (zmlx_kernel_set_cache); NULL is the default. Copied. */
 zmlx_status zm_cache_set(const char *folder, const char *compiler, zmlx_error *error);
 
-/* A shared object for a C source: from the cache, or compiled for this processor by the system's compiler. *symbol is
+/* The code of a C source: one built with the library (prebuilt.h), else a shared object: from the
+ * cache, or compiled for this processor by the system's compiler. *symbol is
  * that of `entry`, `scratch_rows` what <entry>_scratch holds. It stays loaded for the life of the process; the same
  * source is loaded once. *compiled (may be NULL) tells whether the compiler ran. */
 zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const char *source, size_t size, const char *entry,

@@ -77,11 +77,21 @@ static zmlx_status make(zm_derived **made, zmlx_kernel *kernel, const zm_derived
     return ZMLX_OK;
 }
 
+uint64_t zm_kernel_float_inputs(const zmlx_kernel *kernel) {
+    uint64_t mask = 0;
+    for (int i = 0; i < kernel->forward->n_inputs; i++)
+        if (kernel->forward->inputs[i].type == ZM_TYPE_FLOAT) mask |= (uint64_t)1 << i;
+    return mask;
+}
+
 zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,
                              uint64_t inputs, bool use_results, zmlx_error *error) {
     zm_derived wanted = {.derivation = derivation, .inputs = inputs, .use_results = use_results};
     if (derivation == ZM_DERIVATION_JVP || kernel->gradient) wanted.use_results = false;
-    if (derivation == ZM_DERIVATION_VJP && kernel->gradient) wanted.inputs = 0; /* it has all */
+    if (derivation == ZM_DERIVATION_VJP && kernel->gradient)
+        wanted.inputs = 0; /* it has all */
+    else if (derivation == ZM_DERIVATION_VJP && kernel->data_inputs)
+        wanted.inputs |= inputs & ~kernel->data_inputs ? zm_kernel_float_inputs(kernel) : kernel->data_inputs;
     zmlx_status status = ZMLX_OK;
     pthread_mutex_lock(&kernel->lock);
     zm_derived *known = kernel->derived;

@@ -52,6 +52,9 @@ struct zmlx_kernel {
     char *symbol;    /* a valid identifier made of the name */
     char *label;     /* shown by MLX and in errors */
     zm_node_class node_class;
+    /* Not 0: gradients are made for these inputs or for all floats, whatever subset is asked for, and those of other
+     * inputs in float32 before they are summed, so that few kernels serve all calls. */
+    uint64_t data_inputs;
     pthread_mutex_t lock; /* of what follows */
     zm_variant *variants;
     zm_derived *derived;
@@ -69,6 +72,9 @@ zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, z
 /* The gradient or tangent kernel; borrowed from kernel. use_results: saved outputs are exact, so they may stand in. */
 zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,
                              uint64_t inputs, bool use_results, zmlx_error *error);
+
+/* Bit i: input i is of floats. */
+uint64_t zm_kernel_float_inputs(const zmlx_kernel *kernel);
 
 /* A number for each parameter of the representation, by its place in ir->parameters. */
 typedef struct zm_numbers {

@@ -52,7 +52,8 @@ zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const 
     for (int i = 0; i < ir->n_inputs; i++) {
         int output = derived->gradient_outputs[i];
         if (output < 0) continue;
-        bool direct = ir->inputs[i].type == ZM_TYPE_FLOAT &&
+        bool is_summed = kernel->data_inputs && !(kernel->data_inputs >> i & 1);
+        bool direct = ir->inputs[i].type == ZM_TYPE_FLOAT && !is_summed &&
                       zm_shape_is_output(shape, gradient_ir->outputs[output].level, primals[i]);
         types[output] = direct ? mlx_array_dtype(primals[i]) : MLX_FLOAT32; /* sums are float32 */
     }

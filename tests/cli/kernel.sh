@@ -155,7 +155,7 @@ expect_bad 'zmlx run: --expr is missing' run --input in.safetensors --output out
 expect_bad 'zmlx run: --input is missing' run --expr x --output out.safetensors
 expect_bad 'zmlx run: --output is missing' run --expr x --input in.safetensors
 expect_bad '--device: expected cpu|gpu, got "tpu"' run --expr x --device tpu
-expect_bad 'unexpected argument "x"' run x
+expect_bad 'unexpected argument "y"' run x y
 expect_bad 'given more than 16 times' run --expr x $(seq -f '--set p%.0f=1' 1 17)
 
 # Files that cannot be read or written; an existing file stays as it is.

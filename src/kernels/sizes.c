@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/* Shapes of a call against the patterns of a signature. */
+#include <ctype.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/signature.h"
+
+void zm_sizes_set(zm_sizes *sizes, const char *name, int64_t value) {
+    for (int i = 0; i < sizes->count; i++)
+        if (!strcmp(sizes->names[i], name)) {
+            sizes->values[i] = value;
+            return;
+        }
+    if (sizes->count == ZM_MAX_SIZES) return;
+    sizes->names[sizes->count] = name;
+    sizes->values[sizes->count++] = value;
+}
+
+bool zm_sizes_find(int64_t *value, const zm_sizes *sizes, const char *name) {
+    for (int i = 0; i < sizes->count; i++)
+        if (!strcmp(sizes->names[i], name)) {
+            *value = sizes->values[i];
+            return true;
+        }
+    return false;
+}
+
+/* A formula being evaluated; known turns false at a name without value. */
+typedef struct formula {
+    const char *at;
+    const zm_sizes *sizes;
+    bool known;
+} formula;
+
+static int64_t sum(formula *self);
+
+static int64_t factor(formula *self) {
+    self->at += strspn(self->at, " ");
+    if (*self->at == '(') {
+        self->at++;
+        int64_t value = sum(self);
+        self->at += strspn(self->at, " ");
+        self->at += *self->at == ')';
+        return value;
+    }
+    if (isdigit((unsigned char)*self->at)) {
+        char *end;
+        int64_t value = strtoll(self->at, &end, 10);
+        self->at = end;
+        return value;
+    }
+    char name[32];
+    size_t size = 0;
+    for (; (isalnum((unsigned char)self->at[0]) || self->at[0] == '_') && size + 1 < sizeof name; self->at++)
+        name[size++] = self->at[0];
+    name[size] = '\0';
+    int64_t value = 0;
+    if (!size || !zm_sizes_find(&value, self->sizes, name)) self->known = false;
+    return value;
+}
+
+static int64_t product(formula *self) {
+    int64_t value = factor(self);
+    for (;;) {
+        self->at += strspn(self->at, " ");
+        char operation = *self->at;
+        if (operation != '*' && operation != '/') return value;
+        self->at++;
+        int64_t other = factor(self);
+        if (operation == '*')
+            value *= other;
+        else if (other > 0)
+            value = (value + other - 1) / other;
+        else
+            self->known = false;
+    }
+}
+
+static int64_t sum(formula *self) {
+    int64_t value = product(self);
+    for (;;) {
+        self->at += strspn(self->at, " ");
+        char operation = *self->at;
+        if (operation != '+' && operation != '-') return value;
+        self->at++;
+        int64_t other = product(self);
+        value += operation == '+' ? other : -other;
+    }
+}
+
+static bool evaluate(int64_t *value, const char *text, const zm_sizes *sizes) {
+    formula self = {text, sizes, true};
+    *value = sum(&self);
+    return self.known;
+}
+
+/* "D" or "2*D": the name, and its factor. */
+static const char *single_name(int64_t *factor_of, const char *text) {
+    char *end;
+    *factor_of = 1;
+    if (isdigit((unsigned char)text[0])) {
+        *factor_of = strtoll(text, &end, 10);
+        if (*end != '*') return NULL;
+        text = end + 1;
+    }
+    for (const char *c = text; *c; c++)
+        if (!isalnum((unsigned char)*c) && *c != '_') return NULL;
+    return isalpha((unsigned char)text[0]) ? text : NULL;
+}
+
+void zm_shape_describe(char text[128], const int *shape, int n_dims) {
+    size_t length = (size_t)snprintf(text, 128, "(");
+    for (int i = 0; i < n_dims && length < 110; i++)
+        length += (size_t)snprintf(text + length, 128 - length, i ? ", %d" : "%d", shape[i]);
+    snprintf(text + length, 128 - length, n_dims == 1 ? ",)" : ")");
+}
+
+/* The expected shape as far as it is known: "(..., 64)", "(2, D)". */
+static void describe(char text[128], const zm_pattern *pattern, const zm_sizes *sizes) {
+    size_t length = (size_t)snprintf(text, 128, "(");
+    int n = 0;
+    if (pattern->has_rest && !sizes->has_rest) length += (size_t)snprintf(text + length, 128 - length, "%s", n++ ? ", ..." : "...");
+    for (int i = 0; pattern->has_rest && sizes->has_rest && i < sizes->n_rest && length < 90; i++)
+        length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %d" : "%d", sizes->rest[i]);
+    for (int i = 0; i < pattern->n_dims && length < 90; i++) {
+        int64_t value;
+        if (evaluate(&value, pattern->dims[i], sizes))
+            length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %lld" : "%lld", (long long)value);
+        else
+            length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %.20s" : "%.20s", pattern->dims[i]);
+    }
+    snprintf(text + length, 128 - length, n == 1 ? ",)" : ")");
+}
+
+static zmlx_status misfit(const zm_sizes *sizes, const zm_pattern *pattern, const int *shape, int n_dims,
+                          const char *where, const char *name, zmlx_error *error) {
+    char expected[128], got[128];
+    describe(expected, pattern, sizes);
+    zm_shape_describe(got, shape, n_dims);
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected shape %s, got %s", name, expected, got);
+}
+
+static bool meet_rest(zm_sizes *sizes, const int *shape, int n_rest) {
+    if (sizes->has_rest)
+        return n_rest == sizes->n_rest && (!n_rest || !memcmp(shape, sizes->rest, (size_t)n_rest * sizeof *shape));
+    memcpy(sizes->rest, shape, (size_t)n_rest * sizeof *shape);
+    sizes->n_rest = n_rest;
+    sizes->has_rest = true;
+    return true;
+}
+
+static bool meet_dim(zm_sizes *sizes, const char *text, int size) {
+    int64_t value, factor_of;
+    if (evaluate(&value, text, sizes)) return value == size;
+    const char *name = single_name(&factor_of, text);
+    if (!name || !factor_of || size % factor_of) return false;
+    zm_sizes_set(sizes, name, size / factor_of);
+    return true;
+}
+
+zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const int *shape, int n_dims, const char *where,
+                            const char *name, zmlx_error *error) {
+    if (pattern->broadcasts) return ZMLX_OK;
+    if (pattern->is_one) {
+        int64_t count = 1;
+        for (int i = 0; i < n_dims; i++) count *= shape[i];
+        char got[128];
+        zm_shape_describe(got, shape, n_dims);
+        if (count == 1) return ZMLX_OK;
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected one element, got shape %s", name, got);
+    }
+    int n_rest = n_dims - pattern->n_dims;
+    bool fits = pattern->has_rest ? n_rest >= 0 : n_rest == 0;
+    if (fits && pattern->has_rest) {
+        if (n_rest > ZM_SIGNATURE_MAX_DIMS)
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: more than %d dimensions", name, ZM_SIGNATURE_MAX_DIMS);
+        fits = meet_rest(sizes, shape, n_rest);
+    }
+    for (int i = 0; i < pattern->n_dims && fits; i++) fits = meet_dim(sizes, pattern->dims[i], shape[n_rest + i]);
+    if (!fits) return misfit(sizes, pattern, shape, n_dims, where, name, error);
+    for (int i = 0; i < pattern->n_dims; i++)
+        if (shape[n_rest + i] < pattern->least[i])
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: %s is %d; it must be at least %d", name, pattern->dims[i],
+                           shape[n_rest + i], pattern->least[i]);
+    return ZMLX_OK;
+}
+
+bool zm_pattern_shape(int *shape, int *n_dims, const zm_pattern *pattern, const zm_sizes *sizes) {
+    *n_dims = 0;
+    if (pattern->is_one) {
+        shape[(*n_dims)++] = 1;
+        return true;
+    }
+    if (pattern->has_rest || pattern->broadcasts)
+        for (int i = 0; i < sizes->n_rest; i++) shape[(*n_dims)++] = sizes->rest[i];
+    for (int i = 0; i < pattern->n_dims; i++) {
+        int64_t value;
+        if (!evaluate(&value, pattern->dims[i], sizes) || value < 0 || value > INT_MAX) return false;
+        if (*n_dims == ZM_SIGNATURE_MAX_DIMS) return false;
+        shape[(*n_dims)++] = (int)value;
+    }
+    return true;
+}
+
+bool zm_number_in_range(const zm_signature *signature, int i, double value, const zm_sizes *sizes) {
+    const zm_number_range *range = &signature->ranges[i];
+    double high = range->high;
+    int64_t size;
+    if (range->high_name && sizes && zm_sizes_find(&size, sizes, range->high_name)) high = (double)size;
+    else if (range->high_name) high = 1.0 / 0.0;
+    if (!(range->low_open ? value > range->low : value >= range->low)) return false;
+    return range->high_open ? value < high : value <= high;
+}

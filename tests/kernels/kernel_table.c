@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* kernel_table [--device cpu|gpu|metal] [--metal KERNELS.so] [--json FILE] [--level N] [--no-compiler] [--control] [NAME...]
+ *
+ * The table on standard output: a row a kernel, for each type whether values (v) and gradients (g) match; exit status 1 where
+ * one does not, 77 where the device is missing. ZMLX_TEST_DEVICE is the default of --device. --level: instruction sets up
+ * to N (prebuilt.h). --no-compiler: a kernel that is not prebuilt is a failure. --control: broken kernels, each of which
+ * must be caught. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mlx/streams.h"
+#include "runtime/prebuilt.h"
+#include "table.h"
+#include "zmlx/kernel_tools.h"
+#include "zmlx/arrays.h"
+#include "zmlx/system.h"
+
+enum { N_TYPES = 3, MAX_NAMES = 64 };
+static const mlx_dtype types[N_TYPES] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
+
+typedef struct cell {
+    table_run base; /* first: table_visit reads it */
+    bool passed, none;
+    size_t n_runs;
+    double worst;
+    char message[700];
+    bool differences; /* check the oracle instead */
+} cell;
+
+static bool run_one(void *context, table_run *run) {
+    cell *self = context;
+    run->arena = zm_arena_new();
+    bool small = run->shape.data == DATA_PLAIN && run->shape.layout == LAYOUT_PLAIN && run->shape.columns <= 40;
+    if (self->differences && (!small || run->shape.columns < 0)) {
+        zm_arena_free(run->arena);
+        return true;
+    }
+    bool passed = run->arena && table_make_inputs(run) && (self->differences ? table_check_oracle(run) : table_apply(run));
+    if (!passed) {
+        char shape[128];
+        zm_shape_describe(shape, run->inputs[0].shape, run->inputs[0].n_dims);
+        snprintf(self->message, sizeof self->message, "first input %s, layout %d, data %d: %s", shape, (int)run->shape.layout,
+                 (int)run->shape.data, run->message);
+    }
+    if (run->worst > self->worst) self->worst = run->worst;
+    self->n_runs++;
+    table_free_arrays(run);
+    zm_arena_free(run->arena);
+    self->passed = passed;
+    return passed;
+}
+
+static void fill(cell *self, const zm_kernel_entry *entry, bool gradient) {
+    self->base.entry = entry;
+    self->base.oracle = table_find_oracle(entry->row->name);
+    self->base.arena = zm_arena_new(); /* of the cases' texts */
+    self->none = gradient && entry->row->no_gradient;
+    self->passed = true;
+    if (!self->base.oracle) {
+        self->passed = false;
+        snprintf(self->message, sizeof self->message, "there is no oracle");
+    } else if (!self->none) {
+        table_visit(entry, gradient, run_one, self);
+    }
+    zm_arena_free(self->base.arena);
+}
+
+typedef struct totals {
+    int n_kernels, n_passed, n_cells, n_failed, n_none;
+    size_t n_runs;
+} totals;
+
+/* One kernel in all types. */
+static void run_kernel(totals *sum, const zm_kernel_entry *entry, mlx_stream stream, mlx_stream cpu, FILE *json) {
+    bool passed = true;
+    printf("%-28s", entry->entry.name);
+    if (json) fprintf(json, "%s\n    {\"name\": \"%s\"", sum->n_kernels ? "," : "", entry->entry.name);
+    char messages[2 * N_TYPES + 1][800] = {{0}};
+    for (int i = 0; i <= 2 * N_TYPES; i++) {
+        bool gradient = i % 2 || i == 2 * N_TYPES;
+        cell self = {.base = {.stream = stream, .cpu = cpu, .dtype = types[i / 2 % N_TYPES]}, .differences = i == 2 * N_TYPES};
+        fill(&self, entry, gradient);
+        const char *mark = self.none ? "-" : self.passed ? "ok" : "FAIL";
+        if (i < 2 * N_TYPES) {
+            printf(" %-4s", mark);
+            sum->n_cells++;
+            sum->n_none += self.none;
+            sum->n_failed += !self.passed;
+            if (json) fprintf(json, ", \"%s_%s\": \"%s\", \"worst_%d\": %.3g", zm_dtype_name(types[i / 2]), gradient ? "gradient" : "value", mark, i, self.worst);
+        } else if (!self.passed) {
+            printf(" oracle");
+            sum->n_failed++;
+        }
+        if (!self.passed) snprintf(messages[i], sizeof messages[i], "%s %s: %s", zm_dtype_name(self.base.dtype), gradient ? "gradient" : "value", self.message);
+        passed &= self.passed;
+        sum->n_runs += self.n_runs;
+    }
+    printf("\n");
+    for (int i = 0; i <= 2 * N_TYPES; i++)
+        if (messages[i][0]) printf("    %s\n", messages[i]);
+    fflush(stdout);
+    if (json) fprintf(json, "}");
+    sum->n_kernels++;
+    sum->n_passed += passed;
+}
+
+static bool is_chosen(const char *name, char **names, int n_names) {
+    for (int i = 0; i < n_names; i++)
+        if (!strcmp(names[i], name)) return true;
+    return !n_names;
+}
+
+/* Another name of a kernel counts as that kernel's result does: it is the same function. */
+static int run_table(const char *device, char **names, int n_names, FILE *json) {
+    mlx_stream stream = {NULL}, cpu = {NULL};
+    zmlx_error error;
+    totals sum = {0};
+    if (zmlx_stream_new(&cpu, MLX_CPU, &error) ||
+        zmlx_stream_new(&stream, !strcmp(device, "gpu") ? MLX_GPU : MLX_CPU, &error)) {
+        printf("%s: %s\n", error.where, error.message);
+        return 77;
+    }
+    if (json) fprintf(json, "{\"device\": \"%s\", \"kernels\": [", device);
+    printf("%-28s float32   float16   bfloat16\n%-28s v    g    v    g    v    g\n", device, "");
+    for (int i = 0; zm_catalog_at(i); i++) {
+        const zm_kernel_entry *entry = zm_catalog_at(i);
+        if (!entry->row->is_part && is_chosen(entry->entry.name, names, n_names)) run_kernel(&sum, entry, stream, cpu, json);
+    }
+    printf("%s: %d of %d kernels pass; %d cells, %d without a gradient, %d failed; %zu applications\n", device, sum.n_passed,
+           sum.n_kernels, sum.n_cells, sum.n_none, sum.n_failed, sum.n_runs);
+    if (json) fprintf(json, "\n], \"passed\": %d, \"count\": %d, \"applications\": %zu}\n", sum.n_passed, sum.n_kernels, sum.n_runs);
+    zmlx_stream_free(stream);
+    zmlx_stream_free(cpu);
+    return sum.n_failed ? 1 : 0;
+}
+
+/* Kernels of the Metal texts, compiled for the host, in place of the C ones. */
+static bool use_metal(const char *path) {
+    void *library = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
+    const zm_prebuilts *table = library ? dlsym(library, "zm_metal_table") : NULL;
+    if (table) zm_prebuilt_use(table, 0);
+    return table != NULL;
+}
+
+/* Kernels with a mistake in their expression: each must fail. */
+static const char *const broken[][2] = {
+    {"layernorm", "T m = row_mean(x); (x - m) * rsqrt(row_mean(x * x) - m * m + eps) * gamma + beta"},
+    {"softmax_lastdim", "exp(x) / row_sum(exp(x))"},
+    {"dropout", "random(seed) <= p ? 0 : x"},
+};
+
+static int run_controls(void) {
+    mlx_stream cpu = {NULL};
+    zmlx_error error;
+    int n_missed = 0;
+    if (zmlx_stream_new(&cpu, MLX_CPU, &error)) return 2;
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        const zm_kernel_entry *entry = zm_catalog_lookup(broken[i][0]);
+        zmlx_kernel *kernel;
+        cell self = {.base = {.stream = cpu, .cpu = cpu, .dtype = MLX_FLOAT32}};
+        if (!entry || zm_catalog_kernel_new(&kernel, entry, broken[i][1], &error)) return 2;
+        zm_catalog_kernel_replace(entry, kernel);
+        fill(&self, entry, false);
+        zm_catalog_kernel_replace(entry, NULL);
+        n_missed += self.passed;
+        printf("%s as `%s`: %s %s\n", broken[i][0], broken[i][1], self.passed ? "MISSED" : "caught:", self.message);
+    }
+    zmlx_stream_free(cpu);
+    return n_missed ? 1 : 0;
+}
+
+int main(int argc, char **argv) {
+    bool no_compiler = false, control = false;
+    const char *device = getenv("ZMLX_TEST_DEVICE"), *metal = NULL, *json_path = NULL;
+    char *names[MAX_NAMES];
+    int n_names = 0;
+    if (!device || !device[0]) device = "cpu";
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--device") && i + 1 < argc) device = argv[++i];
+        else if (!strcmp(argv[i], "--metal") && i + 1 < argc) metal = argv[++i];
+        else if (!strcmp(argv[i], "--json") && i + 1 < argc) json_path = argv[++i];
+        else if (!strcmp(argv[i], "--level") && i + 1 < argc) zm_prebuilt_use(NULL, atoi(argv[++i]));
+        else if (!strcmp(argv[i], "--no-compiler")) no_compiler = true;
+        else if (!strcmp(argv[i], "--control")) control = true;
+        else if (n_names < MAX_NAMES) names[n_names++] = argv[i];
+    }
+    zmlx_error error;
+    if (zm_catalog_check(&error)) {
+        fprintf(stderr, "%s: %s\n", error.where, error.message);
+        return 2;
+    }
+    if (control) return run_controls();
+    if (!strcmp(device, "metal") && !use_metal(metal)) {
+        fprintf(stderr, "kernel_table: --metal FILE cannot be loaded\n");
+        return 2;
+    }
+    zmlx_system_info info;
+    if (!strcmp(device, "gpu") && (zmlx_system_get_info(&info, &error) || !info.has_gpu)) {
+        int count = 0;
+        for (int i = 0; zm_catalog_at(i); i++) count += !zm_catalog_at(i)->row->is_part;
+        printf("gpu: none here; %d kernels skipped\n", count);
+        return 77;
+    }
+    FILE *json = json_path ? fopen(json_path, "w") : NULL;
+    int status = run_table(device, names, n_names, json);
+    if (json) fclose(json);
+    zmlx_kernel_counts counts = zmlx_kernel_get_counts();
+    printf("%s: %llu runs of a compiler, %llu kernels from its cache\n", device, (unsigned long long)counts.compiled,
+           (unsigned long long)counts.loaded);
+    if (no_compiler && counts.compiled + counts.loaded) {
+        printf("%s: every kernel should be prebuilt\n", device);
+        return 1;
+    }
+    return status;
+}

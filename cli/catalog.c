@@ -13,8 +13,11 @@ int cli_catalog_open(cli_catalog *chosen, const cli_command *command, const char
     zmlx_error error;
     *chosen = (cli_catalog){.entry = zmlx_catalog_find(name)};
     if (!chosen->entry) return cli_fail("there is no kernel %s; zmlx kernels lists them", name);
-    int status = cli_kernel_set_up(n_threads);
+    const cli_texts none = {0};
+    cli_kernel any;
+    int status = cli_kernel_open(&any, command, "x", &none, n_threads); /* for what it tells the library */
     if (status) return status;
+    cli_kernel_close(&any);
     zmlx_catalog_presets(chosen->values, chosen->entry);
     for (size_t i = 0; i < set->count; i++) {
         char number[65];

@@ -88,7 +88,7 @@ static bool make_folder(char *folder, size_t size, const char *shared) {
     return true;
 }
 
-int cli_kernel_set_up(int64_t n_threads) {
+static int set_up_library(int64_t n_threads) {
     zmlx_error error;
     char folder[4096];
     const char *own = getenv("ZMLX_CACHE_DIR"), *shared = getenv("XDG_CACHE_HOME"), *chosen = NULL;
@@ -109,7 +109,7 @@ int cli_kernel_open(cli_kernel *kernel, const cli_command *command, const char *
     zmlx_error error;
     *kernel = (cli_kernel){0};
     if (!expr) return cli_fail_usage(command, "--expr is missing");
-    int status = cli_kernel_set_up(n_threads);
+    int status = set_up_library(n_threads);
     for (size_t i = 0; i < set->count && !status; i++)
         status = parse_set(kernel, &chosen, kernel->names[i], sizeof kernel->names[i], command, expr, set->items[i]);
     for (size_t i = 0; i < set->count && !status; i++)

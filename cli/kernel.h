@@ -25,11 +25,8 @@ typedef struct cli_kernel {
     char names[CLI_MAX_TEXTS][65]; /* of --set; at most 64 bytes, as in an expression */
 } cli_kernel;
 
-/* Tells the library where its cache is ($ZMLX_CACHE_DIR or $XDG_CACHE_HOME/zmlx/kernels) and how many threads to
- * use. */
-int cli_kernel_set_up(int64_t n_threads);
-
-/* Also sets the library up. Return CLI_DONE to go on, or the exit status after their message. */
+/* Also tells the library where its cache is ($ZMLX_CACHE_DIR or $XDG_CACHE_HOME/zmlx/kernels) and how many threads
+ * to use. Return CLI_DONE to go on, or the exit status after their message. */
 int cli_kernel_open(cli_kernel *kernel, const cli_command *command, const char *expr, const cli_texts *set,
                     int64_t n_threads);
 void cli_kernel_close(cli_kernel *kernel);

@@ -55,12 +55,13 @@ static double unit_of(mlx_dtype dtype, double value) {
 }
 
 static double bound_of(zm_tolerance_class tolerance, const zm_oracle_output *want, size_t i, mlx_dtype dtype, bool gradient) {
-    double value = fabs(want->values[i]), scale = fmax(want->scales[i], value), more = gradient ? 4 : 1, bound = 0;
+    double value = fabs(want->values[i]), terms = isfinite(want->scales[i]) ? want->scales[i] : 4 * value;
+    double scale = fmax(terms, value), more = gradient ? 4 : 1, bound = 0;
     switch (tolerance) {
     case ZM_EXACT:
         if (dtype == MLX_FLOAT32) return UNIT * value * (1 + 1e-9) + 0x1p-150;
         return unit_of(dtype, value) / 2 * (1 + 0x1p-10);
-    case ZM_ELEMENTWISE: bound = (16 + 4 * fabs(want->exponents[i])) * UNIT * value + 4 * UNIT * want->scales[i]; break;
+    case ZM_ELEMENTWISE: bound = (16 + 4 * fabs(want->exponents[i])) * UNIT * value + 4 * UNIT * terms; break;
     case ZM_REDUCTION: bound = (64 + 4 * log2(fmax(want->terms, 1))) * UNIT * scale; break;
     case ZM_QUANTISED: bound = 4 * UNIT * scale; break;
     }

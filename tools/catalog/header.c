@@ -107,7 +107,7 @@ static void write_header(void) {
 
 static void write_values(const zmlx_catalog_entry *entry) {
     bool has_choice = false;
-    printf("    %szmlx_catalog_value values[] = {", entry->n_numbers ? "" : "const ");
+    printf("    %szmlx_catalog_value values_[] = {", entry->n_numbers ? "" : "const ");
     for (size_t i = 0; i < entry->n_numbers; i++) {
         const char *kind = entry->numbers[i].kind, *name = entry->numbers[i].name;
         bool is_choice = !strcmp(kind, "choice");
@@ -123,7 +123,7 @@ static void write_values(const zmlx_catalog_entry *entry) {
     printf("%s};\n", entry->n_numbers ? "" : "{0, 0}");
     for (size_t i = 0; i < entry->n_numbers && has_choice; i++)
         if (!strcmp(entry->numbers[i].kind, "choice"))
-            printf("    if (zmlx_catalog_set(values, zmlx_catalog_find(\"%s\"), \"%s\", %s ? %s : \"\", error))\n"
+            printf("    if (zmlx_catalog_set(values_, zmlx_catalog_find(\"%s\"), \"%s\", %s ? %s : \"\", error))\n"
                    "        return ZMLX_ERROR_ARGUMENT;\n",
                    entry->name, entry->numbers[i].name, entry->numbers[i].name, entry->numbers[i].name);
 }
@@ -134,16 +134,16 @@ static void write_functions(void) {
     for (size_t i = 0; (entry = zmlx_catalog_get(i)); i++) {
         printf("\n");
         print_prototype(entry, "");
-        printf(" {\n    const mlx_array inputs[] = {");
+        printf(" {\n    const mlx_array inputs_[] = {");
         for (size_t j = 0; j < entry->n_inputs; j++) printf("%s%s", j ? ", " : "", entry->inputs[j].name);
         printf("};\n");
         write_values(entry);
-        printf("    mlx_array outputs[] = {");
+        printf("    mlx_array outputs_[] = {");
         for (size_t j = 0; j < entry->n_outputs; j++) printf("%s*%s", j ? ", " : "", entry->outputs[j].name);
-        printf("};\n    zmlx_status status = zmlx_catalog_apply(\"%s\", outputs, inputs, %zu, values, stream, error);\n",
+        printf("};\n    zmlx_status status_ = zmlx_catalog_apply(\"%s\", outputs_, inputs_, %zu, values_, stream, error);\n",
                entry->name, entry->n_inputs);
-        for (size_t j = 0; j < entry->n_outputs; j++) printf("    *%s = outputs[%zu];\n", entry->outputs[j].name, j);
-        printf("    return status;\n}\n");
+        for (size_t j = 0; j < entry->n_outputs; j++) printf("    *%s = outputs_[%zu];\n", entry->outputs[j].name, j);
+        printf("    return status_;\n}\n");
     }
 }
 

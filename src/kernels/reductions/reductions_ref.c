@@ -73,3 +73,32 @@ static void put_variance(zm_oracle *call, bool is_root) {
 zm_oracle_function zm_ref_var_lastdim, zm_ref_std_lastdim;
 void zm_ref_var_lastdim(zm_oracle *call) { put_variance(call, false); }
 void zm_ref_std_lastdim(zm_oracle *call) { put_variance(call, true); }
+
+zm_oracle_function zm_ref_argmax_lastdim, zm_ref_topk_lastdim;
+void zm_ref_argmax_lastdim(zm_oracle *call) {
+    for (size_t row = 0; row < call->rows; row++)
+        zm_put(&call->outputs[0], row, (double)extreme(call->inputs[0].values + row * call->columns, call->columns, 1), 0);
+}
+
+/* Whether element a of a row comes before element b. */
+static bool precedes(const double *x, size_t a, size_t b) {
+    if (isnan(x[a]) != isnan(x[b])) return isnan(x[a]);
+    if (x[a] != x[b] && !isnan(x[a])) return x[a] > x[b];
+    return a < b;
+}
+
+/* Element i stands at place p where p others precede it. */
+void zm_ref_topk_lastdim(zm_oracle *call) {
+    size_t n = call->columns, k = (size_t)call->numbers[0].number;
+    for (size_t row = 0; row < call->rows; row++) {
+        const double *x = call->inputs[0].values + row * n;
+        for (size_t i = 0; i < n; i++) {
+            size_t place = 0;
+            for (size_t j = 0; j < n && place < k; j++) place += precedes(x, j, i);
+            if (place >= k) continue;
+            zm_put(&call->outputs[0], row * k + place, x[i], 0);
+            zm_put(&call->outputs[1], row * k + place, (double)i, 0);
+            if (call->gradients) zm_put(&call->gradients[0], row * n + i, call->cotangents[0].values[row * k + place], 0);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/select.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "runtime/workers.h"
+
+enum { PIECE_ELEMENTS = 1 << 15 };
+
+typedef struct topk {
+    int k, columns;
+    mlx_dtype dtype;
+} topk;
+
+/* Larger for larger numbers; NaN the largest, -0 as 0. */
+static uint32_t order_key(float value) {
+    uint32_t bits = zm_float_bits(value == 0 ? 0.0f : value);
+    if (value != value) return UINT32_MAX;
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+static float widen(const void *data, mlx_dtype dtype, int64_t i) {
+    if (dtype == MLX_FLOAT32) return ((const float *)data)[i];
+    uint16_t half = ((const uint16_t *)data)[i];
+    return dtype == MLX_FLOAT16 ? zm_float16_to_float(half) : zm_bfloat16_to_float(half);
+}
+
+typedef struct run {
+    const topk *self;
+    const zm_view *x;
+    zm_view *values, *indices;
+} run;
+
+/* keys and places hold the largest so far, descending. A new element goes behind its equals, which came before it. */
+static void select_row(const run *work, int64_t row, uint32_t *keys) {
+    const topk *self = work->self;
+    uint32_t *places = (uint32_t *)work->indices->data + row * self->k;
+    int n = 0;
+    for (int column = 0; column < self->columns; column++) {
+        uint32_t key = order_key(widen(work->x->data, self->dtype, row * self->columns + column));
+        if (n == self->k && key <= keys[n - 1]) continue;
+        int place = n < self->k ? n++ : n - 1;
+        for (; place > 0 && keys[place - 1] < key; place--) {
+            keys[place] = keys[place - 1];
+            places[place] = places[place - 1];
+        }
+        keys[place] = key;
+        places[place] = (uint32_t)column;
+    }
+}
+
+typedef struct keyed {
+    uint32_t key, place;
+} keyed;
+
+static int compare_keyed(const void *a, const void *b) {
+    const keyed *left = a, *right = b;
+    if (left->key != right->key) return left->key > right->key ? -1 : 1;
+    return left->place < right->place ? -1 : 1;
+}
+
+/* Where many are wanted, insertion would be slow. */
+static void sort_row(const run *work, int64_t row, keyed *items) {
+    const topk *self = work->self;
+    uint32_t *places = (uint32_t *)work->indices->data + row * self->k;
+    for (int column = 0; column < self->columns; column++)
+        items[column] = (keyed){order_key(widen(work->x->data, self->dtype, row * self->columns + column)), (uint32_t)column};
+    qsort(items, (size_t)self->columns, sizeof *items, compare_keyed);
+    for (int i = 0; i < self->k; i++) places[i] = items[i].place;
+}
+
+static void copy_values(const run *work, int64_t row) {
+    const topk *self = work->self;
+    size_t size = self->dtype == MLX_FLOAT32 ? 4 : 2;
+    const uint32_t *places = (const uint32_t *)work->indices->data + row * self->k;
+    for (int i = 0; i < self->k; i++)
+        memcpy((char *)work->values->data + (size_t)(row * self->k + i) * size,
+               (const char *)work->x->data + (size_t)(row * self->columns + places[i]) * size, size);
+}
+
+enum { MAX_INSERTED = 64 };
+
+static void select_rows(void *context, size_t begin, size_t end) {
+    const run *work = context;
+    uint32_t keys[MAX_INSERTED];
+    keyed *items = NULL;
+    if (work->self->k > MAX_INSERTED && !(items = malloc((size_t)work->self->columns * sizeof *items))) {
+        /* Out of memory cannot be told from here; indices that are out of range make values NaN. */
+        memset((uint32_t *)work->indices->data + begin * (size_t)work->self->k, 0xff,
+               (end - begin) * (size_t)work->self->k * sizeof(uint32_t));
+        return;
+    }
+    for (size_t row = begin; row < end; row++) {
+        if (items)
+            sort_row(work, (int64_t)row, items);
+        else
+            select_row(work, (int64_t)row, keys);
+        copy_values(work, (int64_t)row);
+    }
+    free(items);
+}
+
+static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
+    (void)n_inputs, (void)n_outputs;
+    const topk *self = state;
+    run work = {self, &inputs[0], &outputs[0], &outputs[1]};
+    size_t rows = inputs[0].size / (size_t)self->columns;
+    if (rows) zm_pool_run(zm_workers(), rows, (size_t)(PIECE_ELEMENTS / self->columns + 1), select_rows, &work);
+}
+
+static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
+                       const mlx_array *primals, int n_primals, const mlx_array *cotangents, const mlx_array *results,
+                       int n_results, mlx_stream stream, zmlx_error *error) {
+    (void)state, (void)argument_numbers, (void)n_arguments, (void)n_primals, (void)n_results;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array zeros = zm_zeros(&scope, mlx_array_shape(primals[0]), (int)mlx_array_ndim(primals[0]), mlx_array_dtype(primals[0]));
+    zm_scope_keep(&scope, &gradients[0], zm_put_along_axis(&scope, zeros, results[1], cotangents[0], -1));
+    return zm_scope_end(&scope, error);
+}
+
+static const zm_node_class topk_class = {.name = "zmlx.topk", .evaluate_cpu = evaluate, .vjp = vjp, .free_state = free};
+
+static bool is_on_cpu(mlx_stream stream) {
+    mlx_device device = {NULL};
+    mlx_device_type type = MLX_CPU;
+    bool known = !mlx_stream_get_device(&device, stream) && !mlx_device_get_type(&type, device);
+    mlx_device_free(device);
+    return known && type == MLX_CPU;
+}
+
+static void select_on_cpu(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
+    topk *self = malloc(sizeof *self);
+    if (!self) {
+        zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "topk", "out of memory");
+        return;
+    }
+    *self = (topk){k, zm_dim(x, -1), mlx_array_dtype(x)};
+    zm_node_output specs[2] = {{.n_dims = (int)mlx_array_ndim(x), .dtype = mlx_array_dtype(x)}};
+    memcpy(specs[0].shape, mlx_array_shape(x), (size_t)specs[0].n_dims * sizeof(int));
+    specs[0].shape[specs[0].n_dims - 1] = k;
+    specs[1] = specs[0];
+    specs[1].dtype = MLX_UINT32;
+    mlx_array made[2] = {{NULL}, {NULL}};
+    zmlx_error error;
+    if (zm_node_apply(made, specs, 2, &topk_class, self, &x, 1, scope->stream, &error)) {
+        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
+        return;
+    }
+    *values = zm_scope_own(scope, made[0]);
+    *indices = zm_scope_own(scope, made[1]);
+}
+
+/* Keys that rise as numbers fall, times 2^32, plus the column: all different, so any sort gives the order. */
+void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
+    int columns = zm_dim(x, -1), n_dims = (int)mlx_array_ndim(x), shape[ZM_NODE_MAX_DIMS];
+    mlx_array zero = zm_scalar(scope, 0, MLX_FLOAT32);
+    mlx_array bits = zm_view_as(scope, zm_add(scope, zm_astype(scope, x, MLX_FLOAT32), zero), MLX_UINT32);
+    mlx_array sign = zm_scalar(scope, 0x1p31, MLX_UINT32);
+    mlx_array is_negative = zm_greater_equal(scope, bits, sign);
+    mlx_array magnitude = zm_where(scope, is_negative, zm_subtract(scope, bits, sign), bits);
+    mlx_array key = zm_where(scope, is_negative, bits, zm_subtract(scope, zm_scalar(scope, 0x7fffffff, MLX_UINT32), bits));
+    mlx_array is_nan = zm_less(scope, zm_scalar(scope, 0x7f800000, MLX_UINT32), magnitude);
+    key = zm_astype(scope, zm_where(scope, is_nan, zm_scalar(scope, 0, MLX_UINT32), key), MLX_UINT64);
+    key = zm_add(scope, zm_multiply(scope, key, zm_scalar(scope, 0x1p32, MLX_UINT64)), zm_arange(scope, 0, columns, 1, MLX_UINT64));
+    mlx_array first = zm_contiguous(scope, zm_slice_axis(scope, zm_sort(scope, key, -1), -1, 0, k, 1));
+    if (zm_scope_failed(scope)) return;
+    memcpy(shape, mlx_array_shape(first), (size_t)n_dims * sizeof *shape);
+    mlx_array words = zm_view_as(scope, first, MLX_UINT32); /* little-endian: the column is the first word of each two */
+    *indices = zm_contiguous(scope, zm_slice_axis(scope, words, -1, 0, 2 * k, 2));
+    *values = zm_take_along_axis(scope, x, *indices, -1);
+}
+
+void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
+    if (zm_scope_failed(scope)) return;
+    if (is_on_cpu(scope->stream))
+        select_on_cpu(scope, x, k, values, indices);
+    else
+        zm_select_topk_sorted(scope, x, k, values, indices);
+}

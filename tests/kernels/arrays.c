@@ -22,9 +22,11 @@ static double draw_float(const table_run *run, int input, uint64_t i, size_t col
     if (role == ZM_ROLE_PARAMETER) return value / 2 + (value < 0 ? -0.25 : 0.25);
     uint64_t choice = zm_splitmix64((uint64_t)input + 77, i) % 7;
     size_t row = columns ? i / columns : 0;
-    /* The second row is infinite as a whole in the first input. */
-    if (run->shape.data == DATA_INFINITE && input == 0 && (row == 1 || choice == 0)) return -INFINITY;
-    if (run->shape.data == DATA_NAN && input == 0 && choice == 0 && row != 2) return NAN;
+    /* The second row is infinite as a whole in the first input. Else second halves stay finite: a product of an infinity and
+     * what nearly underflows has no definite value. */
+    bool may_be = input == 0 && (columns < 2 || i % columns < columns / 2);
+    if (run->shape.data == DATA_INFINITE && input == 0 && (row == 1 || (may_be && choice == 0))) return -INFINITY;
+    if (run->shape.data == DATA_NAN && may_be && choice == 0 && row != 2) return NAN;
     if (run->shape.data == DATA_OFFSET) return value + 1e4;
     return choice == 1 ? value * 8 : value;
 }

@@ -73,6 +73,19 @@ static bool broadcasts_to(const mlx_array array, const int *shape, int n_dims) {
     return true;
 }
 
+/* A parameter may have more dimensions than its pattern where they are 1: (C, KS, 1) and (C, 1, KS) are (C, KS). */
+static bool drop_ones(int shape[ZM_NODE_MAX_DIMS], int *n_dims, const zm_pattern *pattern, zm_role role, mlx_array input) {
+    int extra = (int)mlx_array_ndim(input) - pattern->n_dims;
+    *n_dims = 0;
+    if (role != ZM_ROLE_PARAMETER || pattern->has_rest || !pattern->n_dims || extra <= 0) return false;
+    for (int i = 0; i < pattern->n_dims + extra && *n_dims < ZM_NODE_MAX_DIMS; i++) {
+        int size = mlx_array_dim(input, i), left = pattern->n_dims + extra - i;
+        if (i && size == 1 && *n_dims + left > pattern->n_dims) continue;
+        shape[(*n_dims)++] = size;
+    }
+    return *n_dims == pattern->n_dims;
+}
+
 /* Meets every shape with its pattern; those that broadcast come last. */
 static zmlx_status check_shapes(zm_catalog_call *call, const mlx_array *inputs, zmlx_error *error) {
     const zm_signature *signature = &call->entry->signature;
@@ -87,6 +100,11 @@ static zmlx_status check_shapes(zm_catalog_call *call, const mlx_array *inputs, 
         if (n_dims > ZM_NODE_MAX_DIMS)
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, call->where, "%s: more than %d dimensions",
                            signature->inputs[i].name, ZM_NODE_MAX_DIMS);
+        int fewer[ZM_NODE_MAX_DIMS], n_fewer;
+        if (drop_ones(fewer, &n_fewer, pattern, signature->roles[i], inputs[i])) {
+            shape = fewer;
+            n_dims = n_fewer;
+        }
         call->is_scalar |= is_scalar;
         ZM_TRY(zm_pattern_meet(&call->sizes, pattern, is_scalar ? one : shape, is_scalar ? 1 : n_dims, call->where,
                                signature->inputs[i].name, error));
@@ -191,6 +209,8 @@ static mlx_array prepare_input(zm_catalog_call *call, int i) {
     const zm_signature *signature = &call->entry->signature;
     const zm_pattern *pattern = &signature->input_patterns[i];
     mlx_array input = call->inputs[i];
+    int fewer[ZM_NODE_MAX_DIMS], n_fewer;
+    if (drop_ones(fewer, &n_fewer, pattern, signature->roles[i], input)) input = zm_reshape(call->scope, input, fewer, n_fewer);
     if (pattern->is_one && mlx_array_ndim(input)) input = zm_reshape(call->scope, input, NULL, 0);
     if (call->is_scalar && pattern->has_rest && pattern->n_dims == 1) input = zm_reshape(call->scope, input, (const int[]){1}, 1);
     switch (signature->roles[i]) {

@@ -10,14 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mlx/streams.h"
+#include "emit/gpu/gpu.h"
+#include "ir/passes.h"
 #include "runtime/prebuilt.h"
 #include "table.h"
+#include "variants.h"
 #include "zmlx/kernel_tools.h"
 #include "zmlx/arrays.h"
 #include "zmlx/system.h"
 
-enum { N_TYPES = 3, MAX_NAMES = 64 };
+enum { N_TYPES = 3, MAX_NAMES = 64, MAX_REQUESTS = 4096 };
 static const mlx_dtype types[N_TYPES] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
 
 typedef struct cell {
@@ -136,12 +138,45 @@ static int run_table(const char *device, char **names, int n_names, FILE *json) 
     return sum.n_failed ? 1 : 0;
 }
 
+/* The requests that the Metal texts were made from, in the same order: their launches. */
+static struct {
+    zm_emit_request items[MAX_REQUESTS];
+    zm_storage storages[MAX_REQUESTS][ZM_IR_MAX_INPUTS + ZM_IR_MAX_OUTPUTS];
+    int count;
+} requests;
+
+static zmlx_status keep_request(void *context, const zm_kernel_entry *entry, const zm_emit_request *request, zmlx_error *error) {
+    (void)context, (void)entry;
+    if (requests.count == MAX_REQUESTS) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "metal", "too many texts");
+    zm_storage *storages = requests.storages[requests.count];
+    zm_ir *copy;
+    ZM_TRY(zm_ir_simplify(&copy, request->ir, error)); /* lives as long as the process */
+    memcpy(storages, request->inputs, (size_t)copy->n_inputs * sizeof *storages);
+    memcpy(storages + copy->n_inputs, request->outputs, (size_t)copy->n_outputs * sizeof *storages);
+    requests.items[requests.count++] = (zm_emit_request){copy, storages, storages + copy->n_inputs, "entry"};
+    return ZMLX_OK;
+}
+
+static void plan_metal(int number, int64_t rows, int64_t columns, int is_aligned, uint32_t *blocks, uint32_t *threads,
+                       uint32_t *threads_per_row) {
+    zm_gpu_plan plan = zm_gpu_plan_launch(&requests.items[number], rows > 1 ? rows : 1, columns > 1 ? columns : 1,
+                                          is_aligned);
+    *blocks = (uint32_t)plan.blocks;
+    *threads = (uint32_t)plan.threads;
+    *threads_per_row = (uint32_t)plan.threads_per_row;
+}
+
 /* Kernels of the Metal texts, compiled for the host, in place of the C ones. */
 static bool use_metal(const char *path) {
+    typedef void planner(int, int64_t, int64_t, int, uint32_t *, uint32_t *, uint32_t *);
+    zmlx_error error;
     void *library = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
     const zm_prebuilts *table = library ? dlsym(library, "zm_metal_table") : NULL;
-    if (table) zm_prebuilt_use(table, 0);
-    return table != NULL;
+    planner **plan = library ? dlsym(library, "zm_metal_plan") : NULL;
+    if (!table || !plan || visit_variants(keep_request, NULL, &error)) return false;
+    *plan = plan_metal;
+    zm_prebuilt_use(table, 0);
+    return true;
 }
 
 /* Kernels with a mistake in their expression: each must fail. */
@@ -193,7 +228,8 @@ int main(int argc, char **argv) {
     }
     if (control) return run_controls();
     if (!strcmp(device, "metal") && !use_metal(metal)) {
-        fprintf(stderr, "kernel_table: --metal FILE cannot be loaded\n");
+        const char *reason = dlerror();
+        fprintf(stderr, "kernel_table: --metal FILE cannot be used: %s\n", reason ? reason : "it has no table");
         return 2;
     }
     zmlx_system_info info;

@@ -49,7 +49,7 @@ static zmlx_status visit_gradient(const visit_state *self, uint64_t inputs) {
             out[derived->gradient_outputs[i]] =
                 self->kernel->data_inputs >> i & 1 ? self->inputs[i] : ZM_STORAGE_FLOAT32;
     zm_emit_request request = {ir, in, out, derived->kernel->symbol};
-    return self->visit(self->context, &request, self->error);
+    return self->visit(self->context, self->entry, &request, self->error);
 }
 
 static zmlx_status visit_types(visit_state *self) {
@@ -57,7 +57,7 @@ static zmlx_status visit_types(visit_state *self) {
     for (int i = 0; i < ir->n_inputs; i++) self->inputs[i] = input_storage(self, i);
     for (int i = 0; i < ir->n_outputs; i++) self->outputs[i] = output_storage(self, i);
     zm_emit_request request = {ir, self->inputs, self->outputs, self->kernel->symbol};
-    ZM_TRY(self->visit(self->context, &request, self->error));
+    ZM_TRY(self->visit(self->context, self->entry, &request, self->error));
     if (self->entry->row->no_gradient) return ZMLX_OK;
     uint64_t floats = zm_kernel_float_inputs(self->kernel), data = floats & self->kernel->data_inputs;
     if (data) ZM_TRY(visit_gradient(self, data));

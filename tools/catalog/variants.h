@@ -6,8 +6,9 @@
 
 #include "kernels/compose.h"
 
-/* Calls visit with each request; stops at the first failure. */
-typedef zmlx_status variant_visitor(void *context, const zm_emit_request *request, zmlx_error *error);
+/* Calls visit with each request and the row it belongs to; stops at the first failure. */
+typedef zmlx_status variant_visitor(void *context, const zm_kernel_entry *entry, const zm_emit_request *request,
+                                    zmlx_error *error);
 zmlx_status visit_variants(variant_visitor *visit, void *context, zmlx_error *error);
 
 #endif

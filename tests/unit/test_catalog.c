@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The catalogue's checks and its calls by name: what is refused, and in which words. */
 #include "kernels/compose.h"
+#include "kernels/select.h"
 #include "mlx_testing.h"
 #include "zmlx/kernels.h"
 
@@ -133,11 +134,121 @@ static void test_layernorm_keeps_precision(void **state) {
     mlx_array_free(y);
 }
 
+/* Large numbers that cancel but for small ones: 4u of the sum and 2^-46 of the terms' magnitudes. */
+static void test_kahan_sums(void **state) {
+    (void)state;
+    enum { N = 100001 };
+    static float values[N];
+    double sum = 0, size = 0;
+    zmlx_error error;
+    for (int i = 0; i < N; i++) {
+        values[i] = (float)(i % 2 ? -1e6 : 1e6) * (1 + (float)(i / 2 % 7)) + (float)(i % 11) * 0.01f;
+        sum += (double)values[i];
+        size += fabs((double)values[i]);
+    }
+    mlx_array y = {NULL}, x = mlx_array_new_data(values, (const int[]){N}, 1, MLX_FLOAT32);
+    assert_int_equal(zmlx_sum_lastdim(&y, x, true, stream, &error), ZMLX_OK);
+    float got;
+    assert_int_equal(mlx_array_eval(y), 0);
+    assert_int_equal(mlx_array_item_float32(&got, y), 0);
+    assert_true(fabs((double)got - sum) <= 4 * 0x1p-24 * fabs(sum) + N * 0x1p-46 * size);
+    values[5] = INFINITY;
+    mlx_array_free(x);
+    x = mlx_array_new_data(values, (const int[]){N}, 1, MLX_FLOAT32);
+    assert_int_equal(zmlx_sum_lastdim(&y, x, true, stream, &error), ZMLX_OK);
+    assert_int_equal(mlx_array_eval(y), 0);
+    assert_int_equal(mlx_array_item_float32(&got, y), 0);
+    assert_true(got == INFINITY);
+    mlx_array_free(x);
+    mlx_array_free(y);
+}
+
+/* The way of a GPU and that of the CPU choose the same, ties, NaN and infinities included. */
+static void test_topk_ways(void **state) {
+    (void)state;
+    static const float kinds[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 3.4028235e38f, 1, 1, 2, -1, 1e-45f};
+    enum { ROWS = 40, N = 70 };
+    static float values[ROWS * N];
+    for (int i = 0; i < ROWS * N; i++) values[i] = i % 3 ? (float)(i * 7919 % 1000) / 64 - 8 : kinds[i / 3 % COUNT(kinds)];
+    for (int k = 1; k <= N; k += 23) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        mlx_array x = zm_from_data(&scope, values, (const int[]){ROWS, N}, 2, MLX_FLOAT32), v[2], at[2];
+        zm_select_topk(&scope, x, k, &v[0], &at[0]);
+        zm_select_topk_sorted(&scope, x, k, &v[1], &at[1]);
+        for (int i = 0; i < 2; i++) {
+            at[i] = zm_contiguous(&scope, at[i]);
+            v[i] = zm_contiguous(&scope, v[i]);
+            assert_false(zm_scope_failed(&scope));
+            assert_int_equal(mlx_array_eval(at[i]) + mlx_array_eval(v[i]), 0);
+        }
+        size_t count = (size_t)(ROWS * k);
+        assert_memory_equal(mlx_array_data_uint32(at[0]), mlx_array_data_uint32(at[1]), count * 4);
+        assert_memory_equal(mlx_array_data_float32(v[0]), mlx_array_data_float32(v[1]), count * 4);
+        assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+    }
+}
+
+/* Loss and gradient of 16384 rows of 4096 logits, 256 MB, in chunks of 16. */
+static void test_linear_cross_entropy_memory(void **state) {
+    (void)state;
+    enum { ROWS = 16384, CLASSES = 4096, FEATURES = 4, CHUNK = 16 };
+    zmlx_error error;
+    size_t before, peak;
+    mlx_array x = ARRAY(MLX_FLOAT32, ROWS, FEATURES), w = ARRAY(MLX_FLOAT32, CLASSES, FEATURES), i = ARRAY(MLX_INT32, ROWS),
+              g = ARRAY(MLX_FLOAT32, ROWS), y = {NULL}, gradients[3] = {{NULL}, {NULL}, {NULL}};
+    const zmlx_catalog_value chunk = {CHUNK, 0};
+    assert_int_equal(mlx_array_eval(x) + mlx_array_eval(w) + mlx_array_eval(i) + mlx_array_eval(g), 0);
+    mlx_get_active_memory(&before);
+    mlx_reset_peak_memory();
+    assert_int_equal(zmlx_linear_cross_entropy(&y, x, w, i, CHUNK, stream, &error), ZMLX_OK);
+    assert_int_equal(mlx_array_eval(y), 0);
+    assert_int_equal(zmlx_catalog_apply_gradient("linear_cross_entropy", gradients, (mlx_array[]){x, w, i}, 3, &g, &chunk,
+                                                 stream, &error), ZMLX_OK);
+    assert_int_equal(mlx_array_eval(gradients[0]) + mlx_array_eval(gradients[1]), 0);
+    mlx_get_peak_memory(&peak);
+    assert_true(peak - before < (size_t)ROWS * CLASSES * 4 / 5);
+    assert_true(fabs((double)mlx_array_data_float32(y)[7] - log(CLASSES)) < 1e-4);
+    for (mlx_array *array = (mlx_array[]){x, w, i, g, y, gradients[0], gradients[1], none}; array->ctx; array++) mlx_array_free(*array);
+}
+
+/* Kept elements in cells of 100: chi-square of their counts against the binomial's, over 10^7 elements. */
+static void test_dropout_chi_square(void **state) {
+    (void)state;
+    enum { N = 10000000, CELL = 100 };
+    static const float rates[] = {0.1f, 0.5f, 0.9f};
+    zmlx_error error;
+    mlx_array x = ARRAY(MLX_FLOAT32, N), y = {NULL}, gradient = {NULL};
+    for (int i = 0; i < COUNT(rates); i++) {
+        const zmlx_catalog_value values[] = {{(double)rates[i], 0}, {0, 99}};
+        double keep = 1 - (double)rates[i], chi = 0, total = 0;
+        assert_int_equal(zmlx_dropout(&y, x, rates[i], 99, stream, &error), ZMLX_OK);
+        assert_int_equal(zmlx_catalog_apply_gradient("dropout", &gradient, &x, 1, &x, values, stream, &error), ZMLX_OK);
+        assert_int_equal(mlx_array_eval(y) + mlx_array_eval(gradient), 0);
+        const float *mask = mlx_array_data_float32(y);
+        assert_memory_equal(mask, mlx_array_data_float32(gradient), N * sizeof *mask); /* of ones: the same masks */
+        for (int cell = 0; cell < N / CELL; cell++) {
+            int n_kept = 0;
+            for (int j = 0; j < CELL; j++) n_kept += mask[cell * CELL + j] != 0;
+            chi += (n_kept - CELL * keep) * (n_kept - CELL * keep) / (CELL * keep * (1 - keep));
+            total += n_kept;
+        }
+        double freedom = N / CELL;
+        assert_true(fabs(chi - freedom) < 5 * sqrt(2 * freedom)); /* five standard deviations */
+        assert_true(fabs(total / N - keep) < 5 * sqrt(keep * (1 - keep) / N));
+    }
+    mlx_array_free(x);
+    mlx_array_free(y);
+    mlx_array_free(gradient);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_are_complete), cmocka_unit_test(test_wrong_arrays),
         cmocka_unit_test(test_wrong_numbers),     cmocka_unit_test(test_by_name),
         cmocka_unit_test(test_dropout_masks),     cmocka_unit_test(test_layernorm_keeps_precision),
+        cmocka_unit_test(test_kahan_sums),        cmocka_unit_test(test_topk_ways),
+        cmocka_unit_test(test_linear_cross_entropy_memory), cmocka_unit_test(test_dropout_chi_square),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -51,8 +51,19 @@ function(zmlx_add_prebuilt objects)
   foreach(family IN LISTS families)
     list(APPEND texts "${folder}/prebuilt_${family}.c")
   endforeach()
-  add_custom_command(OUTPUT ${texts} "${folder}/prebuilt_table.c" DEPENDS zmlx_catalog_emit VERBATIM
-    COMMAND zmlx_catalog_emit "${folder}" ${families})
+  # With an MLX for CUDA the emitter needs the driver's library to start. It calls nothing in it, and the machine
+  # that builds need not have one.
+  set(emit zmlx_catalog_emit)
+  if(ZMLX_BACKEND STREQUAL cuda)
+    file(WRITE "${generated}/driver/none.c" "extern int zm_no_driver;\n")
+    add_library(zmlx_no_driver SHARED "${generated}/driver/none.c")
+    set_target_properties(zmlx_no_driver PROPERTIES OUTPUT_NAME cuda SUFFIX .so.1
+                          LIBRARY_OUTPUT_DIRECTORY "${generated}/driver")
+    set(emit ${CMAKE_COMMAND} -E env "LD_LIBRARY_PATH=${generated}/driver" $<TARGET_FILE:zmlx_catalog_emit>)
+  endif()
+  add_custom_command(OUTPUT ${texts} "${folder}/prebuilt_table.c" VERBATIM
+    DEPENDS zmlx_catalog_emit $<$<STREQUAL:${ZMLX_BACKEND},cuda>:zmlx_no_driver>
+    COMMAND ${emit} "${folder}" ${families})
   set(levels 0)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     set(levels 0 1 2)

@@ -47,6 +47,22 @@ else()
     # libmlx needs the driver's library, which the building machine need not have.
     set(mlx_link_options "-Wl,--allow-shlib-undefined")
     target_link_options(mlx INTERFACE ${mlx_link_options})
+    target_include_directories(mlx SYSTEM INTERFACE "${ZMLX_MLX_ROOT}/nvidia/cu13/include")
+  endif()
+endif()
+
+# Chains of CUDA kernels go through MLX's command encoder. With an MLX of the user's own its CUDA headers must be found.
+set(mlx_cuda_folder no_cuda)
+if(ZMLX_BACKEND STREQUAL cuda)
+  set(mlx_cuda_folder cuda)
+  include(CheckIncludeFileCXX)
+  check_include_file_cxx(fmt/format.h ZMLX_HAS_FMT)
+  if(NOT ZMLX_HAS_FMT)
+    target_include_directories(mlx SYSTEM INTERFACE "${PROJECT_SOURCE_DIR}/src/mlx/cuda/stand_in")
+  endif()
+  if(MLX_DIR)
+    find_package(CUDAToolkit REQUIRED)
+    target_include_directories(mlx SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
   endif()
 endif()
 

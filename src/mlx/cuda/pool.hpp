@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* Device memory for what chains write. MLX's allocator of device memory is not among its exported functions, so
+ * buffers come from arrays that MLX made, and are taken again once nothing refers to them. */
+#ifndef ZM_MLX_CUDA_POOL_HPP
+#define ZM_MLX_CUDA_POOL_HPP
+
+#include "mlx/array.h"
+#include "mlx/stream.h"
+
+namespace zm {
+
+/* Gives array (shape and dtype set, no data yet) a buffer in row order that nobody else holds. */
+void give_buffer(mlx::core::array &array, mlx::core::Stream stream);
+
+}  // namespace zm
+
+#endif

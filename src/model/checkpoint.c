@@ -86,7 +86,7 @@ static zmlx_status add_file(zm_checkpoint *checkpoint, const char *name, uint64_
 }
 
 /* Files are read on a CPU stream: the model's own where it is one. */
-static zmlx_status reading_stream(mlx_stream *stream, mlx_stream own, zmlx_error *error) {
+static zmlx_status reading_stream(mlx_stream *stream, bool *on_gpu, mlx_stream own, zmlx_error *error) {
     *stream = (mlx_stream){0};
     mlx_device device = mlx_device_new();
     mlx_device_type type = MLX_CPU;
@@ -94,6 +94,7 @@ static zmlx_status reading_stream(mlx_stream *stream, mlx_stream own, zmlx_error
     mlx_device_free(device);
     if (!failed && type == MLX_CPU) failed = mlx_stream_set(stream, own) != 0;
     if (!failed && type != MLX_CPU) *stream = mlx_default_cpu_stream_new();
+    *on_gpu = type != MLX_CPU;
     return failed || !stream->ctx ? zm_mlx_fail(error, "stream") : ZMLX_OK;
 }
 
@@ -102,7 +103,7 @@ static zmlx_status add_files(zm_checkpoint *checkpoint, zmlx_error *error) {
     size_t n_names;
     ZM_TRY(zm_checkpoint_list_files(&names, &n_names, checkpoint->folder, checkpoint->arena, error));
     mlx_stream stream;
-    ZM_TRY(reading_stream(&stream, checkpoint->stream, error));
+    ZM_TRY(reading_stream(&stream, &checkpoint->on_gpu, checkpoint->stream, error));
     uint64_t counts[3] = {0}; /* elements in bfloat16, float16, float32 */
     zmlx_status status = ZMLX_OK;
     for (size_t i = 0; i < n_names && !status; i++)

@@ -21,6 +21,7 @@ struct zm_checkpoint {
     zm_quantization_rules rules;
     mlx_dtype dtype, stored_dtype;
     mlx_stream stream; /* borrowed */
+    bool on_gpu;       /* stream is a GPU's */
     zm_source *source;
     zm_checkpoint_entry *entries;
     size_t n_entries, capacity;

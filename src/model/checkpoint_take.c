@@ -51,6 +51,16 @@ static zmlx_status require(zm_checkpoint_entry **entry, const zm_checkpoint *che
     return zm_fail(error, ZMLX_ERROR_FORMAT, checkpoint->folder, "tensor '%.200s' is missing", name);
 }
 
+/* A copy that the GPU makes, bit by bit. With CUDA the memory that the CPU wrote would move to the GPU page by page, as
+ * kernels first touch it. */
+static mlx_array copy_on_gpu(zm_scope *scope, mlx_array array) {
+    size_t size = mlx_array_size(array), item_bytes = size ? mlx_array_nbytes(array) / size : 1;
+    mlx_dtype dtype = mlx_array_dtype(array);
+    mlx_dtype same_size = item_bytes == 4 ? MLX_UINT32 : item_bytes == 2 ? MLX_UINT16 : MLX_UINT8;
+    array = zm_view_as(scope, array, same_size);
+    return zm_view_as(scope, zm_maximum(scope, array, array), dtype);
+}
+
 /* Evaluates entry's array as dtype and moves it to *array; the entry's own (unconverted) one is freed. */
 static zmlx_status evaluate(mlx_array *array, zm_checkpoint *checkpoint, zm_checkpoint_entry *entry,
                             mlx_dtype dtype, zmlx_error *error) {
@@ -60,6 +70,7 @@ static zmlx_status evaluate(mlx_array *array, zm_checkpoint *checkpoint, zm_chec
     entry->array = (mlx_array){0};
     mlx_array result = source;
     if (mlx_array_dtype(source) != dtype) result = zm_astype(&scope, source, dtype);
+    else if (checkpoint->on_gpu) result = copy_on_gpu(&scope, source);
     mlx_array kept = {0};
     zm_scope_keep(&scope, &kept, result);
     zmlx_error failure;

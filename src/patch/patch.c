@@ -48,8 +48,9 @@ static bool contains(const zm_patch_pattern *const *patterns, size_t n_patterns,
     return false;
 }
 
-/* The patterns in question, before any is left out for want of a proof. */
-static zmlx_status list_candidates(const zm_patch_pattern **patterns, size_t *n_patterns,
+/* The patterns in question, before any is left out for want of a proof: those asked for, or all with kernels for
+ * the model's device. */
+static zmlx_status list_candidates(const zm_patch_pattern **patterns, size_t *n_patterns, zmlx_device device,
                                    const zmlx_patch_options *options, zmlx_error *error) {
     *n_patterns = 0;
     for (size_t i = 0; i < options->n_exclude; i++) {
@@ -60,6 +61,7 @@ static zmlx_status list_candidates(const zm_patch_pattern **patterns, size_t *n_
     for (size_t i = 0; i < count; i++) {
         const zm_patch_pattern *pattern = zm_patch_pattern_at(options->patterns ? 0 : i);
         if (options->patterns) ZM_TRY(find_pattern(&pattern, options->patterns[i], error));
+        else if (pattern->device != device) continue;
         if (!is_excluded(pattern, options) && !contains(patterns, *n_patterns, pattern))
             patterns[(*n_patterns)++] = pattern;
     }
@@ -106,7 +108,7 @@ zmlx_status zm_patch_resolve(zm_patch_request *request, zm_report *report, const
     const zm_patch_pattern *candidates[ZM_PATTERN_COUNT];
     size_t n_candidates;
     bool explicit_choice = options->patterns != NULL;
-    ZM_TRY(list_candidates(candidates, &n_candidates, options, error));
+    ZM_TRY(list_candidates(candidates, &n_candidates, model->device, options, error));
     for (size_t i = 0; i < n_candidates; i++) {
         const char *reason = unproven(candidates[i], model);
         if (!reason || (explicit_choice && reason != no_kernels))

@@ -37,10 +37,13 @@ mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, cons
     return zm_module_call(&decoder->norm->base, scope, x, NULL);
 }
 
+static mlx_array choose_greedily(zm_scope *scope, mlx_array logits) {
+    return zm_argmax(scope, zm_log_probabilities(scope, logits), -1, false);
+}
+
 mlx_array zm_greedy_head_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     (void)call;
-    mlx_array logits = zm_module_call(&((const zm_greedy_head *)self)->lm_head->base, scope, x, NULL);
-    return zm_argmax(scope, zm_log_probabilities(scope, logits), -1, false);
+    return choose_greedily(scope, zm_module_call(&((const zm_greedy_head *)self)->lm_head->base, scope, x, NULL));
 }
 
 mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
@@ -60,6 +63,9 @@ mlx_array zm_causal_lm_call(zm_causal_lm *model, zm_scope *scope, mlx_array toke
 }
 
 mlx_array zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
+    /* A root with a forward of its own may reach no part of it: the choice is then from its logits. */
+    if (model->base.forward != zm_causal_lm_forward)
+        return choose_greedily(scope, zm_causal_lm_call(model, scope, tokens, caches));
     mlx_array hidden = zm_decoder_call(model->decoder, scope, tokens, caches);
     return zm_module_call(&model->greedy_head->base, scope, hidden, NULL);
 }

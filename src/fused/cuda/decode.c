@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/cuda/decode.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "fused/cuda/program.h"
+#include "mlx/streams.h"
+
+/* As in decode*.cuh. */
+enum {
+    WARPS = 16,
+    THREADS = 32 * WARPS,
+    ROUTER_THREADS = 1024,
+    HEAD_WARPS = 4,
+    OUT_WARP_ROWS = 4,
+    VECTOR_BYTES = 16,
+    CHUNK = 2048,
+    MOST_SHORT_KEYS = 1024, /* MLX's: from where on long attention goes in parts */
+    LONG_BLOCKS = 32,
+};
+enum { MULTIPROCESSORS = 132 }; /* of an H100; elsewhere the head's warps have more or fewer rows each */
+
+static const char name[] = "zmlx.decode";
+
+bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
+    zm_quantization quantization = weight->quantization;
+    *reason = "its weights are not affine";
+    if (!zm_weight_is_quantized(weight) || strcmp(quantization.mode, "affine") != 0) return false;
+    *reason = "its weights have neither 4 nor 8 bits";
+    if (quantization.bits != 4 && quantization.bits != 8) return false;
+    *reason = "its groups are not of 32, 64 or 128";
+    if (quantization.group_size != 32 && quantization.group_size != 64 && quantization.group_size != 128) return false;
+    *reason = "a linear map has a bias";
+    if (zm_is_set(weight->bias)) return false;
+    *reason = "its scales are not bfloat16";
+    if (!zm_is_set(weight->scales) || !zm_is_set(weight->biases) || mlx_array_dtype(weight->scales) != MLX_BFLOAT16 ||
+        mlx_array_dtype(weight->biases) != MLX_BFLOAT16)
+        return false;
+    *reason = "its weights are more than the kernels can count";
+    if (mlx_array_size(weight->weight) / 2 > UINT32_MAX) return false;
+    *reason = "its sizes are not multiples of 64 and 2";
+    return weight->in_features % 64 == 0 && weight->in_features % quantization.group_size == 0 &&
+           weight->out_features % 2 == 0;
+}
+
+/* The largest absolute scale, or NaN. */
+static float largest_scale(const zm_weight *weight) {
+    float largest = NAN;
+    mlx_stream stream;
+    if (zm_stream_new(&stream, MLX_GPU, NULL)) return largest;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array scales = zm_flatten(&scope, weight->scales, 0, -1);
+    mlx_array both = zm_maximum(&scope, zm_max(&scope, scales, 0, false),
+                                zm_max(&scope, zm_negative(&scope, scales), 0, false));
+    both = zm_astype(&scope, both, MLX_FLOAT32);
+    if (!zm_scope_failed(&scope) && mlx_array_item_float32(&largest, both)) largest = NAN;
+    zm_scope_end(&scope, NULL);
+    zm_stream_free(stream);
+    return largest;
+}
+
+/* The bounds are what the kernels' scaled codes leave: decode.cuh, scale_and_bias. */
+bool zm_decode_serves_weight(const zm_weight *weight, const char **reason) {
+    if (!zm_decode_serves_layout(weight, reason)) return false;
+    *reason = "a scale is too large for its kernels";
+    return largest_scale(weight) < (weight->quantization.bits == 4 ? 0x1p-2f : 0x1p-6f);
+}
+
+/* Shared memory for x of k elements, in whole chunks: x_vectors of decode.cuh. */
+static int staged_bytes(int k) { return (k + CHUNK - 1) / CHUNK * (CHUNK / 8) * VECTOR_BYTES; }
+
+bool zm_decode_fits(int k, int count) { return (int64_t)count * staged_bytes(k) <= ZM_DECODE_MAX_SHARED; }
+
+void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k) {
+    *decode = (zm_decode){.scope = scope, .hidden_size = hidden_size, .head_dim = head_dim, .top_k = top_k};
+    if (zm_scope_failed(scope)) return;
+    decode->chain = zm_chain_new(name);
+    if (!decode->chain) zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, name, "needs an MLX with CUDA, and memory");
+}
+
+void zm_decode_end(zm_decode *decode, mlx_array *results) {
+    for (int i = 0; i < decode->n_outputs; i++) results[i] = (mlx_array){NULL};
+    if (!decode->chain) return;
+    if (zm_scope_failed(decode->scope)) {
+        zm_chain_free(decode->chain);
+        return;
+    }
+    mlx_array outputs[ZM_CHAIN_MAX_OUTPUTS];
+    if (zm_chain_apply(outputs, decode->chain, decode->scope->stream, &decode->scope->failure)) return;
+    for (int i = 0; i < decode->n_outputs; i++) results[i] = zm_scope_own(decode->scope, outputs[i]);
+}
+
+static bool failed(const zm_decode *decode) { return !decode->chain || zm_scope_failed(decode->scope); }
+
+zm_place zm_decode_input(zm_decode *decode, mlx_array array) {
+    return failed(decode) ? -1 : zm_chain_input(decode->chain, array);
+}
+
+static bool has_output_left(zm_decode *decode) {
+    if (decode->n_outputs < ZM_CHAIN_MAX_OUTPUTS) {
+        decode->n_outputs++;
+        return true;
+    }
+    zm_scope_fail(decode->scope, ZMLX_ERROR_ARGUMENT, name, "more than %d outputs", ZM_CHAIN_MAX_OUTPUTS);
+    return false;
+}
+
+zm_place zm_decode_output(zm_decode *decode, int n_dims, const int *shape) {
+    if (failed(decode) || !has_output_left(decode)) return -1;
+    zm_node_output spec = {.n_dims = n_dims, .dtype = MLX_BFLOAT16};
+    memcpy(spec.shape, shape, (size_t)n_dims * sizeof *shape);
+    return zm_chain_output(decode->chain, &spec);
+}
+
+/* Launches while they are put together. */
+typedef struct kernel_launch {
+    zm_decode *decode;
+    zm_chain_launch_record record;
+} kernel_launch;
+
+/* A kernel of the program for the weight's quantisation, with a warp for each of rows. */
+static kernel_launch begin_launch(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight, int rows) {
+    kernel_launch made = {.decode = decode};
+    made.record.block = THREADS;
+    made.record.grid = (rows + WARPS - 1) / WARPS;
+    if (failed(decode)) return made;
+    zm_decode_settings settings = {.bits = weight->quantization.bits,
+                                   .group_size = weight->quantization.group_size,
+                                   .hidden_size = decode->hidden_size,
+                                   .head_dim = decode->head_dim,
+                                   .top_k = decode->top_k};
+    const zm_decode_program *program;
+    if (!zm_decode_program_get(&program, settings, &decode->scope->failure)) made.record.kernel = program->kernels[kernel];
+    return made;
+}
+
+static void add(kernel_launch *launch, zm_chain_argument argument) {
+    if (launch->record.n_arguments < ZM_CHAIN_MAX_ARGUMENTS)
+        launch->record.arguments[launch->record.n_arguments++] = argument;
+}
+static void add_place(kernel_launch *launch, zm_place place) {
+    add(launch, (zm_chain_argument){.kind = ZM_ARGUMENT_ARRAY, .place = place});
+}
+static void add_null(kernel_launch *launch) { add(launch, (zm_chain_argument){.kind = ZM_ARGUMENT_NULL}); }
+static void add_int(kernel_launch *launch, int value) {
+    add(launch, (zm_chain_argument){.kind = ZM_ARGUMENT_WORD, .word = (uint32_t)value});
+}
+static void add_float(kernel_launch *launch, float value) {
+    zm_chain_argument argument = {.kind = ZM_ARGUMENT_WORD};
+    memcpy(&argument.word, &value, sizeof value);
+    add(launch, argument);
+}
+/* An evaluated array; an empty one is NULL. */
+static void add_constant(kernel_launch *launch, mlx_array array) {
+    if (!zm_is_set(array) || failed(launch->decode)) add_null(launch);
+    else add_place(launch, zm_chain_constant(launch->decode->chain, array));
+}
+static void add_weight(kernel_launch *launch, const zm_weight *weight) {
+    add_constant(launch, weight->weight);
+    add_constant(launch, weight->scales);
+    add_constant(launch, weight->biases);
+}
+
+static void finish(const kernel_launch *launch) {
+    if (!failed(launch->decode)) zm_chain_launch(launch->decode->chain, &launch->record);
+}
+
+/* Memory for elements in bfloat16. */
+static zm_place temporary(zm_decode *decode, int elements) {
+    if (failed(decode)) return -1;
+    return zm_chain_temporary(decode->chain, (size_t)elements * sizeof(uint16_t));
+}
+
+zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *table) {
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_embed, table, decode->hidden_size / 2 / 32);
+    zm_place h = temporary(decode, decode->hidden_size);
+    add_place(&launch, zm_decode_input(decode, token));
+    add_weight(&launch, table);
+    add_place(&launch, h);
+    finish(&launch);
+    return h;
+}
+
+zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h) {
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_linear_add, weight, weight->out_features);
+    zm_place to = temporary(decode, weight->out_features);
+    launch.record.shared_bytes = staged_bytes(weight->in_features);
+    add_place(&launch, x);
+    add_weight(&launch, weight);
+    add_place(&launch, h);
+    add_place(&launch, to);
+    add_int(&launch, weight->in_features);
+    add_int(&launch, weight->out_features);
+    finish(&launch);
+    return to;
+}
+
+zm_place zm_decode_qkv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *q, const zm_weight *k,
+                       const zm_weight *v) {
+    int rows = q->out_features + k->out_features + v->out_features;
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_norm_linear, q, rows);
+    zm_place qkv = temporary(decode, rows);
+    launch.record.shared_bytes = staged_bytes(q->in_features);
+    add_place(&launch, h);
+    add_constant(&launch, norm.weight);
+    add_weight(&launch, q);
+    add_weight(&launch, k);
+    add_weight(&launch, v);
+    add_place(&launch, qkv);
+    add_float(&launch, norm.eps);
+    add_int(&launch, q->out_features);
+    add_int(&launch, k->out_features);
+    add_int(&launch, v->out_features);
+    finish(&launch);
+    return qkv;
+}
+
+zm_place zm_decode_overwrite(zm_decode *decode, mlx_array array) {
+    if (failed(decode) || !has_output_left(decode)) return -1;
+    return zm_chain_overwrite(decode->chain, array);
+}
+
+static void rotate_heads(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
+                         const zm_weight *weight, zm_place queries) {
+    int heads = arguments->n_heads + 2 * arguments->n_kv_heads;
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_heads, weight, heads);
+    launch.record.block = 32 * HEAD_WARPS;
+    launch.record.grid = (heads + HEAD_WARPS - 1) / HEAD_WARPS;
+    add_place(&launch, qkv);
+    add_constant(&launch, arguments->q_norm ? arguments->q_norm->weight : (mlx_array){NULL});
+    add_constant(&launch, arguments->k_norm ? arguments->k_norm->weight : (mlx_array){NULL});
+    add_constant(&launch, arguments->freqs);
+    add_place(&launch, queries);
+    add_place(&launch, arguments->keys);
+    add_place(&launch, arguments->values);
+    add_float(&launch, arguments->q_norm ? arguments->q_norm->eps : 0);
+    add_float(&launch, log2f(arguments->base));
+    add_int(&launch, arguments->offset);
+    add_float(&launch, arguments->position_scale);
+    add_int(&launch, arguments->n_heads);
+    add_int(&launch, arguments->n_kv_heads);
+    add_int(&launch, arguments->n_rows);
+    finish(&launch);
+}
+
+/* What the attention kernels are told last: the scale and the keys. */
+static void add_keys(kernel_launch *launch, const zm_decode_attention_arguments *arguments) {
+    add_float(launch, arguments->scale);
+    add_int(launch, arguments->offset + 1);
+    add_int(launch, arguments->n_rows);
+    add_int(launch, arguments->n_heads / arguments->n_kv_heads);
+}
+
+static void attend_short(zm_decode *decode, zm_place queries, const zm_decode_attention_arguments *arguments,
+                         const zm_weight *weight, zm_place y) {
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_attention, weight, 1);
+    launch.record.block = 1024;
+    launch.record.grid = arguments->n_heads;
+    add_place(&launch, queries);
+    add_place(&launch, arguments->keys);
+    add_place(&launch, arguments->values);
+    add_place(&launch, y);
+    add_keys(&launch, arguments);
+    finish(&launch);
+}
+
+static void attend_long(zm_decode *decode, zm_place queries, const zm_decode_attention_arguments *arguments,
+                        const zm_weight *weight, zm_place y) {
+    kernel_launch parts = begin_launch(decode, ZM_DECODE_KERNEL_attention_parts, weight, 1);
+    kernel_launch merge = begin_launch(decode, ZM_DECODE_KERNEL_attention_merge, weight, 1);
+    if (failed(decode)) return;
+    size_t n_parts = (size_t)arguments->n_heads * LONG_BLOCKS;
+    zm_place most = zm_chain_temporary(decode->chain, n_parts * sizeof(float));
+    zm_place sums = zm_chain_temporary(decode->chain, n_parts * sizeof(float));
+    zm_place values = zm_chain_temporary(decode->chain, n_parts * (size_t)decode->head_dim * sizeof(float));
+    parts.record.block = 256;
+    parts.record.grid = (int)n_parts;
+    add_place(&parts, queries);
+    add_place(&parts, arguments->keys);
+    add_place(&parts, arguments->values);
+    add_place(&parts, most);
+    add_place(&parts, sums);
+    add_place(&parts, values);
+    add_keys(&parts, arguments);
+    finish(&parts);
+    merge.record.block = 1024;
+    merge.record.grid = arguments->n_heads;
+    add_place(&merge, most);
+    add_place(&merge, sums);
+    add_place(&merge, values);
+    add_place(&merge, y);
+    finish(&merge);
+}
+
+zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
+                             const zm_weight *o_proj, zm_place h) {
+    int size = arguments->n_heads * decode->head_dim;
+    zm_place queries = temporary(decode, size), y = temporary(decode, size);
+    rotate_heads(decode, qkv, arguments, o_proj, queries);
+    if (arguments->offset < MOST_SHORT_KEYS) attend_short(decode, queries, arguments, o_proj, y);
+    else attend_long(decode, queries, arguments, o_proj, y);
+    return zm_decode_linear_add(decode, y, o_proj, h);
+}
+
+zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *in_proj, mlx_array taps,
+                        zm_place state) {
+    int size = in_proj->out_features / 3;
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_conv, in_proj, size);
+    zm_place y = temporary(decode, size);
+    launch.record.shared_bytes = staged_bytes(in_proj->in_features);
+    add_place(&launch, h);
+    add_constant(&launch, norm.weight);
+    add_weight(&launch, in_proj);
+    add_constant(&launch, taps);
+    add_place(&launch, state);
+    add_place(&launch, y);
+    add_float(&launch, norm.eps);
+    add_int(&launch, size);
+    finish(&launch);
+    return y;
+}
+
+zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *gate, const zm_weight *up,
+                       const zm_weight *down) {
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_mlp_in, gate, gate->out_features);
+    zm_place act = temporary(decode, gate->out_features);
+    launch.record.shared_bytes = staged_bytes(gate->in_features);
+    add_place(&launch, h);
+    add_constant(&launch, norm.weight);
+    add_weight(&launch, gate);
+    add_weight(&launch, up);
+    add_place(&launch, act);
+    add_float(&launch, norm.eps);
+    add_int(&launch, gate->out_features);
+    finish(&launch);
+    return zm_decode_linear_add(decode, act, down, h);
+}
+
+/* Places of a token's normed hidden state and choice of experts. */
+typedef struct routed {
+    zm_place normed, experts, weights;
+} routed;
+
+static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
+    const zm_weight *router = arguments->router;
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_router, router, 1);
+    launch.record.block = ROUTER_THREADS;
+    launch.record.shared_bytes = staged_bytes(router->in_features);
+    routed places = {-1, -1, -1};
+    if (failed(decode)) return places;
+    places.normed = temporary(decode, decode->hidden_size);
+    places.experts = zm_chain_temporary(decode->chain, (size_t)decode->top_k * sizeof(int32_t));
+    places.weights = temporary(decode, decode->top_k);
+    add_place(&launch, h);
+    add_constant(&launch, norm.weight);
+    add_weight(&launch, router);
+    add_constant(&launch, arguments->expert_bias);
+    add_place(&launch, places.normed);
+    add_place(&launch, places.experts);
+    add_place(&launch, places.weights);
+    add_float(&launch, norm.eps);
+    add_int(&launch, router->out_features);
+    add_int(&launch, decode->top_k);
+    add_int(&launch, arguments->normalize_top_k);
+    add_float(&launch, arguments->normalize_epsilon);
+    add_float(&launch, arguments->routed_scaling_factor);
+    finish(&launch);
+    return places;
+}
+
+zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
+    const zm_weight *gate = arguments->gate, *down = arguments->down;
+    routed places = route(decode, h, norm, arguments);
+    int n = gate->out_features;
+    kernel_launch in = begin_launch(decode, ZM_DECODE_KERNEL_experts_in, gate, decode->top_k * n);
+    zm_place act = temporary(decode, decode->top_k * n);
+    in.record.shared_bytes = staged_bytes(gate->in_features);
+    add_place(&in, places.normed);
+    add_place(&in, places.experts);
+    add_weight(&in, gate);
+    add_weight(&in, arguments->up);
+    add_place(&in, act);
+    add_int(&in, n);
+    finish(&in);
+
+    kernel_launch out = begin_launch(decode, ZM_DECODE_KERNEL_experts_out, down, down->out_features);
+    int groups = WARPS / decode->top_k, rows = OUT_WARP_ROWS * groups; /* of a block */
+    out.record.block = 32 * decode->top_k * groups;
+    out.record.grid = (down->out_features + rows - 1) / rows;
+    zm_place to = temporary(decode, down->out_features);
+    out.record.shared_bytes = decode->top_k * staged_bytes(n);
+    add_place(&out, act);
+    add_place(&out, places.experts);
+    add_place(&out, places.weights);
+    add_weight(&out, down);
+    add_place(&out, h);
+    add_place(&out, to);
+    add_int(&out, n);
+    add_int(&out, down->out_features);
+    finish(&out);
+    return to;
+}
+
+void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to) {
+    kernel_launch launch = begin_launch(decode, ZM_DECODE_KERNEL_norm_head, weight, weight->out_features);
+    if (launch.record.grid > 2 * MULTIPROCESSORS) launch.record.grid = 2 * MULTIPROCESSORS;
+    launch.record.shared_bytes = staged_bytes(weight->in_features);
+    add_place(&launch, h);
+    add_constant(&launch, norm.weight);
+    add_weight(&launch, weight);
+    add_place(&launch, to);
+    add_float(&launch, norm.eps);
+    add_int(&launch, weight->out_features);
+    finish(&launch);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/* The parts of a decoder for one token, as links of a chain of CUDA kernels (mlx/chain.h), in bfloat16. Every result
+ * has the bits of the MLX operations it stands for, as MLX's CUDA back end computes them for one token.
+ *
+ *     zm_decode decode;
+ *     zm_decode_begin(&decode, scope, hidden_size, head_dim, top_k);
+ *     zm_place h = zm_decode_embed(&decode, token, table);
+ *     h = zm_decode_mlp(&decode, h, norm, gate, up, down);
+ *     zm_decode_head(&decode, h, last_norm, lm_head, zm_decode_output(&decode, 1, &vocab_size));
+ *     zm_decode_end(&decode, results);
+ *
+ * A place names an array on the device that one part writes and later ones read. The residual stream h has hidden_size
+ * elements. Failures are the scope's. Weights are affine, of 4 or 8 bits, without a bias, evaluated, and must stay
+ * until the results have been. */
+#ifndef ZM_FUSED_CUDA_DECODE_H
+#define ZM_FUSED_CUDA_DECODE_H
+
+#include "fused/fused.h"
+#include "mlx/chain.h"
+
+typedef int zm_place;
+
+typedef struct zm_decode {
+    zm_scope *scope;
+    zm_chain *chain; /* NULL after a failure */
+    int hidden_size, head_dim, top_k;
+    int n_outputs;
+} zm_decode;
+
+typedef struct zm_decode_norm {
+    mlx_array weight;
+    float eps;
+} zm_decode_norm;
+
+typedef struct zm_decode_attention_arguments {
+    const zm_decode_norm *q_norm, *k_norm; /* over a head, of one eps; NULL: none */
+    mlx_array freqs;                       /* (head_dim / 2,) float32, or empty: those of base */
+    float base, position_scale, scale;
+    int offset, n_rows;    /* the token's row in the caches, and how many rows their buffers have */
+    zm_place keys, values; /* those buffers, (n_kv_heads, n_rows, head_dim): zm_decode_overwrite */
+    int n_heads, n_kv_heads;
+} zm_decode_attention_arguments;
+
+/* Whether the kernels serve this weight; *reason (static text): why not. Reads the scales, so not for every token. */
+bool zm_decode_serves_weight(const zm_weight *weight, const char **reason);
+/* The same by declared fields alone. */
+bool zm_decode_serves_layout(const zm_weight *weight, const char **reason);
+/* Whether count inputs of k elements fit a block's shared memory: 1, or top_k before the experts' down projection. */
+bool zm_decode_fits(int k, int count);
+
+/* head_dim: 64 or 128; top_k: 1 where there are no experts. */
+void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k);
+/* Results of the outputs in order, owned by the scope. */
+void zm_decode_end(zm_decode *decode, mlx_array *results);
+
+zm_place zm_decode_input(zm_decode *decode, mlx_array array);
+zm_place zm_decode_output(zm_decode *decode, int n_dims, const int *shape);
+
+/* An array that parts write into (zm_chain_overwrite): the next output. */
+zm_place zm_decode_overwrite(zm_decode *decode, mlx_array array);
+
+/* The table's row of token, an int32 or uint32 array of one. */
+zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *table);
+/* h + W x. */
+zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h);
+/* q, k and v of norm(h), one behind the other. */
+zm_place zm_decode_qkv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *q, const zm_weight *k,
+                       const zm_weight *v);
+/* h + o_proj of the attention: norms and rotary embedding of the heads, the token's keys and values into the caches, and
+ * MLX's vector attention over all rows up to the token's. */
+zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
+                             const zm_weight *o_proj, zm_place h);
+/* c * conv(b * v), (b, c, v) = in_proj norm(h), of three taps. state: (2, size), the last b * v, moved on by one. */
+zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *in_proj, mlx_array taps,
+                        zm_place state);
+/* h + down(silu(gate n) * up n), n = norm(h). */
+zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *gate, const zm_weight *up,
+                       const zm_weight *down);
+/* h + the experts' weighted sum, with sigmoid gating and top_k of zm_decode_begin. */
+zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments);
+/* to = W norm(h), for many rows. */
+void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to);
+
+#endif

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/cuda/program.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/text.h"
+#include "mlx/chain.h"
+#include "mlx/gpu.h"
+#include "runtime/cache.h"
+
+extern const char zm_cuda_decode[]; /* decode.cuh and its parts */
+
+static const char *const symbols[] = {
+#define ZM_DECODE_KERNEL(name) "zm_" #name,
+#include "fused/cuda/kernels.def"
+#undef ZM_DECODE_KERNEL
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static zm_decode_program *programs;
+
+static bool same(zm_decode_settings a, zm_decode_settings b) {
+    return a.bits == b.bits && a.group_size == b.group_size && a.hidden_size == b.hidden_size &&
+           a.head_dim == b.head_dim && a.top_k == b.top_k;
+}
+
+static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *module, zmlx_error *error) {
+    for (int i = 0; i < ZM_DECODE_KERNEL_COUNT; i++) {
+        program->kernels[i] = zm_cuda_module_kernel(module, symbols[i], ZM_DECODE_MAX_SHARED);
+        if (!program->kernels[i])
+            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, symbols[i], "this GPU cannot load it");
+    }
+    return ZMLX_OK;
+}
+
+static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
+    zm_decode_settings settings = program->settings;
+    zm_text text = {0};
+    zm_text_printf(&text,
+                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
+                   "#define ZM_TOP_K %d\n",
+                   settings.bits, settings.group_size, settings.hidden_size, settings.head_dim, settings.top_k);
+    zm_text_append_string(&text, zm_cuda_decode);
+    int capability;
+    zm_gpu_get(&capability);
+    char *code = NULL;
+    size_t code_size, cubin_size;
+    zmlx_status status = text.failed ? zm_fail_memory(error)
+                                     : zm_compile_cuda(&code, &code_size, NULL, text.data, text.size, 1, capability, error);
+    zm_cuda_module *module;
+    if (!status) status = zm_cuda_module_load(&module, zm_cubin_get(&cubin_size, code, code_size, 0), error);
+    if (!status) status = find_kernels(program, module, error);
+    zm_text_free(&text);
+    free(code);
+    return status;
+}
+
+static zmlx_status add(const zm_decode_program **added, zm_decode_settings settings, zmlx_error *error) {
+    zm_decode_program *program = calloc(1, sizeof *program);
+    if (!program) return zm_fail_memory(error);
+    program->settings = settings;
+    zmlx_status status = build(program, error);
+    if (status) {
+        free(program);
+        return status;
+    }
+    program->next = programs;
+    *added = programs = program;
+    return ZMLX_OK;
+}
+
+zmlx_status zm_decode_program_get(const zm_decode_program **program, zm_decode_settings settings, zmlx_error *error) {
+    zmlx_status status = ZMLX_OK;
+    pthread_mutex_lock(&lock);
+    const zm_decode_program *known = programs;
+    while (known && !same(known->settings, settings)) known = known->next;
+    *program = known;
+    if (!known) status = add(program, settings, error);
+    pthread_mutex_unlock(&lock);
+    return status;
+}

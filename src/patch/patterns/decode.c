@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: MIT */
+/* decode: a call of one token on a CUDA device as one chain of kernels, with the bits of the operations they replace
+ * (fused/cuda/decode.h). Attention is MLX's vector kernel at every length; from 256 keys on MLX may take cuDNN's
+ * instead, whose sums are in another order. */
+#include <stdlib.h>
+
+#include "fused/cuda/decode.h"
+#include "model/cache.h"
+#include "patch/pattern.h"
+
+/* How a weight is checked: by its fields for every call, its scales too when a pattern is matched. */
+typedef bool (*weight_check)(const zm_weight *weight, const char **reason);
+
+static bool serves_linear(const zm_linear *linear, int n_experts, weight_check check, const char **reason) {
+    *reason = "a projection is missing, of another kind or has a forward of its own";
+    if (!linear || !zm_patch_is_standard(&linear->base) || linear->weight.n_experts != n_experts) return false;
+    if (linear->base.kind != (n_experts ? ZM_MODULE_SWITCH_LINEAR : ZM_MODULE_LINEAR)) return false;
+    return check(&linear->weight, reason);
+}
+
+static bool same_packing(const zm_linear *a, const zm_linear *b) {
+    return a->weight.quantization.bits == b->weight.quantization.bits &&
+           a->weight.quantization.group_size == b->weight.quantization.group_size;
+}
+
+static bool serves_norm(const zm_norm *norm, int size, const char **reason) {
+    *reason = "a norm is missing, of another kind or not bfloat16";
+    return norm && norm->base.kind == ZM_MODULE_RMS_NORM && zm_patch_is_standard(&norm->base) &&
+           mlx_array_ndim(norm->weight) == 1 && zm_dim(norm->weight, 0) == size &&
+           mlx_array_dtype(norm->weight) == MLX_BFLOAT16;
+}
+
+static bool serves_rope(const zm_rope_parameters *rope, int head_dim, const char **reason) {
+    *reason = "its rotary embedding is not of the plain kind";
+    return rope->dims == head_dim && !rope->traditional && rope->input_scale == 1.0f && !(rope->dynamic_factor > 0) &&
+           (!zm_is_set(rope->freqs) || mlx_array_dtype(rope->freqs) == MLX_FLOAT32);
+}
+
+static bool serves_attention(const zm_attention *attention, int hidden_size, weight_check check, const char **reason) {
+    int head_dim = attention->head_dim;
+    if (!serves_linear(attention->q_proj, 0, check, reason) || !serves_linear(attention->k_proj, 0, check, reason) ||
+        !serves_linear(attention->v_proj, 0, check, reason) || !serves_linear(attention->o_proj, 0, check, reason))
+        return false;
+    *reason = "its projections are packed in different ways";
+    if (!same_packing(attention->q_proj, attention->k_proj) || !same_packing(attention->q_proj, attention->v_proj))
+        return false;
+    *reason = "its heads or projections do not fit together";
+    if (attention->q_proj->weight.out_features != attention->n_heads * head_dim ||
+        attention->k_proj->weight.out_features != attention->n_kv_heads * head_dim ||
+        attention->v_proj->weight.out_features != attention->n_kv_heads * head_dim ||
+        !zm_decode_fits(attention->o_proj->weight.in_features, 1) ||
+        attention->q_proj->weight.in_features != hidden_size || attention->o_proj->weight.out_features != hidden_size)
+        return false;
+    *reason = "one of its heads' norms is missing";
+    if (!attention->q_norm != !attention->k_norm) return false;
+    if (attention->q_norm && (!serves_norm(attention->q_norm, head_dim, reason) ||
+                              !serves_norm(attention->k_norm, head_dim, reason)))
+        return false;
+    *reason = "its heads' norms differ";
+    if (attention->q_norm && attention->q_norm->eps != attention->k_norm->eps) return false;
+    return serves_rope(&attention->rope, head_dim, reason);
+}
+
+static bool serves_conv(const zm_short_conv *module, int hidden_size, weight_check check, const char **reason) {
+    if (!serves_linear(module->in_proj, 0, check, reason) || !serves_linear(module->out_proj, 0, check, reason))
+        return false;
+    *reason = "its convolution is not one of three bfloat16 taps without a bias";
+    const zm_depthwise_conv *conv = module->conv;
+    if (!conv || conv->base.kind != ZM_MODULE_CONV1D || !zm_patch_is_standard(&conv->base) || conv->taps != 3 ||
+        zm_is_set(conv->bias) || mlx_array_dtype(conv->weight) != MLX_BFLOAT16)
+        return false;
+    *reason = "its projections do not fit together";
+    return conv->channels == hidden_size && module->in_proj->weight.in_features == hidden_size &&
+           module->in_proj->weight.out_features == 3 * hidden_size && module->out_proj->weight.in_features == hidden_size;
+}
+
+/* n_experts, top_k: 0 and 1 without experts. */
+static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_linear *down, int n_experts, int top_k,
+                       zm_activation activation, int hidden_size, weight_check check, const char **reason) {
+    if (!serves_linear(gate, n_experts, check, reason) || !serves_linear(up, n_experts, check, reason) ||
+        !serves_linear(down, n_experts, check, reason))
+        return false;
+    *reason = "its activation is not SiLU gating";
+    if (activation != ZM_ACTIVATION_SWIGLU) return false;
+    *reason = "its hidden layer does not fit shared memory";
+    if (!zm_decode_fits(down->weight.in_features, top_k)) return false;
+    *reason = "its projections do not fit together";
+    return same_packing(gate, up) && gate->weight.in_features == hidden_size && up->weight.in_features == hidden_size &&
+           gate->weight.out_features == up->weight.out_features &&
+           down->weight.in_features == gate->weight.out_features && down->weight.out_features == hidden_size;
+}
+
+/* From 8 rows on MLX's gathered product is a matrix kernel with another order of sums. */
+enum { MOST_CHOSEN = 7, MOST_EXPERTS = 256 };
+
+static bool serves_moe(const zm_moe *moe, int hidden_size, weight_check check, const char **reason) {
+    *reason = "its gating is not a sigmoid's, or has too many experts";
+    if (moe->gating != ZM_GATING_SIGMOID_BIAS || moe->top_k > MOST_CHOSEN || moe->n_experts > MOST_EXPERTS) return false;
+    if (zm_is_set(moe->expert_bias) && mlx_array_dtype(moe->expert_bias) != MLX_FLOAT32) return false;
+    *reason = "its experts are missing or of another kind";
+    const zm_switch_glu *experts = moe->experts;
+    if (!experts || experts->base.kind != ZM_MODULE_SWITCH_GLU) return false;
+    return serves_linear(moe->router, 0, check, reason) && moe->router->weight.in_features == hidden_size &&
+           serves_mlp(experts->gate_proj, experts->up_proj, experts->down_proj, moe->n_experts, moe->top_k,
+                      experts->activation, hidden_size, check, reason);
+}
+
+static bool serves_block(const zm_block *block, int hidden_size, weight_check check, const char **reason) {
+    *reason = "a block has a forward of its own";
+    if (!zm_patch_is_standard(&block->base) || !zm_patch_is_standard(block->operator) ||
+        !zm_patch_is_standard(block->feed_forward))
+        return false;
+    *reason = "a block has a sliding window or attention sinks";
+    bool is_attention = block->operator->kind == ZM_MODULE_ATTENTION;
+    if (block->sliding_window || (is_attention && zm_is_set(((const zm_attention *)block->operator)->sinks))) return false;
+    if (!serves_norm(block->operator_norm, hidden_size, reason) ||
+        !serves_norm(block->feed_forward_norm, hidden_size, reason))
+        return false;
+    if (is_attention) {
+        if (!serves_attention((const zm_attention *)block->operator, hidden_size, check, reason)) return false;
+    } else if (!serves_conv((const zm_short_conv *)block->operator, hidden_size, check, reason)) {
+        return false;
+    }
+    if (block->feed_forward->kind == ZM_MODULE_MOE)
+        return serves_moe((const zm_moe *)block->feed_forward, hidden_size, check, reason);
+    const zm_gated_mlp *mlp = (const zm_gated_mlp *)block->feed_forward;
+    return serves_mlp(mlp->gate_proj, mlp->up_proj, mlp->down_proj, 0, 1, mlp->activation, hidden_size, check,
+                      reason);
+}
+
+/* The size of a head in every attention; 64 without any, 0 if they differ or MLX has no vector kernel for it. */
+static int common_head_dim(const zm_decoder *decoder) {
+    int head_dim = 0;
+    for (int i = 0; i < decoder->n_blocks; i++) {
+        if (decoder->blocks[i]->operator->kind != ZM_MODULE_ATTENTION) continue;
+        int own = ((const zm_attention *)decoder->blocks[i]->operator)->head_dim;
+        if ((head_dim && own != head_dim) || (own != 64 && own != 128)) return 0;
+        head_dim = own;
+    }
+    return head_dim ? head_dim : 64;
+}
+
+/* The experts a token has in every block that has experts; 1 without any, 0 if they differ. */
+static int common_top_k(const zm_decoder *decoder) {
+    int top_k = 0;
+    for (int i = 0; i < decoder->n_blocks; i++) {
+        if (decoder->blocks[i]->feed_forward->kind != ZM_MODULE_MOE) continue;
+        int own = ((const zm_moe *)decoder->blocks[i]->feed_forward)->top_k;
+        if (top_k && own != top_k) return 0;
+        top_k = own;
+    }
+    return top_k ? top_k : 1;
+}
+
+enum { LARGEST_HIDDEN = 8192 }; /* MLX's norm of longer rows has another order of sums */
+
+static bool serves(const zm_causal_lm *model, weight_check check, const char **reason) {
+    const zm_decoder *decoder = model->decoder;
+    const zm_embedding *table = decoder->embed_tokens;
+    int hidden_size = table->weight.in_features;
+    *reason = "its decoder or embedding has a forward of its own";
+    if (!zm_patch_is_standard(&decoder->base) || !zm_patch_is_standard(&table->base)) return false;
+    *reason = "its hidden size is not a multiple of 64 up to 8192";
+    if (hidden_size % 64 || hidden_size > LARGEST_HIDDEN) return false;
+    if (!check(&table->weight, reason) || !serves_linear(model->lm_head, 0, check, reason) ||
+        !serves_norm(decoder->norm, hidden_size, reason))
+        return false;
+    *reason = "its heads are not all of 64, or all of 128";
+    if (!common_head_dim(decoder)) return false;
+    *reason = "its blocks differ in the number of experts";
+    if (!common_top_k(decoder)) return false;
+    for (int i = 0; i < decoder->n_blocks; i++)
+        if (!serves_block(decoder->blocks[i], hidden_size, check, reason)) return false;
+    return true;
+}
+
+zm_match zm_patch_decode_match(const zm_module *module, const char **reason) {
+    if (module->kind != ZM_MODULE_CAUSAL_LM) return ZM_MATCH_NO;
+    *reason = "needs an MLX with CUDA";
+    if (!zm_chain_available()) return ZM_MATCH_REFUSED;
+    *reason = "it has a forward of its own";
+    if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;
+    return serves((const zm_causal_lm *)module, zm_decode_serves_weight, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
+}
+
+enum { MOST_BLOCKS = ZM_CHAIN_MAX_OUTPUTS / 2 - 1 };
+
+/* One token's way through the model. h is the residual stream. */
+typedef struct decode_step {
+    const zm_causal_lm *model;
+    zm_scope *scope;
+    zm_cache *caches;
+    zm_decode decode;
+    zm_place h;
+    zm_cache_rows rows[MOST_BLOCKS]; /* of a block's attention */
+    mlx_array results[ZM_CHAIN_MAX_OUTPUTS];
+} decode_step;
+
+static zm_decode_norm norm_of(const zm_norm *norm) { return (zm_decode_norm){norm->weight, norm->eps}; }
+
+static void convolve(decode_step *step, const zm_block *block, const zm_cache *cache) {
+    const zm_short_conv *module = (const zm_short_conv *)block->operator;
+    zm_decode *decode = &step->decode;
+    mlx_array state = cache->state;
+    if (!zm_is_set(state)) state = zm_zeros(step->scope, (const int[]){1, 2, module->hidden_size}, 3, MLX_BFLOAT16);
+    zm_place y = zm_decode_conv(decode, step->h, norm_of(block->operator_norm), &module->in_proj->weight,
+                                module->conv->weight, zm_decode_overwrite(decode, state));
+    step->h = zm_decode_linear_add(decode, y, &module->out_proj->weight, step->h);
+}
+
+static void attend(decode_step *step, const zm_block *block, const zm_cache *cache, zm_cache_rows *rows) {
+    const zm_attention *attention = (const zm_attention *)block->operator;
+    zm_decode *decode = &step->decode;
+    zm_cache_tokens token = {.batch = 1,
+                             .n_heads = attention->n_kv_heads,
+                             .length = 1,
+                             .key_dim = attention->head_dim,
+                             .value_dim = attention->head_dim,
+                             .dtype = MLX_BFLOAT16};
+    *rows = zm_cache_reserve(cache, step->scope, &token);
+    zm_place keys = zm_decode_overwrite(decode, rows->keys), values = zm_decode_overwrite(decode, rows->values);
+    zm_place qkv = zm_decode_qkv(decode, step->h, norm_of(block->operator_norm), &attention->q_proj->weight,
+                                 &attention->k_proj->weight, &attention->v_proj->weight);
+    zm_decode_norm q_norm = {.eps = 0}, k_norm = {.eps = 0};
+    if (attention->q_norm) {
+        q_norm = norm_of(attention->q_norm);
+        k_norm = norm_of(attention->k_norm);
+    }
+    zm_decode_attention_arguments arguments = {
+        .q_norm = attention->q_norm ? &q_norm : NULL,
+        .k_norm = attention->k_norm ? &k_norm : NULL,
+        .freqs = attention->rope.freqs,
+        .base = attention->rope.base,
+        .position_scale = attention->rope.scale,
+        .scale = attention->scale,
+        .offset = rows->first,
+        .n_rows = zm_dim(rows->keys, 2),
+        .keys = keys,
+        .values = values,
+        .n_heads = attention->n_heads,
+        .n_kv_heads = attention->n_kv_heads,
+    };
+    step->h = zm_decode_attention(decode, qkv, &arguments, &attention->o_proj->weight, step->h);
+}
+
+static void feed_forward(decode_step *step, const zm_block *block) {
+    zm_decode_norm norm = norm_of(block->feed_forward_norm);
+    if (block->feed_forward->kind != ZM_MODULE_MOE) {
+        const zm_gated_mlp *mlp = (const zm_gated_mlp *)block->feed_forward;
+        step->h = zm_decode_mlp(&step->decode, step->h, norm, &mlp->gate_proj->weight, &mlp->up_proj->weight,
+                                &mlp->down_proj->weight);
+        return;
+    }
+    const zm_moe *moe = (const zm_moe *)block->feed_forward;
+    zm_moe_arguments arguments = {
+        .router = &moe->router->weight,
+        .expert_bias = moe->expert_bias,
+        .gate = &moe->experts->gate_proj->weight,
+        .up = &moe->experts->up_proj->weight,
+        .down = &moe->experts->down_proj->weight,
+        .activation = moe->experts->activation,
+        .gating = moe->gating,
+        .top_k = moe->top_k,
+        .normalize_top_k = moe->normalize_top_k,
+        .normalize_epsilon = moe->normalize_epsilon,
+        .routed_scaling_factor = moe->routed_scaling_factor,
+    };
+    step->h = zm_decode_moe(&step->decode, step->h, norm, &arguments);
+}
+
+/* Gives the caches what the step has written: the first outputs, in the blocks' order. */
+static void accept(decode_step *step) {
+    const zm_decoder *decoder = step->model->decoder;
+    const mlx_array *written = step->results;
+    for (int i = 0; i < decoder->n_blocks && !zm_scope_failed(step->scope); i++) {
+        zm_cache *cache = &step->caches[i];
+        if (decoder->blocks[i]->operator->kind == ZM_MODULE_ATTENTION) {
+            step->rows[i].keys = *written++;
+            step->rows[i].values = *written++;
+            zm_cache_accept(cache, step->scope, &step->rows[i], 1);
+        } else {
+            zm_scope_keep(step->scope, &cache->state, *written++);
+            cache->offset++;
+        }
+    }
+}
+
+static mlx_array run(decode_step *step, mlx_array token) {
+    const zm_decoder *decoder = step->model->decoder;
+    const zm_weight *table = &decoder->embed_tokens->weight, *head = &step->model->lm_head->weight;
+    zm_decode *decode = &step->decode;
+    zm_decode_begin(decode, step->scope, table->in_features, common_head_dim(decoder), common_top_k(decoder));
+    step->h = zm_decode_embed(decode, token, table);
+    for (int i = 0; i < decoder->n_blocks && !zm_scope_failed(step->scope); i++) {
+        const zm_block *block = decoder->blocks[i];
+        if (block->operator->kind == ZM_MODULE_ATTENTION) attend(step, block, &step->caches[i], &step->rows[i]);
+        else convolve(step, block, &step->caches[i]);
+        feed_forward(step, block);
+    }
+    int index = decode->n_outputs;
+    zm_place logits = zm_decode_output(decode, 3, (const int[]){1, 1, head->out_features});
+    zm_decode_head(decode, step->h, norm_of(decoder->norm), head, logits);
+    zm_decode_end(decode, step->results);
+    accept(step);
+    return step->results[index];
+}
+
+/* Whether every block's cache is of the kind the steps write, and there are not too many. */
+static bool serves_caches(const zm_decoder *decoder, const zm_cache *caches) {
+    if (decoder->n_blocks > MOST_BLOCKS) return false;
+    for (int i = 0; i < decoder->n_blocks; i++) {
+        bool is_attention = decoder->blocks[i]->operator->kind == ZM_MODULE_ATTENTION;
+        if (caches[i].kind != (is_attention ? ZM_CACHE_KV : ZM_CACHE_ARRAY)) return false;
+    }
+    return true;
+}
+
+mlx_array zm_patch_decode_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    const zm_causal_lm *model = (const zm_causal_lm *)self;
+    const zm_patch_state *state = self->patch_state;
+    const char *reason;
+    bool one_token = zm_is_set(x) && mlx_array_ndim(x) == 2 && mlx_array_size(x) == 1 &&
+                     (mlx_array_dtype(x) == MLX_INT32 || mlx_array_dtype(x) == MLX_UINT32);
+    if (!one_token || state->max_fused_tokens < 1 || state->dtype != MLX_BFLOAT16 || !call || !call->cache ||
+        !serves_caches(model->decoder, call->cache) || !serves(model, zm_decode_serves_layout, &reason))
+        return zm_patch_original(self, scope, x, call);
+    decode_step step = {.model = model, .scope = scope, .caches = call->cache};
+    return run(&step, x);
+}

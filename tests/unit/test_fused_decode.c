@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/* The pattern decode on a CUDA device: logits bit by bit against the same model unpatched, which runs MLX's own
+ * operations. Skipped where there is no such device. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fused/cuda/decode.h"
+#include "patch/record.h"
+#include "temporary.h"
+#include "zmlx/patch.h"
+#include "zmlx/synth.h"
+
+enum { SKIPPED = 77 };
+
+static zmlx_error error;
+
+static void check(zmlx_status status) {
+    if (status) fail_msg("%s: %s", error.where, error.message);
+}
+
+typedef struct comparison {
+    zmlx_model *model;
+    zmlx_session *sessions[2]; /* unpatched, patched */
+    float *logits[2];
+    size_t vocab_size;
+} comparison;
+
+static void start(comparison *of, const char *folder) {
+    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU};
+    check(zmlx_model_load(&of->model, folder, &options, &error));
+    assert_int_equal(of->model->dtype, MLX_BFLOAT16);
+    const zmlx_patch_report *report;
+    zmlx_patch_options patch = {.patterns = (const char *const[]){"decode"}, .n_patterns = 1};
+    check(zmlx_patch(&report, of->model, &patch, &error));
+    for (size_t i = 0; i < report->n_entries; i++)
+        if (report->entries[i].reason) fail_msg("%s: %s", folder, report->entries[i].reason);
+    assert_int_equal(zm_patch_count(of->model), 1);
+    of->vocab_size = (size_t)of->model->info.vocab_size;
+    for (int side = 0; side < 2; side++) {
+        check(zmlx_session_new(&of->sessions[side], of->model, &error));
+        of->logits[side] = malloc(of->vocab_size * sizeof(float));
+        assert_non_null(of->logits[side]);
+    }
+}
+
+static void stop(comparison *of) {
+    for (int side = 0; side < 2; side++) {
+        zmlx_session_free(of->sessions[side]);
+        free(of->logits[side]);
+    }
+    zmlx_model_free(of->model);
+}
+
+static void feed(comparison *of, const int32_t *tokens, size_t n_tokens) {
+    for (int side = 0; side < 2; side++) {
+        zm_patch_switch(of->model, 0, side == 1);
+        check(zmlx_session_feed(of->sessions[side], tokens, n_tokens, of->logits[side], false, &error));
+    }
+}
+
+static size_t n_different(const comparison *of) {
+    size_t count = 0;
+    for (size_t i = 0; i < of->vocab_size; i++) count += memcmp(&of->logits[0][i], &of->logits[1][i], sizeof(float)) != 0;
+    return count;
+}
+
+static int32_t likeliest(const comparison *of) {
+    size_t best = 0;
+    for (size_t i = 1; i < of->vocab_size; i++)
+        if (of->logits[0][i] > of->logits[0][best]) best = i;
+    return (int32_t)best;
+}
+
+static int remove_one(const char *path, const struct stat *status, int flag, struct FTW *place) {
+    (void)status, (void)flag, (void)place;
+    return remove(path);
+}
+
+static void remove_folder(const char *folder) { nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
+
+/* A prompt (at least one token), then steps of one token. */
+static void compare(const char *folder, int n_prompt, int n_steps) {
+    comparison of = {0};
+    start(&of, folder);
+    int32_t *prompt = malloc((size_t)n_prompt * sizeof *prompt);
+    assert_non_null(prompt);
+    for (int i = 0; i < n_prompt; i++) prompt[i] = (int32_t)((i * 37 + 11) % (int)of.vocab_size);
+    if (n_prompt > 1) feed(&of, prompt, (size_t)n_prompt - 1);
+    int32_t token = prompt[n_prompt - 1];
+    free(prompt);
+    for (int i = 0; i < n_steps; i++) {
+        feed(&of, &token, 1);
+        size_t different = n_different(&of);
+        if (different) fail_msg("%s: step %d: %zu of %zu logits differ", folder, i, different, of.vocab_size);
+        token = likeliest(&of);
+    }
+    print_message("%s: %d steps after %d tokens, all logits bit-equal\n", folder, n_steps, n_prompt);
+    stop(&of);
+}
+
+/* MLX changes its attention kernel at 256 keys, and the caches grow there. */
+static void test_trained(void **state) {
+    (void)state;
+    compare(ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", 1, 520);
+    compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", 2, 300);
+}
+
+static void test_after_a_prompt(void **state) {
+    (void)state;
+    compare(ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", 12, 30);
+}
+
+/* Published widths, few layers. */
+static void test_published_shapes(void **state) {
+    (void)state;
+    static const struct {
+        const char *shape;
+        zmlx_synth_options options;
+    } cases[] = {
+        {"lfm2-8b-a1b", {.bits = 4, .n_layers = 4, .vocab_size = 4096}},
+        {"lfm2-8b-a1b", {.bits = 8, .n_layers = 3, .vocab_size = 4096}},
+        {"lfm2-8b-a1b", {.bits = 4, .group_size = 32, .n_layers = 3, .vocab_size = 4096}},
+        {"lfm2-8b-a1b", {.bits = 4, .group_size = 128, .n_layers = 3, .vocab_size = 4096}},
+        {"llama-3.2-1b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
+        {"qwen3-4b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
+        {"qwen3-4b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char folder[TEMPORARY_SIZE];
+        assert_non_null(mkdtemp(temporary_template(folder)));
+        uint64_t size;
+        check(zmlx_synth(&size, cases[i].shape, folder, &cases[i].options, &error));
+        print_message("%s, %d bits: ", cases[i].shape, cases[i].options.bits);
+        compare(folder, 1, 12);
+        remove_folder(folder);
+    }
+}
+
+/* A wrong part shows: the last norm's epsilon differs by little on the patched side. */
+static void test_sees_a_difference(void **state) {
+    (void)state;
+    comparison of = {0};
+    start(&of, ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit");
+    int32_t tokens[] = {1, 77};
+    feed(&of, tokens, 1);
+    float *eps = &of.model->root->decoder->norm->eps, right = *eps;
+    for (int side = 0; side < 2; side++) {
+        zm_patch_switch(of.model, 0, side == 1);
+        *eps = side ? right + 0.01f : right;
+        check(zmlx_session_feed(of.sessions[side], tokens + 1, 1, of.logits[side], false, &error));
+    }
+    *eps = right;
+    assert_true(n_different(&of) > 0);
+    stop(&of);
+}
+
+int main(void) {
+    if (!zm_chain_available()) {
+        print_message("no CUDA device: skipped\n");
+        return SKIPPED;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_trained),
+        cmocka_unit_test(test_sees_a_difference),
+        cmocka_unit_test(test_published_shapes),
+        cmocka_unit_test(test_after_a_prompt),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

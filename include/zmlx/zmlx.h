@@ -5,6 +5,7 @@
 
 #include "zmlx/arrays.h"
 #include "zmlx/catalog.h"
+#include "zmlx/catalog_bench.h"
 #include "zmlx/kernel.h"
 #include "zmlx/kernel_bench.h"
 #include "zmlx/kernel_test.h"

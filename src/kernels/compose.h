@@ -48,6 +48,8 @@ zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry,
 zmlx_status zm_catalog_kernel(zmlx_kernel **kernel, const zm_kernel_entry *entry, zmlx_error *error);
 /* The same, the caller's (zmlx_kernel_free). body NULL: the row's. */
 zmlx_status zm_catalog_kernel_new(zmlx_kernel **kernel, const zm_kernel_entry *entry, const char *body, zmlx_error *error);
+/* The numbers of an expression's kernel; no code is signed. */
+zm_numbers zm_catalog_numbers(const zm_kernel_entry *entry, const zmlx_catalog_value *values);
 /* Replaces the kernel of a row, taken over, for tests that break it; NULL puts it back. */
 void zm_catalog_kernel_replace(const zm_kernel_entry *entry, zmlx_kernel *kernel);
 

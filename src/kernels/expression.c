@@ -163,6 +163,12 @@ static zm_numbers collect_numbers(const zm_ir *ir, const zm_signature *signature
     return numbers;
 }
 
+zm_numbers zm_catalog_numbers(const zm_kernel_entry *entry, const zmlx_catalog_value *values) {
+    zmlx_kernel *kernel;
+    if (zm_catalog_kernel(&kernel, entry, NULL)) return (zm_numbers){0};
+    return collect_numbers(kernel->forward, &entry->signature, values, NULL);
+}
+
 /* How a result is stored by the kernel: one type serves all results whose type the caller chooses. */
 static mlx_dtype stored_type(const char *declared, mlx_dtype wanted, mlx_dtype data_type) {
     if (!strcmp(declared, "any") || wanted == MLX_UINT32 || wanted == MLX_UINT8) return wanted;

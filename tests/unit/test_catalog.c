@@ -3,6 +3,7 @@
 #include "kernels/compose.h"
 #include "kernels/select.h"
 #include "mlx_testing.h"
+#include "zmlx/catalog_bench.h"
 #include "zmlx/kernels.h"
 
 
@@ -242,6 +243,43 @@ static void test_dropout_chi_square(void **state) {
     mlx_array_free(gradient);
 }
 
+/* Form only; speed is not judged. */
+static void test_bench(void **state) {
+    (void)state;
+    const zmlx_bench_options quick = {.n_warmup = 1, .n_runs = 2, .batch = 1};
+    zmlx_catalog_bench how = {.dtype = MLX_BFLOAT16, .has_dtype = true};
+    zmlx_comparison result;
+    zmlx_error error;
+    for (int i = 0; i < 2; i++, how.gradient = true)
+        if (zmlx_bench_catalog(&result, "rmsnorm", (const int[]){4, 32}, 2, &how, stream, &quick, &error))
+            fail_msg("%s: %s", error.where, error.message);
+    assert_true(result.ratio > 0);
+    /* x, weight, cotangent; dx, dweight */
+    assert_int_equal(result.bytes, 2 * (128 + 32 + 128 + 128 + 32));
+    how.gradient = false;
+    assert_int_equal(zmlx_bench_catalog(&result, "topk_lastdim", (const int[]){4, 32}, 2, &how, stream, &quick, &error),
+                     ZMLX_ERROR_UNSUPPORTED);
+    expect_refusal(zmlx_bench_catalog(&result, "nothing", (const int[]){4}, 1, NULL, stream, &quick, &error), &error,
+                   "nothing: there is no kernel of this name");
+}
+
+/* Bad indices: NaN, or an error where they are checked. */
+static void test_checked_indices(void **state) {
+    (void)state;
+    zmlx_error error;
+    mlx_array x = ARRAY(MLX_FLOAT32, 3, 4), w = ARRAY(MLX_FLOAT32, 5, 4), y = {NULL};
+    mlx_array i = mlx_array_new_data((const int[]){4, 0, 5}, (const int[]){3}, 1, MLX_INT32);
+    assert_int_equal(zmlx_linear_cross_entropy(&y, x, w, i, 2, stream, &error), ZMLX_OK);
+    assert_int_equal(mlx_array_eval(y), 0);
+    const float *loss = mlx_array_data_float32(y);
+    assert_true(!isnan(loss[0]) && !isnan(loss[1]) && isnan(loss[2]));
+    zmlx_catalog_check_indices(true);
+    expect_refusal(zmlx_linear_cross_entropy(&y, x, w, i, 2, stream, &error), &error,
+                   "zmlx_linear_cross_entropy: targets: element 2 is out of range; N is 5");
+    zmlx_catalog_check_indices(false);
+    for (mlx_array *array = (mlx_array[]){x, w, i, y, none}; array->ctx; array++) mlx_array_free(*array);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_are_complete), cmocka_unit_test(test_wrong_arrays),
@@ -249,6 +287,7 @@ int main(void) {
         cmocka_unit_test(test_dropout_masks),     cmocka_unit_test(test_layernorm_keeps_precision),
         cmocka_unit_test(test_kahan_sums),        cmocka_unit_test(test_topk_ways),
         cmocka_unit_test(test_linear_cross_entropy_memory), cmocka_unit_test(test_dropout_chi_square),
+        cmocka_unit_test(test_bench), cmocka_unit_test(test_checked_indices),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -30,7 +30,7 @@ static const cli_option options[] = {
     {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (15)", 1, 10000},
     {"batch", CLI_INTEGER, AT(batch), "N", "evaluations a run (default: about 20 ms)", 1, 1000},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
-     "what to state the share of (default: measured\non the CPU, none on a GPU)", 0.001, 1e6},
+     "what to state the share of (default: measured\nbetween the runs on the CPU, none on a GPU)", 0.001, 1e6},
     CLI_SET_OPTION(bench_values),
     CLI_JSON_OPTION(bench_values),
     {"device", CLI_CHOICE, AT(general.device), "cpu|gpu", "where to run (default: gpu where MLX has one)", 0, 0},
@@ -96,6 +96,7 @@ static int show(const zmlx_comparison *comparison, const bench_values *values, c
         cli_json_set(object, "ratio", is_alone ? json_null() : cli_json_number(comparison->ratio));
         cli_json_set(object, "first_use_s", cli_json_number(comparison->first_use));
         cli_json_set(object, "first_use_compiled", json_boolean(comparison->first_compiled));
+        cli_json_set(object, "bandwidth", cli_json_measured(comparison->bandwidth));
         cli_json_set(object, "bytes", json_integer((json_int_t)comparison->bytes));
         cli_json_set(object, "runs", json_integer(comparison->n_runs));
         cli_json_set(object, "batch", json_integer(comparison->batch));
@@ -106,19 +107,31 @@ static int show(const zmlx_comparison *comparison, const bench_values *values, c
     if (!is_alone) print_side(against, &comparison->baseline, comparison->baseline_bandwidth, comparison->baseline_share);
     print_side("zmlx", &comparison->candidate, comparison->candidate_bandwidth, comparison->candidate_share);
     if (!is_alone) cli_print("  %.2fx\n", comparison->ratio);
+    if (!(values->bandwidth > 0) && comparison->bandwidth > 0)
+        cli_print("  memory       %9.1f GB/s, read between the runs\n", 1e-9 * comparison->bandwidth);
     cli_print("  first use    %9.1f ms  (%s)\n", 1e3 * comparison->first_use,
               comparison->first_compiled ? "compiled" : "from the cache");
     return CLI_DONE;
 }
 
-int cli_bench_bandwidth(double *bandwidth, double given, const cli_general *general) {
+/* Threads that read memory for a bandwidth to compare with; 0: on a GPU. */
+static int probe_threads(int *n_threads, const cli_general *general) {
     zmlx_error error;
     zmlx_system_info info;
-    *bandwidth = 1e9 * given;
-    if (*bandwidth > 0) return CLI_DONE;
+    *n_threads = 0;
     if (zmlx_system_get_info(&info, &error)) return cli_fail_error(&error);
     if (general->device == 2 || (!general->device && info.has_gpu)) return CLI_DONE;
-    int n_threads = general->n_threads ? (int)general->n_threads : info.n_processors;
+    *n_threads = general->n_threads ? (int)general->n_threads : info.n_processors;
+    return CLI_DONE;
+}
+
+int cli_bench_bandwidth(double *bandwidth, double given, const cli_general *general) {
+    zmlx_error error;
+    int n_threads;
+    *bandwidth = 1e9 * given;
+    if (*bandwidth > 0) return CLI_DONE;
+    int status = probe_threads(&n_threads, general);
+    if (status || !n_threads) return status;
     return zmlx_system_read_bandwidth(bandwidth, n_threads, 0, 0.5, &error) ? cli_fail_error(&error) : CLI_DONE;
 }
 
@@ -131,7 +144,9 @@ static int bench(const cli_kernel *kernel, const bench_values *values, const int
     zmlx_comparison comparison;
     zmlx_error error;
     mlx_stream stream = {NULL};
-    int status = cli_bench_bandwidth(&choice.bandwidth, values->bandwidth, &values->general);
+    int status = CLI_DONE;
+    choice.bandwidth = 1e9 * values->bandwidth;
+    if (!(values->bandwidth > 0)) status = probe_threads(&choice.probe_threads, &values->general);
     if (!status) status = cli_stream_open(&stream, values->general.device);
     if (status) return status;
     if (zmlx_bench_kernel(&comparison, kernel->kernel, shape, n_dims, dtypes[values->general.dtype], &kernel->numbers,

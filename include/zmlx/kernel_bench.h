@@ -20,6 +20,7 @@ typedef struct zmlx_bench_options {
     int n_warmup, n_runs; /* 0: 3 and 15 */
     int batch;            /* applications a run; 0: as many as take about 20 ms, at most 64 */
     double bandwidth;     /* bytes a second to compare with; 0: none */
+    int probe_threads;    /* above 0: instead, so many threads read memory after each run; compared with their median */
 } zmlx_bench_options;
 
 /* Seconds an application. */
@@ -32,7 +33,8 @@ typedef struct zmlx_comparison {
     double ratio;   /* baseline / candidate medians */
     uint64_t bytes; /* of all inputs and outputs: what one application must move at least */
     double baseline_bandwidth, candidate_bandwidth; /* bytes a second at the medians */
-    double baseline_share, candidate_share;         /* of options->bandwidth; 0 without */
+    double bandwidth;                               /* given or measured; 0 without */
+    double baseline_share, candidate_share;         /* of it; 0 without */
     int n_runs, batch;
     double first_use;     /* seconds of the candidate's first application: compilation, launch, result */
     bool first_compiled;  /* a compiler ran for it; false: it came from the cache */

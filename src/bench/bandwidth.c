@@ -4,12 +4,13 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/pages.h"
 #include "base/threads.h"
+#include "bench/bandwidth.h"
 #include "zmlx/system.h"
 
 enum { PIECE_BYTES = 1 << 20, PIECE_WORDS = PIECE_BYTES / 8, LANES = 16 };
 enum { MAX_PIECES = 16384, MAX_SECONDS = 3600 };
-static const size_t DEFAULT_BYTES = (size_t)512 << 20;
 
 typedef struct buffer {
     uint64_t *words;
@@ -31,31 +32,52 @@ static void read_pieces(void *context, size_t begin, size_t end) {
     atomic_fetch_add_explicit(&this->sum, sum, memory_order_relaxed);
 }
 
-static zmlx_status measure(double *bytes_per_second, buffer *this, size_t n_pieces, zm_pool *pool,
-                           double seconds, zmlx_error *error) {
-    size_t n_words = n_pieces * PIECE_WORDS;
-    uint64_t expected = (uint64_t)n_words * (n_words - 1) / 2; /* n_words is even and below 2^32 */
-    zm_pool_run(pool, n_pieces, 1, fill, this);
-    double start = zm_clock_seconds(), best = 0, before = start;
-    do {
-        atomic_store(&this->sum, 0);
-        zm_pool_run(pool, n_pieces, 1, read_pieces, this);
-        if (atomic_load(&this->sum) != expected)
-            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "memory",
-                           "a buffer did not read back as it was written");
-        double after = zm_clock_seconds(), rate = (double)(n_pieces * PIECE_BYTES) / (after - before);
-        if (rate > best) best = rate;
-        before = after;
-    } while (before - start < seconds);
-    *bytes_per_second = best;
+struct zm_bandwidth_probe {
+    buffer buffer;
+    zm_pool *pool;
+    size_t n_pieces;
+};
+
+zmlx_status zm_bandwidth_probe_new(zm_bandwidth_probe **probe, int n_threads, size_t bytes, zmlx_error *error) {
+    *probe = NULL;
+    zm_bandwidth_probe *made = calloc(1, sizeof *made);
+    if (!made) return zm_fail_memory(error);
+    made->n_pieces = bytes / PIECE_BYTES ? bytes / PIECE_BYTES : 1;
+    made->buffer.words = aligned_alloc(4096, made->n_pieces * PIECE_BYTES);
+    zmlx_status status = made->buffer.words ? zm_pool_new(&made->pool, n_threads, error) : zm_fail_memory(error);
+    if (status) {
+        zm_bandwidth_probe_free(made);
+        return status;
+    }
+    zm_want_large_pages(made->buffer.words, made->n_pieces * PIECE_BYTES);
+    zm_pool_run(made->pool, made->n_pieces, 1, fill, &made->buffer);
+    *probe = made;
+    return ZMLX_OK;
+}
+
+void zm_bandwidth_probe_free(zm_bandwidth_probe *probe) {
+    if (!probe) return;
+    if (probe->pool) zm_pool_free(probe->pool);
+    free(probe->buffer.words);
+    free(probe);
+}
+
+zmlx_status zm_bandwidth_probe_pass(double *bytes_per_second, zm_bandwidth_probe *probe, zmlx_error *error) {
+    uint64_t n_words = (uint64_t)probe->n_pieces * PIECE_WORDS;
+    uint64_t expected = n_words * (n_words - 1) / 2; /* n_words is even and below 2^32 */
+    double before = zm_clock_seconds();
+    atomic_store(&probe->buffer.sum, 0);
+    zm_pool_run(probe->pool, probe->n_pieces, 1, read_pieces, &probe->buffer);
+    *bytes_per_second = (double)(probe->n_pieces * PIECE_BYTES) / (zm_clock_seconds() - before);
+    if (atomic_load(&probe->buffer.sum) != expected)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "memory", "a buffer did not read back as it was written");
     return ZMLX_OK;
 }
 
 zmlx_status zmlx_system_read_bandwidth(double *bytes_per_second, int n_threads, size_t buffer_bytes,
                                        double seconds, zmlx_error *error) {
     *bytes_per_second = 0;
-    size_t n_pieces = (buffer_bytes ? buffer_bytes : DEFAULT_BYTES) / PIECE_BYTES;
-    if (!n_pieces) n_pieces = 1;
+    size_t n_pieces = (buffer_bytes ? buffer_bytes : ZM_BANDWIDTH_BYTES) / PIECE_BYTES;
     if (n_pieces > MAX_PIECES)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "buffer size", "expected at most %d MiB, got %zu",
                        MAX_PIECES, n_pieces);
@@ -65,14 +87,14 @@ zmlx_status zmlx_system_read_bandwidth(double *bytes_per_second, int n_threads, 
     if (!(seconds >= 0 && seconds <= MAX_SECONDS))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "seconds", "expected 0 to %d, got %g", MAX_SECONDS,
                        seconds);
-    buffer this = {.words = aligned_alloc(4096, n_pieces * PIECE_BYTES)};
-    if (!this.words) return zm_fail_memory(error);
-    zm_pool *pool;
-    zmlx_status status = zm_pool_new(&pool, n_threads, error);
-    if (!status) {
-        status = measure(bytes_per_second, &this, n_pieces, pool, seconds, error);
-        zm_pool_free(pool);
-    }
-    free(this.words);
+    zm_bandwidth_probe *probe;
+    ZM_TRY(zm_bandwidth_probe_new(&probe, n_threads, n_pieces * PIECE_BYTES, error));
+    zmlx_status status;
+    double start = zm_clock_seconds(), rate;
+    do {
+        status = zm_bandwidth_probe_pass(&rate, probe, error);
+        if (!status && rate > *bytes_per_second) *bytes_per_second = rate;
+    } while (!status && zm_clock_seconds() - start < seconds);
+    zm_bandwidth_probe_free(probe);
     return status;
 }

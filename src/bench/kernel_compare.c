@@ -4,6 +4,8 @@
 
 #include "base/clock.h"
 #include "base/random.h"
+#include "base/threads.h"
+#include "bench/bandwidth.h"
 #include "bench/host_graph.h"
 #include "bench/timing.h"
 #include "runtime/cache.h"
@@ -47,19 +49,25 @@ typedef struct contest {
     mlx_closure sides[2];
     mlx_vector_array inputs;
     int first_side;
+    zm_bandwidth_probe *probe; /* NULL: none */
 } contest;
 
+/* seconds: of the runs of each side; then what the probe gave after each. */
 static zmlx_status measure(zmlx_comparison *comparison, const contest *self, int n_warmup, double *seconds,
                            zmlx_error *error) {
     int n_runs = comparison->n_runs;
-    for (int run = -n_warmup; run < n_runs; run++)
+    double *rates = seconds + 2 * (size_t)n_runs;
+    for (int run = -n_warmup; run < n_runs; run++) {
         for (int side = self->first_side; side < 2; side++) {
             double taken;
             ZM_TRY(time_run(&taken, self->sides[side], self->inputs, comparison->batch, error));
             if (run >= 0) seconds[side * n_runs + run] = taken;
         }
+        if (run >= 0 && self->probe) ZM_TRY(zm_bandwidth_probe_pass(&rates[run], self->probe, error));
+    }
     if (!self->first_side) comparison->baseline = zm_timing_of(seconds, n_runs);
     comparison->candidate = zm_timing_of(seconds + n_runs, n_runs);
+    if (self->probe) comparison->bandwidth = zm_timing_of(rates, n_runs).median;
     return ZMLX_OK;
 }
 
@@ -90,18 +98,18 @@ static zmlx_status prepare(zmlx_comparison *comparison, const contest *self, zml
     return ZMLX_OK;
 }
 
-static zmlx_status run_contest(zmlx_comparison *comparison, const contest *self, const zmlx_bench_options *options,
-                               zmlx_error *error) {
-    static const zmlx_bench_options defaults;
+static zmlx_status run_probed(zmlx_comparison *comparison, const contest *self, const zmlx_bench_options *options,
+                              zmlx_error *error) {
     *comparison = (zmlx_comparison){0};
-    if (!options) options = &defaults;
     if (options->n_runs < 0 || options->n_runs > MAX_RUNS || options->n_warmup < 0 || options->n_warmup > MAX_RUNS ||
-        options->batch < 0)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "expected at most %d runs and no negative number", MAX_RUNS);
+        options->batch < 0 || options->probe_threads < 0 || options->probe_threads > ZM_MAX_THREADS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "expected at most %d runs, %d threads and no negative number",
+                       MAX_RUNS, ZM_MAX_THREADS);
     comparison->n_runs = options->n_runs ? options->n_runs : RUNS;
     comparison->batch = options->batch;
     ZM_TRY(prepare(comparison, self, error));
-    double *seconds = calloc(2 * (size_t)comparison->n_runs, sizeof *seconds);
+    comparison->bandwidth = options->bandwidth;
+    double *seconds = calloc(3 * (size_t)comparison->n_runs, sizeof *seconds);
     if (!seconds) return zm_fail_memory(error);
     zmlx_status status =
         measure(comparison, self, options->n_warmup ? options->n_warmup : WARMUP, seconds, error);
@@ -110,16 +118,27 @@ static zmlx_status run_contest(zmlx_comparison *comparison, const contest *self,
     comparison->ratio = comparison->baseline.median / comparison->candidate.median;
     if (!self->first_side) comparison->baseline_bandwidth = (double)comparison->bytes / comparison->baseline.median;
     comparison->candidate_bandwidth = (double)comparison->bytes / comparison->candidate.median;
-    if (options->bandwidth > 0) {
-        comparison->baseline_share = comparison->baseline_bandwidth / options->bandwidth;
-        comparison->candidate_share = comparison->candidate_bandwidth / options->bandwidth;
+    if (comparison->bandwidth > 0) {
+        comparison->baseline_share = comparison->baseline_bandwidth / comparison->bandwidth;
+        comparison->candidate_share = comparison->candidate_bandwidth / comparison->bandwidth;
     }
     return ZMLX_OK;
 }
 
+static zmlx_status run_contest(zmlx_comparison *comparison, contest *self, const zmlx_bench_options *options,
+                               zmlx_error *error) {
+    static const zmlx_bench_options defaults;
+    if (!options) options = &defaults;
+    if (options->probe_threads > 0 && options->probe_threads <= ZM_MAX_THREADS)
+        ZM_TRY(zm_bandwidth_probe_new(&self->probe, options->probe_threads, ZM_BANDWIDTH_BYTES, error));
+    zmlx_status status = run_probed(comparison, self, options, error);
+    zm_bandwidth_probe_free(self->probe);
+    return status;
+}
+
 zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure baseline, mlx_closure candidate,
                                mlx_vector_array inputs, const zmlx_bench_options *options, zmlx_error *error) {
-    contest both = {{baseline, candidate}, inputs, 0};
+    contest both = {{baseline, candidate}, inputs, 0, NULL};
     zm_error_clear(error);
     return run_contest(comparison, &both, options, error);
 }
@@ -228,7 +247,7 @@ zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, 
         mlx_closure candidate = mlx_closure_new_func_payload(apply_kernel, &self, NULL);
         bool compiled = baseline == ZMLX_BENCH_MLX_COMPILED;
         if (compiled && mlx_compile(&chosen, host, false)) status = zm_mlx_fail(error, "compile");
-        contest sides = {{compiled ? chosen : host, candidate}, arrays, baseline == ZMLX_BENCH_NONE};
+        contest sides = {{compiled ? chosen : host, candidate}, arrays, baseline == ZMLX_BENCH_NONE, NULL};
         if (!status) status = run_contest(comparison, &sides, options, error);
         if (status && self.failure.code) { /* what the function said, not that it failed */
             if (error) *error = self.failure;

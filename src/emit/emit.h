@@ -21,6 +21,9 @@ typedef struct zm_emit_request {
     const char *entry; /* the kernel's symbol, a valid identifier */
 } zm_emit_request;
 
+/* No array has more bits an element than a half type: values need less accuracy, and there are twice as many a byte. */
+bool zm_emit_is_narrow(const zm_emit_request *request);
+
 typedef struct zm_target {
     const char *name;            /* "c", "cuda", "metal", "check" */
     const char *file_extension;  /* "c", "cu", "metal", "" */

@@ -21,6 +21,14 @@ const zm_target *zm_target_find(const char *name) {
     return NULL;
 }
 
+bool zm_emit_is_narrow(const zm_emit_request *request) {
+    for (int i = 0; i < request->ir->n_inputs; i++)
+        if (request->inputs[i] == ZM_STORAGE_FLOAT32) return false;
+    for (int i = 0; i < request->ir->n_outputs; i++)
+        if (request->outputs[i] == ZM_STORAGE_FLOAT32) return false;
+    return true;
+}
+
 static bool is_identifier(const char *name) {
     if (!name || !*name || (*name >= '0' && *name <= '9')) return false;
     for (; *name; name++) {

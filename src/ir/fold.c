@@ -114,8 +114,31 @@ static bool is_made_from_bool(const zm_rewriter *rewriter, zm_id id, zm_id *cond
     return then->op == ZM_OP_CONSTANT && otherwise->op == ZM_OP_CONSTANT;
 }
 
-/* A comparison of such a float with a constant is the bool, or its opposite. */
+/* A number that the value is not below; it may be NaN. */
+static float lower_bound(const zm_rewriter *rewriter, zm_id id, int depth) {
+    enum { MAX_DEPTH = 4 };
+    const zm_value *value = value_of(rewriter, id);
+    if (depth > MAX_DEPTH) return -INFINITY;
+    switch (value->op) {
+    case ZM_OP_CONSTANT: return isnan(value->number) ? INFINITY : value->number;
+    case ZM_OP_EXP:
+    case ZM_OP_EXP2:
+    case ZM_OP_ABS:
+    case ZM_OP_SIGMOID: return 0;
+    case ZM_OP_ADD:
+        return lower_bound(rewriter, value->operands[0], depth + 1) + lower_bound(rewriter, value->operands[1], depth + 1);
+    case ZM_OP_MULTIPLY: return value->operands[0] == value->operands[1] ? 0 : -INFINITY;
+    default: return -INFINITY;
+    }
+}
+
+/* A comparison of such a float with a constant is the bool, or its opposite; one with a number below all that the other
+ * can be is false. */
 static zm_id compare(zm_rewriter *rewriter, zm_op op, zm_id a, zm_id b) {
+    bool is_constant = value_of(rewriter, a)->op == ZM_OP_CONSTANT && value_of(rewriter, b)->op == ZM_OP_CONSTANT;
+    if (op == ZM_OP_LESS && !is_constant && value_of(rewriter, b)->op == ZM_OP_CONSTANT &&
+        lower_bound(rewriter, a, 0) >= value_of(rewriter, b)->number)
+        return apply2(rewriter, ZM_OP_LESS, b, b);
     for (int side = 0; side < 2; side++) {
         zm_id condition;
         double numbers[2];

@@ -238,7 +238,7 @@ grep -Eq '^  mlx +[0-9.]+ us  \([0-9.]+-[0-9.]+\) +[0-9.]+ GB/s +[0-9]+ %$' out 
 grep -Eq '^  zmlx +[0-9.]+ us ' out && grep -Eq '^  [0-9.]+x$' out || fail "no line of the kernel: $(cat out)"
 expect_status 0 bench ops --expr 'gelu(x) * row_mean(x) + row_argmax(x) + column()' --shape 3,7 --dtype float16 \
     --against mlx-compile "${quick[@]}" --json
-expect_json 'assert list(d) == ["expr", "shape", "against", "baseline", "candidate", "ratio", "first_use_s", "first_use_compiled", "bytes", "runs", "batch"]' \
+expect_json 'assert list(d) == ["expr", "shape", "against", "baseline", "candidate", "ratio", "first_use_s", "first_use_compiled", "bandwidth", "bytes", "runs", "batch"]' \
     'assert d["shape"] == "3,7" and d["against"] == "mlx-compile" and d["bytes"] == 84 and d["runs"] == 2 and d["batch"] == 1' \
     'side = ["median_s", "min_s", "lower_quartile_s", "upper_quartile_s", "max_s", "bytes_per_s", "share"]' \
     'assert list(d["baseline"]) == list(d["candidate"]) == side' \

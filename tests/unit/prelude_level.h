@@ -39,6 +39,6 @@ typedef struct prelude_level {
     size_t call_bytes, call_last; /* of its zm_c_call: size, place of the last field */
 } prelude_level;
 
-extern const prelude_level prelude_baseline, prelude_avx2, prelude_avx512;
+extern const prelude_level prelude_baseline, prelude_avx2, prelude_avx512, prelude_avx512bf16;
 
 #endif

@@ -32,7 +32,7 @@ enum { STRIDE = 99991, PAIRS = 1 << 14 };
 #else
 enum { STRIDE = 997, PAIRS = 1 << 18 };
 #endif
-enum { BLOCK = 1024, WIDEST = 16, MAX_LEVELS = 3 };
+enum { BLOCK = 1024, WIDEST = 16, MAX_LEVELS = 4 };
 
 static const prelude_level *levels[MAX_LEVELS];
 static int n_levels;
@@ -47,6 +47,9 @@ static void find_levels(void) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         levels[n_levels++] = &prelude_avx512;
+    enum { BF16 = 1 << 5 };
+    if (levels[n_levels - 1] == &prelude_avx512 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & BF16))
+        levels[n_levels++] = &prelude_avx512bf16;
 #endif
 }
 
@@ -108,21 +111,26 @@ static bool is_float_call(zm_op op) {
     return zm_op_get(op)->form == ZM_FORM_CALL && zm_op_get(op)->rule == ZM_RULE_FLOAT;
 }
 
-static void check_block(zm_op op, float values[3][BLOCK], int n) {
+/* zm_<name> is op to `most` units. */
+static void check_function(const char *name, zm_op op, double most, float values[3][BLOCK], int n) {
     static float got[BLOCK];
     double exact[BLOCK];
     for (int i = 0; i < n; i++)
         exact[i] = zm_op_evaluate(op, (double)values[0][i], (double)values[1][i], (double)values[2][i]);
     for (int l = 0; l < n_levels; l++) {
-        find_operation(levels[l], zm_op_get(op)->name)(values[0], values[1], values[2], got, BLOCK);
+        find_operation(levels[l], name)(values[0], values[1], values[2], got, BLOCK);
         for (int i = 0; i < n; i++) {
             double by = distance(got[i], exact[i]);
-            if (!(by <= allowed(op)))
-                fail_msg("%s: zm_%s(%a, %a, %a) is %a, %g units from %a", levels[l]->name, zm_op_get(op)->name,
+            if (!(by <= most))
+                fail_msg("%s: zm_%s(%a, %a, %a) is %a, %g units from %a", levels[l]->name, name,
                          (double)values[0][i], (double)values[1][i], (double)values[2][i], (double)got[i], by,
                          exact[i]);
         }
     }
+}
+
+static void check_block(zm_op op, float values[3][BLOCK], int n) {
+    check_function(zm_op_get(op)->name, op, allowed(op), values, n);
 }
 
 static const float hard_values[] = {
@@ -134,20 +142,31 @@ enum { N_HARD = sizeof hard_values / sizeof *hard_values };
 
 static float hard_value(unsigned i) { return i % 2 ? -hard_values[i / 2 % N_HARD] : hard_values[i / 2 % N_HARD]; }
 
+/* Of one operand, at floats of all sizes. */
+static void check_everywhere(const char *name, zm_op op, double most) {
+    static float values[3][BLOCK];
+    for (unsigned i = 0; i < BLOCK; i++) values[0][i] = hard_value(i);
+    check_function(name, op, most, values, BLOCK);
+    for (uint64_t bits = (uint64_t)op; bits < (uint64_t)1 << 32;) {
+        int n = 0;
+        for (; n < BLOCK && bits < (uint64_t)1 << 32; n++, bits += STRIDE)
+            values[0][n] = zm_float_from_bits((uint32_t)bits);
+        check_function(name, op, most, values, n);
+    }
+}
+
 static void one_operand(void **state) {
     (void)state;
-    static float values[3][BLOCK];
-    for (int op = 0; op < ZM_OP_COUNT; op++) {
-        if (!is_float_call((zm_op)op) || zm_op_get((zm_op)op)->arity != 1) continue;
-        for (unsigned i = 0; i < BLOCK; i++) values[0][i] = hard_value(i);
-        check_block((zm_op)op, values, BLOCK);
-        for (uint64_t bits = (uint64_t)op; bits < (uint64_t)1 << 32;) {
-            int n = 0;
-            for (; n < BLOCK && bits < (uint64_t)1 << 32; n++, bits += STRIDE)
-                values[0][n] = zm_float_from_bits((uint32_t)bits);
-            check_block((zm_op)op, values, n);
-        }
-    }
+    for (int op = 0; op < ZM_OP_COUNT; op++)
+        if (is_float_call((zm_op)op) && zm_op_get((zm_op)op)->arity == 1)
+            check_everywhere(zm_op_get((zm_op)op)->name, (zm_op)op, allowed((zm_op)op));
+}
+
+/* What kernels of half types call: |x| is at most 104 where the result is no limit. */
+static void half_accuracy(void **state) {
+    (void)state;
+    check_everywhere("narrow_exp", ZM_OP_EXP, 128);
+    check_everywhere("narrow_sigmoid", ZM_OP_SIGMOID, 128);
 }
 
 /* Any bits, hard values, values of ordinary size, whole numbers, a near 1 or near a multiple of b. */
@@ -403,6 +422,7 @@ int main(void) {
     find_levels();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_operand),
+        cmocka_unit_test(half_accuracy),
         cmocka_unit_test(several_operands),
         cmocka_unit_test(tests_and_logic),
         cmocka_unit_test(uints_and_floats),

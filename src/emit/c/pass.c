@@ -55,6 +55,18 @@ static void write_stream_flags(zm_c_frame *frame, const zm_pass *pass, const cha
             pass->stores[i], pass->stores[i], column, zm_storage_bytes(frame->request->outputs[pass->stores[i]]));
 }
 
+/* What the first pass reads comes from memory: the processor's own prefetching stops at pages and begins anew, and leaves the
+ * memory idle where a vector takes long to compute. */
+static void write_fetch(zm_c_frame *frame, int pass_number, const char *indent) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    for (int i = 0; !pass_number && i < pass->n_element_values; i++) {
+        const zm_value *value = &frame->ir->values[pass->element_values[i]];
+        if (value->op == ZM_OP_LOAD)
+            zm_text_printf(frame->text, "%sif (varies%d) zm_fetch(in%d, c, %d);\n", indent, (int)value->index,
+                           (int)value->index, zm_storage_bytes(frame->request->inputs[value->index]));
+    }
+}
+
 static void write_store_loop(zm_c_frame *frame, int pass_number) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     zm_text *text = frame->text;
@@ -71,6 +83,7 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
                                 "                head = 0;\n"
                                 "                if (count == 0) {\n"
                                 "                    for (; last - c >= ZM_WIDTH; c += ZM_WIDTH) {\n");
+    write_fetch(frame, pass_number, "                        ");
     write_body(frame, pass_number, ZM_C_FULL, "0", "                        ");
     zm_text_append_string(text, "                    }\n"
                                 "                    count = (int)(last - c);\n"
@@ -112,6 +125,7 @@ static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
     if (n > 1 && is_short(frame, pass_number)) zm_text_append_string(text, "                    ZM_UNROLL_4\n");
     zm_text_printf(text, "                    for (int k = 0; k < %d; k++, c += ZM_WIDTH) {\n", n);
     if (n > 1) write_prefetch(frame, pass_number, "                        ");
+    write_fetch(frame, pass_number, "                        ");
     write_body(frame, pass_number, ZM_C_FULL, "k", "                        ");
     zm_text_printf(text,
                    "                    }\n"

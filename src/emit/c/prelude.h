@@ -93,10 +93,12 @@ ZM_FN int zm_any(vi mask) {
 #define ZM_ROUND(a, magic, direction) __builtin_ia32_rndscaleps_mask(a, direction, a, ZM_ALL, 4)
 #if ZM_GCC
 #define ZM_SQRT(a) __builtin_ia32_sqrtps512_mask(a, a, ZM_ALL, 4)
+#define ZM_LESS_RINT(a) __builtin_ia32_reduceps512_mask(a, 8, a, ZM_ALL)
 #define ZM_LEAST(a, b) __builtin_ia32_minps512_mask(a, b, a, ZM_ALL, 4)
 #define ZM_MOST(a, b) __builtin_ia32_maxps512_mask(a, b, a, ZM_ALL, 4)
 #else
 #define ZM_SQRT(a) __builtin_ia32_sqrtps512(a, 4)
+#define ZM_LESS_RINT(a) __builtin_ia32_reduceps512_mask(a, 8, a, ZM_ALL, 4)
 #define ZM_LEAST(a, b) __builtin_ia32_minps512(a, b, 4)
 #define ZM_MOST(a, b) __builtin_ia32_maxps512(a, b, 4)
 #endif
@@ -166,9 +168,9 @@ ZM_FN vf zm_abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 ZM_FN vi zm_isinf(vf a) { return zm_abs(a) == __builtin_inff(); }
 ZM_FN vi zm_isfinite(vf a) { return zm_abs(a) < __builtin_inff(); }
 ZM_FN vf zm_copysign(vf a, vf b) { return (vf)(((vu)a & 0x7fffffffu) | ((vu)b & 0x80000000u)); }
-/* NaN wins. */
-ZM_FN vf zm_min_lanes(vf a, vf b) { return zm_select(zm_isnan(a), a, ZM_LEAST(a, b)); }
-ZM_FN vf zm_max_lanes(vf a, vf b) { return zm_select(zm_isnan(a), a, ZM_MOST(a, b)); }
+/* NaN wins. In a reduction only ZM_LEAST waits for a, the accumulator. */
+ZM_FN vf zm_min_lanes(vf a, vf b) { return zm_select(zm_isnan(b), b, ZM_LEAST(b, a)); }
+ZM_FN vf zm_max_lanes(vf a, vf b) { return zm_select(zm_isnan(b), b, ZM_MOST(b, a)); }
 /* The value kept within a limit; NaN stays. */
 ZM_FN vf zm_at_most(vf a, float limit) { return ZM_LEAST(zm_splat(limit), a); }
 ZM_FN vf zm_at_least(vf a, float limit) { return ZM_MOST(zm_splat(limit), a); }
@@ -250,12 +252,34 @@ ZM_HORIZONTAL(min_over, zm_min_lanes(x, y))
 #define zm_narrow_int32(value) (value)
 ZM_FN vu zm_widen_uint8(zm_bytes raw) { return __builtin_convertvector(raw, vu); }
 ZM_FN zm_bytes zm_narrow_uint8(vu value) { return __builtin_convertvector(value, zm_bytes); }
-ZM_FN vf zm_widen_bfloat16(zm_halves raw) { return (vf)(__builtin_convertvector(raw, vu) << 16); }
-ZM_FN zm_halves zm_narrow_bfloat16(vf value) {
+ZM_FN vf zm_widen_bfloat16(zm_halves raw) {
+#if ZM_GCC && ZM_WIDTH == 16 /* gcc makes four instructions of the conversion */
+    return (vf)(__builtin_ia32_pmovzxwd512_mask((zm_shorts)raw, (vi){0}, ZM_ALL) << 16);
+#else
+    return (vf)(__builtin_convertvector(raw, vu) << 16);
+#endif
+}
+ZM_FN zm_halves zm_round_to_bfloat16(vf value) {
     vu bits = (vu)value;
     vu rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
     return __builtin_convertvector(zm_select(zm_isnan(value), bits | 0x400000u, rounded) >> 16, zm_halves);
 }
+#if ZM_WIDTH == 16 && defined(__AVX512BF16__)
+#if ZM_GCC
+#define ZM_CVT_BFLOAT16(value) __builtin_ia32_cvtneps2bf16_v16sf(value)
+#else
+#define ZM_CVT_BFLOAT16(value) __builtin_ia32_cvtneps2bf16_512(value)
+#endif
+ZM_SLOW zm_halves zm_round_subnormals_to_bfloat16(vf value) { return zm_round_to_bfloat16(value); }
+/* The instruction makes zeros of subnormal numbers. */
+ZM_FN zm_halves zm_narrow_bfloat16(vf value) {
+    if (__builtin_expect(__builtin_ia32_fpclassps512_mask(value, 0x20, 0xffff), 0))
+        return zm_round_subnormals_to_bfloat16(value);
+    return (zm_halves)ZM_CVT_BFLOAT16(value);
+}
+#else
+ZM_FN zm_halves zm_narrow_bfloat16(vf value) { return zm_round_to_bfloat16(value); }
+#endif
 ZM_FN vf zm_widen_float16(zm_halves raw) {
 #if ZM_WIDTH == 16
     return __builtin_ia32_vcvtph2ps512_mask((zm_shorts)raw, (vf){0}, ZM_ALL, 4);

@@ -22,6 +22,11 @@ ZM_FN zm_index zm_bytes_ahead(int layout, zm_index rows_left, zm_index columns, 
     return (layout & 3) == 3 && rows_left > 1 && columns <= 1 << 15 ? columns * bytes : 0;
 }
 
+/* What will be read some hundred cycles later; past the end of an array it does nothing. */
+ZM_FN void zm_fetch(const void *base, zm_index index, int bytes) {
+    __builtin_prefetch((const char *)base + index * bytes + 3072, 0, 3);
+}
+
 /* Bytes from the last address aligned to a vector of elements to base[index]. */
 ZM_FN __UINTPTR_TYPE__ zm_bytes_past(const void *base, zm_index index, int bytes) {
     return ((__UINTPTR_TYPE__)base + (__UINTPTR_TYPE__)(index * bytes)) % (__UINTPTR_TYPE__)(ZM_WIDTH * bytes);
@@ -33,6 +38,14 @@ ZM_FN int zm_is_aligned(const void *base, zm_index index, int bytes) {
 ZM_FN zm_index zm_head(const void *base, zm_index index, int bytes, zm_index left) {
     zm_index past = (zm_index)zm_bytes_past(base, index, bytes);
     return past == 0 || past % bytes != 0 || left < 16 * ZM_WIDTH ? 0 : ZM_WIDTH - past / bytes;
+}
+
+/* a / b for many a and one b: within 2 units in the last place for all b, as the scale keeps its reciprocal away from
+ * overflow and underflow. */
+ZM_FN vf zm_quotient(vf a, vf b) {
+    vf size = zm_abs(b), scale = zm_select(size > 0x1p100f, zm_splat(0x1p-64f), zm_splat(1));
+    scale = zm_select(size < 0x1p-100f, zm_splat(0x1p64f), scale);
+    return a * (1.0f / (b * scale)) * scale;
 }
 
 /* Lane l is lane l - by (up) or l + by (down), 0 where there is none. */

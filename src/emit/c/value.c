@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Values, their loads and their stores. */
+#include <math.h>
 #include <stdio.h>
 
 #include "emit/c/frame.h"
@@ -77,8 +78,37 @@ static void write_scan(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_
         zm_text_printf(frame->text, "%s(v%d, &carry%d)", name, operand, (int)id);
 }
 
+/* A number that is not NaN and the other operand, for which an instruction is enough. */
+static bool write_limit(zm_c_frame *frame, const zm_value *value) {
+    for (int i = 0; i < 2; i++) {
+        const zm_value *limit = &frame->ir->values[value->operands[i]];
+        if (limit->op != ZM_OP_CONSTANT || isnan(limit->number)) continue;
+        zm_text_printf(frame->text, "%s(v%d, ", value->op == ZM_OP_MIN ? "zm_at_most" : "zm_at_least",
+                       (int)value->operands[1 - i]);
+        zm_print_number(frame->text, limit->number);
+        zm_text_append_string(frame->text, ")");
+        return true;
+    }
+    return false;
+}
+
+static bool is_by_row(const zm_c_frame *frame, const zm_value *value) {
+    return zm_emit_is_narrow(frame->request) && frame->whole_rows &&
+           frame->ir->values[value->operands[1]].level != ZM_LEVEL_ELEMENT;
+}
+
 static void write_element_value(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_extent extent) {
     switch (value->op) {
+    case ZM_OP_MIN:
+    case ZM_OP_MAX:
+        if (!write_limit(frame, value)) write_operation(frame, value);
+        break;
+    case ZM_OP_DIVIDE:
+        if (is_by_row(frame, value))
+            zm_text_printf(frame->text, "zm_quotient(v%d, v%d)", (int)value->operands[0], (int)value->operands[1]);
+        else
+            write_operation(frame, value);
+        break;
     case ZM_OP_LOAD: write_load(frame, value, extent); break;
     case ZM_OP_COLUMN: zm_text_append_string(frame->text, "zm_iota() + zm_splat_uint((zm_uint)c)"); break;
     case ZM_OP_RANDOM:

@@ -88,7 +88,7 @@ static void print_kernels(zm_text *text, zm_gpu_frame *frame) {
 static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_error *error) {
     zm_gpu_frame frame;
     ZM_TRY(zm_gpu_frame_begin(&frame, request, error));
-    if (zm_gpu_is_narrow(request)) zm_text_append_string(source, "#define ZM_NARROW\n");
+    if (zm_emit_is_narrow(request)) zm_text_append_string(source, "#define ZM_NARROW\n");
     zm_text_append_string(source, zm_prelude_cuda);
     zm_text_append_string(source, zm_prelude_gpu);
     zmlx_status status = zm_gpu_frame_print(&frame, source);

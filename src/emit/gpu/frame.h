@@ -40,8 +40,6 @@ typedef struct zm_gpu_frame {
 
 /* 16 bytes of the narrowest type, at most 8 elements. */
 int zm_gpu_vector(const zm_emit_request *request);
-/* No array has more bits an element than a half type: values need less accuracy and cost more a byte. */
-bool zm_gpu_is_narrow(const zm_emit_request *request);
 
 zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error);
 void zm_gpu_frame_end(zm_gpu_frame *frame);

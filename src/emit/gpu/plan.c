@@ -12,14 +12,6 @@ int zm_gpu_vector(const zm_emit_request *request) {
     return 16 / bytes;
 }
 
-bool zm_gpu_is_narrow(const zm_emit_request *request) {
-    for (int i = 0; i < request->ir->n_inputs; i++)
-        if (request->inputs[i] == ZM_STORAGE_FLOAT32) return false;
-    for (int i = 0; i < request->ir->n_outputs; i++)
-        if (request->outputs[i] == ZM_STORAGE_FLOAT32) return false;
-    return true;
-}
-
 int zm_gpu_count_parts(const zm_ir *ir) { return zm_ir_has_rows(ir) ? ZM_GPU_ROW_PARTS : 1; }
 
 static zm_gpu_plan plan_map(const zm_emit_request *request, int64_t rows, int64_t columns) {

@@ -28,7 +28,7 @@
 /* A loaded cubin, for the life of the process. */
 typedef struct zm_cuda_module zm_cuda_module;
 
-/* Whether this MLX runs CUDA kernels and lets chains in. */
+/* Whether this MLX runs on CUDA, on a GPU with programmatic dependent launch: compute capability 9.0 or later. */
 bool zm_chain_available(void);
 /* code is copied by the driver. */
 zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_error *error);

@@ -74,6 +74,21 @@ static int staged_bytes(int k) { return (k + CHUNK - 1) / CHUNK * (CHUNK / 8) * 
 
 bool zm_decode_fits(int k, int count) { return (int64_t)count * staged_bytes(k) <= ZM_DECODE_MAX_SHARED; }
 
+static zmlx_status get_program(const zm_decode_program **program, const zm_weight *weight, int hidden_size, int head_dim,
+                               int top_k, zmlx_error *error) {
+    zm_decode_settings settings = {.bits = weight->quantization.bits,
+                                   .group_size = weight->quantization.group_size,
+                                   .hidden_size = hidden_size,
+                                   .head_dim = head_dim,
+                                   .top_k = top_k};
+    return zm_decode_program_get(program, settings, error);
+}
+
+zmlx_status zm_decode_prepare(const zm_weight *weight, int hidden_size, int head_dim, int top_k, zmlx_error *error) {
+    const zm_decode_program *program;
+    return get_program(&program, weight, hidden_size, head_dim, top_k, error);
+}
+
 void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k) {
     *decode = (zm_decode){.scope = scope, .hidden_size = hidden_size, .head_dim = head_dim, .top_k = top_k};
     if (zm_scope_failed(scope)) return;
@@ -127,13 +142,9 @@ static kernel_launch begin_launch(zm_decode *decode, zm_decode_kernel kernel, co
     made.record.block = THREADS;
     made.record.grid = (rows + WARPS - 1) / WARPS;
     if (failed(decode)) return made;
-    zm_decode_settings settings = {.bits = weight->quantization.bits,
-                                   .group_size = weight->quantization.group_size,
-                                   .hidden_size = decode->hidden_size,
-                                   .head_dim = decode->head_dim,
-                                   .top_k = decode->top_k};
     const zm_decode_program *program;
-    if (!zm_decode_program_get(&program, settings, &decode->scope->failure)) made.record.kernel = program->kernels[kernel];
+    if (!get_program(&program, weight, decode->hidden_size, decode->head_dim, decode->top_k, &decode->scope->failure))
+        made.record.kernel = program->kernels[kernel];
     return made;
 }
 

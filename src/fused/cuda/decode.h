@@ -45,6 +45,8 @@ typedef struct zm_decode_attention_arguments {
 bool zm_decode_serves_weight(const zm_weight *weight, const char **reason);
 /* The same by declared fields alone. */
 bool zm_decode_serves_layout(const zm_weight *weight, const char **reason);
+/* Compiles the kernels for this weight in a model of those sizes, unless they are there. */
+zmlx_status zm_decode_prepare(const zm_weight *weight, int hidden_size, int head_dim, int top_k, zmlx_error *error);
 /* Whether count inputs of k elements fit a block's shared memory: 1, or top_k before the experts' down projection. */
 bool zm_decode_fits(int k, int count);
 

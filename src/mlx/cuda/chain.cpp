@@ -128,12 +128,16 @@ struct zm_chain {
     }
 };
 
-bool zm_chain_available(void) { return zm_gpu_get(nullptr) == ZM_GPU_CUDA && zm::driver().complete; }
+bool zm_chain_available(void) {
+    constexpr int least = 90;
+    int capability;
+    return zm_gpu_get(&capability) == ZM_GPU_CUDA && capability >= least && zm::driver().complete;
+}
 
 zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_error *error) {
     *module = nullptr;
     try {
-        if (!zm_chain_available()) throw std::runtime_error("the CUDA driver's library lacks what is needed");
+        if (!zm_chain_available()) throw std::runtime_error("the GPU or its driver is too old");
         mx::cu::device(mx::Device(mx::Device::gpu, 0)).make_current();
         CUmodule handle;
         zm::check(zm::driver().module_load(&handle, code), "cuModuleLoadData");

@@ -174,13 +174,27 @@ static bool serves(const zm_causal_lm *model, weight_check check, const char **r
     return true;
 }
 
+/* So that a kernel that does not compile is found when the model is patched. */
+static zmlx_status prepare(zm_module *module, void *context, zmlx_error *error) {
+    const zm_decoder *decoder = ((const zm_causal_lm *)context)->decoder;
+    const zm_weight *weight;
+    if (module->kind == ZM_MODULE_LINEAR || module->kind == ZM_MODULE_SWITCH_LINEAR) weight = &((zm_linear *)module)->weight;
+    else if (module->kind == ZM_MODULE_EMBEDDING) weight = &((zm_embedding *)module)->weight;
+    else return ZMLX_OK;
+    return zm_decode_prepare(weight, decoder->embed_tokens->weight.in_features, common_head_dim(decoder),
+                             common_top_k(decoder), error);
+}
+
 zm_match zm_patch_decode_match(const zm_module *module, const char **reason) {
     if (module->kind != ZM_MODULE_CAUSAL_LM) return ZM_MATCH_NO;
-    *reason = "needs an MLX with CUDA";
+    zm_causal_lm *model = (zm_causal_lm *)module;
+    *reason = "needs an MLX with CUDA and a GPU of compute capability 9.0 or later";
     if (!zm_chain_available()) return ZM_MATCH_REFUSED;
     *reason = "it has a forward of its own";
     if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;
-    return serves((const zm_causal_lm *)module, zm_decode_serves_weight, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
+    if (!serves(model, zm_decode_serves_weight, reason)) return ZM_MATCH_REFUSED;
+    *reason = "its kernels do not compile for this GPU";
+    return zm_module_visit(&model->base, prepare, model, NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
 }
 
 enum { MOST_BLOCKS = ZM_CHAIN_MAX_OUTPUTS / 2 - 1 };

@@ -25,12 +25,13 @@ extern "C" {
 #endif
 
 /* A shape such as "..., D": sizes by name, the same name the same size; "..." is any number of leading dimensions,
- * none included, the same ones for all arrays of a call. "one": a single element, (1,) or 0-d. "broadcast": what
- * broadcasts to the first input. */
+ * none included, the same ones for all arrays of a call, "I..." others. "one": a single element, (1,) or 0-d. "flat D": any
+ * shape of D elements. "S?": a first dimension that may be missing. "broadcast": what broadcasts to the first input. */
 typedef struct zmlx_catalog_input {
     const char *name, *shape;
     const char *role; /* "data": float32, float16, bfloat16, one type for all of a call; "parameter": any of the three;
-                         "index": integers; "mask": bool or uint8; "code": uint8 or int8; "word": uint32; "state": float32 */
+                         "constant": the same without a gradient; "index": integers; "offset": of any sign;
+                         "mask": bool or uint8; "code": uint8 or int8; "word": uint32; "state": float32 */
     bool is_optional; /* an empty handle leaves it out */
 } zmlx_catalog_input;
 

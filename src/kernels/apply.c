@@ -16,7 +16,7 @@ static zmlx_status find(const zm_kernel_entry **entry, const char *name, zmlx_er
 static void drop_dimension(zm_catalog_call *call) {
     for (int i = 0; i < call->entry->signature.n_outputs; i++) {
         const zm_pattern *pattern = &call->entry->signature.output_patterns[i];
-        if (call->outputs[i].ctx && pattern->has_rest && pattern->n_dims == 1 && mlx_array_ndim(call->outputs[i]))
+        if (call->outputs[i].ctx && pattern->has_rest && pattern->n_dims == 1 && zm_dim(call->outputs[i], -1) == 1)
             call->outputs[i] = zm_squeeze(call->scope, call->outputs[i], -1);
     }
 }
@@ -66,13 +66,18 @@ static bool has_gradient(mlx_array array) {
     return dtype == MLX_FLOAT32 || dtype == MLX_FLOAT16 || dtype == MLX_BFLOAT16;
 }
 
+/* Constants have none, whatever their type. */
+static bool input_has_gradient(const differentiated *self, int i) {
+    return self->entry->signature.roles[i] != ZM_ROLE_CONSTANT && has_gradient(self->inputs[i]);
+}
+
 static int call_differentiated(mlx_vector_array *results, const mlx_vector_array primals, void *payload) {
     differentiated *self = payload;
     mlx_array inputs[ZM_SIGNATURE_MAX_INPUTS] = {{NULL}}, outputs[ZM_SIGNATURE_MAX_OUTPUTS] = {{NULL}};
     size_t n_primals = 0;
     int failed = 0;
     for (int i = 0; i < self->entry->signature.n_inputs && !failed; i++) {
-        if (has_gradient(self->inputs[i])) failed = mlx_vector_array_get(&inputs[i], primals, n_primals++);
+        if (input_has_gradient(self, i)) failed = mlx_vector_array_get(&inputs[i], primals, n_primals++);
         else if (self->inputs[i].ctx) failed = mlx_array_set(&inputs[i], self->inputs[i]);
     }
     if (!failed) failed = call_entry(self->entry, outputs, inputs, self->values, self->stream, &self->error) != ZMLX_OK;
@@ -123,7 +128,7 @@ static zmlx_status differentiate(mlx_array *gradients, differentiated *self, con
     mlx_closure function = mlx_closure_new_func_payload(call_differentiated, self, NULL);
     zmlx_status status = collect_cotangents(list, self, cotangents, error);
     for (int i = 0; i < self->entry->signature.n_inputs && !status; i++)
-        if (has_gradient(self->inputs[i]) && mlx_vector_array_append_value(primals, self->inputs[i]))
+        if (input_has_gradient(self, i) && mlx_vector_array_append_value(primals, self->inputs[i]))
             status = zm_mlx_fail(error, self->entry->entry.name);
     if (!status && mlx_vjp(&results, &found, function, primals, list)) {
         status = self->error.code ? self->error.code : zm_mlx_fail(error, self->entry->entry.name);
@@ -131,7 +136,7 @@ static zmlx_status differentiate(mlx_array *gradients, differentiated *self, con
     }
     size_t n_found = 0;
     for (int i = 0; i < self->entry->signature.n_inputs && !status; i++) {
-        if (has_gradient(self->inputs[i])) {
+        if (input_has_gradient(self, i)) {
             if (mlx_vector_array_get(&gradients[i], found, n_found++)) status = zm_mlx_fail(error, self->entry->entry.name);
         } else {
             mlx_array_free(gradients[i]);

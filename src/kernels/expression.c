@@ -19,7 +19,7 @@ static struct {
 static const char *const signed_suffix = "_is_signed"; /* of a code's name: 1 for int8 */
 
 static zm_type type_of(zm_role role) {
-    return role == ZM_ROLE_DATA || role == ZM_ROLE_PARAMETER || role == ZM_ROLE_STATE ? ZM_TYPE_FLOAT : ZM_TYPE_UINT;
+    return role == ZM_ROLE_DATA || zm_role_is_parameter(role) || role == ZM_ROLE_STATE ? ZM_TYPE_FLOAT : ZM_TYPE_UINT;
 }
 
 /* One a row: as the first input without its last dimension. */
@@ -199,7 +199,7 @@ static void choose_inputs(mlx_array *chosen, const zm_catalog_call *call) {
     const zm_signature *signature = &call->entry->signature;
     bool widens = zm_parameters_are_float32(call);
     for (int i = 0; i < signature->n_inputs; i++) {
-        bool is_parameter = signature->roles[i] == ZM_ROLE_PARAMETER;
+        bool is_parameter = zm_role_is_parameter(signature->roles[i]);
         mlx_dtype dtype = is_parameter && widens ? MLX_FLOAT32 : call->data_type;
         chosen[i] = call->inputs[i];
         if (!chosen[i].ctx)

@@ -26,8 +26,10 @@ static bool is_integer(mlx_dtype dtype) { return dtype >= MLX_UINT8 && dtype <= 
 static bool fits_role(zm_role role, mlx_dtype dtype) {
     switch (role) {
     case ZM_ROLE_DATA:
+    case ZM_ROLE_CONSTANT:
     case ZM_ROLE_PARAMETER: return is_float(dtype);
     case ZM_ROLE_STATE: return dtype == MLX_FLOAT32;
+    case ZM_ROLE_OFFSET:
     case ZM_ROLE_INDEX: return is_integer(dtype);
     case ZM_ROLE_MASK: return dtype == MLX_BOOL || dtype == MLX_UINT8;
     case ZM_ROLE_CODE: return dtype == MLX_UINT8 || dtype == MLX_INT8;
@@ -196,10 +198,19 @@ static mlx_array normalise_index(zm_scope *scope, mlx_array index) {
     }
 }
 
+/* As int32, the ends of its range standing for what is beyond. */
+static mlx_array normalise_offset(zm_scope *scope, mlx_array offset) {
+    mlx_dtype dtype = mlx_array_dtype(offset);
+    if (dtype == MLX_INT64) offset = zm_maximum(scope, offset, zm_scalar(scope, -INT32_MAX, dtype));
+    if (dtype == MLX_INT64 || dtype == MLX_UINT64 || dtype == MLX_UINT32)
+        offset = zm_minimum(scope, offset, zm_scalar(scope, INT32_MAX, dtype));
+    return zm_astype(scope, offset, MLX_INT32);
+}
+
 bool zm_parameters_are_float32(const zm_catalog_call *call) {
     const zm_signature *signature = &call->entry->signature;
     for (int i = 0; i < signature->n_inputs; i++)
-        if (signature->roles[i] == ZM_ROLE_PARAMETER && call->inputs[i].ctx &&
+        if (zm_role_is_parameter(signature->roles[i]) && call->inputs[i].ctx &&
             mlx_array_dtype(call->inputs[i]) != call->data_type)
             return true;
     return false;
@@ -211,10 +222,12 @@ static mlx_array prepare_input(zm_catalog_call *call, int i) {
     mlx_array input = call->inputs[i];
     int fewer[ZM_NODE_MAX_DIMS], n_fewer;
     if (drop_ones(fewer, &n_fewer, pattern, signature->roles[i], input)) input = zm_reshape(call->scope, input, fewer, n_fewer);
+    if (pattern->is_flat && mlx_array_ndim(input) != 1) input = zm_flatten(call->scope, input, 0, -1);
     if (pattern->is_one && mlx_array_ndim(input)) input = zm_reshape(call->scope, input, NULL, 0);
     if (call->is_scalar && pattern->has_rest && pattern->n_dims == 1) input = zm_reshape(call->scope, input, (const int[]){1}, 1);
     switch (signature->roles[i]) {
     case ZM_ROLE_INDEX: return normalise_index(call->scope, input);
+    case ZM_ROLE_OFFSET: return normalise_offset(call->scope, input);
     case ZM_ROLE_FLAG: return zm_astype(call->scope, input, MLX_BOOL);
     case ZM_ROLE_CODE:
         call->is_signed[i] = mlx_array_dtype(input) == MLX_INT8;
@@ -227,7 +240,7 @@ static mlx_array prepare_input(zm_catalog_call *call, int i) {
 static zmlx_status check_index(const zm_catalog_call *call, int i, zmlx_error *error) {
     const char *bound = call->entry->signature.bounds[i];
     int64_t limit;
-    if (!bound || !zm_sizes_find(&limit, &call->sizes, bound)) return ZMLX_OK;
+    if (!bound || !zm_sizes_evaluate(&limit, &call->sizes, bound)) return ZMLX_OK;
     mlx_array packed = zm_contiguous(call->scope, call->inputs[i]);
     if (zm_scope_failed(call->scope)) return ZMLX_OK; /* the scope tells */
     if (mlx_array_eval(packed)) return zm_mlx_fail(error, call->where);

@@ -170,7 +170,7 @@ void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *value
     memcpy(shape, mlx_array_shape(first), (size_t)n_dims * sizeof *shape);
     mlx_array words = zm_view_as(scope, first, MLX_UINT32); /* little-endian: the column is the first word of each two */
     *indices = zm_contiguous(scope, zm_slice_axis(scope, words, -1, 0, 2 * k, 2));
-    *values = zm_take_along_axis(scope, x, *indices, -1);
+    *values = zm_take_along_axis(scope, x, zm_stop_gradient(scope, *indices), -1);
 }
 
 void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {

@@ -69,6 +69,13 @@ static zmlx_status read_dim(zm_pattern *pattern, reader *self) {
     const char *text = read_until(self, ",]");
     if (!text) return zm_fail_memory(self->error);
     const char *bound = strstr(text, ">=");
+    size_t size = strlen(text);
+    if (size && text[size - 1] == '?') {
+        if (pattern->n_dims || pattern->has_rest) return fail_at(self, "? at the first size only, before");
+        pattern->is_first_optional = true;
+        text = copy(self, text, text + size - 1);
+        if (!text) return zm_fail_memory(self->error);
+    }
     pattern->least[pattern->n_dims] = bound ? (int)strtol(bound + 2, NULL, 10) : 0;
     if (bound) text = copy(self, text, bound);
     if (!text) return zm_fail_memory(self->error);
@@ -85,7 +92,9 @@ static zmlx_status read_pattern(zm_pattern *pattern, const char **shape, reader 
     } else if (accept(self, "broadcast")) {
         pattern->broadcasts = true;
     } else if (!accept(self, "]")) {
-        pattern->has_rest = accept(self, "...");
+        pattern->is_flat = accept(self, "flat");
+        pattern->is_second_rest = accept(self, "I...");
+        pattern->has_rest = pattern->is_second_rest || accept(self, "...");
         if (!pattern->has_rest) ZM_TRY(read_dim(pattern, self));
         while (accept(self, ",")) ZM_TRY(read_dim(pattern, self));
     } else {
@@ -115,7 +124,7 @@ static zmlx_status read_input(zm_signature *signature, reader *self) {
         role = find_word(role_names, ZM_ROLE_COUNT, word);
         if (role < 0) return fail_at(self, "a role before");
     }
-    if (accept(self, "<")) ZM_TRY(read_name(&signature->bounds[i], self));
+    if (accept(self, "<") && !(signature->bounds[i] = read_until(self, ",;-="))) return zm_fail_memory(self->error);
     if (accept(self, "=")) {
         char *end;
         signature->absent[i] = strtof(self->at, &end);
@@ -190,8 +199,11 @@ static zmlx_status read_output(zm_signature *signature, reader *self) {
 zmlx_status zm_signature_parse(zm_signature *signature, zm_arena *arena, const char *text, zmlx_error *error) {
     reader self = {arena, text, text, error};
     *signature = (zm_signature){0};
-    do ZM_TRY(read_input(signature, &self));
-    while (accept(&self, ","));
+    skip_space(&self);
+    if (strncmp(self.at, "->", 2)) {
+        do ZM_TRY(read_input(signature, &self));
+        while (accept(&self, ","));
+    }
     if (accept(&self, ";")) {
         do ZM_TRY(read_number(signature, &self));
         while (accept(&self, ","));

@@ -4,13 +4,13 @@
  *   x[..., D], weight[D]: parameter; eps: float = 1e-6 in [0, inf) -> y[..., D]
  *
  *   inputs   NAME[SHAPE], NAME?[SHAPE] (optional), with ": ROLE" (data without), with "= NUMBER" (what an absent one of an
- *            expression counts as), with "< NAME" (the size that an index stays below)
+ *            expression counts as), with "< SIZE" (that an index stays below)
  *   numbers  NAME: KIND = PRESET, with " in RANGE": float, int, bool, seed, dtype, choice (= e4m3|e5m2)
  *   outputs  NAME[SHAPE], with ": TYPE" (that of the first data input without): float32, uint32, uint8, a number of kind
  *            dtype, or in a part "any", what the composition says
  *
- * A shape is a list of sizes, "..." (leading dimensions) possible in front, or one of the words `one` and `broadcast`. A
- * size is a formula of numbers, names, + - * /, parentheses, in which a quotient is rounded up; a name or N*name stands for what it
+ * A shape is a list of sizes, "..." (leading dimensions; "I...": other ones) possible in front, or one of the words `one` and `broadcast`, or
+ * `flat` and the number of elements of any shape. A first size with "?" behind it may be missing. A size is a formula of numbers, names, + - * /, parentheses, in which a quotient is rounded up; a name or N*name stands for what it
  * first meets; ">=" and a number behind it is a bound. Names are those of sizes and of ints and bools. */
 #ifndef ZM_KERNELS_SIGNATURE_H
 #define ZM_KERNELS_SIGNATURE_H
@@ -34,10 +34,15 @@ typedef enum zm_role {
     ZM_ROLE_COUNT
 } zm_role;
 
+static inline bool zm_role_is_parameter(zm_role role) { return role == ZM_ROLE_PARAMETER || role == ZM_ROLE_CONSTANT; }
+
 typedef enum zm_number_kind { ZM_NUMBER_FLOAT, ZM_NUMBER_INT, ZM_NUMBER_BOOL, ZM_NUMBER_SEED, ZM_NUMBER_DTYPE, ZM_NUMBER_CHOICE } zm_number_kind;
 
 typedef struct zm_pattern {
     bool has_rest, is_one, broadcasts;
+    bool is_second_rest;                      /* the leading dimensions are the second ones */
+    bool is_flat;                             /* any shape of that many elements, taken as one dimension */
+    bool is_first_optional;                   /* the first dimension may be missing */
     int n_dims;                               /* without the leading ones */
     const char *dims[ZM_SIGNATURE_MAX_DIMS];  /* formulas */
     int least[ZM_SIGNATURE_MAX_DIMS];
@@ -72,9 +77,13 @@ typedef struct zm_sizes {
     int count;
     int rest[ZM_SIGNATURE_MAX_DIMS], n_rest;
     bool has_rest;
+    int second_rest[ZM_SIGNATURE_MAX_DIMS], n_second_rest; /* "I..." */
+    bool has_second_rest;
 } zm_sizes;
 void zm_sizes_set(zm_sizes *sizes, const char *name, int64_t value);
 bool zm_sizes_find(int64_t *value, const zm_sizes *sizes, const char *name);
+/* Of a formula; false where a name in it is unknown. */
+bool zm_sizes_evaluate(int64_t *value, const zm_sizes *sizes, const char *text);
 
 /* Meets a shape with its pattern, learning sizes. where is the kernel, name the argument, for messages. */
 zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const int *shape, int n_dims, const char *where,

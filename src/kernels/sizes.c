@@ -91,7 +91,7 @@ static int64_t sum(formula *self) {
     }
 }
 
-static bool evaluate(int64_t *value, const char *text, const zm_sizes *sizes) {
+bool zm_sizes_evaluate(int64_t *value, const zm_sizes *sizes, const char *text) {
     formula self = {text, sizes, true};
     *value = sum(&self);
     return self.known;
@@ -122,12 +122,15 @@ void zm_shape_describe(char text[128], const int *shape, int n_dims) {
 static void describe(char text[128], const zm_pattern *pattern, const zm_sizes *sizes) {
     size_t length = (size_t)snprintf(text, 128, "(");
     int n = 0;
-    if (pattern->has_rest && !sizes->has_rest) length += (size_t)snprintf(text + length, 128 - length, "%s", n++ ? ", ..." : "...");
-    for (int i = 0; pattern->has_rest && sizes->has_rest && i < sizes->n_rest && length < 90; i++)
-        length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %d" : "%d", sizes->rest[i]);
+    const int *rest = pattern->is_second_rest ? sizes->second_rest : sizes->rest;
+    int n_rest = pattern->is_second_rest ? sizes->n_second_rest : sizes->n_rest;
+    bool is_known = pattern->is_second_rest ? sizes->has_second_rest : sizes->has_rest;
+    if (pattern->has_rest && !is_known) length += (size_t)snprintf(text + length, 128 - length, "%s", n++ ? ", ..." : "...");
+    for (int i = 0; pattern->has_rest && is_known && i < n_rest && length < 90; i++)
+        length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %d" : "%d", rest[i]);
     for (int i = 0; i < pattern->n_dims && length < 90; i++) {
         int64_t value;
-        if (evaluate(&value, pattern->dims[i], sizes))
+        if (zm_sizes_evaluate(&value, sizes, pattern->dims[i]))
             length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %lld" : "%lld", (long long)value);
         else
             length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %.20s" : "%.20s", pattern->dims[i]);
@@ -143,18 +146,19 @@ static zmlx_status misfit(const zm_sizes *sizes, const zm_pattern *pattern, cons
     return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected shape %s, got %s", name, expected, got);
 }
 
-static bool meet_rest(zm_sizes *sizes, const int *shape, int n_rest) {
-    if (sizes->has_rest)
-        return n_rest == sizes->n_rest && (!n_rest || !memcmp(shape, sizes->rest, (size_t)n_rest * sizeof *shape));
-    memcpy(sizes->rest, shape, (size_t)n_rest * sizeof *shape);
-    sizes->n_rest = n_rest;
-    sizes->has_rest = true;
+static bool meet_rest(zm_sizes *sizes, bool is_second, const int *shape, int n_rest) {
+    int *rest = is_second ? sizes->second_rest : sizes->rest, *known = is_second ? &sizes->n_second_rest : &sizes->n_rest;
+    bool *is_known = is_second ? &sizes->has_second_rest : &sizes->has_rest;
+    if (*is_known) return n_rest == *known && (!n_rest || !memcmp(shape, rest, (size_t)n_rest * sizeof *shape));
+    if (n_rest) memcpy(rest, shape, (size_t)n_rest * sizeof *shape);
+    *known = n_rest;
+    *is_known = true;
     return true;
 }
 
 static bool meet_dim(zm_sizes *sizes, const char *text, int size) {
     int64_t value, factor_of;
-    if (evaluate(&value, text, sizes)) return value == size;
+    if (zm_sizes_evaluate(&value, sizes, text)) return value == size;
     const char *name = single_name(&factor_of, text);
     if (!name || !factor_of || size % factor_of) return false;
     zm_sizes_set(sizes, name, size / factor_of);
@@ -172,19 +176,25 @@ zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const in
         if (count == 1) return ZMLX_OK;
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected one element, got shape %s", name, got);
     }
-    int n_rest = n_dims - pattern->n_dims;
+    int flat = 1, n_missing = pattern->is_first_optional && n_dims == pattern->n_dims - 1;
+    if (pattern->is_flat) {
+        for (int i = 0; i < n_dims; i++) flat *= shape[i];
+        if (meet_dim(sizes, pattern->dims[0], flat)) return ZMLX_OK;
+        return misfit(sizes, pattern, shape, n_dims, where, name, error);
+    }
+    int n_rest = n_dims - pattern->n_dims + n_missing;
     bool fits = pattern->has_rest ? n_rest >= 0 : n_rest == 0;
     if (fits && pattern->has_rest) {
         if (n_rest > ZM_SIGNATURE_MAX_DIMS)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: more than %d dimensions", name, ZM_SIGNATURE_MAX_DIMS);
-        fits = meet_rest(sizes, shape, n_rest);
+        fits = meet_rest(sizes, pattern->is_second_rest, shape, n_rest);
     }
-    for (int i = 0; i < pattern->n_dims && fits; i++) fits = meet_dim(sizes, pattern->dims[i], shape[n_rest + i]);
+    for (int i = n_missing; i < pattern->n_dims && fits; i++) fits = meet_dim(sizes, pattern->dims[i], shape[n_rest + i - n_missing]);
     if (!fits) return misfit(sizes, pattern, shape, n_dims, where, name, error);
-    for (int i = 0; i < pattern->n_dims; i++)
-        if (shape[n_rest + i] < pattern->least[i])
+    for (int i = n_missing; i < pattern->n_dims; i++)
+        if (shape[n_rest + i - n_missing] < pattern->least[i])
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: %s is %d; it must be at least %d", name, pattern->dims[i],
-                           shape[n_rest + i], pattern->least[i]);
+                           shape[n_rest + i - n_missing], pattern->least[i]);
     return ZMLX_OK;
 }
 
@@ -195,10 +205,11 @@ bool zm_pattern_shape(int *shape, int *n_dims, const zm_pattern *pattern, const 
         return true;
     }
     if (pattern->has_rest || pattern->broadcasts)
-        for (int i = 0; i < sizes->n_rest; i++) shape[(*n_dims)++] = sizes->rest[i];
+        for (int i = 0; i < (pattern->is_second_rest ? sizes->n_second_rest : sizes->n_rest); i++)
+            shape[(*n_dims)++] = pattern->is_second_rest ? sizes->second_rest[i] : sizes->rest[i];
     for (int i = 0; i < pattern->n_dims; i++) {
         int64_t value;
-        if (!evaluate(&value, pattern->dims[i], sizes) || value < 0 || value > INT_MAX) return false;
+        if (!zm_sizes_evaluate(&value, sizes, pattern->dims[i]) || value < 0 || value > INT_MAX) return false;
         if (*n_dims == ZM_SIGNATURE_MAX_DIMS) return false;
         shape[(*n_dims)++] = (int)value;
     }

@@ -32,6 +32,7 @@ mlx_array zm_negative(zm_scope *scope, mlx_array a) { ZM_OPERATION(scope, negati
 mlx_array zm_sigmoid(zm_scope *scope, mlx_array a) { ZM_OPERATION(scope, sigmoid, a); }
 mlx_array zm_tanh(zm_scope *scope, mlx_array a) { ZM_OPERATION(scope, tanh, a); }
 mlx_array zm_exp(zm_scope *scope, mlx_array a) { ZM_OPERATION(scope, exp, a); }
+mlx_array zm_stop_gradient(zm_scope *scope, mlx_array a) { ZM_OPERATION(scope, stop_gradient, a); }
 mlx_array zm_astype(zm_scope *scope, mlx_array a, mlx_dtype dtype) { ZM_OPERATION(scope, astype, a, dtype); }
 
 mlx_array zm_sum(zm_scope *scope, mlx_array a, int axis, bool keepdims) {

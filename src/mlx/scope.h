@@ -68,6 +68,7 @@ mlx_array zm_sigmoid(zm_scope *, mlx_array a);
 mlx_array zm_tanh(zm_scope *, mlx_array a);
 mlx_array zm_exp(zm_scope *, mlx_array a);
 mlx_array zm_power(zm_scope *, mlx_array a, mlx_array b);
+mlx_array zm_stop_gradient(zm_scope *, mlx_array a);
 mlx_array zm_astype(zm_scope *, mlx_array a, mlx_dtype dtype);
 /* A scalar of the array's dtype: a Python or C scalar takes the dtype of the array it meets. The value
  * must be in the dtype's range. */

@@ -19,7 +19,7 @@ static double draw_float(const table_run *run, int input, uint64_t i, size_t col
     zm_role role = run->entry->signature.roles[input];
     double value = uniform((uint64_t)input + 1, i) * 6 - 3;
     if (role == ZM_ROLE_STATE) return uniform((uint64_t)input + 1, i);
-    if (role == ZM_ROLE_PARAMETER) return value / 2 + (value < 0 ? -0.25 : 0.25);
+    if (zm_role_is_parameter(role)) return value / 2 + (value < 0 ? -0.25 : 0.25);
     uint64_t choice = zm_splitmix64((uint64_t)input + 77, i) % 7;
     size_t row = columns ? i / columns : 0;
     /* The second row is infinite as a whole in the first input. Else second halves stay finite: a product of an infinity and
@@ -37,9 +37,13 @@ static double draw_whole(const table_run *run, int input, uint64_t i, size_t col
     int64_t bound = 0;
     switch (signature->roles[input]) {
     case ZM_ROLE_INDEX:
-        if (signature->bounds[input]) zm_sizes_find(&bound, &run->sizes, signature->bounds[input]);
+        if (signature->bounds[input]) zm_sizes_evaluate(&bound, &run->sizes, signature->bounds[input]);
         if (run->shape.data == DATA_INFINITE && word % 5 == 0) return word % 2 ? -1 : (double)bound;
         return bound > 0 ? (double)(word % (uint64_t)bound) : 0;
+    case ZM_ROLE_OFFSET:
+        if (signature->bounds[input]) zm_sizes_evaluate(&bound, &run->sizes, signature->bounds[input]);
+        if (run->shape.data == DATA_INFINITE && word % 5 == 0) return word % 2 ? -(double)bound : (double)bound;
+        return bound > 0 ? (double)(word % (uint64_t)bound) * (word >> 40 & 1 ? 1 : -1) : 0;
     case ZM_ROLE_MASK: return run->shape.data == DATA_INFINITE && columns && i / columns == 2 ? 0 : (double)(word % 3 != 0);
     case ZM_ROLE_FLAG: return (double)(word % 2);
     case ZM_ROLE_WORD: return (double)(uint32_t)word;
@@ -50,8 +54,10 @@ static double draw_whole(const table_run *run, int input, uint64_t i, size_t col
 static mlx_dtype dtype_of(const table_run *run, int input) {
     switch (run->entry->signature.roles[input]) {
     case ZM_ROLE_DATA: return run->dtype;
+    case ZM_ROLE_CONSTANT:
     case ZM_ROLE_PARAMETER: return run->wide_parameters ? MLX_FLOAT32 : run->dtype;
     case ZM_ROLE_STATE: return MLX_FLOAT32;
+    case ZM_ROLE_OFFSET:
     case ZM_ROLE_INDEX: return run->shape.layout == LAYOUT_SLICED ? MLX_INT64 : MLX_INT32;
     case ZM_ROLE_MASK:
     case ZM_ROLE_FLAG: return MLX_BOOL;
@@ -133,8 +139,9 @@ static bool make_input(table_run *run, int i) {
     size_t columns = input->n_dims ? (size_t)input->shape[input->n_dims - 1] : 1;
     float *values = zm_arena_alloc(run->arena, input->size + 1, sizeof *values);
     if (!values) return fail(run, "out of memory");
+    bool is_float = table_is_float(signature->roles[i]) || signature->roles[i] == ZM_ROLE_CONSTANT;
     for (size_t j = 0; j < input->size; j++)
-        values[j] = (float)(table_is_float(signature->roles[i]) ? draw_float(run, i, j, columns) : draw_whole(run, i, j, columns));
+        values[j] = (float)(is_float ? draw_float(run, i, j, columns) : draw_whole(run, i, j, columns));
     if (signature->roles[i] != ZM_ROLE_WORD) return make_array(run, input, &run->arrays[i], values, dtype_of(run, i));
     /* Whole words do not pass through float32. */
     uint32_t *words = zm_arena_alloc(run->arena, input->size + 1, sizeof *words);

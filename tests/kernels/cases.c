@@ -37,11 +37,11 @@ typedef struct visit_state {
     bool has_sizes;   /* the case gives some */
 } visit_state;
 
-static void assign_rest(zm_sizes *sizes, const char *text) {
-    sizes->has_rest = true;
-    for (sizes->n_rest = 0; *text; text += strspn(text, ",")) {
+static void assign_rest(int *rest, int *n_rest, bool *is_known, const char *text) {
+    *is_known = true;
+    for (*n_rest = 0; *text; text += strspn(text, ",")) {
         char *end;
-        sizes->rest[sizes->n_rest++] = (int)strtol(text, &end, 10);
+        rest[(*n_rest)++] = (int)strtol(text, &end, 10);
         text = end;
     }
 }
@@ -56,11 +56,11 @@ static void assign(visit_state *self, char *text) {
     char *value = strchr(text, '=');
     if (!value) fail_case(self->entry->entry.name, text);
     *value++ = '\0';
-    if (!strcmp(text, "...")) {
-        assign_rest(&self->base.sizes, value);
-        self->has_sizes = true;
-        return;
-    }
+    zm_sizes *sizes = &self->base.sizes;
+    bool is_rest = !strcmp(text, "..."), is_second = !strcmp(text, "I...");
+    self->has_sizes |= is_rest || is_second;
+    if (is_rest) return assign_rest(sizes->rest, &sizes->n_rest, &sizes->has_rest, value);
+    if (is_second) return assign_rest(sizes->second_rest, &sizes->n_second_rest, &sizes->has_second_rest, value);
     for (int i = 0; i < signature->n_inputs; i++)
         if (!strcmp(signature->inputs[i].name, text)) {
             if (value[0] || !signature->inputs[i].is_optional) fail_case(self->entry->entry.name, text);
@@ -158,9 +158,9 @@ void table_visit(const zm_kernel_entry *entry, bool gradient, table_visitor *vis
         if (!visit_case(&self, number, first->dtype, false)) return;
         bool has_parameters = false;
         for (int i = 0; i < entry->signature.n_inputs; i++)
-            has_parameters |= entry->signature.roles[i] == ZM_ROLE_PARAMETER;
-        if (!number && has_parameters && first->dtype != MLX_FLOAT32 && !self.has_sizes &&
-            !visit_shape(&self, &lengths[4], first->dtype, true))
+            has_parameters |= zm_role_is_parameter(entry->signature.roles[i]);
+        if ((!number || self.has_sizes) && has_parameters && first->dtype != MLX_FLOAT32 &&
+            !visit_shape(&self, self.has_sizes ? &given[0] : &lengths[4], first->dtype, true))
             return;
         if (!cases[size]) return;
         cases += size + 1;

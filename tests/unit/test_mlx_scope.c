@@ -98,6 +98,7 @@ static void test_where_and_astype(void **state) {
     mlx_array whole = zm_astype(&scope, a, MLX_INT32);
     assert_int_equal(mlx_array_dtype(whole), MLX_INT32);
     expect_values(&scope, whole, VALUES(1, -2, 3), 0);
+    expect_values(&scope, zm_stop_gradient(&scope, a), VALUES(1.75, -2.5, 3), 0);
     end_well(&scope);
 }
 

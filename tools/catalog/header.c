@@ -134,7 +134,7 @@ static void write_functions(void) {
     for (size_t i = 0; (entry = zmlx_catalog_get(i)); i++) {
         printf("\n");
         print_prototype(entry, "");
-        printf(" {\n    const mlx_array inputs_[] = {");
+        printf(" {\n    const mlx_array inputs_[] = {%s", entry->n_inputs ? "" : "{0}");
         for (size_t j = 0; j < entry->n_inputs; j++) printf("%s%s", j ? ", " : "", entry->inputs[j].name);
         printf("};\n");
         write_values(entry);
@@ -184,9 +184,10 @@ static void write_docs(void) {
            "- Arrays are float32, float16 or bfloat16. Data arrays of a call have one type, which is the result's unless one is\n"
            "  named; a *parameter* may have any of the three. Arithmetic is float32, each result is rounded once.\n"
            "- `...` is any number of leading dimensions, none included; the same name is the same size; nothing broadcasts except\n"
-           "  where `broadcast` stands. Any memory layout is accepted. A 0-d array counts as `[1]` where a last dimension is named.\n"
+           "  where `broadcast` stands. `I...` are other leading dimensions, `flat D` is any shape of D elements, a first size with\n"
+           "  `?` may be missing. Any memory layout is accepted. A 0-d array counts as `[1]` where a last dimension is named.\n"
            "- Gradients are derived from the expression, or *given* where a better form is known, and have the type of their\n"
-           "  argument; sums over rows are float32. Indices, masks, codes and numbers have none.\n"
+           "  argument; sums over rows are float32. Indices, masks, codes, constants and numbers have none.\n"
            "- Tolerances are those of `zmlx/kernel_test.h`; *exact* is the correctly rounded result.\n",
            count);
     for (size_t i = 0; (entry = zmlx_catalog_get(i)); i++) {

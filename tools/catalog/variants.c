@@ -16,6 +16,7 @@ typedef struct visit_state {
 static zm_storage input_storage(const visit_state *self, int i) {
     switch (self->entry->signature.roles[i]) {
     case ZM_ROLE_DATA: return self->data;
+    case ZM_ROLE_CONSTANT:
     case ZM_ROLE_PARAMETER: return self->parameter;
     case ZM_ROLE_STATE: return ZM_STORAGE_FLOAT32;
     case ZM_ROLE_INDEX:
@@ -72,7 +73,7 @@ static bool has_role(const zm_kernel_entry *entry, zm_role role) {
 
 static zmlx_status visit_entry(visit_state *self) {
     static const zm_storage types[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16};
-    bool has_data = has_role(self->entry, ZM_ROLE_DATA), has_parameters = has_role(self->entry, ZM_ROLE_PARAMETER);
+    bool has_data = has_role(self->entry, ZM_ROLE_DATA), has_parameters = has_role(self->entry, ZM_ROLE_PARAMETER) || has_role(self->entry, ZM_ROLE_CONSTANT);
     bool has_any = false;
     for (int i = 0; i < self->entry->signature.n_outputs; i++)
         has_any |= !strcmp(self->entry->signature.outputs[i].type, "any");

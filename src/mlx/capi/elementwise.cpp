@@ -70,6 +70,10 @@ int mlx_where(mlx_array *res, const mlx_array condition, const mlx_array x, cons
     return assign(res, [&] { return mx::where(get(condition), get(x), get(y), get(s)); });
 }
 
+int mlx_stop_gradient(mlx_array *res, const mlx_array arr, const mlx_stream s) {
+    return assign(res, [&] { return mx::stop_gradient(get(arr), get(s)); });
+}
+
 int mlx_astype(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s) {
     return assign(res, [&] { return mx::astype(get(a), to_cpp(dtype), get(s)); });
 }

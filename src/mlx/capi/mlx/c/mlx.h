@@ -211,6 +211,7 @@ int mlx_arctan2(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_
 int mlx_round(mlx_array *res, const mlx_array a, int decimals, const mlx_stream s);
 int mlx_where(mlx_array *res, const mlx_array condition, const mlx_array x, const mlx_array y,
               const mlx_stream s);
+int mlx_stop_gradient(mlx_array *res, const mlx_array arr, const mlx_stream s);
 int mlx_astype(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s);
 int mlx_view(mlx_array *res, const mlx_array a, mlx_dtype dtype, const mlx_stream s);
 

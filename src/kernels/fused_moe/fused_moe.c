@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/moe/experts.h"
+
+void zm_compose_has_gather_qmm_swiglu(zm_catalog_call *call) {
+    call->outputs[0] = zm_scalar(call->scope, 1, MLX_UINT8);
+}
+
+enum { LHS = 7, RHS = 8 };
+
+/* Positions of x's batch in order, in its shape. */
+static mlx_array positions_of(zm_catalog_call *call, int count) {
+    mlx_array all = zm_arange(call->scope, 0, count, 1, MLX_UINT32);
+    return zm_reshape(call->scope, all, call->sizes.rest, call->sizes.n_rest);
+}
+
+static mlx_array product(zm_catalog_call *call, mlx_array x, int weight, mlx_array experts) {
+    zm_quantization packed = {(int)call->values[1].number, (int)call->values[2].number, "affine"};
+    mlx_array scales = zm_astype(call->scope, call->inputs[weight + 1], MLX_FLOAT32);
+    mlx_array biases = zm_astype(call->scope, call->inputs[weight + 2], MLX_FLOAT32);
+    return zm_gather_qmm(call->scope, x, call->inputs[weight], scales, biases, experts, packed, false);
+}
+
+void zm_compose_gather_qmm_swiglu(zm_catalog_call *call) {
+    zm_scope *scope = call->scope;
+    int m = zm_call_size(call, "M"), k = zm_call_size(call, "K"), count = 1;
+    if (call->values[0].number != 1) {
+        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "transpose: expected 1, got 0");
+        return;
+    }
+    if (!zm_experts_check(call, 1, 2, k)) return;
+    for (int i = 0; i < call->sizes.n_rest; i++) count *= call->sizes.rest[i];
+    if (!count) {
+        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "x: expected at least one batch position, got 0");
+        return;
+    }
+    bool has_lhs = call->inputs[LHS].ctx != NULL, has_rhs = call->inputs[RHS].ctx != NULL;
+    mlx_array rows = has_lhs ? call->inputs[LHS] : positions_of(call, count), row_inside, expert_inside;
+    mlx_array experts = has_rhs ? call->inputs[RHS] : zm_arange(scope, 0, zm_call_size(call, "E"), 1, MLX_UINT32);
+    mlx_array none = zm_scalar(scope, 0, MLX_UINT32);
+    mlx_array both = zm_add(scope, rows, zm_multiply(scope, experts, none)); /* the rows, broadcast */
+    experts = zm_add(scope, experts, zm_multiply(scope, rows, none));
+    rows = zm_experts_clamp(scope, both, count, &row_inside);
+    experts = zm_experts_clamp(scope, experts, zm_call_size(call, "E"), &expert_inside);
+    /* Gathered in float32: then gradients of a row gathered twice are added in float32. */
+    mlx_array x = zm_reshape3(scope, zm_astype(scope, call->inputs[0], MLX_FLOAT32), count, m, k);
+    mlx_array is_inside = zm_logical_and(scope, row_inside, expert_inside);
+    x = zm_experts_keep(scope, zm_take(scope, x, rows, 0), zm_expand_dims(scope, is_inside, -1));
+    mlx_array inputs[2] = {product(call, x, 1, experts), product(call, x, 4, experts)}, y = {NULL};
+    zm_call_part(call, &y, "swiglu2", inputs, NULL, call->output_types);
+    call->outputs[0] = zm_experts_mark(scope, y, is_inside);
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/compose.h"
+
+/* The part takes the float32 product and a vector as wide as it, and rounds once. */
+static void multiply_then(zm_catalog_call *call, const char *part) {
+    zm_scope *scope = call->scope;
+    mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32), w = zm_astype(scope, call->inputs[1], MLX_FLOAT32);
+    mlx_array inputs[2] = {zm_matmul(scope, x, zm_swapaxes(scope, w, -1, -2)),
+                           zm_astype(scope, call->inputs[2], MLX_FLOAT32)};
+    zm_call_part(call, call->outputs, part, inputs, call->entry->signature.n_numbers ? call->values : NULL,
+                 call->output_types);
+}
+
+void zm_compose_fused_linear_bias_silu(zm_catalog_call *call) { multiply_then(call, "bias_silu"); }
+void zm_compose_fused_linear_bias_gelu(zm_catalog_call *call) { multiply_then(call, "bias_gelu_tanh"); }
+void zm_compose_fused_linear_rmsnorm(zm_catalog_call *call) { multiply_then(call, "rmsnorm"); }

@@ -90,6 +90,9 @@ mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_gated_mlp_argumen
 mlx_array zm_fused_moe(zm_scope *, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool);
 /* y = x * (mean(x^2) + eps)^(-1/2) * weight over the last dimension: mlx.fast.rms_norm. */
 mlx_array zm_fused_rms_norm(zm_scope *, mlx_array x, mlx_array weight, float eps);
+/* *h = x + residual; the result is the RMS norm of *h as it is stored. */
+mlx_array zm_fused_add_rms_norm(zm_scope *, mlx_array *h, mlx_array x, mlx_array residual, mlx_array weight,
+                                float eps);
 /* The gated short convolution of lfm2: b, c, v = in_proj(x); y = out_proj(c * conv(b * v)). x is one
  * sequence (1, length, in); *last becomes the last gated inputs, for the next call. */
 mlx_array zm_fused_short_conv(zm_scope *, mlx_array *last, mlx_array x,

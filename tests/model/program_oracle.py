@@ -31,7 +31,7 @@ for path in sorted((arguments.source / "tests" / "vectors").glob("*.json")):
         print(f"{path.stem}: skipped, no {model}")
         continue
     for vector in json.loads(path.read_text())["vectors"]:
-        for patterns, threads in (("none", 1), ("auto", 1), ("auto", 2)):
+        for patterns, threads in (("none", 1), *(("auto", threads) for threads in range(1, 5))):
             answer = generate(model, vector, patterns, threads)
             same = 0
             while same < len(vector["tokens"]) and answer["tokens"][same:same + 1] == vector["tokens"][same:same + 1]:

@@ -233,6 +233,34 @@ static void pieces_equal_the_whole(void **state) {
     }
 }
 
+static void threads_do_not_change_the_bits(void **state) {
+    (void)state;
+    zm_pool *usual = pool;
+    for (int i = 3; i < N_SHAPES; i++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        parts of = random_parts(&scope, &shapes[i]);
+        mlx_array keys = zm_add(&scope, of.keys, zm_scalar(&scope, 0, MLX_FLOAT32));
+        mlx_array values = zm_add(&scope, of.values, zm_scalar(&scope, 0, MLX_FLOAT32));
+        double *expected = NULL;
+        for (int n_threads = 1; n_threads <= 4; n_threads++) {
+            assert_int_equal(zm_pool_new(&pool, n_threads, NULL), ZMLX_OK);
+            of.keys = zm_add(&scope, keys, zm_scalar(&scope, 0, MLX_FLOAT32));
+            of.values = zm_add(&scope, values, zm_scalar(&scope, 0, MLX_FLOAT32));
+            mlx_array y = call(&scope, &of, &shapes[i], 0, shapes[i].length);
+            double *actual = numbers(&scope, y);
+            if (expected) assert_memory_equal(actual, expected, mlx_array_size(y) * sizeof *actual);
+            free(expected);
+            expected = actual;
+            mlx_synchronize(stream);
+            zm_pool_free(pool);
+        }
+        free(expected);
+        end_well(&scope);
+    }
+    pool = usual;
+}
+
 /* A single token in the place of an older row sees the rows after it too. */
 static void a_ring_is_seen_whole(void **state) {
     (void)state;
@@ -311,7 +339,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_level_attends),   cmocka_unit_test(equals_the_formula),
         cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(a_ring_is_seen_whole),
-        cmocka_unit_test(half_types_are_near),   cmocka_unit_test(wrong_parts_are_refused),
+        cmocka_unit_test(threads_do_not_change_the_bits), cmocka_unit_test(half_types_are_near),   cmocka_unit_test(wrong_parts_are_refused),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -89,11 +89,31 @@ static void wrong_inputs_are_refused(void **state) {
     end_well(&scope);
 }
 
+/* The sum is MLX's, rounded to the type; the norm is that of the rounded sum. */
+static void sums_and_norms(void **state) {
+    (void)state;
+    static const mlx_dtype dtypes[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
+    for (size_t d = 0; d < 3; d++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        mlx_array x = random_array(&scope, (const int[]){1, 3, 100}, 3, dtypes[d], 1), h;
+        mlx_array residual = random_array(&scope, (const int[]){1, 3, 100}, 3, dtypes[d], 4);
+        mlx_array weight = random_array(&scope, (const int[]){100}, 1, MLX_FLOAT32, 1);
+        mlx_array normed = zm_fused_add_rms_norm(&scope, &h, x, residual, weight, 1e-5f);
+        mlx_array sum = zm_add(&scope, x, residual);
+        expect_same(&scope, h, sum, 0);
+        expect_same(&scope, normed, zm_fused_rms_norm(&scope, sum, weight, 1e-5f), 0);
+        assert_false(zm_is_set(zm_fused_add_rms_norm(&scope, &h, x, weight, weight, 1e-5f)));
+        assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_ERROR_ARGUMENT);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_equal_the_formula),
         cmocka_unit_test(heads_agree_with_mlx),
         cmocka_unit_test(half_precision_is_rounded_once),
+        cmocka_unit_test(sums_and_norms),
         cmocka_unit_test(wrong_inputs_are_refused),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

@@ -60,9 +60,9 @@ static void test_replaces_and_reports(void **state) {
     }
     char *text = zmlx_patch_report_text(report, true);
     assert_string_equal(text,
-                        "[zmlx.patch] Applying 9 patterns: ['swiglu_mlp', 'geglu_mlp', 'moe_mlp', "
+                        "[zmlx.patch] Applying 10 patterns: ['swiglu_mlp', 'geglu_mlp', 'moe_mlp', "
                         "'short_conv', 'attention', 'rmsnorm', 'quantized_linear', "
-                        "'lm_head', 'decoder_block']\n"
+                        "'lm_head', 'decoder_block', 'add_rms_norm']\n"
                         "  [zmlx.patch] swiglu: swiglu_mlp\n"
                         "  [zmlx.patch] dense: swiglu_mlp\n"
                         "  [zmlx.patch] geglu: geglu_mlp\n"
@@ -252,7 +252,7 @@ static void test_unknown_names_are_refused(void **state) {
     assert_null(report);
     assert_string_equal(error.message, "unknown pattern 'swiglu'; known are: swiglu_mlp, geglu_mlp, moe_mlp, "
                                        "short_conv, attention, rmsnorm, quantized_linear, "
-                                       "lm_head, decoder_block, decode");
+                                       "lm_head, decoder_block, add_rms_norm, decode");
     assert_int_equal(zmlx_patch(&report, &model, &wrong_exclude, &error), ZMLX_ERROR_ARGUMENT);
     assert_int_equal(n_patched(), 0);
 }
@@ -288,7 +288,7 @@ static void expect_nothing_by_default(const char *note) {
 
 #define ALL_PATTERNS \
     "['swiglu_mlp', 'geglu_mlp', 'moe_mlp', 'short_conv', 'attention', 'rmsnorm', 'quantized_linear', " \
-    "'lm_head', 'decoder_block']"
+    "'lm_head', 'decoder_block', 'add_rms_norm']"
 #define HALF_PRECISION \
     "not proven in this type: MLX's CPU kernels accumulate in it, so equal tokens cannot be promised"
 

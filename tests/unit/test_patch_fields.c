@@ -202,6 +202,13 @@ static void test_fields_of_blocks(void **state) {
     tree.conv->conv->taps = 3;
 #undef REFUSES
     expect_refused("decoder_block", &tree.conv->base, NULL);
+    assert_int_equal(zm_patch_add_rms_norm_match(&block.base, &reason), ZM_MATCH_YES);
+    block.operator = NULL;
+    expect_refused("add_rms_norm", &block.base, "a part of it is missing");
+    block.feed_forward_norm = NULL;
+    expect_refused("add_rms_norm", &block.base, "a norm is missing or of another kind");
+    block.base.forward = doubling_forward;
+    expect_refused("add_rms_norm", &block.base, "it has a forward of its own");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_tree, close_model)

@@ -199,10 +199,10 @@ static void test_kept_patterns_stay(void **state) {
     check(zmlx_smart_patch(&report, model, &options, &error));
     static const char *const names[] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
                                         "short_conv", "attention", "rmsnorm",
-                                        "quantized_linear", "lm_head", "decoder_block"};
-    assert_int_equal(report.n_results, 9);
-    for (size_t i = 0; i < 9; i++) {
-        zmlx_smart_choice expected = i == 1 ? ZMLX_SMART_NO_MATCH : ZMLX_SMART_KEEP;
+                                        "quantized_linear", "lm_head", "decoder_block", "add_rms_norm"};
+    assert_int_equal(report.n_results, 10);
+    for (size_t i = 0; i < 10; i++) {
+        zmlx_smart_choice expected = i == 1 || i == 9 ? ZMLX_SMART_NO_MATCH : ZMLX_SMART_KEEP;
         assert_string_equal(report.results[i].pattern, names[i]);
         assert_int_equal(report.results[i].choice, expected);
         assert_int_equal(report.results[i].same_tokens, expected == ZMLX_SMART_KEEP);

@@ -137,7 +137,7 @@ static zmlx_status check_numbers(zm_catalog_call *call, zmlx_error *error) {
             if (is_float((mlx_dtype)value)) continue;
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: expected float32, float16 or bfloat16, got %s",
                            number->name, zm_dtype_name((mlx_dtype)value));
-        case ZM_NUMBER_INT: fits = value == floor(value); break;
+        case ZM_NUMBER_INT: fits = value == floor(value) && fabs(value) < 0x1p62; break;
         case ZM_NUMBER_BOOL: fits = value == 0 || value == 1; break;
         case ZM_NUMBER_CHOICE: fits = value >= 0 && value == floor(value); break;
         case ZM_NUMBER_FLOAT: fits = !isnan(value); break;
@@ -258,10 +258,11 @@ zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry,
     const zm_signature *signature = &entry->signature;
     *call = (zm_catalog_call){.entry = entry, .scope = scope, .values = values};
     snprintf(call->where, sizeof call->where, "zmlx_%.70s", entry->entry.name);
+    ZM_TRY(check_types(call, inputs, error));
+    ZM_TRY(check_numbers(call, error)); /* but for limits that are sizes: shapes may be formulas of numbers */
     for (int i = 0; i < signature->n_numbers; i++)
         if (signature->kinds[i] == ZM_NUMBER_INT || signature->kinds[i] == ZM_NUMBER_BOOL)
             zm_sizes_set(&call->sizes, signature->numbers[i].name, (int64_t)values[i].number);
-    ZM_TRY(check_types(call, inputs, error));
     ZM_TRY(check_shapes(call, inputs, error));
     ZM_TRY(check_numbers(call, error));
     ZM_TRY(choose_types(call, error));

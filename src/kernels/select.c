@@ -123,14 +123,6 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
 
 static const zm_node_class topk_class = {.name = "zmlx.topk", .evaluate_cpu = evaluate, .vjp = vjp, .free_state = free};
 
-static bool is_on_cpu(mlx_stream stream) {
-    mlx_device device = {NULL};
-    mlx_device_type type = MLX_CPU;
-    bool known = !mlx_stream_get_device(&device, stream) && !mlx_device_get_type(&type, device);
-    mlx_device_free(device);
-    return known && type == MLX_CPU;
-}
-
 static void select_on_cpu(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
     topk *self = malloc(sizeof *self);
     if (!self) {
@@ -175,7 +167,7 @@ void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *value
 
 void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
     if (zm_scope_failed(scope)) return;
-    if (is_on_cpu(scope->stream))
+    if (zm_scope_is_on_cpu(scope))
         select_on_cpu(scope, x, k, values, indices);
     else
         zm_select_topk_sorted(scope, x, k, values, indices);

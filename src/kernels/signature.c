@@ -96,7 +96,10 @@ static zmlx_status read_pattern(zm_pattern *pattern, const char **shape, reader 
         pattern->is_second_rest = accept(self, "I...");
         pattern->has_rest = pattern->is_second_rest || accept(self, "...");
         if (!pattern->has_rest) ZM_TRY(read_dim(pattern, self));
-        while (accept(self, ",")) ZM_TRY(read_dim(pattern, self));
+        while (!pattern->has_tail && accept(self, ",")) {
+            pattern->has_tail = accept(self, "...");
+            if (!pattern->has_tail) ZM_TRY(read_dim(pattern, self));
+        }
     } else {
         self->at--;
     }

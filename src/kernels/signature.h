@@ -9,9 +9,11 @@
  *   outputs  NAME[SHAPE], with ": TYPE" (that of the first data input without): float32, uint32, uint8, a number of kind
  *            dtype, or in a part "any", what the composition says
  *
- * A shape is a list of sizes, "..." (leading dimensions; "I...": other ones) possible in front, or one of the words `one` and `broadcast`, or
- * `flat` and the number of elements of any shape. A first size with "?" behind it may be missing. A size is a formula of numbers, names, + - * /, parentheses, in which a quotient is rounded up; a name or N*name stands for what it
- * first meets; ">=" and a number behind it is a bound. Names are those of sizes and of ints and bools. */
+ * A shape is a list of sizes, "..." possible in front (leading dimensions; "I...": other ones) and at the end (trailing ones, of their
+ * own), or one of the words `one` and `broadcast`, or `flat` and the number of elements of any shape. A first size with "?" behind it
+ * may be missing. A size is a formula of numbers, names, + - * /, parentheses, in which a quotient is rounded up; a name or N*name
+ * stands for what it first meets; ">=" and a number behind it is a bound. Names are those of sizes and of ints and bools, and ROWS: the
+ * leading dimensions' product. */
 #ifndef ZM_KERNELS_SIGNATURE_H
 #define ZM_KERNELS_SIGNATURE_H
 
@@ -39,11 +41,11 @@ static inline bool zm_role_is_parameter(zm_role role) { return role == ZM_ROLE_P
 typedef enum zm_number_kind { ZM_NUMBER_FLOAT, ZM_NUMBER_INT, ZM_NUMBER_BOOL, ZM_NUMBER_SEED, ZM_NUMBER_DTYPE, ZM_NUMBER_CHOICE } zm_number_kind;
 
 typedef struct zm_pattern {
-    bool has_rest, is_one, broadcasts;
+    bool has_rest, has_tail, is_one, broadcasts;
     bool is_second_rest;                      /* the leading dimensions are the second ones */
     bool is_flat;                             /* any shape of that many elements, taken as one dimension */
     bool is_first_optional;                   /* the first dimension may be missing */
-    int n_dims;                               /* without the leading ones */
+    int n_dims;                               /* without the leading and trailing ones */
     const char *dims[ZM_SIGNATURE_MAX_DIMS];  /* formulas */
     int least[ZM_SIGNATURE_MAX_DIMS];
 } zm_pattern;
@@ -70,13 +72,13 @@ typedef struct zm_signature {
 /* Texts live in arena. */
 zmlx_status zm_signature_parse(zm_signature *signature, zm_arena *arena, const char *text, zmlx_error *error);
 
-/* Sizes by name, and the leading dimensions, of one call. */
+/* Sizes by name, and the leading and trailing dimensions, of one call. */
 typedef struct zm_sizes {
     const char *names[ZM_MAX_SIZES];
     int64_t values[ZM_MAX_SIZES];
     int count;
-    int rest[ZM_SIGNATURE_MAX_DIMS], n_rest;
-    bool has_rest;
+    int rest[ZM_SIGNATURE_MAX_DIMS], n_rest, tail[ZM_SIGNATURE_MAX_DIMS], n_tail;
+    bool has_rest, has_tail;
     int second_rest[ZM_SIGNATURE_MAX_DIMS], n_second_rest; /* "I..." */
     bool has_second_rest;
 } zm_sizes;

@@ -37,6 +37,12 @@ typedef struct formula {
 
 static int64_t sum(formula *self);
 
+static int64_t rows(const zm_sizes *sizes) {
+    int64_t count = 1;
+    for (int i = 0; i < sizes->n_rest; i++) count *= sizes->rest[i];
+    return count;
+}
+
 static int64_t factor(formula *self) {
     self->at += strspn(self->at, " ");
     if (*self->at == '(') {
@@ -58,6 +64,7 @@ static int64_t factor(formula *self) {
         name[size++] = self->at[0];
     name[size] = '\0';
     int64_t value = 0;
+    if (!strcmp(name, "ROWS") && self->sizes->has_rest) return rows(self->sizes);
     if (!size || !zm_sizes_find(&value, self->sizes, name)) self->known = false;
     return value;
 }
@@ -128,13 +135,16 @@ static void describe(char text[128], const zm_pattern *pattern, const zm_sizes *
     if (pattern->has_rest && !is_known) length += (size_t)snprintf(text + length, 128 - length, "%s", n++ ? ", ..." : "...");
     for (int i = 0; pattern->has_rest && is_known && i < n_rest && length < 90; i++)
         length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %d" : "%d", rest[i]);
-    for (int i = 0; i < pattern->n_dims && length < 90; i++) {
+    for (int i = 0; i < pattern->n_dims && length < 80; i++) {
         int64_t value;
         if (zm_sizes_evaluate(&value, sizes, pattern->dims[i]))
             length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %lld" : "%lld", (long long)value);
         else
             length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %.20s" : "%.20s", pattern->dims[i]);
     }
+    if (pattern->has_tail && !sizes->has_tail) length += (size_t)snprintf(text + length, 128 - length, n++ ? ", ..." : "...");
+    for (int i = 0; pattern->has_tail && sizes->has_tail && i < sizes->n_tail && length < 100; i++)
+        length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %d" : "%d", sizes->tail[i]);
     snprintf(text + length, 128 - length, n == 1 ? ",)" : ")");
 }
 
@@ -146,12 +156,11 @@ static zmlx_status misfit(const zm_sizes *sizes, const zm_pattern *pattern, cons
     return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected shape %s, got %s", name, expected, got);
 }
 
-static bool meet_rest(zm_sizes *sizes, bool is_second, const int *shape, int n_rest) {
-    int *rest = is_second ? sizes->second_rest : sizes->rest, *known = is_second ? &sizes->n_second_rest : &sizes->n_rest;
-    bool *is_known = is_second ? &sizes->has_second_rest : &sizes->has_rest;
-    if (*is_known) return n_rest == *known && (!n_rest || !memcmp(shape, rest, (size_t)n_rest * sizeof *shape));
-    if (n_rest) memcpy(rest, shape, (size_t)n_rest * sizeof *shape);
-    *known = n_rest;
+/* Leading or trailing dimensions. */
+static bool meet_list(int *list, int *known, bool *is_known, const int *shape, int count) {
+    if (*is_known) return count == *known && (!count || !memcmp(shape, list, (size_t)count * sizeof *shape));
+    if (count) memcpy(list, shape, (size_t)count * sizeof *shape);
+    *known = count;
     *is_known = true;
     return true;
 }
@@ -182,13 +191,18 @@ zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const in
         if (meet_dim(sizes, pattern->dims[0], flat)) return ZMLX_OK;
         return misfit(sizes, pattern, shape, n_dims, where, name, error);
     }
-    int n_rest = n_dims - pattern->n_dims + n_missing;
-    bool fits = pattern->has_rest ? n_rest >= 0 : n_rest == 0;
-    if (fits && pattern->has_rest) {
-        if (n_rest > ZM_SIGNATURE_MAX_DIMS)
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: more than %d dimensions", name, ZM_SIGNATURE_MAX_DIMS);
-        fits = meet_rest(sizes, pattern->is_second_rest, shape, n_rest);
-    }
+    int others = n_dims - pattern->n_dims + n_missing, n_rest = pattern->has_rest ? others : 0;
+    if (pattern->has_rest && pattern->has_tail) n_rest = sizes->has_rest ? sizes->n_rest : 0;
+    int n_tail = others - n_rest;
+    bool fits = n_rest >= 0 && (pattern->has_tail ? n_tail >= 0 : n_tail == 0);
+    if (fits && others > ZM_SIGNATURE_MAX_DIMS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: more than %d dimensions", name, ZM_SIGNATURE_MAX_DIMS);
+    if (fits && pattern->has_rest && pattern->is_second_rest)
+        fits = meet_list(sizes->second_rest, &sizes->n_second_rest, &sizes->has_second_rest, shape, n_rest);
+    else if (fits && pattern->has_rest)
+        fits = meet_list(sizes->rest, &sizes->n_rest, &sizes->has_rest, shape, n_rest);
+    if (fits && pattern->has_tail)
+        fits = meet_list(sizes->tail, &sizes->n_tail, &sizes->has_tail, shape + n_dims - n_tail, n_tail);
     for (int i = n_missing; i < pattern->n_dims && fits; i++) fits = meet_dim(sizes, pattern->dims[i], shape[n_rest + i - n_missing]);
     if (!fits) return misfit(sizes, pattern, shape, n_dims, where, name, error);
     for (int i = n_missing; i < pattern->n_dims; i++)
@@ -212,6 +226,10 @@ bool zm_pattern_shape(int *shape, int *n_dims, const zm_pattern *pattern, const 
         if (!zm_sizes_evaluate(&value, sizes, pattern->dims[i]) || value < 0 || value > INT_MAX) return false;
         if (*n_dims == ZM_SIGNATURE_MAX_DIMS) return false;
         shape[(*n_dims)++] = (int)value;
+    }
+    for (int i = 0; pattern->has_tail && i < sizes->n_tail; i++) {
+        if (*n_dims == ZM_SIGNATURE_MAX_DIMS) return false;
+        shape[(*n_dims)++] = sizes->tail[i];
     }
     return true;
 }

@@ -78,6 +78,15 @@ mlx_array zm_put_along_axis(zm_scope *scope, mlx_array a, mlx_array indices, mlx
     ZM_OPERATION(scope, put_along_axis, a, indices, values, axis);
 }
 
+mlx_array zm_scatter_add_rows(zm_scope *scope, mlx_array rows, mlx_array indices, mlx_array updates) {
+    mlx_array each = zm_expand_dims(scope, updates, 1), result = {NULL};
+    if (zm_scope_failed(scope)) return result;
+    mlx_vector_array list = mlx_vector_array_new_value(indices);
+    int status = !list.ctx || mlx_scatter_add(&result, rows, list, each, (const int[]){0}, 1, scope->stream);
+    mlx_vector_array_free(list);
+    return zm_scope_take(scope, "scatter_add", status, result);
+}
+
 mlx_array zm_matmul(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(scope, matmul, a, b); }
 
 mlx_array zm_addmm(zm_scope *scope, mlx_array c, mlx_array a, mlx_array b) {

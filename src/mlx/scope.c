@@ -29,6 +29,14 @@ zmlx_status zm_scope_end(zm_scope *scope, zmlx_error *error) {
 
 bool zm_scope_failed(const zm_scope *scope) { return scope->failure.code != ZMLX_OK; }
 
+bool zm_scope_is_on_cpu(const zm_scope *scope) {
+    mlx_device device = {NULL};
+    mlx_device_type type = MLX_CPU;
+    bool known = !mlx_stream_get_device(&device, scope->stream) && !mlx_device_get_type(&type, device);
+    mlx_device_free(device);
+    return known && type == MLX_CPU;
+}
+
 mlx_array zm_scope_fail(zm_scope *scope, zmlx_status code, const char *where, const char *format, ...) {
     if (!zm_scope_failed(scope)) {
         char message[sizeof scope->failure.message];

@@ -39,6 +39,8 @@ void zm_scope_begin(zm_scope *scope, mlx_stream stream);
 /* Frees the scope's arrays and reports the first failure. */
 zmlx_status zm_scope_end(zm_scope *scope, zmlx_error *error);
 bool zm_scope_failed(const zm_scope *scope);
+/* Whether its stream is the CPU's. */
+bool zm_scope_is_on_cpu(const zm_scope *scope);
 /* Records a failure found by the caller, unless there was one. Returns an empty array, so that an
  * operation can end with `return zm_scope_fail(...)`. */
 mlx_array zm_scope_fail(zm_scope *scope, zmlx_status code, const char *where, const char *format, ...)
@@ -112,6 +114,8 @@ mlx_array zm_argpartition(zm_scope *, mlx_array a, int kth, int axis);
 mlx_array zm_take(zm_scope *, mlx_array a, mlx_array indices, int axis);
 mlx_array zm_take_along_axis(zm_scope *, mlx_array a, mlx_array indices, int axis);
 mlx_array zm_put_along_axis(zm_scope *, mlx_array a, mlx_array indices, mlx_array values, int axis);
+/* rows [N, T] with updates [M, T] added to the rows that indices [M] name. */
+mlx_array zm_scatter_add_rows(zm_scope *, mlx_array rows, mlx_array indices, mlx_array updates);
 
 /* Products and layers. bias, biases, mask, sinks, freqs: an empty array (ctx NULL) where absent. */
 mlx_array zm_matmul(zm_scope *, mlx_array a, mlx_array b);

@@ -47,6 +47,8 @@ static double draw_whole(const table_run *run, int input, uint64_t i, size_t col
     case ZM_ROLE_MASK: return run->shape.data == DATA_INFINITE && columns && i / columns == 2 ? 0 : (double)(word % 3 != 0);
     case ZM_ROLE_FLAG: return (double)(word % 2);
     case ZM_ROLE_WORD: return (double)(uint32_t)word;
+    case ZM_ROLE_BYTE: /* no infinity or NaN of an 8-bit float among plain ones */
+        return (double)(run->shape.data == DATA_PLAIN && (word & 0x7c) == 0x7c ? (word ^ 4) % 256 : word % 256);
     default: return (double)(word % 256);
     }
 }

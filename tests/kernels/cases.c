@@ -37,11 +37,11 @@ typedef struct visit_state {
     bool has_sizes;   /* the case gives some */
 } visit_state;
 
-static void assign_rest(int *rest, int *n_rest, bool *is_known, const char *text) {
+static void assign_list(int *list, int *count, bool *is_known, const char *text) {
     *is_known = true;
-    for (*n_rest = 0; *text; text += strspn(text, ",")) {
+    for (*count = 0; *text; text += strspn(text, ",")) {
         char *end;
-        rest[(*n_rest)++] = (int)strtol(text, &end, 10);
+        list[(*count)++] = (int)strtol(text, &end, 10);
         text = end;
     }
 }
@@ -57,10 +57,11 @@ static void assign(visit_state *self, char *text) {
     if (!value) fail_case(self->entry->entry.name, text);
     *value++ = '\0';
     zm_sizes *sizes = &self->base.sizes;
-    bool is_rest = !strcmp(text, "..."), is_second = !strcmp(text, "I...");
-    self->has_sizes |= is_rest || is_second;
-    if (is_rest) return assign_rest(sizes->rest, &sizes->n_rest, &sizes->has_rest, value);
-    if (is_second) return assign_rest(sizes->second_rest, &sizes->n_second_rest, &sizes->has_second_rest, value);
+    bool is_rest = !strcmp(text, "..."), is_second = !strcmp(text, "I..."), is_tail = !strcmp(text, "t...");
+    self->has_sizes |= is_rest || is_second || is_tail;
+    if (is_rest) return assign_list(sizes->rest, &sizes->n_rest, &sizes->has_rest, value);
+    if (is_second) return assign_list(sizes->second_rest, &sizes->n_second_rest, &sizes->has_second_rest, value);
+    if (is_tail) return assign_list(sizes->tail, &sizes->n_tail, &sizes->has_tail, value);
     for (int i = 0; i < signature->n_inputs; i++)
         if (!strcmp(signature->inputs[i].name, text)) {
             if (value[0] || !signature->inputs[i].is_optional) fail_case(self->entry->entry.name, text);
@@ -105,6 +106,12 @@ static void fill_names(zm_sizes *sizes, const zm_kernel_entry *entry) {
         }
 }
 
+/* 0-d has no result of several elements. */
+static bool gets_longer(const zm_kernel_entry *entry) {
+    const zm_pattern *result = &entry->signature.output_patterns[0];
+    return result->n_dims == 1 && strchr(result->dims[0], '*');
+}
+
 static bool visit_shape(visit_state *self, const table_shape *shape, mlx_dtype dtype, bool wide) {
     table_run run = self->base;
     int factor;
@@ -128,7 +135,7 @@ static bool visit_shape(visit_state *self, const table_shape *shape, mlx_dtype d
             zm_sizes_set(&run.sizes, name, 1);
         else if (shape->columns >= 0)
             run.sizes.rest[run.sizes.n_rest++] = shape->columns;
-        if (name && shape->columns < 0 && factor > 1) return true; /* 0-d cannot be halved */
+        if (name && shape->columns < 0 && (factor > 1 || gets_longer(self->entry))) return true;
         if (name && shape->columns < self->entry->signature.input_patterns[0].least[0]) return true;
         if (!name && self->entry->signature.input_patterns[0].n_dims) run.sizes.n_rest = 1, run.sizes.rest[0] = 2;
     }

@@ -96,6 +96,7 @@ static void test_selection(void **state) {
     expect_values(&scope, zm_take_along_axis(&scope, x, cells, 1), VALUES(1, 2, 5), 0);
     mlx_array minus = zm_scalar(&scope, -1, MLX_FLOAT32);
     expect_values(&scope, zm_put_along_axis(&scope, x, cells, minus, 1), VALUES(0, -1, -1, 3, 4, -1), 0);
+    expect_values(&scope, zm_scatter_add_rows(&scope, x, rows, x), VALUES(2, 4, 2, 3, 8, 11), 0);
     end_well(&scope);
 }
 

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/row_function.h"
+
+zmlx_status zm_row_function_get(zm_row_function *function, const char *name, const zm_storage *storages, zmlx_error *error) {
+    const zm_kernel_entry *entry = zm_catalog_lookup(name);
+    const zm_variant *variant;
+    zmlx_kernel *kernel;
+    if (!entry) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "there is no kernel of this name");
+    ZM_TRY(zm_catalog_kernel(&kernel, entry, error));
+    ZM_TRY(zm_kernel_variant(&variant, kernel, ZM_GPU_NONE, storages, error));
+    *function = (zm_row_function){variant->function, kernel->forward->n_inputs};
+    return ZMLX_OK;
+}
+
+void zm_row_apply(const zm_row_function *function, void *output, const void *const *inputs, int64_t columns) {
+    static const int32_t layouts[ZM_ROW_MAX_INPUTS] = {ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN,
+                                                       ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN};
+    const zm_c_call call = {.inputs = inputs, .outputs = &output, .layouts = layouts, .rows = 1, .columns = columns};
+    function->function(&call, 0, 1, 0, columns);
+}

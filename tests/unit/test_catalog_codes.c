@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/* Kernels of the catalogue on codes, bits and indices: known values, both ways of unpacking, what is refused. */
+#include "kernels/unpack.h"
+#include "mlx_testing.h"
+#include "zmlx/kernels.h"
+
+static zmlx_error failure;
+#define OK(expression)                                                                          \
+    do {                                                                                        \
+        if ((expression) != ZMLX_OK) fail_msg("%s: %s: %s", #expression, failure.where, failure.message); \
+    } while (0)
+
+static void expect_refusal(zmlx_status status, const char *text) {
+    char whole[1400];
+    snprintf(whole, sizeof whole, "%s: %s", failure.where, failure.message);
+    assert_int_equal(status, ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(whole, text);
+}
+
+static mlx_array bytes_of(zm_scope *scope, const uint8_t *bytes, int count) {
+    return zm_from_data(scope, bytes, &count, 1, MLX_UINT8);
+}
+#define BYTES(scope, ...) bytes_of(scope, (const uint8_t[]){__VA_ARGS__}, (int)sizeof((const uint8_t[]){__VA_ARGS__}))
+
+static void test_known_values(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array y = {NULL}, one = zm_scalar(&scope, 1, MLX_FLOAT32), two = zm_scalar(&scope, 2, MLX_FLOAT32);
+    mlx_array e4m3 = BYTES(&scope, 0x38, 0x7e, 0x01, 0x81), e5m2 = BYTES(&scope, 0x3c, 0x7b, 0x7c, 0xfc);
+    OK(zmlx_dequantize_fp8(&y, e4m3, one, "e4m3", MLX_FLOAT32, stream, &failure));
+    expect_values(&scope, y, VALUES(1, 448, 0x1p-9, -0x1p-9), 0);
+    OK(zmlx_dequantize_fp8(&y, e5m2, one, "e5m2", MLX_FLOAT32, stream, &failure));
+    expect_values(&scope, y, VALUES(1, 57344, INFINITY, -INFINITY), 0);
+    mlx_array packed = BYTES(&scope, 0xf0, 0x78);
+    OK(zmlx_dequantize_int4(&y, packed, two, true, MLX_FLOAT16, stream, &failure));
+    assert_int_equal(mlx_array_dtype(y), MLX_FLOAT16);
+    expect_values(&scope, y, VALUES(0, -2, -16, 14), 0);
+    OK(zmlx_dequantize_nf4(&y, packed, one, MLX_FLOAT32, stream, &failure));
+    expect_values(&scope, y, VALUES(-1, 1, 0.07958029955625534, 0), 1e-7);
+    mlx_array code = BYTES(&scope, 1), v1 = zm_reshape(&scope, two, SHAPE(1)), v2 = zm_from_data(&scope, (const float[]){3}, SHAPE(1), MLX_FLOAT32);
+    OK(zmlx_fused_swiglu_quant(&y, code, v1, code, v2, 128, MLX_FLOAT32, stream, &failure));
+    expect_values(&scope, y, VALUES(5.2847825), 1e-6);
+    uint32_t stream_of_3[3] = {0x1f58d1, 0, 0};
+    mlx_array w = zm_from_data(&scope, stream_of_3, SHAPE(3), MLX_UINT32), ones = zm_reshape(&scope, one, SHAPE(1));
+    mlx_array zeros = zm_zeros(&scope, SHAPE(1), MLX_FLOAT32);
+    OK(zmlx_dequantize_affine_packed(&y, w, ones, zeros, 3, 32, stream, &failure));
+    expect_values(&scope, zm_slice_axis(&scope, y, 0, 0, 8, 1), VALUES(1, 2, 3, 4, 5, 6, 7, 0), 0);
+    mlx_array_free(y);
+    end_well(&scope);
+}
+
+/* Every width, lengths that are and are not whole groups of 8 codes. */
+static void test_both_ways_of_unpacking(void **state) {
+    (void)state;
+    static const int widths[] = {1, 2, 3, 4, 5, 6};
+    uint8_t bytes[600];
+    for (int i = 0; i < 600; i++) bytes[i] = (uint8_t)(i * 37 + i / 7);
+    for (int k = 0; k < COUNT(widths); k++)
+        for (int count = 15; count <= 600; count += 585) {
+            zm_scope scope;
+            zm_scope_begin(&scope, stream);
+            zm_catalog_call call = {.scope = &scope, .where = "test"};
+            mlx_array packed = bytes_of(&scope, bytes, count), want = zm_unpack_codes_composed(&call, packed, widths[k]);
+            double expected[4800];
+            int n = count * 8 / widths[k];
+            for (int i = 0; i < n; i++) {
+                expected[i] = 0;
+                for (int bit = 0; bit < widths[k]; bit++) {
+                    int at = i * widths[k] + bit;
+                    expected[i] += (bytes[at / 8] >> at % 8 & 1) << bit;
+                }
+            }
+            expect_values(&scope, want, expected, n, 0);
+            expect_values(&scope, zm_unpack_codes(&call, packed, widths[k]), expected, n, 0);
+            end_well(&scope);
+        }
+}
+
+static void test_bits(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array packed = {NULL}, y = {NULL};
+    mlx_array x = zm_from_data(&scope, (const int32_t[]){1, 0, 0, -5, 0, 0, 0, 9, 0, 1, 0, 0, 0, 0, 0, 0}, SHAPE(16), MLX_INT32);
+    mlx_array shape = zm_from_data(&scope, (const int64_t[]){2, 4, 2}, SHAPE(3), MLX_INT64);
+    mlx_array wrong = zm_from_data(&scope, (const int64_t[]){2, 4, 3}, SHAPE(3), MLX_INT64);
+    OK(zmlx_pack_bits(&packed, x, stream, &failure));
+    expect_values(&scope, packed, VALUES(0x89, 2), 0);
+    OK(zmlx_unpack_bits(&y, packed, shape, stream, &failure));
+    expect_shape(y, SHAPE(2, 4, 2));
+    expect_values(&scope, y, VALUES(1, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0), 0);
+    expect_refusal(zmlx_unpack_bits(&y, packed, wrong, stream, &failure), "zmlx_unpack_bits: original_shape: makes 24 elements, x has 16 bits");
+    expect_refusal(zmlx_pack_bits(&y, zm_slice_axis(&scope, x, 0, 0, 13, 1), stream, &failure),
+                   "zmlx_pack_bits: x: expected shape (8*N,), got (13,)");
+    mlx_array_free(packed);
+    mlx_array_free(y);
+    end_well(&scope);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array y = {NULL}, x = zm_zeros(&scope, SHAPE(3, 5), MLX_UINT8), scales = zm_zeros(&scope, SHAPE(2), MLX_FLOAT32);
+    mlx_array words = zm_zeros(&scope, SHAPE(3, 8), MLX_UINT32), groups = zm_zeros(&scope, SHAPE(3, 2), MLX_FLOAT16);
+    mlx_array index = zm_from_data(&scope, (const int32_t[]){0, 2, -1}, SHAPE(3), MLX_INT32), rows = zm_zeros(&scope, SHAPE(3, 2), MLX_FLOAT32);
+    expect_refusal(zmlx_dequantize_int8(&y, x, scales, MLX_FLOAT32, stream, &failure),
+                   "zmlx_dequantize_int8: scale: expected one element, got shape (2,)");
+    expect_refusal(zmlx_dequantize_int8(&y, words, scales, MLX_FLOAT32, stream, &failure),
+                   "zmlx_dequantize_int8: x: expected uint8 or int8, got uint32");
+    expect_refusal(zmlx_dequantize_blockwise(&y, x, scales, 4, 8, MLX_FLOAT32, stream, &failure),
+                   "zmlx_dequantize_blockwise: scales: expected shape (4,), got (2,)");
+    expect_refusal(zmlx_dequantize_blockwise(&y, x, scales, 8, 5, MLX_FLOAT32, stream, &failure),
+                   "zmlx_dequantize_blockwise: scales: expected shape (3,), got (2,)");
+    expect_refusal(zmlx_dequantize_blockwise(&y, x, scales, 12, 5, MLX_FLOAT32, stream, &failure),
+                   "zmlx_dequantize_blockwise: bits: expected 4 or 8, got 5");
+    expect_refusal(zmlx_dequantize_affine_packed(&y, words, groups, groups, 4, 64, stream, &failure),
+                   "zmlx_dequantize_affine_packed: w: 8 words a row are not the 128 codes of 4 bits that 2 groups of 64 have");
+    expect_refusal(zmlx_dequantize_affine_packed(&y, words, groups, groups, 7, 64, stream, &failure),
+                   "zmlx_dequantize_affine_packed: bits: expected 2, 3, 4, 5, 6 or 8, got 7");
+    expect_refusal(zmlx_dequantize_fp8(&y, x, zm_scalar(&scope, 1, MLX_FLOAT32), "e3m4", MLX_FLOAT32, stream, &failure),
+                   "dequantize_fp8: variant: expected choice e4m3|e5m2, got e3m4");
+    expect_refusal(zmlx_fused_gather_add(&y, rows, index, zm_zeros(&scope, SHAPE(3, 4), MLX_FLOAT32), stream, &failure),
+                   "zmlx_fused_gather_add: other: expected shape (3, 2), got (3, 4)");
+    zmlx_catalog_check_indices(true);
+    expect_refusal(zmlx_fused_gather_add(&y, rows, index, rows, stream, &failure),
+                   "zmlx_fused_gather_add: indices: element 2 is negative or too large; N is 3");
+    zmlx_catalog_check_indices(false);
+    assert_null(y.ctx);
+    end_well(&scope);
+}
+
+/* Many updates of one row: the same bits by rows, by columns and in one thread, as sums in order have. */
+static void test_scatter_adds_in_order(void **state) {
+    (void)state;
+    enum { UPDATES = 300, COLUMNS = 4096 };
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    float *values = malloc(UPDATES * COLUMNS * sizeof *values);
+    uint32_t indices[UPDATES], seed = 5;
+    assert_non_null(values);
+    for (int i = 0; i < UPDATES * COLUMNS; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        values[i] = (float)seed * 0x1p-20f;
+    }
+    for (int i = 0; i < UPDATES; i++) indices[i] = (uint32_t)i % 3;
+    mlx_array index = zm_from_data(&scope, indices, SHAPE(UPDATES), MLX_UINT32), y = {NULL};
+    mlx_array updates = zm_from_data(&scope, values, SHAPE(UPDATES, COLUMNS), MLX_FLOAT32);
+    OK(zmlx_fused_scatter_add(&y, index, updates, 3, host_stream, &failure));
+    assert_int_equal(mlx_array_eval(y), 0);
+    for (int column = 0; column < COLUMNS; column++)
+        for (int row = 0; row < 3; row++) {
+            float sum = 0;
+            for (int i = row; i < UPDATES; i += 3) sum += values[i * COLUMNS + column];
+            assert_true(mlx_array_data_float32(y)[row * COLUMNS + column] == sum);
+        }
+    mlx_array_free(y);
+    free(values);
+    end_well(&scope);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_known_values), cmocka_unit_test(test_both_ways_of_unpacking), cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_scatter_adds_in_order),
+    };
+    return cmocka_run_group_tests(tests, open_stream, close_stream);
+}

@@ -130,7 +130,7 @@ static zmlx_status choose_outputs(const zm_ir *ir, const zm_call *call, zm_stora
         if (ir->inputs[i].type == ZM_TYPE_FLOAT) first = mlx_array_dtype(call->inputs[i]);
     for (int i = 0; i < ir->n_outputs; i++) {
         mlx_dtype dtype = call->output_types ? call->output_types[i] : first;
-        if (ir->values[ir->outputs[i].value].type == ZM_TYPE_UINT) dtype = MLX_UINT32;
+        if (ir->values[ir->outputs[i].value].type == ZM_TYPE_UINT && dtype != MLX_UINT8) dtype = MLX_UINT32;
         if (!zm_storage_from_dtype(&storages[i], dtype))
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, ir->outputs[i].name, "cannot be stored as %s",
                            zm_dtype_name(dtype));

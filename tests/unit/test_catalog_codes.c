@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Kernels of the catalogue on codes, bits and indices: known values, both ways of unpacking, what is refused. */
+#include "kernels/indexing/indexing.h"
 #include "kernels/unpack.h"
 #include "mlx_testing.h"
 #include "zmlx/kernels.h"
@@ -38,7 +39,8 @@ static void test_known_values(void **state) {
     expect_values(&scope, y, VALUES(0, -2, -16, 14), 0);
     OK(zmlx_dequantize_nf4(&y, packed, one, MLX_FLOAT32, stream, &failure));
     expect_values(&scope, y, VALUES(-1, 1, 0.07958029955625534, 0), 1e-7);
-    mlx_array code = BYTES(&scope, 1), v1 = zm_reshape(&scope, two, SHAPE(1)), v2 = zm_from_data(&scope, (const float[]){3}, SHAPE(1), MLX_FLOAT32);
+    mlx_array code = BYTES(&scope, 1), v1 = zm_reshape(&scope, two, SHAPE(1));
+    mlx_array v2 = zm_from_data(&scope, (const float[]){3}, SHAPE(1), MLX_FLOAT32);
     OK(zmlx_fused_swiglu_quant(&y, code, v1, code, v2, 128, MLX_FLOAT32, stream, &failure));
     expect_values(&scope, y, VALUES(5.2847825), 1e-6);
     uint32_t stream_of_3[3] = {0x1f58d1, 0, 0};
@@ -160,10 +162,50 @@ static void test_scatter_adds_in_order(void **state) {
     end_well(&scope);
 }
 
+/* What a GPU computes by MLX's operations, here on the CPU: as the nodes, out-of-range indices included. */
+static void test_indexing_composed(void **state) {
+    (void)state;
+    double src[5 * 3], other[6 * 3], sums[4 * 3] = {0};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    fill(src, 15, 1);
+    fill(other, 18, 2);
+    const int32_t places[6] = {4, 0, -1, 3, 5, 3};
+    mlx_array table = zm_astype(&scope, floats(&scope, src, SHAPE(5, 3)), MLX_BFLOAT16);
+    mlx_array inputs[] = {table, zm_from_data(&scope, places, SHAPE(2, 3), MLX_INT32),
+                          zm_astype(&scope, floats(&scope, other, SHAPE(2, 3, 3)), MLX_BFLOAT16)};
+    zm_catalog_call call;
+    OK(zm_call_prepare(&call, zm_catalog_lookup("fused_gather_add"), &scope, inputs, NULL, &failure));
+    zm_gather_add_composed(&call);
+    mlx_array y = {NULL};
+    OK(zmlx_fused_gather_add(&y, inputs[0], inputs[1], inputs[2], stream, &failure));
+    for (int i = 0; i < 2; i++) {
+        mlx_array a = zm_slice_axis(&scope, zm_reshape2(&scope, i ? y : call.outputs[0], 6, 3), 0, 0, 2, 1);
+        mlx_array b = zm_slice_axis(&scope, zm_reshape2(&scope, i ? call.outputs[0] : y, 6, 3), 0, 0, 2, 1);
+        mlx_array difference = zm_subtract(&scope, a, b);
+        expect_values(&scope, difference, VALUES(0, 0, 0, 0, 0, 0), 0);
+        mlx_array bad = zm_slice_axis(&scope, zm_reshape2(&scope, i ? y : call.outputs[0], 6, 3), 0, 2, 5, 2);
+        mlx_array is_number = zm_greater_equal(&scope, zm_multiply(&scope, bad, bad), zm_scalar(&scope, 0, MLX_BFLOAT16));
+        expect_values(&scope, is_number, VALUES(0, 0, 0, 0, 0, 0), 0);
+    }
+    mlx_array updates[] = {inputs[1], floats(&scope, other, SHAPE(2, 3, 3))};
+    zmlx_catalog_value rows[] = {{4, 0}};
+    OK(zm_call_prepare(&call, zm_catalog_lookup("fused_scatter_add"), &scope, updates, rows, &failure));
+    zm_scatter_add_composed(&call);
+    OK(zmlx_fused_scatter_add(&y, updates[0], updates[1], 4, stream, &failure));
+    for (int i = 0; i < 18; i++)
+        if (places[i / 3] >= 0 && places[i / 3] < 4) sums[places[i / 3] * 3 + i % 3] += other[i];
+    expect_values(&scope, call.outputs[0], sums, 12, 1e-6);
+    expect_values(&scope, y, sums, 12, 1e-6);
+    mlx_array_free(y);
+    end_well(&scope);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_values), cmocka_unit_test(test_both_ways_of_unpacking), cmocka_unit_test(test_bits),
         cmocka_unit_test(test_refusals),     cmocka_unit_test(test_scatter_adds_in_order),
+        cmocka_unit_test(test_indexing_composed),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

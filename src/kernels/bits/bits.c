@@ -33,7 +33,8 @@ void zm_compose_unpack_bits(zm_catalog_call *call) {
         count *= size;
     }
     if (count != expected) {
-        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "original_shape: makes %.0f elements, x has %.0f bits", count, expected);
+        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "original_shape: makes %.0f elements, x has %.0f bits", count,
+                      expected);
         return;
     }
     call->outputs[0] = zm_reshape(scope, call->outputs[0], shape, n_dims);

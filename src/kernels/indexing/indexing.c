@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "kernels/indexing/indexing.h"
 #include "kernels/row_function.h"
 #include "runtime/workers.h"
 
@@ -86,7 +87,8 @@ static void gather_piece(void *context, size_t begin, size_t end) {
             fill_nan(to, self->dtype, self->columns);
             continue;
         }
-        const void *in[] = {(const char *)work->inputs[0].data + indices[i] * stride, (const char *)work->inputs[2].data + i * stride};
+        const void *in[] = {(const char *)work->inputs[0].data + indices[i] * stride,
+                            (const char *)work->inputs[2].data + i * stride};
         zm_row_apply(&self->function, to, in, self->columns);
     }
 }
@@ -166,8 +168,10 @@ static zmlx_status scatter_vjp(const void *state, mlx_array *gradients, const in
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class gather_class = {.name = "zmlx.gather_add", .evaluate_cpu = gather_add, .vjp = gather_vjp, .free_state = free};
-static const zm_node_class scatter_class = {.name = "zmlx.scatter_add", .evaluate_cpu = scatter_add, .vjp = scatter_vjp, .free_state = free};
+static const zm_node_class gather_class = {.name = "zmlx.gather_add", .evaluate_cpu = gather_add, .vjp = gather_vjp,
+                                           .free_state = free};
+static const zm_node_class scatter_class = {.name = "zmlx.scatter_add", .evaluate_cpu = scatter_add, .vjp = scatter_vjp,
+                                            .free_state = free};
 
 static indexed *new_state(zm_catalog_call *call, const char *part, mlx_dtype dtype, const zm_storage *storages, const int *shape,
                           int n_dims) {
@@ -185,54 +189,71 @@ static indexed *new_state(zm_catalog_call *call, const char *part, mlx_dtype dty
     return NULL;
 }
 
+void zm_gather_add_composed(zm_catalog_call *call) {
+    zm_scope *scope = call->scope;
+    mlx_array src = call->inputs[0], other = call->inputs[2];
+    /* In float32, so that its gradient is summed in it. */
+    mlx_array wide = zm_astype(scope, src, MLX_FLOAT32), index = flat(scope, call->inputs[1]);
+    if (zm_scope_failed(scope)) return;
+    wide = zm_reshape2(scope, wide, zm_dim(src, 0), columns_of(mlx_array_shape(src), (int)mlx_array_ndim(src)));
+    mlx_array rows = take_rows(scope, wide, index, zm_float_from_bits(0x7fc00000));
+    rows = zm_reshape(scope, rows, mlx_array_shape(other), (int)mlx_array_ndim(other));
+    mlx_array inputs[] = {zm_astype(scope, rows, call->data_type), other};
+    zm_call_part(call, call->outputs, "add", inputs, NULL, call->output_types);
+}
+
 void zm_compose_fused_gather_add(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
     mlx_array src = call->inputs[0], other = call->inputs[2];
     if (zm_scope_failed(scope)) return;
-    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(other), .dtype = call->data_type};
-    memcpy(spec.shape, mlx_array_shape(other), (size_t)spec.n_dims * sizeof(int));
     if (columns_of(mlx_array_shape(src), (int)mlx_array_ndim(src)) < 0) {
         zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, call->where, "src: a row has more than 2^31 - 1 elements");
         return;
     }
-    if (zm_scope_is_on_cpu(scope)) {
-        zm_storage storage;
-        zm_storage_from_dtype(&storage, call->data_type);
-        indexed *self = new_state(call, "add", call->data_type, (zm_storage[]){storage, storage, storage}, mlx_array_shape(src),
-                                  (int)mlx_array_ndim(src));
-        if (self) call->outputs[0] = zm_node(scope, &spec, &gather_class, self, call->inputs, 3);
+    if (!zm_scope_is_on_cpu(scope)) {
+        zm_gather_add_composed(call);
         return;
     }
-    /* In float32, so that its gradient is summed in it. */
-    int columns = columns_of(mlx_array_shape(src), (int)mlx_array_ndim(src));
-    mlx_array wide = zm_reshape2(scope, zm_astype(scope, src, MLX_FLOAT32), zm_call_size(call, "N"), columns);
-    mlx_array rows = take_rows(scope, wide, flat(scope, call->inputs[1]), zm_float_from_bits(0x7fc00000));
-    mlx_array inputs[] = {zm_astype(scope, zm_reshape(scope, rows, spec.shape, spec.n_dims), call->data_type), other};
-    zm_call_part(call, call->outputs, "add", inputs, NULL, call->output_types);
+    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(other), .dtype = call->data_type};
+    memcpy(spec.shape, mlx_array_shape(other), (size_t)spec.n_dims * sizeof(int));
+    zm_storage storage;
+    zm_storage_from_dtype(&storage, call->data_type);
+    indexed *self = new_state(call, "add", call->data_type, (zm_storage[]){storage, storage, storage}, mlx_array_shape(src),
+                              (int)mlx_array_ndim(src));
+    if (self) call->outputs[0] = zm_node(scope, &spec, &gather_class, self, call->inputs, 3);
+}
+
+static bool sum_shape(zm_node_output *spec, const zm_catalog_call *call) {
+    *spec = (zm_node_output){.dtype = MLX_FLOAT32};
+    return zm_call_size(call, "n_rows") < INT32_MAX &&
+           zm_pattern_shape(spec->shape, &spec->n_dims, &call->entry->signature.output_patterns[0], &call->sizes) &&
+           columns_of(spec->shape, spec->n_dims) >= 0;
+}
+
+void zm_scatter_add_composed(zm_catalog_call *call) {
+    zm_scope *scope = call->scope;
+    zm_node_output spec;
+    mlx_array index = flat(scope, call->inputs[0]);
+    if (zm_scope_failed(scope) || !sum_shape(&spec, call)) return;
+    mlx_array updates = zm_reshape2(scope, call->inputs[1], zm_dim(index, 0), columns_of(spec.shape, spec.n_dims));
+    call->outputs[0] = zm_reshape(scope, add_rows(scope, index, updates, spec.shape[0]), spec.shape, spec.n_dims);
 }
 
 void zm_compose_fused_scatter_add(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
-    mlx_array updates = call->inputs[1];
-    zm_node_output spec = {.dtype = MLX_FLOAT32};
-    int n_rows = zm_call_size(call, "n_rows");
+    zm_node_output spec;
     if (zm_scope_failed(scope)) return;
-    if (call->values[0].number > INT32_MAX - 1 ||
-        !zm_pattern_shape(spec.shape, &spec.n_dims, &call->entry->signature.output_patterns[0], &call->sizes) ||
-        columns_of(spec.shape, spec.n_dims) < 0) {
+    if (!sum_shape(&spec, call)) {
         zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "n_rows: the result is too large");
         return;
     }
-    if (zm_scope_is_on_cpu(scope)) {
-        zm_storage storage;
-        zm_storage_from_dtype(&storage, call->data_type);
-        indexed *self = new_state(call, "accumulated", call->data_type,
-                                  (zm_storage[]){ZM_STORAGE_FLOAT32, storage, ZM_STORAGE_FLOAT32}, spec.shape, spec.n_dims);
-        if (self) call->outputs[0] = zm_node(scope, &spec, &scatter_class, self, call->inputs, 2);
+    if (!zm_scope_is_on_cpu(scope)) {
+        zm_scatter_add_composed(call);
         return;
     }
-    mlx_array index = flat(scope, call->inputs[0]);
-    if (zm_scope_failed(scope)) return;
-    mlx_array flat_updates = zm_reshape2(scope, updates, zm_dim(index, 0), columns_of(spec.shape, spec.n_dims));
-    call->outputs[0] = zm_reshape(scope, add_rows(scope, index, flat_updates, n_rows), spec.shape, spec.n_dims);
+    zm_storage storage;
+    zm_storage_from_dtype(&storage, call->data_type);
+    indexed *self = new_state(call, "accumulated", call->data_type, (zm_storage[]){ZM_STORAGE_FLOAT32, storage, ZM_STORAGE_FLOAT32},
+                              spec.shape, spec.n_dims);
+    if (self) call->outputs[0] = zm_node(scope, &spec, &scatter_class, self, call->inputs, 2);
 }

@@ -280,6 +280,32 @@ static void test_checked_indices(void **state) {
     for (mlx_array *array = (mlx_array[]){x, w, i, y, none}; array->ctx; array++) mlx_array_free(*array);
 }
 
+static int apply_swiglu(mlx_vector_array *results, const mlx_vector_array inputs) {
+    mlx_array x = mlx_array_new(), y = mlx_array_new();
+    int failed = mlx_vector_array_get(&x, inputs, 0) || zmlx_swiglu(&y, x, stream, NULL) || mlx_vector_array_set_value(results, y);
+    mlx_array_free(x);
+    mlx_array_free(y);
+    return failed;
+}
+
+/* A gradient of its own leaves forward mode as it was: silu(1) and silu'(1) for ones. */
+static void test_forward_mode_of_split_units(void **state) {
+    (void)state;
+    mlx_array x = ARRAY(MLX_FLOAT32, 2, 6), t = mlx_array_new();
+    mlx_vector_array primals = mlx_vector_array_new_value(x), values = mlx_vector_array_new(), tangents = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func(apply_swiglu);
+    assert_int_equal(mlx_jvp(&values, &tangents, function, primals, primals), 0);
+    assert_int_equal(mlx_vector_array_get(&t, tangents, 0) + mlx_array_eval(t), 0);
+    double s = 1 / (1 + exp(-1.0)), expected = s + s * (1 + (1 - s));
+    assert_true(fabs((double)mlx_array_data_float32(t)[5] - expected) < 1e-6);
+    mlx_closure_free(function);
+    mlx_vector_array_free(primals);
+    mlx_vector_array_free(values);
+    mlx_vector_array_free(tangents);
+    mlx_array_free(x);
+    mlx_array_free(t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_are_complete), cmocka_unit_test(test_wrong_arrays),
@@ -288,6 +314,7 @@ int main(void) {
         cmocka_unit_test(test_kahan_sums),        cmocka_unit_test(test_topk_ways),
         cmocka_unit_test(test_linear_cross_entropy_memory), cmocka_unit_test(test_dropout_chi_square),
         cmocka_unit_test(test_bench), cmocka_unit_test(test_checked_indices),
+        cmocka_unit_test(test_forward_mode_of_split_units),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -165,7 +165,7 @@ void zm_compose_paged_attention(zm_catalog_call *call) {
         zmlx_error error;
         mlx_array made = mlx_array_new();
         mlx_array_set(&made, call->outputs[0]);
-        if (zm_custom_vjp(&made, 1, call->inputs, N_INPUTS, "zmlx.paged_attention", differentiate, &self,
+        if (zm_custom_vjp(&made, 1, call->inputs, N_INPUTS, "zmlx.paged_attention", differentiate, NULL, &self,
                           sizeof self, scope->stream, &error))
             zm_scope_fail(scope, error.code, error.where, "%s", error.message);
         call->outputs[0] = zm_scope_own(scope, made);

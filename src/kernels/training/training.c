@@ -102,7 +102,7 @@ void zm_compose_linear_cross_entropy(zm_catalog_call *call) {
     zmlx_error error;
     mlx_array made = mlx_array_new();
     mlx_array_set(&made, call->outputs[0]);
-    if (zm_custom_vjp(&made, 1, call->inputs, 3, "zmlx.linear_cross_entropy", differentiate, &all, sizeof all, scope->stream,
+    if (zm_custom_vjp(&made, 1, call->inputs, 3, "zmlx.linear_cross_entropy", differentiate, NULL, &all, sizeof all, scope->stream,
                       &error))
         zm_scope_fail(scope, error.code, error.where, "%s", error.message);
     call->outputs[0] = zm_scope_own(scope, made);

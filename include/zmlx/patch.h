@@ -8,8 +8,7 @@
  *
  * A pattern matches modules by their declared kind and fields, never by names; what it does not know it
  * leaves alone and lists with a reason. Without explicit patterns only those are applied that a row of the
- * pattern table declares proven for the model's family, device and type. Patched modules serve calls of at
- * most 32 tokens; longer calls run the standard operations. No weight is changed or copied. */
+ * pattern table declares proven for the model's family, device and type. No weight is changed or copied. */
 #ifndef ZMLX_PATCH_H
 #define ZMLX_PATCH_H
 
@@ -24,7 +23,7 @@ typedef struct zmlx_patch_options {
     size_t n_patterns;           /* 0 with patterns set: patch nothing */
     const char *const *exclude;  /* never these */
     size_t n_exclude;
-    int max_fused_tokens; /* 0: 32; negative: fused paths are never taken */
+    int max_fused_tokens; /* longer calls run the standard operations; 0: no limit; negative: all do */
     bool dry_run;         /* report what would happen, change nothing */
 } zmlx_patch_options;
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Which patterns a call means, and zmlx_patch itself. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -103,8 +104,8 @@ zmlx_status zm_patch_resolve(zm_patch_request *request, zm_report *report, const
                              const zmlx_patch_options *options, zmlx_error *error) {
     static const zmlx_patch_options defaults;
     if (!options) options = &defaults;
-    *request = (zm_patch_request){.max_fused_tokens = options->max_fused_tokens ? options->max_fused_tokens
-                                                                                : ZM_MAX_FUSED_TOKENS};
+    int max_fused_tokens = options->max_fused_tokens ? options->max_fused_tokens : INT_MAX;
+    *request = (zm_patch_request){.max_fused_tokens = max_fused_tokens};
     const zm_patch_pattern *candidates[ZM_PATTERN_COUNT];
     size_t n_candidates;
     bool explicit_choice = options->patterns != NULL;

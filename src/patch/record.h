@@ -13,7 +13,6 @@ typedef struct zm_patch_request {
     int max_fused_tokens; /* 0 or less: fused paths are never taken */
 } zm_patch_request;
 
-enum { ZM_MAX_FUSED_TOKENS = 32 };
 
 /* Chooses the patterns: the explicit ones, or those proven for the model; names them and the notes that
  * belong to the choice in report. */

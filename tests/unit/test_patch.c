@@ -158,6 +158,9 @@ static void test_guard_counts_tokens(void **state) {
     for (size_t i = 0; i < n_modules; i++) {
         float *expected = output_of(modules[i], 1, 33, 3, &count);
         patch(NULL);
+        assert_int_equal(original_calls(modules[i], 1, 33), 0); /* without a limit */
+        zmlx_unpatch(&model);
+        patch(&(zmlx_patch_options){.max_fused_tokens = 32});
         assert_int_equal(original_calls(modules[i], 1, 32), 0);
         assert_int_equal(original_calls(modules[i], 1, 33), 1);
         bool one_sequence = modules[i]->kind == ZM_MODULE_SHORT_CONV; /* is all it serves */
@@ -375,7 +378,8 @@ static void test_nested_patches(void **state) {
     static const char *const order[] = {"quantized_linear", "swiglu_mlp", "moe_mlp"};
     size_t count;
     float *expected = output_of(&tree.swiglu->base, 1, 40, 5, &count);
-    const zmlx_patch_report *report = patch(&(zmlx_patch_options){.patterns = order, .n_patterns = 3});
+    const zmlx_patch_report *report = patch(
+        &(zmlx_patch_options){.patterns = order, .n_patterns = 3, .max_fused_tokens = 32});
     assert_non_null(tree.swiglu->up_proj->base.patch_state);
     assert_non_null(tree.swiglu->base.patch_state);
     assert_non_null(tree.moe[0]->router->base.patch_state);

@@ -17,12 +17,12 @@ typedef struct block {
     const float *x[TOKENS], *group_sums[TOKENS];
 } block;
 
-/* What a kernel is made for: always constants. Rows [first_row, first_row + n_rows) of a block. */
+/* What a kernel is made for: always constants. */
 typedef struct tile {
     zm_matrix_kind kind;
     zm_storage storage; /* of a dense matrix */
     int bits, group_size;
-    int first_row, n_rows, n_tokens;
+    int n_rows, n_tokens;
 } tile;
 
 /* LANES scales of a row from group `first` on, the missing ones 0. */
@@ -42,7 +42,7 @@ INLINE void start_groups(vector *scales, vector (*sums)[TOKENS], const block *ro
     zm_storage storage = rows->matrix->storage;
     UNROLL
     for (int r = 0; r < of.n_rows; r++) {
-        const unsigned char *row = rows->scales[of.first_row + r], *biases = rows->biases[of.first_row + r];
+        const unsigned char *row = rows->scales[r], *biases = rows->biases[r];
         scales[r] = load_scales(row, first, n_groups, of.kind, storage);
         if (of.kind == ZM_MATRIX_MXFP4) continue;
         __builtin_prefetch(row + SCALES_AHEAD);
@@ -87,7 +87,7 @@ INLINE void add_words(vector (*sums)[TOKENS], const vector *scales, const block 
     vector dots[ZM_ROW_BLOCK][TOKENS];
     UNROLL
     for (int r = 0; r < of.n_rows; r++) {
-        const unsigned char *source = rows->codes[of.first_row + r] + word * (size_t)pack.word_bits / 8;
+        const unsigned char *source = rows->codes[r] + word * (size_t)pack.word_bits / 8;
         words[r] = n_bytes >= (size_t)pack.n_bytes ? load_words(source, pack.word_bits)
                                                    : load_some_words(source, pack.word_bits, n_bytes);
         __builtin_prefetch(source + AHEAD);
@@ -95,15 +95,17 @@ INLINE void add_words(vector (*sums)[TOKENS], const vector *scales, const block 
     UNROLL
     for (int code = 0; code < pack.n_codes; code++) {
         size_t place = word * (size_t)pack.n_codes + (size_t)(code * LANES);
+        vector values[ZM_ROW_BLOCK];
         UNROLL
-        for (int r = 0; r < of.n_rows; r++) {
-            vector values = of.kind == ZM_MATRIX_MXFP4 ? mxfp4_values(words[r] >> (of.bits * code))
-                                                       : affine_codes(words[r], mask, of.bits, pack, code);
+        for (int r = 0; r < of.n_rows; r++)
+            values[r] = of.kind == ZM_MATRIX_MXFP4 ? mxfp4_values(words[r] >> (of.bits * code))
+                                                   : affine_codes(words[r], mask, of.bits, pack, code);
+        UNROLL
+        for (int t = 0; t < of.n_tokens; t++) {
+            vector x = load_vector(rows->x[t] + place);
             UNROLL
-            for (int t = 0; t < of.n_tokens; t++) {
-                vector x = load_vector(rows->x[t] + place);
-                dots[r][t] = code ? multiply_add(values, x, dots[r][t]) : values * x;
-            }
+            for (int r = 0; r < of.n_rows; r++)
+                dots[r][t] = code ? multiply_add(values[r], x, dots[r][t]) : values[r] * x;
         }
     }
     UNROLL
@@ -138,7 +140,7 @@ INLINE void dense_block(vector (*sums)[TOKENS], const block *rows, tile of) {
     for (size_t i = 0; i < rows->matrix->in_features; i += LANES) {
         UNROLL
         for (int r = 0; r < of.n_rows; r++) {
-            vector values = load_stored(rows->codes[of.first_row + r] + i * size, of.storage, LANES);
+            vector values = load_stored(rows->codes[r] + i * size, of.storage, LANES);
             UNROLL
             for (int t = 0; t < of.n_tokens; t++)
                 sums[r][t] = multiply_add(values, load_vector(rows->x[t] + i), sums[r][t]);
@@ -204,6 +206,7 @@ INLINE void place_tokens(block *rows, const zm_product *product, size_t token, s
     UNROLL
     for (int t = 0; t < of.n_tokens; t++) {
         size_t place = token + ((size_t)t < n_tokens ? (size_t)t : n_tokens - 1);
+        if (product->tokens) place = product->tokens[place];
         rows->x[t] = product->prepared + place * product->prepared_stride;
         rows->group_sums[t] = rows->x[t] + n_values;
     }
@@ -220,19 +223,15 @@ INLINE void one_token_rows(const zm_product *product, size_t row_begin, size_t r
 }
 
 INLINE void multiply_rows(const zm_product *product, size_t row_begin, size_t row_end, tile of) {
+    block rows = {.matrix = product->matrix};
     of.n_rows = TOKEN_ROWS, of.n_tokens = TOKENS;
-    for (size_t row = row_begin; row < row_end; row += ZM_ROW_BLOCK) {
-        size_t n_rows = row_end - row < ZM_ROW_BLOCK ? row_end - row : ZM_ROW_BLOCK;
-        block rows = {.matrix = product->matrix};
-        place_rows(&rows, product, row, n_rows, ZM_ROW_BLOCK, of);
-        for (size_t token = 0; token < product->n_tokens; token += TOKENS) {
-            size_t left = product->n_tokens - token;
-            place_tokens(&rows, product, token, left, of);
-            for (size_t r = 0; r < n_rows; r += TOKEN_ROWS) {
-                of.first_row = (int)r;
-                float *y = product->y + token * product->y_stride + row - row_begin + r;
-                multiply_tile(y, product, &rows, row + r, n_rows - r, left, of);
-            }
+    for (size_t token = 0; token < product->n_tokens; token += TOKENS) {
+        size_t left = product->n_tokens - token;
+        float *y = product->y + token * product->y_stride;
+        place_tokens(&rows, product, token, left, of);
+        for (size_t row = row_begin; row < row_end; row += TOKEN_ROWS) {
+            place_rows(&rows, product, row, row_end - row, TOKEN_ROWS, of);
+            multiply_tile(y + row - row_begin, product, &rows, row, row_end - row, left, of);
         }
     }
 }

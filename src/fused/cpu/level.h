@@ -33,7 +33,8 @@ typedef struct zm_order {
 typedef struct zm_product {
     const zm_matrix *matrix;
     size_t expert, n_tokens;
-    const float *prepared; /* n_tokens times prepared_stride */
+    const uint32_t *tokens; /* the place of each token in `prepared`; NULL: one after the other */
+    const float *prepared;  /* rows of prepared_stride */
     size_t prepared_stride;
     float *y;
     size_t y_stride;

@@ -22,7 +22,7 @@ static bool supported(void) {
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #endif
 
-enum { LANES = 16, ONE_TOKEN_ROWS = 1, TOKEN_ROWS = 2, LOOKUP_BITS = 4 };
+enum { LANES = 16, ONE_TOKEN_ROWS = 1, TOKEN_ROWS = 4, LOOKUP_BITS = 4 };
 
 typedef float vector __attribute__((vector_size(64)));
 typedef int32_t vector_int __attribute__((vector_size(64)));

@@ -67,31 +67,30 @@ void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared
     zm_pool_run(engine.pool, zm_row_blocks(matrix), zm_row_grain(matrix, n_tokens), multiply_blocks, &loop);
 }
 
-static void multiply_part(const zm_cpu_level *level, const zm_matrix *matrix, const zm_prepared *x, size_t expert,
-                          zm_token_range tokens, size_t row_begin, size_t row_end, float *y) {
+static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, const zm_prepared *x, size_t expert,
+                          zm_token_list tokens, size_t first, size_t row_begin, size_t row_end, float *y) {
     zm_product product = {.matrix = matrix,
                           .expert = expert,
-                          .n_tokens = tokens.count,
-                          .prepared = x->data + tokens.first * x->stride,
+                          .n_tokens = tokens.count - first < PART ? tokens.count - first : PART,
+                          .tokens = tokens.indices ? tokens.indices + first : NULL,
+                          .prepared = x->data + (tokens.indices ? 0 : first * x->stride),
                           .prepared_stride = x->stride,
                           .y = y,
                           .y_stride = PART};
-    level->multiply(&product, row_begin, row_end);
+    rows->level->multiply(&product, row_begin, row_end);
 }
 
-void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_range tokens, size_t row_begin,
+void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_list tokens, size_t row_begin,
                        size_t row_end, float *h, size_t h_stride) {
     _Alignas(64) float gate[PART * PART], up[PART * PART];
-    for (size_t done = 0; done < tokens.count; done += PART) {
-        zm_token_range some = {.first = tokens.first + done, .count = tokens.count - done};
-        if (some.count > PART) some.count = PART;
-        for (size_t row = row_begin; row < row_end; row += PART) {
-            size_t end = row_end - row < PART ? row_end : row + PART;
-            multiply_part(rows->level, rows->gate, rows->gate_x, expert, some, row, end, gate);
-            multiply_part(rows->level, rows->up, rows->up_x, expert, some, row, end, up);
-            for (size_t t = 0; t < some.count; t++)
-                rows->level->activate(h + (done + t) * h_stride + row, gate + t * PART, up + t * PART,
-                                      end - row, rows->activation);
+    for (size_t row = row_begin; row < row_end; row += PART) {
+        size_t end = row_end - row < PART ? row_end : row + PART;
+        for (size_t first = 0; first < tokens.count; first += PART) {
+            multiply_part(rows, rows->gate, rows->gate_x, expert, tokens, first, row, end, gate);
+            multiply_part(rows, rows->up, rows->up_x, expert, tokens, first, row, end, up);
+            for (size_t t = 0; t < PART && first + t < tokens.count; t++)
+                rows->level->activate(h + (first + t) * h_stride + row, gate + t * PART, up + t * PART, end - row,
+                                      rows->activation);
         }
     }
 }

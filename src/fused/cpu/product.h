@@ -30,8 +30,8 @@ void zm_prepare(zm_engine engine, const zm_prepared *prepared, const float *x, s
 void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared *prepared, size_t n_tokens,
                     float *y);
 
-/* h[token * h_stride + row] = activation(gate row, up row) for the rows of [row_begin, row_end), on this
- * thread. */
+/* h[i * h_stride + row] = activation(gate row, up row) of the list's token i for the rows of [row_begin, row_end),
+ * on this thread. */
 typedef struct zm_gated_rows {
     const zm_cpu_level *level;
     const zm_matrix *gate, *up;
@@ -39,11 +39,12 @@ typedef struct zm_gated_rows {
     zm_activation activation;
 } zm_gated_rows;
 
-typedef struct zm_token_range {
-    size_t first, count;
-} zm_token_range;
+typedef struct zm_token_list {
+    const uint32_t *indices; /* NULL: 0 to count - 1 */
+    size_t count;
+} zm_token_list;
 
-void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_range tokens, size_t row_begin,
+void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_list tokens, size_t row_begin,
                        size_t row_end, float *h, size_t h_stride);
 
 /* Blocks of ZM_ROW_BLOCK rows of a matrix, and how many of them are worth a thread. */

@@ -19,7 +19,7 @@ typedef struct gated_mlp {
 
 typedef struct gated_loop {
     zm_gated_rows rows;
-    zm_token_range tokens;
+    zm_token_list tokens;
     float *h;
     size_t h_stride;
 } gated_loop;
@@ -55,7 +55,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
                  .gate_x = &gate_x,
                  .up_x = self->shared ? &gate_x : &up_x,
                  .activation = self->activation},
-        .tokens = {.first = 0, .count = self->n_tokens},
+        .tokens = {.count = self->n_tokens},
         .h = h,
         .h_stride = gate.out_features,
     };

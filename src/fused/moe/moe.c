@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* A mixture of experts as one node. The experts are in-place rows of the stacked weights. A first loop
- * computes h(gate, up) for all (token, chosen expert, rows); a second one computes the rows of down and
- * adds them up in the order of the chosen list, so that the sum does not depend on the threads. */
+/* A mixture of experts as one node. The experts are in-place rows of the stacked weights. The tokens are
+ * grouped by expert. A first loop computes h(gate, up) for the rows of each expert and its tokens; a second one
+ * computes the rows of down and adds them up in the order of each token's chosen list, so that a sum depends
+ * neither on the other tokens nor on the threads. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "fused/cpu/product.h"
 #include "fused/moe/gating.h"
 #include "fused/step.h"
+
+enum {
+    SLICE = 512, /* tokens at a time: bounds the scratch memory */
+    ROWS = 64    /* of down, for all experts, before they are added up */
+};
 
 typedef struct moe {
     zm_engine engine;
@@ -19,41 +25,66 @@ typedef struct moe {
     zm_gating_rule rule;
     size_t n_tokens;
     zm_workspace workspace;
-    size_t router_place, gate_place, up_place, down_place, h_place;
-    size_t logits_place, scores_place, weights_place, experts_place, x_place, y_place;
+    size_t router_place, gate_place, up_place, down_place, h_place, outputs_place;
+    size_t logits_place, scores_place, weights_place, experts_place, tokens_place, slots_place, groups_place;
+    size_t x_place, y_place;
 } moe;
 
-/* One evaluation. A pair is a token and one of its experts. */
+/* An expert and its tokens: slots [first, first + count) of the order by expert. */
+typedef struct group {
+    uint32_t expert, first, count;
+} group;
+
+/* One evaluation over a slice of the tokens. A pair is a token and one of its experts. */
 typedef struct run {
     const moe *self;
     zm_matrix router, gate, up, down;
     zm_prepared router_x, gate_x, up_x, down_x;
+    size_t n_tokens, n_groups;
     uint32_t *experts; /* n_tokens times top_k */
-    float *weights, *h, *y;
+    uint32_t *tokens;  /* of each slot */
+    uint32_t *slots;   /* of each pair */
+    group *groups;
+    float *weights;
+    float *h, *outputs; /* a row a slot */
+    float *y;
 } run;
+
+static size_t slice_size(size_t n_tokens) { return n_tokens < SLICE ? n_tokens : SLICE; }
 
 static void choose_experts(const run *of, const float *logits, const float *expert_bias, float *scores) {
     const zm_gating_rule *rule = &of->self->rule;
-    for (size_t token = 0; token < of->self->n_tokens; token++)
+    for (size_t token = 0; token < of->n_tokens; token++)
         zm_gating_choose(of->experts + token * rule->top_k, of->weights + token * rule->top_k, rule,
                          of->self->engine.level, logits + token * rule->n_experts, expert_bias, scores);
 }
 
-/* Calls a function for each row range of an index range over (item, row block). */
-typedef void (*item_rows)(const run *of, size_t item, size_t row_begin, size_t row_end);
-
-static void for_items(const run *of, const zm_matrix *matrix, size_t begin, size_t end, item_rows function) {
-    size_t blocks = zm_row_blocks(matrix);
-    while (begin < end) {
-        size_t item = begin / blocks, first = begin % blocks;
-        size_t last = first + (end - begin);
-        if (last > blocks) last = blocks;
-        function(of, item, zm_block_row(matrix, first), zm_block_row(matrix, last));
-        begin += last - first;
+/* Sorts the pairs by expert. */
+static void group_tokens(run *of) {
+    size_t top_k = of->self->rule.top_k, n_experts = of->self->rule.n_experts, n_pairs = of->n_tokens * top_k;
+    group *groups = of->groups;
+    memset(groups, 0, n_experts * sizeof *groups);
+    for (size_t pair = 0; pair < n_pairs; pair++) groups[of->experts[pair]].count++;
+    uint32_t first = 0;
+    for (uint32_t expert = 0; expert < n_experts; expert++) {
+        groups[expert].expert = expert;
+        groups[expert].first = first;
+        first += groups[expert].count;
+    }
+    for (size_t pair = 0; pair < n_pairs; pair++) {
+        uint32_t slot = groups[of->experts[pair]].first++;
+        of->tokens[slot] = (uint32_t)(pair / top_k);
+        of->slots[pair] = slot;
+    }
+    of->n_groups = 0;
+    for (size_t expert = 0; expert < n_experts; expert++) {
+        if (!groups[expert].count) continue;
+        groups[expert].first -= groups[expert].count;
+        groups[of->n_groups++] = groups[expert];
     }
 }
 
-static void gated_pair(const run *of, size_t pair, size_t row_begin, size_t row_end) {
+static void gated_group(const run *of, const group *some, size_t row_begin, size_t row_end) {
     const moe *self = of->self;
     zm_gated_rows rows = {.level = self->engine.level,
                           .gate = &of->gate,
@@ -61,44 +92,55 @@ static void gated_pair(const run *of, size_t pair, size_t row_begin, size_t row_
                           .gate_x = &of->gate_x,
                           .up_x = &of->up_x,
                           .activation = self->activation};
-    zm_token_range token = {.first = pair / self->rule.top_k, .count = 1};
     size_t stride = of->gate.out_features;
-    zm_gated_rows_run(&rows, of->experts[pair], token, row_begin, row_end, of->h + pair * stride, stride);
+    zm_token_list tokens = {.indices = of->tokens + some->first, .count = some->count};
+    zm_gated_rows_run(&rows, some->expert, tokens, row_begin, row_end, of->h + some->first * stride, stride);
 }
 
+/* An index range over (group, row block). */
 static void run_gated(void *context, size_t begin, size_t end) {
     const run *of = context;
-    for_items(of, &of->gate, begin, end, gated_pair);
+    size_t blocks = zm_row_blocks(&of->gate);
+    while (begin < end) {
+        size_t first = begin % blocks, last = first + (end - begin);
+        if (last > blocks) last = blocks;
+        gated_group(of, &of->groups[begin / blocks], zm_block_row(&of->gate, first), zm_block_row(&of->gate, last));
+        begin += last - first;
+    }
 }
 
-/* Rows of one token's result: the sum over its experts. */
-static void combine_token(const run *of, size_t token, size_t row_begin, size_t row_end) {
-    enum { PART = 64 };
-    const moe *self = of->self;
-    size_t k = self->rule.top_k;
-    float part[PART];
-    for (size_t row = row_begin; row < row_end; row += PART) {
-        size_t end = row_end - row < PART ? row_end : row + PART;
-        float *y = of->y + token * of->down.out_features + row;
-        memset(y, 0, (end - row) * sizeof *y);
-        for (size_t j = 0; j < k; j++) {
-            size_t pair = token * k + j;
-            zm_product product = {.matrix = &of->down,
-                                  .expert = of->experts[pair],
-                                  .n_tokens = 1,
-                                  .prepared = of->down_x.data + pair * of->down_x.stride,
-                                  .prepared_stride = of->down_x.stride,
-                                  .y = part,
-                                  .y_stride = PART};
-            self->engine.level->multiply(&product, row, end);
-            for (size_t i = 0; i < end - row; i++) y[i] += of->weights[pair] * part[i];
+/* Rows of each token's result: the sum over its experts. */
+static void combine_rows(const run *of, size_t row_begin, size_t row_end) {
+    size_t out = of->down.out_features, k = of->self->rule.top_k;
+    for (size_t token = 0; token < of->n_tokens; token++) {
+        float *y = of->y + token * out;
+        memset(y + row_begin, 0, (row_end - row_begin) * sizeof *y);
+        for (size_t pair = token * k; pair < (token + 1) * k; pair++) {
+            const float *output = of->outputs + of->slots[pair] * out;
+            for (size_t row = row_begin; row < row_end; row++) y[row] += of->weights[pair] * output[row];
         }
     }
 }
 
-static void run_combine(void *context, size_t begin, size_t end) {
+static void run_down(void *context, size_t begin, size_t end) {
     const run *of = context;
-    for_items(of, &of->down, begin, end, combine_token);
+    const zm_matrix *down = &of->down;
+    size_t row_end = zm_block_row(down, end), out = down->out_features;
+    for (size_t row = zm_block_row(down, begin); row < row_end; row += ROWS) {
+        size_t last = row_end - row < ROWS ? row_end : row + ROWS;
+        for (size_t i = 0; i < of->n_groups; i++) {
+            const group *some = &of->groups[i];
+            zm_product product = {.matrix = down,
+                                  .expert = some->expert,
+                                  .n_tokens = some->count,
+                                  .prepared = of->down_x.data + some->first * of->down_x.stride,
+                                  .prepared_stride = of->down_x.stride,
+                                  .y = of->outputs + some->first * out + row,
+                                  .y_stride = out};
+            of->self->engine.level->multiply(&product, row, last);
+        }
+        combine_rows(of, row, last);
+    }
 }
 
 static void start_run(run *of, const moe *self, const zm_view *inputs, zm_view *output) {
@@ -113,8 +155,12 @@ static void start_run(run *of, const moe *self, const zm_view *inputs, zm_view *
                 .up_x = self->up_x,
                 .down_x = self->down_x,
                 .experts = (uint32_t *)(void *)(scratch + self->experts_place),
+                .tokens = (uint32_t *)(void *)(scratch + self->tokens_place),
+                .slots = (uint32_t *)(void *)(scratch + self->slots_place),
+                .groups = (group *)(void *)(scratch + self->groups_place),
                 .weights = scratch + self->weights_place,
                 .h = scratch + self->h_place,
+                .outputs = scratch + self->outputs_place,
                 .y = zm_result_floats(output, scratch + self->y_place)};
     of->router_x.data = scratch + self->router_place;
     of->gate_x.data = self->gate_shared ? of->router_x.data : scratch + self->gate_place;
@@ -122,29 +168,40 @@ static void start_run(run *of, const moe *self, const zm_view *inputs, zm_view *
     of->down_x.data = scratch + self->down_place;
 }
 
+static void run_slice(run *of, const float *x, const float *expert_bias) {
+    const moe *self = of->self;
+    zm_engine engine = self->engine;
+    size_t tokens = of->n_tokens, pairs = tokens * self->rule.top_k;
+    float *scratch = self->workspace.data, *logits = scratch + self->logits_place;
+    zm_prepare(engine, &of->router_x, x, tokens);
+    if (!self->gate_shared) zm_prepare(engine, &of->gate_x, x, tokens);
+    if (!self->up_shared) zm_prepare(engine, &of->up_x, x, tokens);
+    zm_product_run(engine, &of->router, &of->router_x, tokens, logits);
+    choose_experts(of, logits, expert_bias, scratch + self->scores_place);
+    group_tokens(of);
+    size_t group_tokens = pairs / of->n_groups;
+    zm_pool_run(engine.pool, of->n_groups * zm_row_blocks(&of->gate), zm_row_grain(&of->gate, 2 * group_tokens),
+                run_gated, of);
+    zm_prepare(engine, &of->down_x, of->h, pairs);
+    zm_pool_run(engine.pool, zm_row_blocks(&of->down), zm_row_grain(&of->down, pairs), run_down, of);
+}
+
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs,
                      int n_outputs) {
     (void)n_inputs;
     (void)n_outputs;
     const moe *self = state;
-    zm_engine engine = self->engine;
-    size_t tokens = self->n_tokens, pairs = tokens * self->rule.top_k;
-    float *scratch = self->workspace.data, *logits = scratch + self->logits_place;
     run of;
     start_run(&of, self, inputs, &outputs[0]);
-    const float *x = zm_read_floats(engine.level, &inputs[0], scratch + self->x_place);
+    const float *x = zm_read_floats(self->engine.level, &inputs[0], self->workspace.data + self->x_place);
     const float *expert_bias = self->expert_bias < 0 ? NULL : inputs[self->expert_bias].data;
-
-    zm_prepare(engine, &of.router_x, x, tokens);
-    if (!self->gate_shared) zm_prepare(engine, &of.gate_x, x, tokens);
-    if (!self->up_shared) zm_prepare(engine, &of.up_x, x, tokens);
-    zm_product_run(engine, &of.router, &of.router_x, tokens, logits);
-    choose_experts(&of, logits, expert_bias, scratch + self->scores_place);
-    zm_pool_run(engine.pool, pairs * zm_row_blocks(&of.gate), zm_row_grain(&of.gate, 2), run_gated, &of);
-    zm_prepare(engine, &of.down_x, of.h, pairs);
-    zm_pool_run(engine.pool, tokens * zm_row_blocks(&of.down), zm_row_grain(&of.down, self->rule.top_k),
-                run_combine, &of);
-    zm_round_floats(&outputs[0], of.y);
+    float *y = of.y;
+    for (size_t token = 0; token < self->n_tokens; token += SLICE) {
+        of.n_tokens = slice_size(self->n_tokens - token);
+        of.y = y + token * of.down.out_features;
+        run_slice(&of, x + token * of.gate.in_features, expert_bias);
+    }
+    zm_round_floats(&outputs[0], y);
 }
 
 static void free_moe(void *state) {
@@ -182,9 +239,9 @@ static zmlx_status make_workspace(moe *self, mlx_array x, zmlx_error *error) {
     const zm_matrix *router = &self->router.matrix, *gate = &self->gate.matrix;
     const zm_matrix *up = &self->up.matrix, *down = &self->down.matrix;
     zm_workspace *workspace = &self->workspace;
-    size_t tokens = zm_token_count(x, gate->in_features), pairs = tokens * self->rule.top_k;
-    size_t widened = mlx_array_dtype(x) == MLX_FLOAT32 ? 0 : tokens;
-    self->n_tokens = tokens;
+    self->n_tokens = zm_token_count(x, gate->in_features);
+    size_t tokens = slice_size(self->n_tokens), pairs = tokens * self->rule.top_k;
+    size_t widened = mlx_array_dtype(x) == MLX_FLOAT32 ? 0 : self->n_tokens;
     self->router_x = zm_prepared_new(self->engine, router);
     self->gate_x = zm_prepared_new(self->engine, gate);
     self->up_x = zm_prepared_new(self->engine, up);
@@ -196,6 +253,10 @@ static zmlx_status make_workspace(moe *self, mlx_array x, zmlx_error *error) {
     self->up_place = zm_workspace_add(workspace, self->up_shared ? 0 : tokens, self->up_x.stride);
     self->down_place = zm_workspace_add(workspace, pairs, self->down_x.stride);
     self->h_place = zm_workspace_add(workspace, pairs, gate->out_features);
+    self->outputs_place = zm_workspace_add(workspace, pairs, down->out_features);
+    self->tokens_place = zm_workspace_add(workspace, pairs, 1);
+    self->slots_place = zm_workspace_add(workspace, pairs, 1);
+    self->groups_place = zm_workspace_add(workspace, self->rule.n_experts, sizeof(group) / sizeof(float));
     self->logits_place = zm_workspace_add(workspace, tokens, router->out_features);
     self->scores_place = zm_workspace_add(workspace, 2, router->out_features);
     self->weights_place = zm_workspace_add(workspace, pairs, 1);

@@ -68,7 +68,7 @@ static mlx_array slow_forward(zm_module *self, zm_scope *scope, mlx_array x, con
 
 /* A forward of the unpatched model that takes its time, and the one without the wait. */
 static mlx_array waiting_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
-    wait_milliseconds(20);
+    wait_milliseconds(100);
     return zm_standard_forward(self->kind)(self, scope, x, call);
 }
 

@@ -93,7 +93,7 @@ ZM_FN int zm_any(vi mask) {
 #define ZM_ROUND(a, magic, direction) __builtin_ia32_rndscaleps_mask(a, direction, a, ZM_ALL, 4)
 #if ZM_GCC
 #define ZM_SQRT(a) __builtin_ia32_sqrtps512_mask(a, a, ZM_ALL, 4)
-#define ZM_LESS_RINT(a) __builtin_ia32_reduceps512_mask(a, 8, a, ZM_ALL)
+#define ZM_LESS_RINT(a) __builtin_ia32_reduceps512_mask(a, 8, a, 0xffff)
 #define ZM_LEAST(a, b) __builtin_ia32_minps512_mask(a, b, a, ZM_ALL, 4)
 #define ZM_MOST(a, b) __builtin_ia32_maxps512_mask(a, b, a, ZM_ALL, 4)
 #else
@@ -254,7 +254,7 @@ ZM_FN vu zm_widen_uint8(zm_bytes raw) { return __builtin_convertvector(raw, vu);
 ZM_FN zm_bytes zm_narrow_uint8(vu value) { return __builtin_convertvector(value, zm_bytes); }
 ZM_FN vf zm_widen_bfloat16(zm_halves raw) {
 #if ZM_GCC && ZM_WIDTH == 16 /* gcc makes four instructions of the conversion */
-    return (vf)(__builtin_ia32_pmovzxwd512_mask((zm_shorts)raw, (vi){0}, ZM_ALL) << 16);
+    return (vf)(__builtin_ia32_pmovzxwd512_mask((zm_shorts)raw, (vi){0}, 0xffff) << 16);
 #else
     return (vf)(__builtin_convertvector(raw, vu) << 16);
 #endif

@@ -117,7 +117,7 @@ ZM_FN vf zm_narrow_exp(vf x) {
 /* From 30 on it is 1 to that. */
 ZM_FN vf zm_narrow_sigmoid(vf a) {
     vf power = zm_narrow_exp(zm_at_most(a, 30)), sum = 1.0f + power;
-    vf guess = __builtin_ia32_rcp14ps512_mask(sum, sum, ZM_ALL);
+    vf guess = __builtin_ia32_rcp14ps512_mask(sum, sum, 0xffff);
     return power * zm_fma(guess, zm_fma(-sum, guess, zm_splat(1)), guess);
 }
 #else

@@ -264,18 +264,13 @@ ZM_FN zm_halves zm_round_to_bfloat16(vf value) {
     vu rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
     return __builtin_convertvector(zm_select(zm_isnan(value), bits | 0x400000u, rounded) >> 16, zm_halves);
 }
-#if ZM_WIDTH == 16 && defined(__AVX512BF16__)
-#if ZM_GCC
-#define ZM_CVT_BFLOAT16(value) __builtin_ia32_cvtneps2bf16_v16sf(value)
-#else
-#define ZM_CVT_BFLOAT16(value) __builtin_ia32_cvtneps2bf16_512(value)
-#endif
+#if ZM_WIDTH == 16 && defined(__AVX512BF16__) && ZM_GCC
 ZM_SLOW zm_halves zm_round_subnormals_to_bfloat16(vf value) { return zm_round_to_bfloat16(value); }
 /* The instruction makes zeros of subnormal numbers. */
 ZM_FN zm_halves zm_narrow_bfloat16(vf value) {
     if (__builtin_expect(__builtin_ia32_fpclassps512_mask(value, 0x20, 0xffff), 0))
         return zm_round_subnormals_to_bfloat16(value);
-    return (zm_halves)ZM_CVT_BFLOAT16(value);
+    return (zm_halves)__builtin_ia32_cvtneps2bf16_v16sf(value);
 }
 #else
 ZM_FN zm_halves zm_narrow_bfloat16(vf value) { return zm_round_to_bfloat16(value); }

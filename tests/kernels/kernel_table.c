@@ -176,7 +176,7 @@ static bool use_metal(const char *path) {
     if (!table || !plan || visit_variants(keep_request, NULL, &error)) return false;
     *plan = plan_metal;
     zm_prebuilt_use(table, 0);
-    return true;
+    return !zmlx_kernel_set_threads(1, &error); /* the stand-in runs one threadgroup at a time */
 }
 
 /* Kernels with a mistake in their expression: each must fail. */

@@ -11,7 +11,9 @@
 #include "runtime/workers.h"
 
 enum {
-    PIECE_ELEMENTS = 1 << 15, /* a piece of work: long enough to hide the wake-up of a thread, a few microseconds */
+    MIN_PIECE = 1 << 15, /* elements of a piece of work: enough to hide the wake-up of a thread, a few microseconds */
+    MAX_PIECE = 1 << 18, /* longer runs of memory would be read no faster */
+    MANY_PIECES = 256,   /* for the threads to share */
     ROW_ALIGNMENT = 16,       /* floats of a scratch row are rounded up to this */
     SCRATCH_ALIGNMENT = 64,
     VECTOR_BYTES = 16 /* the widest access of a GPU's kernel */
@@ -25,12 +27,14 @@ typedef struct pieces {
 
 static pieces cut(const zm_application *application) {
     int64_t rows = application->extent.rows, columns = application->extent.columns;
-    bool by_rows = zm_ir_has_rows(application->kernel->forward) || columns <= PIECE_ELEMENTS;
+    int64_t share = rows * columns / MANY_PIECES;
+    int64_t elements = share < MIN_PIECE ? MIN_PIECE : share > MAX_PIECE ? MAX_PIECE : share;
+    bool by_rows = zm_ir_has_rows(application->kernel->forward) || columns <= elements;
     pieces work = {.rows_each = 1, .columns_each = columns, .n_column_pieces = 1};
     if (by_rows)
-        work.rows_each = columns < PIECE_ELEMENTS ? PIECE_ELEMENTS / (columns > 0 ? columns : 1) : 1;
+        work.rows_each = columns < elements ? elements / (columns > 0 ? columns : 1) : 1;
     else
-        work.columns_each = PIECE_ELEMENTS;
+        work.columns_each = elements;
     if (!by_rows) work.n_column_pieces = (columns + work.columns_each - 1) / work.columns_each;
     work.count = (rows + work.rows_each - 1) / work.rows_each * work.n_column_pieces;
     return work;

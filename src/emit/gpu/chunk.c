@@ -6,7 +6,6 @@
 #include "emit/gpu/row.h"
 
 static bool is_load(const zm_value *value) { return value->op == ZM_OP_LOAD; }
-static bool is_vector_load(const zm_value *value) { return is_load(value) && value->level == ZM_LEVEL_ELEMENT; }
 
 /* First segment in which the value can be read. */
 static int use_segment(const zm_gpu_body *body, zm_id id) {
@@ -77,7 +76,7 @@ static void print_arrays(zm_gpu_body *body) {
     zm_text *text = body->frame->text;
     const char *chunk = body->is_resident ? "[k]" : "";
     for (zm_id id = 0; id < ir->n_values; id++)
-        if (body->is_listed[id] && is_vector_load(&ir->values[id]))
+        if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            %s e%d[V];\n            zm_unpack<zm_%s, V>(e%d, x%d%s);\n",
                            zm_gpu_type(ir->values[id].type), (int)id,
                            zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, (int)id, chunk);

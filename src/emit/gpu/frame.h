@@ -7,8 +7,8 @@
  *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns, uint threads_per_row,
  *                                            uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
  *
- * of which the last (only where asked for) chooses among the others. Names in them: v<id> a value, x<id> a vector of a load as in memory, e<id> its
- * elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of a scan, r<id> an accumulator, t<id> a vector's part of a sum, y<output> what is stored. */
+ * of which the last (only where asked for) chooses among the others. Names in them: v<id> a value, x<id> a vector of a
+ * load as in memory, e<id> its elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of a scan, r<id> an accumulator, t<id> a vector's part of a sum, y<output> what is stored. */
 #ifndef ZM_EMIT_GPU_FRAME_H
 #define ZM_EMIT_GPU_FRAME_H
 
@@ -55,6 +55,9 @@ int zm_gpu_frame_threads(const zm_gpu_frame *frame); /* of the largest block */
 const char *zm_gpu_storage_word(zm_storage storage); /* the type whose pointer an array is: ushort */
 
 /* Parts for frame_map.c and frame_row.c. */
+static inline bool zm_gpu_is_vector_load(const zm_value *value) {
+    return value->op == ZM_OP_LOAD && value->level == ZM_LEVEL_ELEMENT;
+}
 /* The head of a function of the frame, up to its brace. */
 void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, bool has_vector, const char *more_parameters);
 const char *zm_gpu_type(zm_type type);

@@ -3,14 +3,12 @@
  * the first is computed, so that enough bytes are on their way. A vector lies in one row. */
 #include "emit/gpu/frame.h"
 
-static bool is_vector_load(const zm_value *value) { return value->op == ZM_OP_LOAD && value->level == ZM_LEVEL_ELEMENT; }
-
 static void print_loads(zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
     zm_text_printf(text, "        zm_place places[%d];\n", ZM_GPU_MAP_VECTORS);
     for (zm_id id = 0; id < ir->n_values; id++)
-        if (is_vector_load(&ir->values[id]))
+        if (zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[%d];\n",
                            zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id, ZM_GPU_MAP_VECTORS);
     zm_text_printf(text,
@@ -20,7 +18,7 @@ static void print_loads(zm_gpu_frame *frame) {
                    ZM_GPU_MAP_VECTORS, ZM_GPU_MAP_THREADS);
     for (zm_id id = 0; id < ir->n_values; id++) {
         int input = ir->values[id].index;
-        if (is_vector_load(&ir->values[id]))
+        if (zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            zm_load<zm_%s, V>(x%d[u], zm_in%d + places[u].row * zm_row_stride(layout%d, columns), places[u],\n"
                            "                layout%d);\n",
                            zm_storage_name(frame->request->inputs[input]), (int)id, input, input, input);
@@ -35,13 +33,13 @@ static zmlx_status print_elements(zm_gpu_frame *frame) {
     for (int i = 0; i < ir->n_outputs; i++)
         zm_text_printf(text, "            %s y%d[V];\n", zm_gpu_type(ir->values[ir->outputs[i].value].type), i);
     for (zm_id id = 0; id < ir->n_values; id++)
-        if (is_vector_load(&ir->values[id]))
+        if (zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            %s e%d[V];\n            zm_unpack<zm_%s, V>(e%d, x%d[u]);\n",
                            zm_gpu_type(ir->values[id].type), (int)id,
                            zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id, (int)id);
     zm_text_append_string(text, "#pragma unroll\n            for (int j = 0; j < V; ++j) {\n");
     for (zm_id id = 0; id < ir->n_values; id++) {
-        if (is_vector_load(&ir->values[id]))
+        if (zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "                const %s v%d = e%d[j];\n", zm_gpu_type(ir->values[id].type),
                            (int)id, (int)id);
         else if (ir->values[id].level == ZM_LEVEL_ELEMENT)

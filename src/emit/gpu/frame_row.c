@@ -11,8 +11,6 @@
 
 enum { MAX_RESIDENT_VALUES = 5, MAX_SHARED_BYTES = 32 * 1024 };
 
-static bool is_vector_load(const zm_value *value) { return value->op == ZM_OP_LOAD && value->level == ZM_LEVEL_ELEMENT; }
-
 static void list_values(zm_gpu_body *body, const zm_pass *pass) {
     const zm_ir *ir = body->schedule->ir;
     for (zm_id id = 0; id < ir->n_values; id++) body->is_listed[id] = false;
@@ -46,7 +44,7 @@ static void print_resident_loads(zm_gpu_body *body) {
     zm_text *text = body->frame->text;
     bool any = false;
     for (zm_id id = 0; id < ir->n_values; id++) {
-        if (!body->is_listed[id] || !is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
+        if (!body->is_listed[id] || !zm_gpu_is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
         zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[%d];\n",
                        zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, body->n_chunks);
         any = true;
@@ -55,7 +53,7 @@ static void print_resident_loads(zm_gpu_body *body) {
     zm_text_printf(text, "#pragma unroll\n        for (int k = 0; k < %d; ++k) {\n", body->n_chunks);
     print_place(body, "            ");
     for (zm_id id = 0; id < ir->n_values; id++) {
-        if (!body->is_listed[id] || !is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
+        if (!body->is_listed[id] || !zm_gpu_is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
         print_load(body, "            ", id, "[k]");
         body->is_declared[id] = true;
     }
@@ -65,7 +63,7 @@ static void print_resident_loads(zm_gpu_body *body) {
 static void print_streamed_loads(zm_gpu_body *body) {
     const zm_ir *ir = body->schedule->ir;
     for (zm_id id = 0; id < ir->n_values; id++) {
-        if (!body->is_listed[id] || !is_vector_load(&ir->values[id])) continue;
+        if (!body->is_listed[id] || !zm_gpu_is_vector_load(&ir->values[id])) continue;
         zm_text_printf(body->frame->text, "            zm_packed<zm_%s, V> x%d;\n",
                        zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id);
         print_load(body, "            ", id, "");
@@ -221,7 +219,7 @@ static int count_resident_words(const zm_gpu_frame *frame, const zm_schedule *sc
     int words = schedule->n_kept * ZM_GPU_ROW_ITEMS, n_values = schedule->n_kept;
     for (zm_id id = 0; id < schedule->ir->n_values; id++) {
         const zm_value *value = &schedule->ir->values[id];
-        if (!is_vector_load(value)) continue;
+        if (!zm_gpu_is_vector_load(value)) continue;
         words += ZM_GPU_ROW_ITEMS * zm_storage_bytes(frame->request->inputs[value->index]) / 4;
         n_values++;
     }

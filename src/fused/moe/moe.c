@@ -179,8 +179,8 @@ static void run_slice(run *of, const float *x, const float *expert_bias) {
     zm_product_run(engine, &of->router, &of->router_x, tokens, logits);
     choose_experts(of, logits, expert_bias, scratch + self->scores_place);
     group_tokens(of);
-    size_t group_tokens = pairs / of->n_groups;
-    zm_pool_run(engine.pool, of->n_groups * zm_row_blocks(&of->gate), zm_row_grain(&of->gate, 2 * group_tokens),
+    size_t mean_count = pairs / of->n_groups; /* tokens of an expert */
+    zm_pool_run(engine.pool, of->n_groups * zm_row_blocks(&of->gate), zm_row_grain(&of->gate, 2 * mean_count),
                 run_gated, of);
     zm_prepare(engine, &of->down_x, of->h, pairs);
     zm_pool_run(engine.pool, zm_row_blocks(&of->down), zm_row_grain(&of->down, pairs), run_down, of);

@@ -167,6 +167,8 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     mlx_array inputs[MAX_ARRAYS] = {{NULL}};
     zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
+    if (self.bench->baseline == ZMLX_BENCH_NONE)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name ? name : "name", "needs a baseline: ask for MLX or compiled MLX");
     ZM_TRY(prepare(&self, name, error));
     zmlx_status status = make_inputs(inputs, &self, shape, n_dims, error);
     if (!status) {

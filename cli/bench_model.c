@@ -14,6 +14,7 @@ typedef struct model_values {
     const char *patterns;
     int64_t n_prompt, n_tokens, n_runs;
     double bandwidth;
+    int activations;
     bool patched_only;
 } model_values;
 
@@ -26,6 +27,7 @@ static const cli_option model_options[] = {
     {"max-tokens", CLI_INTEGER, AT(n_tokens), "N", "tokens generated after it (64)", 2, 1e6},
     {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (3)", 1, 1000},
     PATTERNS_OPTION,
+    CLI_ACTIVATIONS_OPTION(model_values),
     {"patched-only", CLI_FLAG, AT(patched_only), NULL, "leave the unpatched model out", 0, 0},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
      "what to state the share of (default: measured\non the CPU, none on a GPU)", 0.001, 1e6},
@@ -43,6 +45,7 @@ static const cli_page model_page = {
 static const cli_option moe_options[] = {
     {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (5)", 1, 1000},
     PATTERNS_OPTION,
+    CLI_ACTIVATIONS_OPTION(model_values),
     CLI_GENERAL_OPTIONS(model_values),
 };
 
@@ -197,7 +200,7 @@ static int run(const cli_command *command, const cli_page *page, bench_function 
     status = cli_patterns_parse(&patterns, command, values.patterns, false);
     if (!status) status = cli_model_load(&model, folder, &values.general);
     cli_end_on_interrupt();
-    zmlx_patch_options patch = cli_patterns_options(&patterns);
+    zmlx_patch_options patch = cli_patterns_options(&patterns, values.activations);
     if (!status) status = function(model, folder, &values, &patch);
     zmlx_model_free(model);
     cli_patterns_free(&patterns);

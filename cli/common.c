@@ -68,9 +68,10 @@ int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const
     return CLI_DONE;
 }
 
-zmlx_patch_options cli_patterns_options(const cli_patterns *patterns) {
+zmlx_patch_options cli_patterns_options(const cli_patterns *patterns, int activations) {
     return (zmlx_patch_options){.patterns = patterns->automatic ? NULL : patterns->names,
-                                .n_patterns = patterns->count};
+                                .n_patterns = patterns->count,
+                                .activations = activations == 2 ? ZMLX_ACTIVATIONS_INT8 : ZMLX_ACTIVATIONS_FLOAT32};
 }
 
 void cli_patterns_free(cli_patterns *patterns) {

@@ -49,7 +49,13 @@ typedef struct cli_patterns {
 
 int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const char *text, bool allow_none);
 /* The fields of zmlx_patch_options for the choice; patterns must outlive the options. */
-zmlx_patch_options cli_patterns_options(const cli_patterns *patterns);
+/* activations: what the option below was set to. */
+zmlx_patch_options cli_patterns_options(const cli_patterns *patterns, int activations);
+
+/* How fused products take their activations; values holds it in a member `activations`. */
+#define CLI_ACTIVATIONS_OPTION(type)                                                     \
+    {"activations", CLI_CHOICE, offsetof(type, activations), "float32|int8",             \
+     "of fused products on the CPU; int8 is faster\nand approximate (float32)", 0, 0}
 void cli_patterns_free(cli_patterns *patterns);
 
 #endif

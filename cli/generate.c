@@ -13,6 +13,7 @@ typedef struct generate_values {
     const char *patterns;
     int64_t max_tokens, top_k, seed;
     double temperature, top_p, min_p, repetition_penalty;
+    int activations;
     bool ignore_eos, stats;
 } generate_values;
 
@@ -22,6 +23,7 @@ static const cli_option options[] = {
     {"max-tokens", CLI_INTEGER, AT(max_tokens), "N", "most tokens to generate (100)", 1, 1e9},
     {"patterns", CLI_TEXT, AT(patterns), "auto|none|P1,P2",
      "what to patch: the proven patterns of this\nmodel, nothing, or these (auto)", 0, 0},
+    CLI_ACTIVATIONS_OPTION(generate_values),
     {"temp", CLI_NUMBER, AT(temperature), "T", "temperature; 0 takes the likeliest token (0)", 0, 1e6},
     {"top-p", CLI_NUMBER, AT(top_p), "P",
      "sample from the likeliest tokens that together\nreach P; 0 is off (0)", 0, 1},
@@ -121,7 +123,7 @@ static int stream_close(text_stream *stream) {
 }
 
 static int apply_patterns(generate_job *job) {
-    zmlx_patch_options choice = cli_patterns_options(&job->patterns);
+    zmlx_patch_options choice = cli_patterns_options(&job->patterns, job->values->activations);
     if (choice.patterns && choice.n_patterns == 0) return CLI_DONE;
     zmlx_error error;
     if (zmlx_patch(&job->report, job->model, &choice, &error)) return cli_fail_error(&error);

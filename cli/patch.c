@@ -9,11 +9,13 @@
 typedef struct patch_values {
     cli_general general;
     const char *patterns;
+    int activations;
 } patch_values;
 
 static const cli_option options[] = {
     {"patterns", CLI_TEXT, offsetof(patch_values, patterns), "auto|P1,P2",
      "the proven patterns of this model, or these\n(auto)", 0, 0},
+    CLI_ACTIVATIONS_OPTION(patch_values),
     CLI_GENERAL_OPTIONS(patch_values),
 };
 
@@ -84,7 +86,7 @@ int cli_patch(const cli_command *command, int argc, char **argv) {
     status = cli_patterns_parse(&patterns, command, values.patterns, false);
     if (!status) status = cli_model_load(&model, folder, &values.general);
     if (!status) {
-        zmlx_patch_options choice = cli_patterns_options(&patterns);
+        zmlx_patch_options choice = cli_patterns_options(&patterns, values.activations);
         choice.dry_run = true;
         const zmlx_patch_report *report;
         zmlx_error error;

@@ -9,6 +9,11 @@
 
 const char cli_report_nothing_patched[] = "nothing was patched: this compares the model with itself";
 
+static const char *verdict(const zmlx_validation *validation) {
+    if (validation->approximate) return "APPROXIMATE";
+    return validation->passed ? "PASS" : "FAIL";
+}
+
 static json_t *describe_rates(const double *rates, int count) {
     json_t *array = json_array();
     for (int i = 0; i < count; i++) cli_json_append(array, cli_json_measured(rates[i]));
@@ -72,7 +77,7 @@ json_t *cli_report_json(const validate_subject *subject) {
     json_t *object = json_object(), *patched = describe_side(&validation->patched);
     cli_json_set(patched, "patterns", cli_json_counts(validation->counts, validation->n_counts));
     cli_json_set(object, "model", cli_json_string(subject->folder));
-    cli_json_set(object, "verdict", json_string(validation->passed ? "PASS" : "FAIL"));
+    cli_json_set(object, "verdict", json_string(verdict(validation)));
     cli_json_set(object, "fidelity", describe_fidelity(validation));
     cli_json_set(object, "teacher_forced", describe_teacher_forced(validation));
     cli_json_set(object, "baseline", describe_side(&validation->baseline));
@@ -119,7 +124,7 @@ static void print_token(const char *side, const zmlx_model *model, int32_t token
 static void print_fidelity(const validate_subject *subject) {
     const zmlx_validation *validation = subject->validation;
     cli_print("\nFIDELITY: %zu/%zu tokens identical  [%s]\n", validation->matched, validation->total,
-              validation->passed ? "PASS" : "FAIL");
+              verdict(validation));
     if (validation->diverged) {
         cli_print("First divergence at token %zu", validation->first_divergence);
         print_token("baseline", subject->model, validation->baseline_token);

@@ -83,7 +83,7 @@ static int show_json(const char *folder, const zmlx_smart_report *report) {
 
 static int measure(const smart_values *values, const char *folder, zmlx_model *model,
                    const cli_patterns *patterns, const cli_prompt *prompt) {
-    zmlx_patch_options chosen = cli_patterns_options(patterns);
+    zmlx_patch_options chosen = cli_patterns_options(patterns, 0);
     zmlx_smart_patch_options choice = {
         .patterns = chosen.patterns,
         .n_patterns = chosen.n_patterns,

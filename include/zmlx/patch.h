@@ -18,6 +18,11 @@
 extern "C" {
 #endif
 
+/* How fused products on the CPU take their activations. FLOAT32: with float32's accuracy; what the proofs are about.
+ * INT8: rounded to signed bytes, in each group of the weight relative to its largest magnitude: about 0.5 % of error a
+ * product, so tokens may differ; whole prompts are several times faster. */
+typedef enum zmlx_activations { ZMLX_ACTIVATIONS_FLOAT32, ZMLX_ACTIVATIONS_INT8 } zmlx_activations;
+
 typedef struct zmlx_patch_options {
     const char *const *patterns; /* explicit choice, in this order; NULL: the proven ones */
     size_t n_patterns;           /* 0 with patterns set: patch nothing */
@@ -25,6 +30,8 @@ typedef struct zmlx_patch_options {
     size_t n_exclude;
     int max_fused_tokens; /* longer calls run the standard operations; 0: no limit; negative: all do */
     bool dry_run;         /* report what would happen, change nothing */
+    /* INT8 is ZMLX_ERROR_UNSUPPORTED on a GPU and on processors without kernels for it. */
+    zmlx_activations activations;
 } zmlx_patch_options;
 
 typedef struct zmlx_patch_entry {

@@ -35,7 +35,8 @@ typedef struct zmlx_validate_side {
 } zmlx_validate_side;
 
 typedef struct zmlx_validation {
-    bool passed;          /* every run gave the baseline's tokens, and there were some */
+    bool passed;          /* every run gave the baseline's tokens, and there were some; false where approximate */
+    bool approximate;     /* int8 activations: equal tokens are counted, never claimed */
     bool baseline_stable; /* the baseline repeated itself */
     size_t matched, total; /* of the worst run; total is the longer length */
     bool diverged;

@@ -37,6 +37,7 @@ struct zm_pool {
     pthread_mutex_t turn;      /* held by the caller of the current loop */
     pthread_mutex_t sleep_lock;
     pthread_cond_t wake;
+    zm_scratch scratch;
     int n_workers;
     pthread_t workers[];
 };
@@ -165,6 +166,7 @@ static void stop_workers(zm_pool *pool, int n_started) {
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->sleep_lock);
     pthread_mutex_destroy(&pool->turn);
+    zm_scratch_end(&pool->scratch);
     free(pool);
 }
 
@@ -181,6 +183,7 @@ zmlx_status zm_pool_new(zm_pool **result, int n_threads, zmlx_error *error) {
     pthread_mutex_init(&pool->turn, NULL);
     pthread_mutex_init(&pool->sleep_lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
+    zm_scratch_init(&pool->scratch);
     pool->n_workers = n_workers;
 
     sigset_t all, previous; /* signals are for the program's own threads */
@@ -205,6 +208,17 @@ void zm_pool_free(zm_pool *pool) {
     pthread_mutex_lock(&pool->turn);
     pthread_mutex_unlock(&pool->turn);
     stop_workers(pool, pool->n_workers);
+}
+
+static zm_scratch shared_scratch;
+static pthread_once_t shared_once = PTHREAD_ONCE_INIT;
+
+static void init_shared(void) { zm_scratch_init(&shared_scratch); }
+
+zm_scratch *zm_pool_scratch(zm_pool *pool) {
+    if (pool) return &pool->scratch;
+    pthread_once(&shared_once, init_shared);
+    return &shared_scratch;
 }
 
 int zm_pool_threads(const zm_pool *pool) { return pool ? pool->n_workers + 1 : 1; }

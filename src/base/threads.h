@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 #include "base/error.h"
+#include "base/scratch.h"
 
 typedef struct zm_pool zm_pool;
 typedef void (*zm_range_body)(void *context, size_t begin, size_t end);
@@ -25,6 +26,9 @@ int zm_pool_threads(const zm_pool *pool);
 /* Calls body over [0, count) in pieces of at least grain indices and returns when all are done.
  * pool NULL, one piece or one thread: one plain call. Calls from several threads take turns. */
 void zm_pool_run(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context);
+
+/* Memory for the computations that use this pool, one at a time. pool NULL: one for all of them. */
+zm_scratch *zm_pool_scratch(zm_pool *pool);
 
 /* Processors this process may run on; at least 1. */
 int zm_processor_count(void);

@@ -11,8 +11,7 @@
 
 #include <stdbool.h>
 
-#include "base/threads.h"
-#include "fused/kinds.h"
+#include "fused/compute.h"
 #include "mlx/scope.h"
 #include "mlx/weight.h"
 
@@ -78,16 +77,19 @@ typedef struct zm_block_arguments {
 /* Whether the node can serve this weight on the CPU; otherwise *reason (static text) says why not. */
 bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
 
+/* Whether ZM_PRECISION_INT8 has kernels on this processor; without, it means ZM_PRECISION_FLOAT32. */
+bool zm_fused_int8_supported(const char **reason);
+
 /* y = x W^T (+ bias). */
-mlx_array zm_fused_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_pool *pool);
+mlx_array zm_fused_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_compute compute);
 /* The greedy token of each position of x (batch, length, in), uint32 (batch, length): the lowest index of the largest
  * of l - log(sum(e^l)), l = x W^T (+ bias), with l and the difference rounded to x's type as MLX's operations do. */
-mlx_array zm_fused_lm_head(zm_scope *, mlx_array x, const zm_weight *weight, zm_pool *pool);
+mlx_array zm_fused_lm_head(zm_scope *, mlx_array x, const zm_weight *weight, zm_compute compute);
 /* y = down(h(gate(x), up(x))): the whole MLP in one node. */
-mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool);
+mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute);
 /* y = sum over the chosen experts of weight * down(h(gate(x), up(x))): router, choice, experts and combine
  * in one node. */
-mlx_array zm_fused_moe(zm_scope *, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool);
+mlx_array zm_fused_moe(zm_scope *, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute);
 /* y = x * (mean(x^2) + eps)^(-1/2) * weight over the last dimension: mlx.fast.rms_norm. */
 mlx_array zm_fused_rms_norm(zm_scope *, mlx_array x, mlx_array weight, float eps);
 /* *h = x + residual; the result is the RMS norm of *h as it is stored. */
@@ -96,17 +98,17 @@ mlx_array zm_fused_add_rms_norm(zm_scope *, mlx_array *h, mlx_array x, mlx_array
 /* The gated short convolution of lfm2: b, c, v = in_proj(x); y = out_proj(c * conv(b * v)). x is one
  * sequence (1, length, in); *last becomes the last gated inputs, for the next call. */
 mlx_array zm_fused_short_conv(zm_scope *, mlx_array *last, mlx_array x,
-                              const zm_short_conv_arguments *arguments, zm_pool *pool);
+                              const zm_short_conv_arguments *arguments, zm_compute compute);
 
 /* y = o_proj(attention(rope(norm(q_proj(x))), keys, values)). x is one sequence (1, length, in). *keys and
  * *values become the arguments' with the new rows written: in the same buffers, so the arguments' rows at and
  * after first_row must not be read any more. */
 mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx_array x,
-                             const zm_attention_arguments *arguments, zm_pool *pool);
+                             const zm_attention_arguments *arguments, zm_compute compute);
 
 /* h = x + operator(rms_norm(x)); y = h + feed_forward(rms_norm(h)): a whole block. kept becomes the operator's further
  * results: keys and values, or the last inputs and nothing. */
 mlx_array zm_fused_block(zm_scope *, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
-                         zm_pool *pool);
+                         zm_compute compute);
 
 #endif

@@ -19,6 +19,12 @@ typedef enum zm_gating {
     ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH, /* gpt_oss: equal logits take the higher index */
 } zm_gating;
 
+/* How products take their activations. */
+typedef enum zm_precision {
+    ZM_PRECISION_FLOAT32, /* with float32's accuracy */
+    ZM_PRECISION_INT8     /* as signed bytes, scaled by the largest magnitude of each group of the weight */
+} zm_precision;
+
 /* Head sizes that attention serves: multiples of the unit. */
 enum { ZM_HEAD_UNIT = 16, ZM_MAX_HEAD_DIM = 1024 };
 

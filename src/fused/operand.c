@@ -68,6 +68,11 @@ bool zm_fused_weight_supported(const zm_weight *weight, const char **reason) {
     return *reason == NULL;
 }
 
+bool zm_fused_int8_supported(const char **reason) {
+    *reason = zm_fused_best_level()->int8 ? NULL : "int8 needs a processor with AVX-512 VNNI and VBMI";
+    return *reason == NULL;
+}
+
 int zm_inputs_add(zm_inputs *inputs, mlx_array array) {
     inputs->arrays[inputs->count] = array;
     return inputs->count++;
@@ -175,9 +180,16 @@ size_t zm_workspace_add(zm_workspace *workspace, size_t count, size_t size) {
     return place;
 }
 
-zmlx_status zm_workspace_alloc(zm_workspace *workspace, zmlx_error *error) {
-    size_t alignment = ALIGNED_FLOATS * sizeof(float);
-    size_t bytes = workspace->size ? workspace->size * sizeof(float) : alignment;
-    workspace->data = workspace->overflow ? NULL : aligned_alloc(alignment, bytes);
-    return workspace->data ? ZMLX_OK : zm_fail_memory(error);
+zmlx_status zm_workspace_reserve(zm_workspace *workspace, zm_pool *pool, zmlx_error *error) {
+    if (workspace->overflow) return zm_fail_memory(error);
+    workspace->scratch = zm_pool_scratch(pool);
+    return zm_scratch_reserve(workspace->scratch, workspace->size * sizeof(float), error);
+}
+
+float *zm_workspace_open(const zm_workspace *workspace) {
+    return zm_scratch_take(workspace->scratch, workspace->size * sizeof(float));
+}
+
+void zm_workspace_close(const zm_workspace *workspace) {
+    zm_scratch_give(workspace->scratch, workspace->size * sizeof(float));
 }

@@ -51,15 +51,18 @@ void zm_round_floats(const zm_view *output, const float *values);
 /* Writes values computed elsewhere, rounded to the output's type. */
 void zm_store_floats(const zm_view *output, const float *values);
 
-/* Scratch memory of a node: places are asked for while it is made, then allocated at once. */
+/* Scratch memory of a node: places are asked for while it is made, then reserved in the pool's memory. */
 typedef struct zm_workspace {
-    float *data; /* owned; free() */
+    zm_scratch *scratch; /* the pool's */
     size_t size; /* floats */
     bool overflow;
 } zm_workspace;
 
 /* The place of count * size floats, aligned to 64 bytes. */
 size_t zm_workspace_add(zm_workspace *workspace, size_t count, size_t size);
-zmlx_status zm_workspace_alloc(zm_workspace *workspace, zmlx_error *error);
+zmlx_status zm_workspace_reserve(zm_workspace *workspace, zm_pool *pool, zmlx_error *error);
+/* Around an evaluation, which may be inside that of another node. */
+float *zm_workspace_open(const zm_workspace *workspace);
+void zm_workspace_close(const zm_workspace *workspace);
 
 #endif

@@ -24,13 +24,13 @@ void zm_step_free(zm_step *step);
 void zm_step_apply(zm_scope *scope, mlx_array *results, zm_step *step);
 
 /* The steps of fused.h's operations. A failure leaves nothing to free. */
-zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_pool *pool,
+zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_compute compute,
                               zmlx_error *error);
-zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_pool *pool,
+zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_compute compute,
                                zmlx_error *error);
-zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool,
+zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute,
                               zmlx_error *error);
-zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool,
+zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute,
                         zmlx_error *error);
 
 #endif

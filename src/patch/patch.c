@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "fused/fused.h"
 #include "patch/record.h"
 
 static const char no_kernels[] = "no kernels for this device";
@@ -100,6 +101,21 @@ static zmlx_status note_unproven(zm_report *report, const zmlx_model *model, con
     return status;
 }
 
+/* What activations other than float32 ask for and mean. */
+static zmlx_status resolve_activations(zm_patch_request *request, zm_report *report, const zmlx_model *model,
+                                       zmlx_activations activations, zmlx_error *error) {
+    if (activations == ZMLX_ACTIVATIONS_FLOAT32) return ZMLX_OK;
+    if (activations != ZMLX_ACTIVATIONS_INT8)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "activations", "unknown kind %d", (int)activations);
+    if (model->device != ZMLX_DEVICE_CPU)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "activations", "int8 has kernels for the CPU alone");
+    const char *reason;
+    if (!zm_fused_int8_supported(&reason)) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "activations", "%s", reason);
+    request->precision = ZM_PRECISION_INT8;
+    return zm_report_add_note(report, error,
+                              "[zmlx.patch] int8 activations: products are approximate and tokens may differ");
+}
+
 zmlx_status zm_patch_resolve(zm_patch_request *request, zm_report *report, const zmlx_model *model,
                              const zmlx_patch_options *options, zmlx_error *error) {
     static const zmlx_patch_options defaults;
@@ -116,6 +132,7 @@ zmlx_status zm_patch_resolve(zm_patch_request *request, zm_report *report, const
             request->patterns[request->n_patterns++] = candidates[i];
     }
     ZM_TRY(zm_report_set_patterns(report, request->patterns, request->n_patterns, error));
+    ZM_TRY(resolve_activations(request, report, model, options->activations, error));
     if (!model->family && !explicit_choice)
         return zm_report_add_note(
             report, error, "[zmlx.patch] unknown model family: left alone. Override with patterns=[...].");

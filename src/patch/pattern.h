@@ -32,7 +32,7 @@ typedef struct zm_patch_state {
     const zm_patch_pattern *pattern;
     zm_module *module;
     zm_forward original;
-    zm_pool *pool;
+    zm_compute compute;
     mlx_dtype dtype; /* the model's: activations of another type take the original path */
     int max_fused_tokens;
 } zm_patch_state;

@@ -69,7 +69,7 @@ static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
     ZM_TRY(zm_report_add_entry(this->report, module->path, this->pattern->name, NULL, error));
     zm_patch_state *state;
     ZM_TRY(add_state(this->record, module, this->pattern, &state, error));
-    state->pool = this->model->pool;
+    state->compute = (zm_compute){.pool = this->model->pool, .precision = this->request->precision};
     state->dtype = this->model->dtype;
     state->max_fused_tokens = this->request->max_fused_tokens;
     set_patched(state, true);

@@ -11,6 +11,7 @@ typedef struct zm_patch_request {
     const zm_patch_pattern *patterns[ZM_PATTERN_COUNT];
     size_t n_patterns;
     int max_fused_tokens; /* 0 or less: fused paths are never taken */
+    zm_precision precision;
 } zm_patch_request;
 
 

@@ -134,8 +134,8 @@ static zmlx_status summarise(zmlx_validation *validation, zmlx_error *error) {
         validation->decode_speedup = b->median_decode_tok_s / a->median_decode_tok_s;
     if (a->median_prefill_tok_s > 0)
         validation->prefill_speedup = b->median_prefill_tok_s / a->median_prefill_tok_s;
-    validation->passed =
-        validation->total > 0 && validation->matched == validation->total && validation->baseline_stable;
+    validation->passed = validation->total > 0 && validation->matched == validation->total &&
+                         validation->baseline_stable && !validation->approximate;
     return ZMLX_OK;
 }
 
@@ -179,6 +179,7 @@ static zmlx_status compare(comparison *this, zmlx_validation *validation, const 
     ZM_TRY(zm_report_new(&report, NULL, this->error));
     zmlx_status status = zm_patch_apply(report, this->model, request, this->error);
     if (!status) status = copy_counts(validation, &report->view, this->error);
+    validation->approximate = request->precision != ZM_PRECISION_FLOAT32;
     zm_report_free(report);
     ZM_TRY(status);
     ZM_TRY(allocate(validation, this->n_runs, this->error));

@@ -41,6 +41,17 @@ cp report.json out
 expect_json "${check_json[@]}" 'p = json.load(open("printed"))' \
     'p["environment"]["date"] = d["environment"]["date"]' 'assert p == d'
 
+# int8 activations: the agreement and no verdict, or why not.
+if [ "$(uname -m)" = x86_64 ] && grep -qw avx512_vnni /proc/cpuinfo && grep -qw avx512vbmi /proc/cpuinfo; then
+    expect_status 0 validate "$model" "${short[@]}" --activations int8
+    grep -Eq '^FIDELITY: [0-8]/8 tokens identical  \[APPROXIMATE\]$' out || fail "no approximate verdict: $(cat out)"
+    expect_line '[zmlx.patch] int8 activations: ' 'validate --activations int8'
+    expect_status 0 validate "$model" "${short[@]}" --activations int8 --json
+    expect_json 'assert d["verdict"] == "APPROXIMATE" and d["teacher_forced"]["max_abs_logit_diff"] > 1e-3'
+else
+    expect_bad 'activations: int8 needs' validate "$model" "${short[@]}" --activations int8
+fi
+
 # One token has no decoding rate.
 expect_status 0 validate "$model" --max-tokens 1 --runs 1 --prompt-tokens 1,1195
 grep -Eq '^  run 1/1: prompt [0-9.]+ tok/s, decode - tok/s$' out && grep -Eq '^Decode tok/s +- +-$' out &&

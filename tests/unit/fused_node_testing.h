@@ -9,17 +9,17 @@
 #include "mlx/streams.h"
 
 static mlx_stream stream;
-static zm_pool *pool;
+static zm_compute compute;
 
 static int open_all(void **state) {
     (void)state;
-    return (int)zm_stream_new(&stream, MLX_CPU, NULL) || (int)zm_pool_new(&pool, 2, NULL);
+    return (int)zm_stream_new(&stream, MLX_CPU, NULL) || (int)zm_pool_new(&compute.pool, 2, NULL);
 }
 
 static int close_all(void **state) {
     (void)state;
     zm_stream_free(stream);
-    zm_pool_free(pool);
+    zm_pool_free(compute.pool);
     return 0;
 }
 

@@ -109,7 +109,7 @@ static mlx_array call(zm_scope *scope, parts *of, const shape *sizes, int done, 
         .offset = sizes->first_row + done, .first_row = sizes->first_row + done,
         .n_rows = sizes->first_row + done + length, .window = sizes->window};
     mlx_array x = zm_slice_axis(scope, of->x, 1, done, done + length, 1);
-    return zm_fused_attention(scope, &of->keys, &of->values, x, &arguments, pool);
+    return zm_fused_attention(scope, &of->keys, &of->values, x, &arguments, compute);
 }
 
 static void norm_head(double *head, const double *weight, int size) {
@@ -148,9 +148,9 @@ static void attend_head(float *result, const double *query, const double *keys, 
 /* All heads before the output projection; keys and values get the new rows. */
 static float *reference_heads(zm_scope *scope, parts *of, const shape *sizes, double *keys, double *values) {
     int size = sizes->head_dim, group = sizes->n_heads / sizes->n_kv_heads;
-    double *q = numbers(scope, zm_fused_linear(scope, of->x, &of->q, pool));
-    double *k = numbers(scope, zm_fused_linear(scope, of->x, &of->k, pool));
-    double *v = numbers(scope, zm_fused_linear(scope, of->x, &of->v, pool));
+    double *q = numbers(scope, zm_fused_linear(scope, of->x, &of->q, compute));
+    double *k = numbers(scope, zm_fused_linear(scope, of->x, &of->k, compute));
+    double *v = numbers(scope, zm_fused_linear(scope, of->x, &of->v, compute));
     double *freqs = numbers(scope, of->freqs), *q_norm = NULL, *k_norm = NULL, *sinks = NULL;
     if (sizes->has_norms) q_norm = numbers(scope, of->q_norm), k_norm = numbers(scope, of->k_norm);
     if (sizes->has_sinks) sinks = numbers(scope, of->sinks);
@@ -199,7 +199,7 @@ static void equals_the_formula(void **state) {
         const int heads_shape[] = {1, shapes[i].length, shapes[i].n_heads * shapes[i].head_dim};
         mlx_array expected = zm_from_data(&scope, heads, heads_shape, 3, MLX_FLOAT32);
         /* Angles of some hundred radians are only right to 1e-5 in float32. */
-        expect_same(&scope, y, zm_fused_linear(&scope, expected, &of.o, pool), 2e-5);
+        expect_same(&scope, y, zm_fused_linear(&scope, expected, &of.o, compute), 2e-5);
         double *new_keys = numbers(&scope, of.keys), *new_values = numbers(&scope, of.values);
         size_t size = mlx_array_size(of.keys);
         assert_true(relative_error(new_keys, keys, size) < 2e-5);
@@ -235,7 +235,7 @@ static void pieces_equal_the_whole(void **state) {
 
 static void threads_do_not_change_the_bits(void **state) {
     (void)state;
-    zm_pool *usual = pool;
+    zm_pool *usual = compute.pool;
     for (int i = 3; i < N_SHAPES; i++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
@@ -244,7 +244,7 @@ static void threads_do_not_change_the_bits(void **state) {
         mlx_array values = zm_add(&scope, of.values, zm_scalar(&scope, 0, MLX_FLOAT32));
         double *expected = NULL;
         for (int n_threads = 1; n_threads <= 4; n_threads++) {
-            assert_int_equal(zm_pool_new(&pool, n_threads, NULL), ZMLX_OK);
+            assert_int_equal(zm_pool_new(&compute.pool, n_threads, NULL), ZMLX_OK);
             of.keys = zm_add(&scope, keys, zm_scalar(&scope, 0, MLX_FLOAT32));
             of.values = zm_add(&scope, values, zm_scalar(&scope, 0, MLX_FLOAT32));
             mlx_array y = call(&scope, &of, &shapes[i], 0, shapes[i].length);
@@ -253,12 +253,12 @@ static void threads_do_not_change_the_bits(void **state) {
             free(expected);
             expected = actual;
             mlx_synchronize(stream);
-            zm_pool_free(pool);
+            zm_pool_free(compute.pool);
         }
         free(expected);
         end_well(&scope);
     }
-    pool = usual;
+    compute.pool = usual;
 }
 
 /* A single token in the place of an older row sees the rows after it too. */
@@ -285,9 +285,9 @@ static void a_ring_is_seen_whole(void **state) {
         .q_proj = &of.q, .k_proj = &of.k, .v_proj = &of.v, .o_proj = &of.o,
         .rotation = {of.freqs, false, 0.5f, 1.25f}, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .scale = 0.25f,
         .keys = of.keys, .values = of.values, .offset = 39, .first_row = 7, .n_rows = 40, .window = 40};
-    mlx_array y = zm_fused_attention(&scope, &of.keys, &of.values, of.x, &arguments, pool);
+    mlx_array y = zm_fused_attention(&scope, &of.keys, &of.values, of.x, &arguments, compute);
     mlx_array expected = zm_from_data(&scope, heads, (const int[]){1, 1, 128}, 3, MLX_FLOAT32);
-    expect_same(&scope, y, zm_fused_linear(&scope, expected, &of.o, pool), 2e-5);
+    expect_same(&scope, y, zm_fused_linear(&scope, expected, &of.o, compute), 2e-5);
     free(keys), free(values), free(heads), free(cache);
     end_well(&scope);
 }

@@ -76,7 +76,7 @@ static mlx_array block(zm_scope *scope, mlx_array kept[2], const parts *of, int 
                                     .attention = which & 1 ? NULL : &attention,
                                     .short_conv = which & 1 ? &short_conv : NULL,
                                     .gated_mlp = which & 2 ? NULL : &gated_mlp, .moe = which & 2 ? &moe : NULL};
-    return zm_fused_block(scope, kept, of->x, &arguments, pool);
+    return zm_fused_block(scope, kept, of->x, &arguments, compute);
 }
 
 static mlx_array chain(zm_scope *scope, mlx_array kept[2], const parts *of, int which) {
@@ -88,12 +88,12 @@ static mlx_array chain(zm_scope *scope, mlx_array kept[2], const parts *of, int 
     attention.keys = zm_add(scope, of->keys, zm_scalar_like(scope, 0, of->keys));
     attention.values = zm_add(scope, of->values, zm_scalar_like(scope, 0, of->values));
     mlx_array normed = zm_fused_rms_norm(scope, of->x, of->norms[0], 1e-5f), h;
-    if (which & 1) h = zm_fused_short_conv(scope, &kept[0], normed, &short_conv, pool);
-    else h = zm_fused_attention(scope, &kept[0], &kept[1], normed, &attention, pool);
+    if (which & 1) h = zm_fused_short_conv(scope, &kept[0], normed, &short_conv, compute);
+    else h = zm_fused_attention(scope, &kept[0], &kept[1], normed, &attention, compute);
     h = zm_add(scope, of->x, h);
     normed = zm_fused_rms_norm(scope, h, of->norms[1], 1e-6f);
-    mlx_array y = which & 2 ? zm_fused_moe(scope, normed, &moe, pool)
-                            : zm_fused_gated_mlp(scope, normed, &gated_mlp, pool);
+    mlx_array y = which & 2 ? zm_fused_moe(scope, normed, &moe, compute)
+                            : zm_fused_gated_mlp(scope, normed, &gated_mlp, compute);
     return zm_add(scope, h, y);
 }
 
@@ -140,7 +140,7 @@ static void wrong_parts_are_refused(void **state) {
     parts of = random_parts(&scope, MLX_FLOAT32);
     zm_block_arguments none = {.operator_norm = of.norms[0], .feed_forward_norm = of.norms[1]};
     mlx_array kept[2];
-    assert_false(zm_is_set(zm_fused_block(&scope, kept, of.x, &none, pool)));
+    assert_false(zm_is_set(zm_fused_block(&scope, kept, of.x, &none, compute)));
     assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_ERROR_ARGUMENT);
 }
 

@@ -29,10 +29,10 @@ static void every_level_sums(void **state) {
 /* The lowest index of the largest logit; differences of log probabilities can tie where logits do not, and then the
  * lower index wins too. */
 static void expect_tokens(zm_scope *scope, mlx_array x, const zm_weight *weight) {
-    mlx_array logits = zm_fused_linear(scope, x, weight, pool);
+    mlx_array logits = zm_fused_linear(scope, x, weight, compute);
     mlx_array difference = zm_subtract(scope, logits, zm_logsumexp(scope, logits, -1, true));
     double *expected = numbers(scope, difference);
-    double *actual = numbers(scope, zm_fused_lm_head(scope, x, weight, pool));
+    double *actual = numbers(scope, zm_fused_lm_head(scope, x, weight, compute));
     for (int t = 0; t < LENGTH; t++) {
         int best = 0;
         for (int i = 1; i < VOCAB; i++)
@@ -72,7 +72,7 @@ static void lowest_index_wins(void **state) {
             zm_weight weight = {.in_features = IN, .out_features = VOCAB};
             weight.weight = zm_from_data(&scope, values, (const int[]){VOCAB, IN}, 2, MLX_FLOAT32);
             mlx_array input = zm_from_data(&scope, x, (const int[]){1, LENGTH, IN}, 3, MLX_FLOAT32);
-            double *tokens = numbers(&scope, zm_fused_lm_head(&scope, zm_astype(&scope, input, types[t]), &weight, pool));
+            double *tokens = numbers(&scope, zm_fused_lm_head(&scope, zm_astype(&scope, input, types[t]), &weight, compute));
             for (int i = 0; i < LENGTH; i++) assert_int_equal((int)tokens[i], first);
             free(values), free(x), free(tokens);
             end_well(&scope);
@@ -87,10 +87,10 @@ static void nothing_compares(void **state) {
     float values[LENGTH * IN];
     for (int i = 0; i < LENGTH * IN; i++) values[i] = NAN;
     mlx_array x = zm_from_data(&scope, values, (const int[]){1, LENGTH, IN}, 3, MLX_FLOAT32);
-    double *tokens = numbers(&scope, zm_fused_lm_head(&scope, x, &weight, pool));
+    double *tokens = numbers(&scope, zm_fused_lm_head(&scope, x, &weight, compute));
     for (int i = 0; i < LENGTH; i++) assert_int_equal((int)tokens[i], 0);
     free(tokens);
-    assert_false(zm_is_set(zm_fused_lm_head(&scope, zm_squeeze(&scope, x, 0), &weight, pool)));
+    assert_false(zm_is_set(zm_fused_lm_head(&scope, zm_squeeze(&scope, x, 0), &weight, compute)));
     assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_ERROR_ARGUMENT);
 }
 

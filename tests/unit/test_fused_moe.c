@@ -148,7 +148,7 @@ static void every_gating_agrees_with_float64(void **state) {
                 mixture of;
                 random_mixture(&of, &scope, (zm_gating)gating, stacks[f], biases);
                 mlx_array x = random_array(&scope, (const int[]){1, TOKENS, IN}, 3, MLX_FLOAT32, 1);
-                mlx_array y = zm_fused_moe(&scope, x, &of.arguments, pool);
+                mlx_array y = zm_fused_moe(&scope, x, &of.arguments, compute);
                 double *expected = expected_result(&scope, x, &of, TOKENS), *actual = numbers(&scope, y);
                 double error = relative_error(actual, expected, TOKENS * OUT);
                 if (!(error <= 1e-5)) fail_msg("format %zu gating %d: relative error %.3g", f, gating, error);
@@ -176,7 +176,7 @@ static void a_wrong_expert_scale_is_noticed(void **state) {
     wrong.scales = zm_multiply(&scope, wrong.scales, factor);
     for (int broken = 0; broken < 2; broken++) {
         of.arguments.down = broken ? &wrong : &of.down;
-        double *actual = numbers(&scope, zm_fused_moe(&scope, x, &of.arguments, pool));
+        double *actual = numbers(&scope, zm_fused_moe(&scope, x, &of.arguments, compute));
         assert_int_equal(relative_error(actual, expected, TOKENS * OUT) > 1e-5, broken);
         free(actual);
     }
@@ -191,16 +191,16 @@ static void tokens_and_threads_do_not_change_the_bits(void **state) {
     mixture of;
     random_mixture(&of, &scope, ZM_GATING_SOFTMAX_THEN_TOP_K, stacks[0], true);
     mlx_array x = random_array(&scope, (const int[]){MANY, IN}, 2, MLX_FLOAT32, 1);
-    double *expected = numbers(&scope, zm_fused_moe(&scope, x, &of.arguments, NULL));
+    double *expected = numbers(&scope, zm_fused_moe(&scope, x, &of.arguments, (zm_compute){0}));
     for (int n_threads = 1; n_threads <= 4; n_threads++) {
         zm_pool *threads;
         assert_int_equal(zm_pool_new(&threads, n_threads, NULL), ZMLX_OK);
-        double *actual = numbers(&scope, zm_fused_moe(&scope, x, &of.arguments, threads));
+        double *actual = numbers(&scope, zm_fused_moe(&scope, x, &of.arguments, (zm_compute){.pool = threads}));
         assert_memory_equal(actual, expected, MANY * OUT * sizeof *actual);
         free(actual);
         for (int token = 0; token < MANY; token += 97) {
             mlx_array row = zm_slice_axis(&scope, x, 0, token, token + 1, 1);
-            actual = numbers(&scope, zm_fused_moe(&scope, row, &of.arguments, threads));
+            actual = numbers(&scope, zm_fused_moe(&scope, row, &of.arguments, (zm_compute){.pool = threads}));
             assert_memory_equal(actual, expected + token * OUT, OUT * sizeof *actual);
             free(actual);
         }
@@ -234,7 +234,7 @@ static void one_expert_agrees_with_mlx(void **state) {
         results[i] = zm_gather_qmm(&scope, input, weight->weight, weight->scales, weight->biases, index,
                                    weight->quantization, false);
     }
-    expect_same(&scope, zm_fused_moe(&scope, x, &of.arguments, pool), results[2], 1e-5);
+    expect_same(&scope, zm_fused_moe(&scope, x, &of.arguments, compute), results[2], 1e-5);
     end_well(&scope);
 }
 
@@ -253,7 +253,7 @@ static void wrong_arguments_are_refused(void **state) {
         if (i == 3) of.arguments.down = &of.gate;
         if (i == 4) of.arguments.expert_bias = zm_astype(&scope, of.arguments.expert_bias, MLX_FLOAT16);
         if (i == 5) of.arguments.router = &of.gate;
-        assert_false(zm_is_set(zm_fused_moe(&scope, x, &of.arguments, pool)));
+        assert_false(zm_is_set(zm_fused_moe(&scope, x, &of.arguments, compute)));
         zmlx_error error;
         assert_int_equal(zm_scope_end(&scope, &error), ZMLX_ERROR_ARGUMENT);
         assert_string_equal(error.where, "zmlx.moe");

@@ -25,7 +25,7 @@ static void linear_agrees_with_mlx(void **state) {
             zm_weight weight = random_weight(&scope, 0, 37, 256, formats[f], MLX_FLOAT32);
             if (f % 2) weight.bias = random_array(&scope, (const int[]){37}, 1, MLX_FLOAT32, 1);
             mlx_array x = random_array(&scope, (const int[]){1, tokens, 256}, 3, MLX_FLOAT32, 1);
-            mlx_array y = zm_fused_linear(&scope, x, &weight, pool);
+            mlx_array y = zm_fused_linear(&scope, x, &weight, compute);
             expect_same(&scope, y, plain_linear(&scope, x, &weight), 1e-5);
             end_well(&scope);
         }
@@ -41,8 +41,8 @@ static void half_precision_is_rounded_once(void **state) {
         zm_scope_begin(&scope, stream);
         zm_weight weight = random_weight(&scope, 0, 24, 128, formats[0], dtypes[d]);
         mlx_array x = random_array(&scope, (const int[]){3, 128}, 2, dtypes[d], 1);
-        mlx_array half = zm_fused_linear(&scope, x, &weight, pool);
-        mlx_array full = zm_fused_linear(&scope, zm_astype(&scope, x, MLX_FLOAT32), &weight, pool);
+        mlx_array half = zm_fused_linear(&scope, x, &weight, compute);
+        mlx_array full = zm_fused_linear(&scope, zm_astype(&scope, x, MLX_FLOAT32), &weight, compute);
         assert_int_equal(mlx_array_dtype(half), dtypes[d]);
         expect_same(&scope, half, zm_astype(&scope, full, dtypes[d]), 0);
         end_well(&scope);
@@ -80,7 +80,7 @@ static void gated_mlp_agrees_with_mlx(void **state) {
             zm_weight down = random_weight(&scope, 0, 130, 384, formats[(f + 1) % N_FORMATS], MLX_FLOAT32);
             mlx_array x = random_array(&scope, (const int[]){tokens, 128}, 2, MLX_FLOAT32, 1);
             mlx_array y =
-                zm_fused_gated_mlp(&scope, x, &(zm_gated_mlp_arguments){&gate, &up, &down, activation}, pool);
+                zm_fused_gated_mlp(&scope, x, &(zm_gated_mlp_arguments){&gate, &up, &down, activation}, compute);
             mlx_array plain_gate = plain_linear(&scope, x, &gate), plain_up = plain_linear(&scope, x, &up);
             mlx_array h = plain_unit(&scope, plain_gate, plain_up, activation);
             expect_same(&scope, y, plain_linear(&scope, h, &down), 1e-5);
@@ -129,7 +129,7 @@ static void wrong_shapes_are_refused(void **state) {
         if (i == 1) weight.out_features = 9;
         if (i == 2) weight.in_features = 128;
         if (i == 3) x = zm_astype(&scope, x, MLX_INT32);
-        assert_false(zm_is_set(zm_fused_linear(&scope, x, &weight, pool)));
+        assert_false(zm_is_set(zm_fused_linear(&scope, x, &weight, compute)));
         zmlx_error error;
         assert_true(zm_scope_end(&scope, &error) == (i == 3 ? ZMLX_ERROR_UNSUPPORTED : ZMLX_ERROR_ARGUMENT));
         assert_string_equal(error.where, "zmlx.linear");
@@ -142,7 +142,7 @@ static void no_tokens_are_no_work(void **state) {
     zm_scope_begin(&scope, stream);
     zm_weight weight = random_weight(&scope, 0, 8, 64, formats[0], MLX_FLOAT32);
     mlx_array x = random_array(&scope, (const int[]){0, 64}, 2, MLX_FLOAT32, 1);
-    mlx_array empty = zm_fused_linear(&scope, x, &weight, pool);
+    mlx_array empty = zm_fused_linear(&scope, x, &weight, compute);
     assert_int_equal(zm_dim(empty, 1), 8);
     mlx_array kept = {NULL};
     zm_scope_keep(&scope, &kept, empty);

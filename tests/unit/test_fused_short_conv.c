@@ -26,12 +26,12 @@ static parts random_parts(zm_scope *scope, zm_quantization quantization, bool ha
 static mlx_array call(zm_scope *scope, mlx_array *last, mlx_array x, const parts *of) {
     zm_short_conv_arguments arguments = {&of->in_proj,  &of->out_proj, of->conv_weight,
                                          of->conv_bias, *last,         TAPS};
-    return zm_fused_short_conv(scope, last, x, &arguments, pool);
+    return zm_fused_short_conv(scope, last, x, &arguments, compute);
 }
 
 /* output gate * convolution of the zero-padded input gate * x, in float64: (LENGTH, SIZE). */
 static float *reference_gated(zm_scope *scope, mlx_array x, const parts *of) {
-    double *projected = numbers(scope, zm_fused_linear(scope, x, &of->in_proj, pool));
+    double *projected = numbers(scope, zm_fused_linear(scope, x, &of->in_proj, compute));
     double *weight = numbers(scope, of->conv_weight);
     double *bias = zm_is_set(of->conv_bias) ? numbers(scope, of->conv_bias) : NULL;
     float *gated = allocate(sizeof(float) * LENGTH * SIZE);
@@ -60,7 +60,7 @@ static void equals_the_formula(void **state) {
         mlx_array y = call(&scope, &last, x, &of);
         float *gated = reference_gated(&scope, x, &of);
         mlx_array expected = zm_from_data(&scope, gated, (const int[]){1, LENGTH, SIZE}, 3, MLX_FLOAT32);
-        expect_same(&scope, y, zm_fused_linear(&scope, expected, &of.out_proj, pool), 1e-6);
+        expect_same(&scope, y, zm_fused_linear(&scope, expected, &of.out_proj, compute), 1e-6);
         free(gated);
         end_well(&scope);
     }

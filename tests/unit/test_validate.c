@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fused/fused.h"
 #include "validate/validate.h"
 
 #define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
@@ -128,6 +129,35 @@ static void test_passes(void **state) {
     zmlx_generation_clear(&generation);
     zmlx_validation_clear(&validation);
     assert_null(validation.baseline_tokens);
+}
+
+/* int8 activations are measured and never pass; where the processor has no kernels for them they are refused. */
+static void test_int8_is_approximate(void **state) {
+    (void)state;
+    const char *reason;
+    zmlx_patch_options patch = {.activations = ZMLX_ACTIVATIONS_INT8};
+    zmlx_validate_options int8 = options;
+    int8.patch = &patch;
+    zmlx_validation validation;
+    zmlx_status status = zmlx_validate(&validation, model, prompt, N_PROMPT, &int8, &error);
+    if (!zm_fused_int8_supported(&reason)) {
+        assert_int_equal(status, ZMLX_ERROR_UNSUPPORTED);
+        assert_string_equal(error.where, "activations");
+        assert_string_equal(error.message, reason);
+        return;
+    }
+    check(status);
+    assert_true(validation.approximate);
+    assert_false(validation.passed);
+    assert_int_equal(validation.n_notes, 1);
+    /* Half a per cent a product: far above float32's rounding, far below the logits themselves. */
+    assert_true(validation.max_abs_logit_diff > 1e-2 && validation.max_abs_logit_diff < 3);
+    assert_true(validation.argmax_agree >= N_TOKENS * 3 / 4);
+    assert_true(validation.mean_kl < 0.05);
+    zmlx_validation_clear(&validation);
+    patch.activations = (zmlx_activations)7;
+    assert_int_equal(zmlx_patch(NULL, model, &patch, &error), ZMLX_ERROR_ARGUMENT);
+    assert_int_equal(zm_patch_count(model), 0);
 }
 
 /* The first position where plain and broken generation differ. */
@@ -306,7 +336,7 @@ static void test_default_prompt(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_passes), cmocka_unit_test(test_int8_is_approximate),
         cmocka_unit_test(test_fails_where_a_kernel_is_broken),
         cmocka_unit_test(test_forced_figures_show_small_faults),
         cmocka_unit_test(test_worst_run_counts),

@@ -174,16 +174,15 @@ static void attend_all(run *of) {
     }
 }
 
-static const float *read_vector(const attention *self, const zm_view *inputs, int index, size_t *place) {
+static const float *read_vector(const attention *self, const zm_view *inputs, int index, float **scratch) {
     if (index < 0) return NULL;
-    float *scratch = self->workspace.data + *place;
-    *place += (inputs[index].size + 15) / 16 * 16;
-    return zm_read_floats(self->engine.level, &inputs[index], scratch);
+    float *place = *scratch;
+    *scratch += (inputs[index].size + 15) / 16 * 16;
+    return zm_read_floats(self->engine.level, &inputs[index], place);
 }
 
-static void project(const attention *self, const zm_view *inputs, run *of) {
+static void project(const attention *self, const zm_view *inputs, run *of, float *scratch) {
     zm_engine engine = self->engine;
-    float *scratch = self->workspace.data;
     const float *x = zm_read_floats(engine.level, &inputs[0], scratch + self->x_place);
     zm_matrix q = zm_operand_matrix(&self->q_proj, inputs), k = zm_operand_matrix(&self->k_proj, inputs);
     zm_matrix v = zm_operand_matrix(&self->v_proj, inputs);
@@ -203,8 +202,9 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs;
     (void)n_outputs;
     const attention *self = state;
-    float *scratch = self->workspace.data;
-    size_t place = self->vectors_place, values = self->n_heads * self->head_dim;
+    float *scratch = zm_workspace_open(&self->workspace);
+    float *vectors = scratch + self->vectors_place;
+    size_t values = self->n_heads * self->head_dim;
     run of = {.self = self,
               .q = scratch + self->q_place,
               .k = scratch + self->k_place,
@@ -217,10 +217,10 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
               .keys = outputs[1].data,
               .values = outputs[2].data};
     of.inverse_freqs = inputs[self->inverse_freqs].data;
-    of.q_norm = read_vector(self, inputs, self->q_norm, &place);
-    of.k_norm = read_vector(self, inputs, self->k_norm, &place);
-    of.sinks = read_vector(self, inputs, self->sinks, &place);
-    project(self, inputs, &of);
+    of.q_norm = read_vector(self, inputs, self->q_norm, &vectors);
+    of.k_norm = read_vector(self, inputs, self->k_norm, &vectors);
+    of.sinks = read_vector(self, inputs, self->sinks, &vectors);
+    project(self, inputs, &of, scratch);
     zm_pool_run(self->engine.pool, self->n_tokens, 1 + GRAIN_VALUES / values, finish_tokens, &of);
     attend_all(&of);
 
@@ -231,16 +231,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     zm_prepare(self->engine, &o_x, of.heads, self->n_tokens);
     zm_product_run(self->engine, &o_proj, &o_x, self->n_tokens, y);
     zm_round_floats(&outputs[0], y);
-}
-
-static void free_attention(void *state) {
-    attention *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class attention_class = {
-    .name = "zmlx.attention", .evaluate_cpu = evaluate, .free_state = free_attention};
+    .name = "zmlx.attention", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status refuse(zmlx_error *error, const char *what) {
     return zm_fail(error, ZMLX_ERROR_ARGUMENT, attention_class.name, "%s", what);
@@ -350,7 +345,7 @@ static zmlx_status make_workspace(attention *self, mlx_array x, zmlx_error *erro
     self->outputs_place = zm_workspace_add(workspace, parts, self->head_dim);
     self->largest_place = zm_workspace_add(workspace, parts, 1);
     self->sums_place = zm_workspace_add(workspace, parts, 1);
-    return zm_workspace_alloc(workspace, error);
+    return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
 /* inputs holds x alone; the weights follow. */
@@ -377,12 +372,12 @@ static zmlx_status set_up(attention *self, zm_inputs *inputs, const zm_attention
     return make_workspace(self, x, error);
 }
 
-zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_pool *pool,
+zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_compute compute,
                               zmlx_error *error) {
     attention *self = calloc(1, sizeof *self);
     if (!self) return zm_fail_memory(error);
     *step = zm_step_new(&attention_class, self, x);
-    self->engine = zm_engine_new(pool);
+    self->engine = zm_engine_new(compute);
     zmlx_status status = set_up(self, &step->inputs, arguments, error);
     if (status) {
         zm_step_free(step);
@@ -400,10 +395,10 @@ zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arg
 }
 
 mlx_array zm_fused_attention(zm_scope *scope, mlx_array *keys, mlx_array *values, mlx_array x,
-                             const zm_attention_arguments *arguments, zm_pool *pool) {
+                             const zm_attention_arguments *arguments, zm_compute compute) {
     zm_step step;
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    if (!zm_scope_failed(scope) && !zm_attention_step(&step, x, arguments, pool, &scope->failure))
+    if (!zm_scope_failed(scope) && !zm_attention_step(&step, x, arguments, compute, &scope->failure))
         zm_step_apply(scope, results, &step);
     *keys = results[1];
     *values = results[2];

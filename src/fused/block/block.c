@@ -35,9 +35,9 @@ static void run_part(const part *of, zm_view x, const zm_view *inputs, zm_view *
 }
 
 /* The norm of all tokens, stored in the type of the activations; the result's data is scratch. */
-static zm_view norm_tokens(const block *self, zm_view like, const float *x, const zm_view *weight, size_t weight_place,
-                           float eps) {
-    float *scratch = self->workspace.data, *normed = scratch + self->normed_place;
+static zm_view norm_tokens(const block *self, float *scratch, zm_view like, const float *x, const zm_view *weight,
+                           size_t weight_place, float eps) {
+    float *normed = scratch + self->normed_place;
     const float *numbers = zm_read_floats(self->level, weight, scratch + weight_place);
     for (size_t t = 0; t < self->n_tokens; t++)
         zm_rms_norm_row(normed + t * self->size, x + t * self->size, numbers, self->size, eps);
@@ -47,9 +47,8 @@ static zm_view norm_tokens(const block *self, zm_view like, const float *x, cons
 }
 
 /* sum = x + the numbers of result, rounded to its type, which gets them too; sum may be x. */
-static void add_result(const block *self, float *sum, const float *x, zm_view *result) {
-    float *scratch = self->workspace.data + self->normed_place;
-    const float *added = zm_read_floats(self->level, result, scratch);
+static void add_result(const block *self, float *scratch, float *sum, const float *x, zm_view *result) {
+    const float *added = zm_read_floats(self->level, result, scratch + self->normed_place);
     for (size_t i = 0; i < result->size; i++) sum[i] = x[i] + added[i];
     zm_store_floats(result, sum);
     zm_copy_floats(self->level, result, sum);
@@ -58,21 +57,22 @@ static void add_result(const block *self, float *sum, const float *x, zm_view *r
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
     (void)n_inputs;
     const block *self = state;
-    float *scratch = self->workspace.data, *h = scratch + self->h_place;
+    float *scratch = zm_workspace_open(&self->workspace), *h = scratch + self->h_place;
     const float *x = zm_read_floats(self->level, &inputs[0], scratch + self->x_place);
 
-    zm_view normed = norm_tokens(self, inputs[0], x, &inputs[OPERATOR_NORM], self->operator_norm_place,
+    zm_view normed = norm_tokens(self, scratch, inputs[0], x, &inputs[OPERATOR_NORM], self->operator_norm_place,
                                  self->operator_eps);
     zm_view results[ZM_STEP_OUTPUTS] = {inputs[0]};
     results[0].data = scratch + self->result_place;
     memcpy(results + 1, outputs + 1, (size_t)(n_outputs - 1) * sizeof *results);
     run_part(&self->operator, normed, inputs, results, n_outputs);
-    add_result(self, h, x, &results[0]);
+    add_result(self, scratch, h, x, &results[0]);
 
-    normed = norm_tokens(self, inputs[0], h, &inputs[FEED_FORWARD_NORM], self->feed_forward_norm_place,
+    normed = norm_tokens(self, scratch, inputs[0], h, &inputs[FEED_FORWARD_NORM], self->feed_forward_norm_place,
                          self->feed_forward_eps);
     run_part(&self->feed_forward, normed, inputs, &outputs[0], 1);
-    add_result(self, h, h, &outputs[0]);
+    add_result(self, scratch, h, h, &outputs[0]);
+    zm_workspace_close(&self->workspace);
 }
 
 static void free_part(part *of) {
@@ -84,7 +84,6 @@ static void free_block(void *state) {
     if (!self) return;
     free_part(&self->operator);
     free_part(&self->feed_forward);
-    free(self->workspace.data);
     free(self);
 }
 
@@ -115,16 +114,16 @@ static zmlx_status add_norm(block_inputs *inputs, mlx_array weight, size_t size,
 }
 
 static zmlx_status add_parts(block *self, block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
-                             zm_pool *pool, zmlx_error *error) {
+                             zm_compute compute, zmlx_error *error) {
     mlx_array x = inputs->arrays[0];
     zm_step feed_forward;
     if (!arguments->attention == !arguments->short_conv || !arguments->gated_mlp == !arguments->moe)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, block_class.name, "not one operator and one feed-forward part");
-    if (arguments->attention) ZM_TRY(zm_attention_step(operator, x, arguments->attention, pool, error));
-    else ZM_TRY(zm_short_conv_step(operator, x, arguments->short_conv, pool, error));
+    if (arguments->attention) ZM_TRY(zm_attention_step(operator, x, arguments->attention, compute, error));
+    else ZM_TRY(zm_short_conv_step(operator, x, arguments->short_conv, compute, error));
     take_step(&self->operator, inputs, operator);
-    if (arguments->moe) ZM_TRY(zm_moe_step(&feed_forward, x, arguments->moe, pool, error));
-    else ZM_TRY(zm_gated_mlp_step(&feed_forward, x, arguments->gated_mlp, pool, error));
+    if (arguments->moe) ZM_TRY(zm_moe_step(&feed_forward, x, arguments->moe, compute, error));
+    else ZM_TRY(zm_gated_mlp_step(&feed_forward, x, arguments->gated_mlp, compute, error));
     take_step(&self->feed_forward, inputs, &feed_forward);
     int size = (int)self->size;
     if (operator->outputs[0].shape[2] != size || feed_forward.outputs[0].shape[2] != size)
@@ -132,7 +131,7 @@ static zmlx_status add_parts(block *self, block_inputs *inputs, zm_step *operato
     return ZMLX_OK;
 }
 
-static zmlx_status make_workspace(block *self, zmlx_error *error) {
+static zmlx_status make_workspace(block *self, zm_pool *pool, zmlx_error *error) {
     zm_workspace *workspace = &self->workspace;
     self->x_place = zm_workspace_add(workspace, self->n_tokens, self->size);
     self->h_place = zm_workspace_add(workspace, self->n_tokens, self->size);
@@ -141,11 +140,11 @@ static zmlx_status make_workspace(block *self, zmlx_error *error) {
     self->result_place = zm_workspace_add(workspace, self->n_tokens, self->size);
     self->operator_norm_place = zm_workspace_add(workspace, 1, self->size);
     self->feed_forward_norm_place = zm_workspace_add(workspace, 1, self->size);
-    return zm_workspace_alloc(workspace, error);
+    return zm_workspace_reserve(workspace, pool, error);
 }
 
 static zmlx_status set_up(block *self, block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
-                          zm_pool *pool, zmlx_error *error) {
+                          zm_compute compute, zmlx_error *error) {
     mlx_array x = inputs->arrays[0];
     if (!zm_is_set(x) || mlx_array_ndim(x) != 3 || zm_dim(x, 0) != 1 || !zm_dim(x, 2))
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, block_class.name, "the input is not one sequence");
@@ -157,8 +156,8 @@ static zmlx_status set_up(block *self, block_inputs *inputs, zm_step *operator, 
     ZM_TRY(zm_check_activations(x, self->size, block_class.name, error));
     ZM_TRY(add_norm(inputs, arguments->operator_norm, self->size, error));
     ZM_TRY(add_norm(inputs, arguments->feed_forward_norm, self->size, error));
-    ZM_TRY(add_parts(self, inputs, operator, arguments, pool, error));
-    return make_workspace(self, error);
+    ZM_TRY(add_parts(self, inputs, operator, arguments, compute, error));
+    return make_workspace(self, compute.pool, error);
 }
 
 /* The outputs of the node: y and what the operator keeps, whose inputs have moved. */
@@ -171,14 +170,14 @@ static int node_outputs(zm_node_output *outputs, const block *self, const zm_ste
 }
 
 mlx_array zm_fused_block(zm_scope *scope, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
-                         zm_pool *pool) {
+                         zm_compute compute) {
     kept[0] = kept[1] = (mlx_array){NULL};
     if (zm_scope_failed(scope)) return (mlx_array){NULL};
     block *self = calloc(1, sizeof *self);
     if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, block_class.name, "out of memory");
     block_inputs inputs = {.arrays = {x}, .count = 1};
     zm_step operator;
-    if (set_up(self, &inputs, &operator, arguments, pool, &scope->failure)) {
+    if (set_up(self, &inputs, &operator, arguments, compute, &scope->failure)) {
         free_block(self);
         return (mlx_array){NULL};
     }

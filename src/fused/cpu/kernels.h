@@ -93,9 +93,47 @@ static void widen(float *result, const void *values, zm_storage storage, size_t 
 
 #include "fused/cpu/kernels_attend.h"
 
+#ifdef LIMBS
+#include "fused/cpu/kernels_limbs.h"
+#endif
+
+static void order(zm_order *result, const zm_matrix *matrix, zm_precision precision) {
+#ifdef LIMBS
+    if (matrix->kind != ZM_MATRIX_DENSE) {
+        order_limbs(result, matrix, precision == ZM_PRECISION_INT8 ? 1 : 3);
+        return;
+    }
+#endif
+    (void)precision;
+    order_floats(result, matrix);
+}
+
+static void prepare(float *prepared, const float *x, const zm_order *plan) {
+#ifdef LIMBS
+    if (plan->limbs) {
+        prepare_limbs(prepared, x, plan);
+        return;
+    }
+#endif
+    prepare_floats(prepared, x, plan);
+}
+
+static void multiply(const zm_product *product, size_t row_begin, size_t row_end) {
+#ifdef LIMBS
+    if (product->limbs) {
+        multiply_limbs(product, row_begin, row_end);
+        return;
+    }
+#endif
+    multiply_floats(product, row_begin, row_end);
+}
+
 const zm_cpu_level SYMBOL = {
     .name = NAME,
     .supported = supported,
+#ifdef LIMBS
+    .int8 = true,
+#endif
     .order = order,
     .prepare = prepare,
     .multiply = multiply,

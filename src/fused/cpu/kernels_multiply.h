@@ -7,7 +7,7 @@
 
 enum {
     TOKENS = 4,
-    AHEAD = 4096, SCALES_AHEAD = 512 /* bytes fetched early: rows are short for the processor's own streams */
+    AHEAD = 8192, SCALES_AHEAD = 512 /* bytes fetched early: rows are short for the processor's own streams */
 };
 
 /* Up to ZM_ROW_BLOCK rows and TOKENS tokens. Missing ones repeat the last. */
@@ -275,7 +275,7 @@ static const rows_functions dense_functions[] = {[ZM_STORAGE_FLOAT32] = FUNCTION
                                                  [ZM_STORAGE_FLOAT16] = FUNCTIONS(dense_float16),
                                                  [ZM_STORAGE_BFLOAT16] = FUNCTIONS(dense_bfloat16)};
 
-static void multiply(const zm_product *product, size_t row_begin, size_t row_end) {
+INLINE void multiply_floats(const zm_product *product, size_t row_begin, size_t row_end) {
     const zm_matrix *matrix = product->matrix;
     const rows_functions *functions = &mxfp4_functions;
     if (matrix->kind == ZM_MATRIX_DENSE) functions = &dense_functions[matrix->storage];

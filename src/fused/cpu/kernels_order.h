@@ -29,12 +29,13 @@ INLINE size_t value_count(size_t in_features, packing pack) {
  * runs parts side by side. */
 INLINE bool is_looked_up(int bits, int code) { return bits <= LOOKUP_BITS && code % 2 == 0; }
 
-static void order(zm_order *result, const zm_matrix *matrix) {
+INLINE void order_floats(zm_order *result, const zm_matrix *matrix) {
     size_t in_features = matrix->in_features;
     *result = (zm_order){.in_features = in_features,
                          .group_size = matrix->group_size ? (size_t)matrix->group_size : ZM_MATRIX_UNIT,
                          .n_values = in_features,
                          .sums = matrix->kind == ZM_MATRIX_AFFINE};
+    if (result->sums) result->n_group_values = zm_matrix_groups(matrix);
     if (matrix->kind == ZM_MATRIX_DENSE) return;
     packing pack = packing_of(matrix->bits);
     result->n_codes = (size_t)pack.n_codes;
@@ -65,7 +66,7 @@ INLINE void prepare_codes(float *prepared, const float *x, const zm_order *plan,
         prepare_words(prepared + whole * n_codes, x + whole * n_codes, n_words - whole, plan, n_codes);
 }
 
-static void prepare(float *prepared, const float *x, const zm_order *plan) {
+INLINE void prepare_floats(float *prepared, const float *x, const zm_order *plan) {
     size_t size = plan->group_size, n_groups = plan->in_features / size;
     if (!plan->n_codes) memcpy(prepared, x, plan->in_features * sizeof *x);
     else if (plan->n_codes == 4) prepare_codes(prepared, x, plan, 4);

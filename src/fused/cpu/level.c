@@ -5,7 +5,7 @@
 
 extern const zm_cpu_level zm_level_baseline;
 #if defined(__x86_64__)
-extern const zm_cpu_level zm_level_avx2, zm_level_avx512;
+extern const zm_cpu_level zm_level_avx2, zm_level_avx512, zm_level_avx512vnni;
 #endif
 
 static const zm_cpu_level *const levels[] = {
@@ -13,6 +13,7 @@ static const zm_cpu_level *const levels[] = {
 #if defined(__x86_64__)
     &zm_level_avx2,
     &zm_level_avx512,
+    &zm_level_avx512vnni,
 #endif
     NULL,
 };

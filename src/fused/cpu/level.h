@@ -3,12 +3,12 @@
  *
  * A product reads its activations in an order of the level's choice, so each token is prepared once:
  *
- *     level->order(&order, matrix);
+ *     level->order(&order, matrix, precision);
  *     level->prepare(prepared, x, &order);               // zm_order_size(&order) floats
  *     level->multiply(&product, row_begin, row_end);      // any split of the rows, in any thread
  *
- * Everything is float32. A result's bits depend on the level, the row and the token's values alone: not on
- * the number of tokens, the split of the rows or the threads. */
+ * Sums are float32, or of whole numbers (kernels_limbs.h). A result's bits depend on the level, the precision, the row
+ * and the token's values alone: not on the number of tokens, the split of the rows or the threads. */
 #ifndef ZM_FUSED_CPU_LEVEL_H
 #define ZM_FUSED_CPU_LEVEL_H
 
@@ -17,15 +17,17 @@
 
 enum { ZM_MAX_LANES = 16, ZM_MAX_CODES = 16 };
 
-/* How prepared activations are stored. A row of codes is read as words of n_codes codes, a vector of words at a
- * time: the activations of a vector's first codes come first, then those of its second ones, each times the
- * factor that undoes the place of its code inside the word. Zeros fill up the last vector; the sums of the
- * groups follow. */
+/* How prepared activations are stored: as limbs, see kernels_limbs.h, or as floats. Then a row of codes is read as words
+ * of n_codes codes, a vector of words at a time: the activations of a vector's first codes come first, then those of its
+ * second ones, each times the factor that undoes the place of its code inside the word. Zeros fill up the last
+ * vector; the sums of the groups follow. */
 typedef struct zm_order {
     size_t in_features, group_size;
-    size_t n_values; /* before the sums */
-    size_t n_codes;  /* 0: dense, in the order they have */
-    bool sums;       /* the kind has biases */
+    size_t n_values;       /* the size of all activations, in floats */
+    size_t n_group_values; /* of the groups, after them */
+    int limbs, planes;     /* 0: floats */
+    size_t n_codes;        /* 0: dense, in the order they have */
+    bool sums;             /* the kind has biases */
     float factor[ZM_MAX_CODES][ZM_MAX_LANES];
 } zm_order;
 
@@ -36,6 +38,7 @@ typedef struct zm_product {
     const uint32_t *tokens; /* the place of each token in `prepared`; NULL: one after the other */
     const float *prepared;  /* rows of prepared_stride */
     size_t prepared_stride;
+    int limbs; /* of the order it has */
     float *y;
     size_t y_stride;
 } zm_product;
@@ -58,7 +61,8 @@ typedef struct zm_attend {
 typedef struct zm_cpu_level {
     const char *name;
     bool (*supported)(void); /* by this processor and system */
-    void (*order)(zm_order *order, const zm_matrix *matrix);
+    bool int8;               /* ZM_PRECISION_INT8 makes a difference */
+    void (*order)(zm_order *order, const zm_matrix *matrix, zm_precision precision);
     void (*prepare)(float *prepared, const float *x, const zm_order *order);
     void (*multiply)(const zm_product *product, size_t row_begin, size_t row_end);
     /* result[i] = h(gate[i], up[i]); result may be gate or up. */
@@ -72,13 +76,13 @@ typedef struct zm_cpu_level {
     void (*attend)(const zm_attend *part);
 } zm_cpu_level;
 
-/* Rows that are computed together: splits of the rows at its multiples are the fast ones. */
-enum { ZM_ROW_BLOCK = 4 };
+/* Rows that are computed together, for one token and for several: splits of the rows at its multiples are the fast
+ * ones. */
+enum { ZM_ROW_BLOCK = 4, ZM_WIDE_ROW_BLOCK = 32 };
 
 /* Floats of one prepared token. */
 static inline size_t zm_order_size(const zm_order *order) {
-    size_t sums = order->sums ? order->in_features / order->group_size : 0;
-    return (order->n_values + sums + ZM_MAX_LANES - 1) / ZM_MAX_LANES * ZM_MAX_LANES;
+    return (order->n_values + order->n_group_values + ZM_MAX_LANES - 1) / ZM_MAX_LANES * ZM_MAX_LANES;
 }
 
 /* All levels of this architecture, the plain one first and the best last; NULL ends the list. */

@@ -7,11 +7,13 @@ enum {
     PART = 32                 /* rows and tokens of one step of gated rows */
 };
 
-zm_engine zm_engine_new(zm_pool *pool) { return (zm_engine){.level = zm_fused_best_level(), .pool = pool}; }
+zm_engine zm_engine_new(zm_compute compute) {
+    return (zm_engine){.level = zm_fused_best_level(), .pool = compute.pool, .precision = compute.precision};
+}
 
 zm_prepared zm_prepared_new(zm_engine engine, const zm_matrix *matrix) {
     zm_prepared prepared = {.data = NULL};
-    engine.level->order(&prepared.order, matrix);
+    engine.level->order(&prepared.order, matrix, engine.precision);
     prepared.stride = zm_order_size(&prepared.order);
     return prepared;
 }
@@ -35,9 +37,9 @@ void zm_prepare(zm_engine engine, const zm_prepared *prepared, const float *x, s
     zm_pool_run(engine.pool, n_tokens, 1 + GRAIN_VALUES / prepared->order.in_features, prepare_tokens, &loop);
 }
 
-size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens) {
-    size_t block = ZM_ROW_BLOCK * zm_matrix_row_bytes(matrix);
-    return 1 + GRAIN_BYTES / (block * (n_tokens ? n_tokens : 1));
+size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens, size_t n_products) {
+    size_t block = zm_row_block(n_tokens) * zm_matrix_row_bytes(matrix);
+    return 1 + GRAIN_BYTES / (block * (n_products ? n_products : 1));
 }
 
 typedef struct multiply_loop {
@@ -48,7 +50,8 @@ typedef struct multiply_loop {
 static void multiply_blocks(void *context, size_t begin, size_t end) {
     const multiply_loop *loop = context;
     zm_product product = loop->product;
-    size_t row_begin = zm_block_row(product.matrix, begin), row_end = zm_block_row(product.matrix, end);
+    size_t row_begin = zm_block_row(product.matrix, product.n_tokens, begin);
+    size_t row_end = zm_block_row(product.matrix, product.n_tokens, end);
     product.y += row_begin;
     loop->level->multiply(&product, row_begin, row_end);
 }
@@ -61,10 +64,12 @@ void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared
                     .n_tokens = n_tokens,
                     .prepared = prepared->data,
                     .prepared_stride = prepared->stride,
+                    .limbs = prepared->order.limbs,
                     .y = y,
                     .y_stride = matrix->out_features},
     };
-    zm_pool_run(engine.pool, zm_row_blocks(matrix), zm_row_grain(matrix, n_tokens), multiply_blocks, &loop);
+    zm_pool_run(engine.pool, zm_row_blocks(matrix, n_tokens), zm_row_grain(matrix, n_tokens, n_tokens),
+                multiply_blocks, &loop);
 }
 
 static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, const zm_prepared *x, size_t expert,
@@ -75,6 +80,7 @@ static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, co
                           .tokens = tokens.indices ? tokens.indices + first : NULL,
                           .prepared = x->data + (tokens.indices ? 0 : first * x->stride),
                           .prepared_stride = x->stride,
+                          .limbs = x->order.limbs,
                           .y = y,
                           .y_stride = PART};
     rows->level->multiply(&product, row_begin, row_end);

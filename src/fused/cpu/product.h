@@ -3,16 +3,17 @@
 #ifndef ZM_FUSED_CPU_PRODUCT_H
 #define ZM_FUSED_CPU_PRODUCT_H
 
-#include "base/threads.h"
+#include "fused/compute.h"
 #include "fused/cpu/level.h"
 
 /* What computes: chosen once, when a node is made. */
 typedef struct zm_engine {
     const zm_cpu_level *level;
     zm_pool *pool; /* borrowed; may be NULL */
+    zm_precision precision;
 } zm_engine;
 
-zm_engine zm_engine_new(zm_pool *pool);
+zm_engine zm_engine_new(zm_compute compute);
 
 /* Activations prepared for the matrices of one order. */
 typedef struct zm_prepared {
@@ -47,16 +48,19 @@ typedef struct zm_token_list {
 void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_list tokens, size_t row_begin,
                        size_t row_end, float *h, size_t h_stride);
 
-/* Blocks of ZM_ROW_BLOCK rows of a matrix, and how many of them are worth a thread. */
-static inline size_t zm_row_blocks(const zm_matrix *matrix) {
-    return (matrix->out_features + ZM_ROW_BLOCK - 1) / ZM_ROW_BLOCK;
+/* Rows of a block, by which a product's rows are shared out. */
+static inline size_t zm_row_block(size_t n_tokens) { return n_tokens > 1 ? ZM_WIDE_ROW_BLOCK : ZM_ROW_BLOCK; }
+
+/* Blocks of a matrix, and how many of them are worth a thread where each row is multiplied n_products times. */
+static inline size_t zm_row_blocks(const zm_matrix *matrix, size_t n_tokens) {
+    return (matrix->out_features + zm_row_block(n_tokens) - 1) / zm_row_block(n_tokens);
 }
 
-size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens);
+size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens, size_t n_products);
 
-/* The rows of block range [begin, end). */
-static inline size_t zm_block_row(const zm_matrix *matrix, size_t block) {
-    size_t row = block * ZM_ROW_BLOCK;
+/* The first row of a block; the end of the rows for those after the last. */
+static inline size_t zm_block_row(const zm_matrix *matrix, size_t n_tokens, size_t block) {
+    size_t row = block * zm_row_block(n_tokens);
     return row < matrix->out_features ? row : matrix->out_features;
 }
 

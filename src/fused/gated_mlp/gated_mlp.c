@@ -27,8 +27,8 @@ typedef struct gated_loop {
 static void run_rows(void *context, size_t begin, size_t end) {
     const gated_loop *loop = context;
     const zm_matrix *gate = loop->rows.gate;
-    zm_gated_rows_run(&loop->rows, 0, loop->tokens, zm_block_row(gate, begin), zm_block_row(gate, end),
-                      loop->h, loop->h_stride);
+    zm_gated_rows_run(&loop->rows, 0, loop->tokens, zm_block_row(gate, loop->tokens.count, begin),
+                      zm_block_row(gate, loop->tokens.count, end), loop->h, loop->h_stride);
 }
 
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs,
@@ -36,7 +36,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs;
     (void)n_outputs;
     const gated_mlp *self = state;
-    float *scratch = self->workspace.data, *h = scratch + self->h_place;
+    float *scratch = zm_workspace_open(&self->workspace), *h = scratch + self->h_place;
     zm_matrix gate = zm_operand_matrix(&self->gate, inputs), up = zm_operand_matrix(&self->up, inputs);
     zm_matrix down = zm_operand_matrix(&self->down, inputs);
     zm_prepared gate_x = self->gate_x, up_x = self->up_x, down_x = self->down_x;
@@ -59,21 +59,16 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
         .h = h,
         .h_stride = gate.out_features,
     };
-    zm_pool_run(self->engine.pool, zm_row_blocks(&gate), zm_row_grain(&gate, 2 * self->n_tokens), run_rows,
-                &loop);
+    zm_pool_run(self->engine.pool, zm_row_blocks(&gate, self->n_tokens),
+                zm_row_grain(&gate, self->n_tokens, 2 * self->n_tokens), run_rows, &loop);
     zm_prepare(self->engine, &down_x, h, self->n_tokens);
     zm_product_run(self->engine, &down, &down_x, self->n_tokens, y);
     zm_round_floats(&outputs[0], y);
-}
-
-static void free_gated_mlp(void *state) {
-    gated_mlp *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class gated_mlp_class = {
-    .name = "zmlx.gated_mlp", .evaluate_cpu = evaluate, .free_state = free_gated_mlp};
+    .name = "zmlx.gated_mlp", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status check_sizes(const gated_mlp *self, zmlx_error *error) {
     const zm_matrix *gate = &self->gate.matrix, *up = &self->up.matrix, *down = &self->down.matrix;
@@ -102,7 +97,7 @@ static zmlx_status make_workspace(gated_mlp *self, mlx_array x, zmlx_error *erro
     self->down_place = zm_workspace_add(workspace, tokens, self->down_x.stride);
     self->x_place = zm_workspace_add(workspace, widened, gate->in_features);
     self->y_place = zm_workspace_add(workspace, widened, down->out_features);
-    return zm_workspace_alloc(workspace, error);
+    return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
 /* inputs holds x alone; the weights follow. */
@@ -118,22 +113,23 @@ static zmlx_status set_up(gated_mlp *self, zm_inputs *inputs, const zm_gated_mlp
     return make_workspace(self, x, error);
 }
 
-zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool,
+zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute,
                               zmlx_error *error) {
     gated_mlp *self = calloc(1, sizeof *self);
     if (!self) return zm_fail_memory(error);
     *step = zm_step_new(&gated_mlp_class, self, x);
-    self->engine = zm_engine_new(pool);
+    self->engine = zm_engine_new(compute);
     zmlx_status status = set_up(self, &step->inputs, arguments, error);
     if (status) zm_step_free(step);
     else zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
     return status;
 }
 
-mlx_array zm_fused_gated_mlp(zm_scope *scope, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_pool *pool) {
+mlx_array zm_fused_gated_mlp(zm_scope *scope, mlx_array x, const zm_gated_mlp_arguments *arguments,
+                             zm_compute compute) {
     zm_step step;
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    if (!zm_scope_failed(scope) && !zm_gated_mlp_step(&step, x, arguments, pool, &scope->failure))
+    if (!zm_scope_failed(scope) && !zm_gated_mlp_step(&step, x, arguments, compute, &scope->failure))
         zm_step_apply(scope, results, &step);
     return results[0];
 }

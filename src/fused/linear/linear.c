@@ -19,7 +19,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs;
     (void)n_outputs;
     const linear *self = state;
-    float *scratch = self->workspace.data;
+    float *scratch = zm_workspace_open(&self->workspace);
     zm_matrix matrix = zm_operand_matrix(&self->weight, inputs);
     zm_prepared prepared = self->prepared;
     prepared.data = scratch + self->prepared_place;
@@ -28,21 +28,16 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     zm_prepare(self->engine, &prepared, x, self->n_tokens);
     zm_product_run(self->engine, &matrix, &prepared, self->n_tokens, y);
     zm_round_floats(&outputs[0], y);
-}
-
-static void free_linear(void *state) {
-    linear *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class linear_class = {
-    .name = "zmlx.linear", .evaluate_cpu = evaluate, .free_state = free_linear};
+    .name = "zmlx.linear", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status set_up(linear *self, zm_inputs *inputs, mlx_array x, const zm_weight *weight,
-                          zm_pool *pool, zmlx_error *error) {
+                          zm_compute compute, zmlx_error *error) {
     const zm_matrix *matrix = &self->weight.matrix;
-    self->engine = zm_engine_new(pool);
+    self->engine = zm_engine_new(compute);
     zm_inputs_add(inputs, x);
     ZM_TRY(zm_operand_new(&self->weight, inputs, weight, linear_class.name, error));
     ZM_TRY(zm_check_activations(x, matrix->in_features, linear_class.name, error));
@@ -54,16 +49,16 @@ static zmlx_status set_up(linear *self, zm_inputs *inputs, mlx_array x, const zm
     self->prepared_place = zm_workspace_add(&self->workspace, self->n_tokens, self->prepared.stride);
     self->x_place = zm_workspace_add(&self->workspace, widened, matrix->in_features);
     self->y_place = zm_workspace_add(&self->workspace, widened, matrix->out_features);
-    return zm_workspace_alloc(&self->workspace, error);
+    return zm_workspace_reserve(&self->workspace, self->engine.pool, error);
 }
 
-mlx_array zm_fused_linear(zm_scope *scope, mlx_array x, const zm_weight *weight, zm_pool *pool) {
+mlx_array zm_fused_linear(zm_scope *scope, mlx_array x, const zm_weight *weight, zm_compute compute) {
     if (zm_scope_failed(scope)) return (mlx_array){NULL};
     linear *state = calloc(1, sizeof *state);
     if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, linear_class.name, "out of memory");
     zm_inputs inputs = {.count = 0};
-    if (set_up(state, &inputs, x, weight, pool, &scope->failure)) {
-        free_linear(state);
+    if (set_up(state, &inputs, x, weight, compute, &scope->failure)) {
+        free(state);
         return (mlx_array){NULL};
     }
     zm_node_output output = zm_output_like(x, state->weight.matrix.out_features);

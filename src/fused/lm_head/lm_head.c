@@ -79,7 +79,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs;
     (void)n_outputs;
     const lm_head *self = state;
-    float *scratch = self->workspace.data;
+    float *scratch = zm_workspace_open(&self->workspace);
     zm_matrix matrix = zm_operand_matrix(&self->weight, inputs);
     const float *x = zm_read_floats(self->engine.level, &inputs[0], scratch + self->x_place);
     uint32_t *tokens = outputs[0].data;
@@ -101,16 +101,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
         }
         tokens[t] = choose(&of);
     }
-}
-
-static void free_lm_head(void *state) {
-    lm_head *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class lm_head_class = {
-    .name = "zmlx.lm_head", .evaluate_cpu = evaluate, .free_state = free_lm_head};
+    .name = "zmlx.lm_head", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status set_up(lm_head *self, zm_inputs *inputs, const zm_weight *weight, zmlx_error *error) {
     const zm_matrix *matrix = &self->weight.matrix;
@@ -130,16 +125,16 @@ static zmlx_status set_up(lm_head *self, zm_inputs *inputs, const zm_weight *wei
     self->stored_place = zm_workspace_add(&self->workspace, widens ? 1 : 0, matrix->out_features);
     self->largest_place = zm_workspace_add(&self->workspace, 1, self->n_pieces);
     self->sums_place = zm_workspace_add(&self->workspace, 1, self->n_pieces);
-    return zm_workspace_alloc(&self->workspace, error);
+    return zm_workspace_reserve(&self->workspace, self->engine.pool, error);
 }
 
-mlx_array zm_fused_lm_head(zm_scope *scope, mlx_array x, const zm_weight *weight, zm_pool *pool) {
+mlx_array zm_fused_lm_head(zm_scope *scope, mlx_array x, const zm_weight *weight, zm_compute compute) {
     if (zm_scope_failed(scope)) return (mlx_array){NULL};
     lm_head *self = calloc(1, sizeof *self);
     if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, lm_head_class.name, "out of memory");
     zm_step step = zm_step_new(&lm_head_class, self, x);
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    self->engine = zm_engine_new(pool);
+    self->engine = zm_engine_new(compute);
     if (set_up(self, &step.inputs, weight, &scope->failure)) {
         zm_step_free(&step);
         return results[0];

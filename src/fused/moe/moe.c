@@ -46,6 +46,7 @@ typedef struct run {
     uint32_t *slots;   /* of each pair */
     group *groups;
     float *weights;
+    float *scratch;
     float *h, *outputs; /* a row a slot */
     float *y;
 } run;
@@ -100,11 +101,12 @@ static void gated_group(const run *of, const group *some, size_t row_begin, size
 /* An index range over (group, row block). */
 static void run_gated(void *context, size_t begin, size_t end) {
     const run *of = context;
-    size_t blocks = zm_row_blocks(&of->gate);
+    size_t blocks = zm_row_blocks(&of->gate, of->n_tokens);
     while (begin < end) {
         size_t first = begin % blocks, last = first + (end - begin);
         if (last > blocks) last = blocks;
-        gated_group(of, &of->groups[begin / blocks], zm_block_row(&of->gate, first), zm_block_row(&of->gate, last));
+        gated_group(of, &of->groups[begin / blocks], zm_block_row(&of->gate, of->n_tokens, first),
+                    zm_block_row(&of->gate, of->n_tokens, last));
         begin += last - first;
     }
 }
@@ -125,8 +127,8 @@ static void combine_rows(const run *of, size_t row_begin, size_t row_end) {
 static void run_down(void *context, size_t begin, size_t end) {
     const run *of = context;
     const zm_matrix *down = &of->down;
-    size_t row_end = zm_block_row(down, end), out = down->out_features;
-    for (size_t row = zm_block_row(down, begin); row < row_end; row += ROWS) {
+    size_t row_end = zm_block_row(down, of->n_tokens, end), out = down->out_features;
+    for (size_t row = zm_block_row(down, of->n_tokens, begin); row < row_end; row += ROWS) {
         size_t last = row_end - row < ROWS ? row_end : row + ROWS;
         for (size_t i = 0; i < of->n_groups; i++) {
             const group *some = &of->groups[i];
@@ -135,6 +137,7 @@ static void run_down(void *context, size_t begin, size_t end) {
                                   .n_tokens = some->count,
                                   .prepared = of->down_x.data + some->first * of->down_x.stride,
                                   .prepared_stride = of->down_x.stride,
+                                  .limbs = of->down_x.order.limbs,
                                   .y = of->outputs + some->first * out + row,
                                   .y_stride = out};
             of->self->engine.level->multiply(&product, row, last);
@@ -144,8 +147,9 @@ static void run_down(void *context, size_t begin, size_t end) {
 }
 
 static void start_run(run *of, const moe *self, const zm_view *inputs, zm_view *output) {
-    float *scratch = self->workspace.data;
+    float *scratch = zm_workspace_open(&self->workspace);
     *of = (run){.self = self,
+                .scratch = scratch,
                 .router = zm_operand_matrix(&self->router, inputs),
                 .gate = zm_operand_matrix(&self->gate, inputs),
                 .up = zm_operand_matrix(&self->up, inputs),
@@ -172,7 +176,7 @@ static void run_slice(run *of, const float *x, const float *expert_bias) {
     const moe *self = of->self;
     zm_engine engine = self->engine;
     size_t tokens = of->n_tokens, pairs = tokens * self->rule.top_k;
-    float *scratch = self->workspace.data, *logits = scratch + self->logits_place;
+    float *scratch = of->scratch, *logits = scratch + self->logits_place;
     zm_prepare(engine, &of->router_x, x, tokens);
     if (!self->gate_shared) zm_prepare(engine, &of->gate_x, x, tokens);
     if (!self->up_shared) zm_prepare(engine, &of->up_x, x, tokens);
@@ -180,10 +184,10 @@ static void run_slice(run *of, const float *x, const float *expert_bias) {
     choose_experts(of, logits, expert_bias, scratch + self->scores_place);
     group_tokens(of);
     size_t mean_count = pairs / of->n_groups; /* tokens of an expert */
-    zm_pool_run(engine.pool, of->n_groups * zm_row_blocks(&of->gate), zm_row_grain(&of->gate, 2 * mean_count),
-                run_gated, of);
+    zm_pool_run(engine.pool, of->n_groups * zm_row_blocks(&of->gate, tokens),
+                zm_row_grain(&of->gate, tokens, 2 * mean_count), run_gated, of);
     zm_prepare(engine, &of->down_x, of->h, pairs);
-    zm_pool_run(engine.pool, zm_row_blocks(&of->down), zm_row_grain(&of->down, pairs), run_down, of);
+    zm_pool_run(engine.pool, zm_row_blocks(&of->down, tokens), zm_row_grain(&of->down, tokens, pairs), run_down, of);
 }
 
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs,
@@ -193,7 +197,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     const moe *self = state;
     run of;
     start_run(&of, self, inputs, &outputs[0]);
-    const float *x = zm_read_floats(self->engine.level, &inputs[0], self->workspace.data + self->x_place);
+    const float *x = zm_read_floats(self->engine.level, &inputs[0], of.scratch + self->x_place);
     const float *expert_bias = self->expert_bias < 0 ? NULL : inputs[self->expert_bias].data;
     float *y = of.y;
     for (size_t token = 0; token < self->n_tokens; token += SLICE) {
@@ -202,16 +206,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
         run_slice(&of, x + token * of.gate.in_features, expert_bias);
     }
     zm_round_floats(&outputs[0], y);
-}
-
-static void free_moe(void *state) {
-    moe *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class moe_class = {
-    .name = "zmlx.moe", .evaluate_cpu = evaluate, .free_state = free_moe};
+    .name = "zmlx.moe", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status check_sizes(const moe *self, const zm_moe_arguments *arguments, zmlx_error *error) {
     const zm_matrix *router = &self->router.matrix, *gate = &self->gate.matrix;
@@ -242,11 +241,13 @@ static zmlx_status make_workspace(moe *self, mlx_array x, zmlx_error *error) {
     self->n_tokens = zm_token_count(x, gate->in_features);
     size_t tokens = slice_size(self->n_tokens), pairs = tokens * self->rule.top_k;
     size_t widened = mlx_array_dtype(x) == MLX_FLOAT32 ? 0 : self->n_tokens;
-    self->router_x = zm_prepared_new(self->engine, router);
+    zm_engine exactly = self->engine; /* a choice of experts turns on small differences */
+    exactly.precision = ZM_PRECISION_FLOAT32;
+    self->router_x = zm_prepared_new(exactly, router);
     self->gate_x = zm_prepared_new(self->engine, gate);
     self->up_x = zm_prepared_new(self->engine, up);
     self->down_x = zm_prepared_new(self->engine, down);
-    self->gate_shared = zm_matrix_same_order(router, gate);
+    self->gate_shared = zm_matrix_same_order(router, gate) && self->engine.precision == ZM_PRECISION_FLOAT32;
     self->up_shared = zm_matrix_same_order(gate, up);
     self->router_place = zm_workspace_add(workspace, tokens, self->router_x.stride);
     self->gate_place = zm_workspace_add(workspace, self->gate_shared ? 0 : tokens, self->gate_x.stride);
@@ -263,7 +264,7 @@ static zmlx_status make_workspace(moe *self, mlx_array x, zmlx_error *error) {
     self->experts_place = zm_workspace_add(workspace, pairs, 1);
     self->x_place = zm_workspace_add(workspace, widened, gate->in_features);
     self->y_place = zm_workspace_add(workspace, widened, down->out_features);
-    return zm_workspace_alloc(workspace, error);
+    return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
 /* inputs holds x alone; the weights follow. */
@@ -289,22 +290,22 @@ static zmlx_status set_up(moe *self, zm_inputs *inputs, const zm_moe_arguments *
     return make_workspace(self, x, error);
 }
 
-zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool,
+zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute,
                         zmlx_error *error) {
     moe *self = calloc(1, sizeof *self);
     if (!self) return zm_fail_memory(error);
     *step = zm_step_new(&moe_class, self, x);
-    self->engine = zm_engine_new(pool);
+    self->engine = zm_engine_new(compute);
     zmlx_status status = set_up(self, &step->inputs, arguments, error);
     if (status) zm_step_free(step);
     else zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
     return status;
 }
 
-mlx_array zm_fused_moe(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, zm_pool *pool) {
+mlx_array zm_fused_moe(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute) {
     zm_step step;
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    if (!zm_scope_failed(scope) && !zm_moe_step(&step, x, arguments, pool, &scope->failure))
+    if (!zm_scope_failed(scope) && !zm_moe_step(&step, x, arguments, compute, &scope->failure))
         zm_step_apply(scope, results, &step);
     return results[0];
 }

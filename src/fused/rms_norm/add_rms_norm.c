@@ -20,7 +20,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs;
     (void)n_outputs;
     const add_rms_norm *self = state;
-    float *scratch = self->workspace.data, *sums = scratch + self->x_place;
+    float *scratch = zm_workspace_open(&self->workspace), *sums = scratch + self->x_place;
     const float *x = zm_read_floats(self->level, &inputs[X], sums);
     const float *residual = zm_read_floats(self->level, &inputs[RESIDUAL], scratch + self->residual_place);
     const float *weight = zm_read_floats(self->level, &inputs[WEIGHT], scratch + self->weight_place);
@@ -31,16 +31,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     for (size_t row = 0; row < self->n_rows; row++)
         zm_rms_norm_row(normed + row * self->size, h + row * self->size, weight, self->size, self->eps);
     zm_round_floats(&outputs[0], normed);
-}
-
-static void free_add_rms_norm(void *state) {
-    add_rms_norm *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class add_rms_norm_class = {
-    .name = "zmlx.add_rms_norm", .evaluate_cpu = evaluate, .free_state = free_add_rms_norm};
+    .name = "zmlx.add_rms_norm", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status check(mlx_array x, mlx_array residual, mlx_array weight, zmlx_error *error) {
     zm_storage storage;
@@ -72,7 +67,7 @@ static zmlx_status set_up(add_rms_norm *self, zm_inputs *inputs, mlx_array resid
     self->residual_place = zm_workspace_add(workspace, widened, self->size);
     self->normed_place = zm_workspace_add(workspace, widened, self->size);
     self->weight_place = zm_workspace_add(workspace, 1, self->size);
-    return zm_workspace_alloc(workspace, error);
+    return zm_workspace_reserve(workspace, NULL, error);
 }
 
 mlx_array zm_fused_add_rms_norm(zm_scope *scope, mlx_array *h, mlx_array x, mlx_array residual, mlx_array weight,

@@ -19,23 +19,18 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs;
     (void)n_outputs;
     const rms_norm *self = state;
-    float *scratch = self->workspace.data;
+    float *scratch = zm_workspace_open(&self->workspace);
     const float *x = zm_read_floats(self->level, &inputs[0], scratch + self->x_place);
     const float *weight = zm_read_floats(self->level, &inputs[1], scratch + self->weight_place);
     float *y = zm_result_floats(&outputs[0], scratch + self->y_place);
     for (size_t row = 0; row < self->n_rows; row++)
         zm_rms_norm_row(y + row * self->size, x + row * self->size, weight, self->size, self->eps);
     zm_round_floats(&outputs[0], y);
-}
-
-static void free_rms_norm(void *state) {
-    rms_norm *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class rms_norm_class = {
-    .name = "zmlx.rms_norm", .evaluate_cpu = evaluate, .free_state = free_rms_norm};
+    .name = "zmlx.rms_norm", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status set_up(rms_norm *self, mlx_array x, mlx_array weight, zmlx_error *error) {
     zm_storage storage;
@@ -51,7 +46,7 @@ static zmlx_status set_up(rms_norm *self, mlx_array x, mlx_array weight, zmlx_er
     self->x_place = zm_workspace_add(&self->workspace, widens_x ? self->n_rows : 0, self->size);
     self->y_place = zm_workspace_add(&self->workspace, widens_x ? self->n_rows : 0, self->size);
     self->weight_place = zm_workspace_add(&self->workspace, widens_weight ? 1 : 0, self->size);
-    return zm_workspace_alloc(&self->workspace, error);
+    return zm_workspace_reserve(&self->workspace, NULL, error);
 }
 
 mlx_array zm_fused_rms_norm(zm_scope *scope, mlx_array x, mlx_array weight, float eps) {
@@ -60,7 +55,7 @@ mlx_array zm_fused_rms_norm(zm_scope *scope, mlx_array x, mlx_array weight, floa
     if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, rms_norm_class.name, "out of memory");
     state->eps = eps;
     if (set_up(state, x, weight, &scope->failure)) {
-        free_rms_norm(state);
+        free(state);
         return (mlx_array){NULL};
     }
     zm_node_output output = zm_output_like(x, state->size);

@@ -50,7 +50,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_outputs;
     const short_conv *self = state;
     const zm_cpu_level *level = self->engine.level;
-    float *scratch = self->workspace.data;
+    float *scratch = zm_workspace_open(&self->workspace);
     float *projected = scratch + self->projected_place, *joined = scratch + self->joined_place;
     float *gated = scratch + self->gated_place;
     zm_matrix in_proj = zm_operand_matrix(&self->in_proj, inputs);
@@ -72,16 +72,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     zm_product_run(self->engine, &out_proj, &out_x, self->n_tokens, y);
     zm_round_floats(&outputs[0], y);
     zm_store_floats(&outputs[1], joined + self->n_tokens * self->size);
-}
-
-static void free_short_conv(void *state) {
-    short_conv *self = state;
-    if (self) free(self->workspace.data);
-    free(self);
+    zm_workspace_close(&self->workspace);
 }
 
 static const zm_node_class short_conv_class = {
-    .name = "zmlx.short_conv", .evaluate_cpu = evaluate, .free_state = free_short_conv};
+    .name = "zmlx.short_conv", .evaluate_cpu = evaluate, .free_state = free};
 
 static zmlx_status check_row(mlx_array array, size_t first, size_t second, const char *what, zmlx_error *error) {
     zm_storage storage;
@@ -128,7 +123,7 @@ static zmlx_status make_workspace(short_conv *self, mlx_array x, zmlx_error *err
     self->gated_place = zm_workspace_add(workspace, tokens, size);
     self->weight_place = zm_workspace_add(workspace, self->taps, size);
     self->bias_place = zm_workspace_add(workspace, 1, size);
-    return zm_workspace_alloc(workspace, error);
+    return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
 static zmlx_status set_up(short_conv *self, zm_inputs *inputs, const zm_short_conv_arguments *arguments,
@@ -146,12 +141,12 @@ static zmlx_status set_up(short_conv *self, zm_inputs *inputs, const zm_short_co
     return make_workspace(self, x, error);
 }
 
-zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_pool *pool,
+zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_compute compute,
                                zmlx_error *error) {
     short_conv *self = calloc(1, sizeof *self);
     if (!self) return zm_fail_memory(error);
     *step = zm_step_new(&short_conv_class, self, x);
-    self->engine = zm_engine_new(pool);
+    self->engine = zm_engine_new(compute);
     zmlx_status status = set_up(self, &step->inputs, arguments, error);
     if (status) {
         zm_step_free(step);
@@ -165,10 +160,10 @@ zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_a
 }
 
 mlx_array zm_fused_short_conv(zm_scope *scope, mlx_array *last, mlx_array x,
-                              const zm_short_conv_arguments *arguments, zm_pool *pool) {
+                              const zm_short_conv_arguments *arguments, zm_compute compute) {
     zm_step step;
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    if (!zm_scope_failed(scope) && !zm_short_conv_step(&step, x, arguments, pool, &scope->failure))
+    if (!zm_scope_failed(scope) && !zm_short_conv_step(&step, x, arguments, compute, &scope->failure))
         zm_step_apply(scope, results, &step);
     *last = results[1];
     return results[0];

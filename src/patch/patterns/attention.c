@@ -90,7 +90,7 @@ mlx_array zm_patch_attention_forward(zm_module *self, zm_scope *scope, mlx_array
         return zm_patch_original(self, scope, x, call);
     zm_cache_rows rows;
     zm_attention_arguments arguments = zm_patch_attention_arguments(&rows, module, scope, call->cache, x);
-    mlx_array y = zm_fused_attention(scope, &rows.keys, &rows.values, x, &arguments, state->pool);
+    mlx_array y = zm_fused_attention(scope, &rows.keys, &rows.values, x, &arguments, state->compute);
     zm_cache_accept(call->cache, scope, &rows, zm_dim(x, 1));
     return y;
 }

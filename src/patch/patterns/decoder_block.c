@@ -60,7 +60,7 @@ static mlx_array apply(const zm_block *block, zm_scope *scope, mlx_array kept[2]
         gated_mlp = zm_patch_gated_mlp_arguments((const zm_gated_mlp *)block->feed_forward);
         arguments.gated_mlp = &gated_mlp;
     }
-    return zm_fused_block(scope, kept, x, &arguments, state->pool);
+    return zm_fused_block(scope, kept, x, &arguments, state->compute);
 }
 
 static mlx_array apply_attention(const zm_block *block, zm_scope *scope, mlx_array x, zm_cache *cache) {

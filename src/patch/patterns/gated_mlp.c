@@ -44,7 +44,7 @@ static mlx_array forward(zm_module *self, zm_scope *scope, mlx_array x, const zm
     if (!zm_patch_serves_call(self, x) || mlp->activation != activation || !zm_patch_serves_gated_mlp(mlp, &reason))
         return zm_patch_original(self, scope, x, call);
     zm_gated_mlp_arguments arguments = zm_patch_gated_mlp_arguments(mlp);
-    return zm_fused_gated_mlp(scope, x, &arguments, state->pool);
+    return zm_fused_gated_mlp(scope, x, &arguments, state->compute);
 }
 
 zm_match zm_patch_swiglu_mlp_match(const zm_module *module, const char **reason) {

@@ -17,5 +17,5 @@ mlx_array zm_patch_lm_head_forward(zm_module *self, zm_scope *scope, mlx_array x
     if (!zm_patch_serves_call(self, x) || mlx_array_ndim(x) != 3 ||
         !zm_patch_serves_linear(head->lm_head, 0, &reason))
         return zm_patch_original(self, scope, x, call);
-    return zm_fused_lm_head(scope, x, &head->lm_head->weight, state->pool);
+    return zm_fused_lm_head(scope, x, &head->lm_head->weight, state->compute);
 }

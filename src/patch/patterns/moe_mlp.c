@@ -80,5 +80,5 @@ mlx_array zm_patch_moe_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x
     if (!zm_patch_serves_call(self, x) || !zm_patch_serves_moe(moe, &reason))
         return zm_patch_original(self, scope, x, call);
     zm_moe_arguments arguments = zm_patch_moe_arguments(moe);
-    return zm_fused_moe(scope, x, &arguments, state->pool);
+    return zm_fused_moe(scope, x, &arguments, state->compute);
 }

@@ -20,5 +20,5 @@ mlx_array zm_patch_quantized_linear_forward(zm_module *self, zm_scope *scope, ml
     const char *reason;
     if (!zm_patch_serves_call(self, x) || !zm_fused_weight_supported(weight, &reason))
         return zm_patch_original(self, scope, x, call);
-    return zm_fused_linear(scope, x, weight, state->pool);
+    return zm_fused_linear(scope, x, weight, state->compute);
 }

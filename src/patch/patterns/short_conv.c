@@ -53,7 +53,7 @@ mlx_array zm_patch_short_conv_forward(zm_module *self, zm_scope *scope, mlx_arra
         return zm_patch_original(self, scope, x, call);
     zm_short_conv_arguments arguments = zm_patch_short_conv_arguments(module, cache);
     mlx_array last;
-    mlx_array y = zm_fused_short_conv(scope, &last, x, &arguments, state->pool);
+    mlx_array y = zm_fused_short_conv(scope, &last, x, &arguments, state->compute);
     zm_patch_short_conv_accept(cache, scope, last, zm_dim(x, 1));
     return y;
 }

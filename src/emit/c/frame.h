@@ -7,8 +7,8 @@
  *   }
  *
  * and the entry, which calls it with constant flags where every input varies by column. Values are vectors: v<id>,
- * those of a row with all lanes equal. Per input i: in<i>, its row; varies<i>, the flag; one<i>, its value where
- * it does not vary. */
+ * those of a row with all lanes equal; of a pair of vectors the second is w<id>. Per input i: in<i>, its row;
+ * varies<i>, the flag; one<i>, its value where it does not vary. */
 #ifndef ZM_EMIT_C_FRAME_H
 #define ZM_EMIT_C_FRAME_H
 
@@ -26,14 +26,25 @@ typedef struct zm_c_frame {
     int n_kept;
     bool *is_varying; /* by input: loaded by element, so it has a flag */
     bool whole_rows;  /* else the caller's range of columns */
+    bool is_second;   /* of a pair of vectors this one is being written */
     zmlx_status status;
     zmlx_error *error;
 } zm_c_frame;
 
-/* How much of a vector a piece of text handles. */
-typedef enum zm_c_extent { ZM_C_FULL, ZM_C_PART /* `count` lanes of 1 ... ZM_WIDTH */ } zm_c_extent;
+/* How much a piece of text handles. */
+typedef enum zm_c_extent {
+    ZM_C_PAIR, /* two vectors, value by value: what one waits for the other fills */
+    ZM_C_FULL,
+    ZM_C_PART /* `count` lanes of 1 ... ZM_WIDTH */
+} zm_c_extent;
 
 extern const char *const zm_c_types[]; /* of variables, by zm_type */
+
+typedef struct zm_c_name {
+    char text[16];
+} zm_c_name;
+zm_c_name zm_c_name_of(const zm_c_frame *frame, zm_id id);
+const char *zm_c_column(const zm_c_frame *frame); /* of the vector's first element */
 
 /* value.c */
 bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass); /* kept by an earlier pass */

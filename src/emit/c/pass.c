@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The loops of a pass, of three forms:
  *   stores only    any vector may start anywhere, so stores past the caches are aligned first
- *   reductions     four accumulators in turn, block by block, from column 0
- *   a scan or an ordered fold: one vector after the other, from either end */
+ *   reductions     an accumulator per vector of a step, block by block, from column 0
+ *   a scan or an ordered fold: one vector after the other, from either end
+ * The first two take vectors in pairs. */
 #include "emit/c/frame.h"
 
-enum { N_ACCUMULATORS = 4, MAX_UNROLLED_CALLS = 1, MAX_UNROLLED_VALUES = 16 };
+enum { N_ACCUMULATORS = 4 };
+enum { MAX_UNROLLED_CALLS = 1, MAX_UNROLLED_VALUES = 16, MAX_PAIRED_CALLS = 6, MAX_PAIRED_VALUES = 40 };
 
 /* Element value i of the pass as a scan made by it, or -1. */
 static zm_id get_scan(const zm_c_frame *frame, int pass_number, int i) {
@@ -25,8 +27,8 @@ static bool is_ordered(const zm_c_frame *frame, int pass_number) {
     return pass->reversed;
 }
 
-/* Short bodies gain from unrolling; long ones would only take longer to compile. */
-static bool is_short(const zm_c_frame *frame, int pass_number) {
+/* Short bodies gain from unrolling and all but the longest from pairs; others would only take longer to compile. */
+static bool has_at_most(const zm_c_frame *frame, int pass_number, int max_values, int max_calls) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     int n_calls = 0;
     for (int i = 0; i < pass->n_element_values; i++) {
@@ -35,17 +37,34 @@ static bool is_short(const zm_c_frame *frame, int pass_number) {
         bool is_call = info->form == ZM_FORM_CALL && info->rule == ZM_RULE_FLOAT;
         n_calls += is_call && !zm_c_is_reload(frame, id, pass_number);
     }
-    return pass->n_element_values <= MAX_UNROLLED_VALUES && n_calls <= MAX_UNROLLED_CALLS;
+    return pass->n_element_values <= max_values && n_calls <= max_calls;
+}
+static zm_c_extent get_extent(const zm_c_frame *frame, int pass_number) {
+    if (is_ordered(frame, pass_number)) return ZM_C_FULL;
+    return has_at_most(frame, pass_number, MAX_PAIRED_VALUES, MAX_PAIRED_CALLS) ? ZM_C_PAIR : ZM_C_FULL;
+}
+static int count_vectors(zm_c_extent extent) { return extent == ZM_C_PAIR ? 2 : 1; }
+static int count_accumulators(const zm_c_frame *frame, int pass_number) {
+    zm_c_extent extent = get_extent(frame, pass_number);
+    bool is_short = has_at_most(frame, pass_number, MAX_UNROLLED_VALUES, MAX_UNROLLED_CALLS);
+    return extent == ZM_C_PAIR && is_short ? N_ACCUMULATORS : count_vectors(extent);
 }
 
-static void write_body(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *accumulator,
+/* accumulators: of the vectors, where there are reductions. */
+static void write_body(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *const accumulators[2],
                        const char *indent) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     zm_c_write_element_values(frame, pass_number, extent, indent);
-    for (int i = 0; i < pass->n_reductions; i++)
-        zm_c_write_step(frame, pass->reductions[i], pass->reversed, extent, accumulator, indent);
+    for (int vector = 0; vector < count_vectors(extent); vector++) {
+        frame->is_second = vector;
+        for (int i = 0; i < pass->n_reductions; i++)
+            zm_c_write_step(frame, pass->reductions[i], pass->reversed, extent, accumulators[vector], indent);
+    }
+    frame->is_second = false;
     zm_c_write_stores(frame, pass, extent, indent);
 }
+
+static const char *const only_accumulator[2] = {"0"};
 
 /* Of each output: are its vectors from this column on aligned? */
 static void write_stream_flags(zm_c_frame *frame, const zm_pass *pass, const char *column) {
@@ -57,18 +76,20 @@ static void write_stream_flags(zm_c_frame *frame, const zm_pass *pass, const cha
 
 /* What the first pass reads comes from memory: the processor's own prefetching stops at pages and begins anew, and leaves the
  * memory idle where a vector takes long to compute. */
-static void write_fetch(zm_c_frame *frame, int pass_number, const char *indent) {
+static void write_fetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     for (int i = 0; !pass_number && i < pass->n_element_values; i++) {
         const zm_value *value = &frame->ir->values[pass->element_values[i]];
         if (value->op == ZM_OP_LOAD)
-            zm_text_printf(frame->text, "%sif (varies%d) zm_fetch(in%d, c, %d);\n", indent, (int)value->index,
-                           (int)value->index, zm_storage_bytes(frame->request->inputs[value->index]));
+            zm_text_printf(frame->text, "%sif (varies%d) zm_fetch(in%d, c, %d, %d);\n", indent, (int)value->index,
+                           (int)value->index, zm_storage_bytes(frame->request->inputs[value->index]),
+                           count_vectors(extent));
     }
 }
 
 static void write_store_loop(zm_c_frame *frame, int pass_number) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
+    zm_c_extent extent = get_extent(frame, pass_number);
     zm_text *text = frame->text;
     const char *first = frame->whole_rows ? "0" : "first_column",
                *last = frame->whole_rows ? "columns" : "last_column";
@@ -78,18 +99,21 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
         zm_text_printf(text, "            if (call->stream_stores) head = zm_head(out%d, c, %d, last - c);\n",
                        pass->stores[0], zm_storage_bytes(frame->request->outputs[pass->stores[0]]));
     write_stream_flags(frame, pass, "c + head");
-    zm_text_append_string(text, "            while (c < last) {\n"
-                                "                int count = (int)head;\n"
-                                "                head = 0;\n"
-                                "                if (count == 0) {\n"
-                                "                    for (; last - c >= ZM_WIDTH; c += ZM_WIDTH) {\n");
-    write_fetch(frame, pass_number, "                        ");
-    write_body(frame, pass_number, ZM_C_FULL, "0", "                        ");
+    zm_text_printf(text,
+                   "            while (c < last) {\n"
+                   "                int count = head < ZM_WIDTH ? (int)head : ZM_WIDTH;\n"
+                   "                head -= count;\n"
+                   "                if (count == 0) {\n"
+                   "                    const zm_index step = %d * ZM_WIDTH;\n"
+                   "                    for (; last - c >= step; c += step) {\n",
+                   count_vectors(extent));
+    write_fetch(frame, pass_number, extent, "                        ");
+    write_body(frame, pass_number, extent, only_accumulator, "                        ");
     zm_text_append_string(text, "                    }\n"
-                                "                    count = (int)(last - c);\n"
+                                "                    count = last - c < ZM_WIDTH ? (int)(last - c) : ZM_WIDTH;\n"
                                 "                }\n"
                                 "                if (count > 0) {\n");
-    write_body(frame, pass_number, ZM_C_PART, "0", "                    ");
+    write_body(frame, pass_number, ZM_C_PART, only_accumulator, "                    ");
     zm_text_append_string(text, "                }\n"
                                 "                c += count;\n"
                                 "            }\n");
@@ -97,15 +121,15 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
 
 /* A pass that neither reads from memory what no pass has read yet nor stores leaves the memory idle: it fetches the
  * next row. */
-static void write_prefetch(zm_c_frame *frame, int pass_number, const char *indent) {
+static void write_prefetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
     const zm_pass *pass = &frame->schedule.passes[pass_number], *first = &frame->schedule.passes[0];
     if (!pass_number || pass->n_stores) return;
     for (int i = 0; i < first->n_element_values; i++) {
         const zm_value *value = &frame->ir->values[first->element_values[i]];
         if (value->op != ZM_OP_LOAD) continue;
         int bytes = zm_storage_bytes(frame->request->inputs[value->index]);
-        zm_text_printf(frame->text, "%s__builtin_prefetch(in%d + ahead%d + c * %d, 0, 2);\n", indent,
-                       (int)value->index, (int)value->index, bytes);
+        zm_text_printf(frame->text, "%szm_fetch_row(in%d + ahead%d + c * %d, %d, %d);\n", indent, (int)value->index,
+                       (int)value->index, bytes, bytes, count_vectors(extent));
     }
 }
 
@@ -115,20 +139,24 @@ static void write_flushes(zm_c_frame *frame, const zm_pass *pass, int n_accumula
 }
 
 static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
+    static const char *const accumulators[N_ACCUMULATORS] = {"0", "1", "2", "3"};
     const zm_pass *pass = &frame->schedule.passes[pass_number];
+    zm_c_extent extent = get_extent(frame, pass_number);
+    int n_vectors = count_vectors(extent);
     zm_text *text = frame->text;
     zm_text_printf(text,
                    "            for (;;) {\n"
                    "                const zm_index end = c + zm_whole(columns - c, %d);\n"
                    "                while (c < end) {\n",
                    n);
-    if (n > 1 && is_short(frame, pass_number)) zm_text_append_string(text, "                    ZM_UNROLL_4\n");
-    zm_text_printf(text, "                    for (int k = 0; k < %d; k++, c += ZM_WIDTH) {\n", n);
-    if (n > 1) write_prefetch(frame, pass_number, "                        ");
-    write_fetch(frame, pass_number, "                        ");
-    write_body(frame, pass_number, ZM_C_FULL, "k", "                        ");
+    for (int i = 0; i < n; i += n_vectors) {
+        zm_text_append_string(text, "                    {\n");
+        write_prefetch(frame, pass_number, extent, "                        ");
+        write_fetch(frame, pass_number, extent, "                        ");
+        write_body(frame, pass_number, extent, accumulators + i, "                        ");
+        zm_text_printf(text, "                    }\n                    c += %d * ZM_WIDTH;\n", n_vectors);
+    }
     zm_text_printf(text,
-                   "                    }\n"
                    "                }\n"
                    "                if (columns - c < %d * ZM_WIDTH) break;\n",
                    n);
@@ -137,7 +165,7 @@ static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
         text, "            }\n"
               "            for (; c < columns; c += ZM_WIDTH) {\n"
               "                const int count = columns - c < ZM_WIDTH ? (int)(columns - c) : ZM_WIDTH;\n");
-    write_body(frame, pass_number, ZM_C_PART, "0", "                ");
+    write_body(frame, pass_number, ZM_C_PART, only_accumulator, "                ");
     zm_text_append_string(text, "            }\n");
 }
 
@@ -147,13 +175,13 @@ static void write_backward_loops(zm_c_frame *frame, int pass_number) {
     zm_text_append_string(text, "            const int count = (int)(columns % ZM_WIDTH);\n"
                                 "            c = columns - count;\n"
                                 "            if (count > 0) {\n");
-    write_body(frame, pass_number, ZM_C_PART, "0", "                ");
+    write_body(frame, pass_number, ZM_C_PART, only_accumulator, "                ");
     zm_text_append_string(text, "            }\n"
                                 "            while (c > 0) {\n"
                                 "                const zm_index end = c - zm_whole(c, 1);\n"
                                 "                while (c > end) {\n"
                                 "                    c -= ZM_WIDTH;\n");
-    write_body(frame, pass_number, ZM_C_FULL, "0", "                    ");
+    write_body(frame, pass_number, ZM_C_FULL, only_accumulator, "                    ");
     zm_text_append_string(text, "                }\n");
     write_flushes(frame, pass, 1, "                ");
     zm_text_append_string(text, "            }\n");
@@ -161,7 +189,7 @@ static void write_backward_loops(zm_c_frame *frame, int pass_number) {
 
 static void write_row_loops(zm_c_frame *frame, int pass_number) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
-    int n = is_ordered(frame, pass_number) ? 1 : N_ACCUMULATORS;
+    int n = count_accumulators(frame, pass_number);
     zm_text_append_string(frame->text, "            zm_index c = 0;\n");
     write_stream_flags(frame, pass, "c");
     for (int i = 0; i < pass->n_reductions; i++) zm_c_write_accumulators(frame, pass->reductions[i], n);

@@ -39,6 +39,7 @@ typedef __INT32_TYPE__ vi __attribute__((vector_size(4 * ZM_WIDTH)));
 typedef __UINT32_TYPE__ vu __attribute__((vector_size(4 * ZM_WIDTH)));
 typedef __UINT16_TYPE__ zm_halves __attribute__((vector_size(2 * ZM_WIDTH)));
 typedef short zm_shorts __attribute__((vector_size(2 * ZM_WIDTH)));
+typedef short zm_words __attribute__((vector_size(4 * ZM_WIDTH)));
 typedef __UINT8_TYPE__ zm_bytes __attribute__((vector_size(ZM_WIDTH)));
 typedef char zm_chars __attribute__((vector_size(ZM_WIDTH)));
 typedef __UINT64_TYPE__ zm_longs __attribute__((vector_size(4 * ZM_WIDTH)));
@@ -168,9 +169,15 @@ ZM_FN vf zm_abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 ZM_FN vi zm_isinf(vf a) { return zm_abs(a) == __builtin_inff(); }
 ZM_FN vi zm_isfinite(vf a) { return zm_abs(a) < __builtin_inff(); }
 ZM_FN vf zm_copysign(vf a, vf b) { return (vf)(((vu)a & 0x7fffffffu) | ((vu)b & 0x80000000u)); }
-/* NaN wins. In a reduction only ZM_LEAST waits for a, the accumulator. */
+/* NaN wins. In a reduction only the minimum or maximum itself waits for a, the accumulator. */
+#if ZM_GCC && ZM_WIDTH == 16
+#define ZM_NUMBERS(a) __builtin_ia32_cmpps512_mask(a, a, 7, -1, 4)
+ZM_FN vf zm_min_lanes(vf a, vf b) { return __builtin_ia32_minps512_mask(b, a, b, ZM_NUMBERS(b), 4); }
+ZM_FN vf zm_max_lanes(vf a, vf b) { return __builtin_ia32_maxps512_mask(b, a, b, ZM_NUMBERS(b), 4); }
+#else
 ZM_FN vf zm_min_lanes(vf a, vf b) { return zm_select(zm_isnan(b), b, ZM_LEAST(b, a)); }
 ZM_FN vf zm_max_lanes(vf a, vf b) { return zm_select(zm_isnan(b), b, ZM_MOST(b, a)); }
+#endif
 /* The value kept within a limit; NaN stays. */
 ZM_FN vf zm_at_most(vf a, float limit) { return ZM_LEAST(zm_splat(limit), a); }
 ZM_FN vf zm_at_least(vf a, float limit) { return ZM_MOST(zm_splat(limit), a); }
@@ -253,8 +260,12 @@ ZM_HORIZONTAL(min_over, zm_min_lanes(x, y))
 ZM_FN vu zm_widen_uint8(zm_bytes raw) { return __builtin_convertvector(raw, vu); }
 ZM_FN zm_bytes zm_narrow_uint8(vu value) { return __builtin_convertvector(value, zm_bytes); }
 ZM_FN vf zm_widen_bfloat16(zm_halves raw) {
-#if ZM_GCC && ZM_WIDTH == 16 /* gcc makes four instructions of the conversion */
-    return (vf)(__builtin_ia32_pmovzxwd512_mask((zm_shorts)raw, (vi){0}, 0xffff) << 16);
+#if ZM_GCC && ZM_WIDTH == 16 /* gcc makes five instructions of the conversion and the shift */
+    typedef int zm_half_register __attribute__((vector_size(32)));
+    const zm_words to_odd = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                             0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+    zm_words words = (zm_words)__builtin_ia32_si512_256si((zm_half_register)raw);
+    return (vf)__builtin_ia32_permvarhi512_mask(words, to_odd, (zm_words){0}, 0xaaaaaaaa);
 #else
     return (vf)(__builtin_convertvector(raw, vu) << 16);
 #endif
@@ -265,14 +276,16 @@ ZM_FN zm_halves zm_round_to_bfloat16(vf value) {
     return __builtin_convertvector(zm_select(zm_isnan(value), bits | 0x400000u, rounded) >> 16, zm_halves);
 }
 #if ZM_WIDTH == 16 && defined(__AVX512BF16__) && ZM_GCC
+#define ZM_HAS_BFLOAT16 1
+/* The instructions make zeros of subnormal numbers. */
+#define ZM_SUBNORMAL_LANES(value) __builtin_ia32_fpclassps512_mask(value, 0x20, 0xffff)
 ZM_SLOW zm_halves zm_round_subnormals_to_bfloat16(vf value) { return zm_round_to_bfloat16(value); }
-/* The instruction makes zeros of subnormal numbers. */
 ZM_FN zm_halves zm_narrow_bfloat16(vf value) {
-    if (__builtin_expect(__builtin_ia32_fpclassps512_mask(value, 0x20, 0xffff), 0))
-        return zm_round_subnormals_to_bfloat16(value);
+    if (__builtin_expect(ZM_SUBNORMAL_LANES(value), 0)) return zm_round_subnormals_to_bfloat16(value);
     return (zm_halves)__builtin_ia32_cvtneps2bf16_v16sf(value);
 }
 #else
+#define ZM_HAS_BFLOAT16 0
 ZM_FN zm_halves zm_narrow_bfloat16(vf value) { return zm_round_to_bfloat16(value); }
 #endif
 ZM_FN vf zm_widen_float16(zm_halves raw) {
@@ -419,6 +432,44 @@ ZM_MEMORY(bfloat16, 2, __UINT16_TYPE__, zm_halves, vf, float, zm_splat)
 ZM_MEMORY(uint32, 4, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
 ZM_MEMORY(int32, 4, __UINT32_TYPE__, vu, vu, zm_uint, zm_splat_uint)
 ZM_MEMORY(uint8, 1, __UINT8_TYPE__, zm_bytes, vu, zm_uint, zm_splat_uint)
+
+/* Two vectors, one behind the other. */
+#define ZM_PAIR_MEMORY(how, storage, value_type) \
+    ZM_FN void zm_##how##_pair_##storage(void *base, zm_index index, value_type first, value_type second) { \
+        zm_##how##_##storage(base, index, first); \
+        zm_##how##_##storage(base, index + ZM_WIDTH, second); \
+    }
+#define ZM_PAIRS(storage, value_type) \
+    ZM_PAIR_MEMORY(store, storage, value_type) \
+    ZM_PAIR_MEMORY(stream, storage, value_type)
+ZM_PAIRS(float32, vf)
+ZM_PAIRS(float16, vf)
+ZM_PAIRS(uint32, vu)
+ZM_PAIRS(int32, vu)
+ZM_PAIRS(uint8, vu)
+#if ZM_HAS_BFLOAT16
+ZM_SLOW zm_words zm_round_subnormal_pair_to_bfloat16(vf first, vf second) {
+    zm_words pair;
+    zm_store_bfloat16(&pair, 0, first);
+    zm_store_bfloat16(&pair, ZM_WIDTH, second);
+    return pair;
+}
+ZM_FN zm_words zm_narrow_pair_bfloat16(vf first, vf second) {
+    if (__builtin_expect(ZM_SUBNORMAL_LANES(first) | ZM_SUBNORMAL_LANES(second), 0))
+        return zm_round_subnormal_pair_to_bfloat16(first, second);
+    return (zm_words)__builtin_ia32_cvtne2ps2bf16_v32hi(second, first);
+}
+ZM_FN void zm_store_pair_bfloat16(void *base, zm_index index, vf first, vf second) {
+    zm_words pair = zm_narrow_pair_bfloat16(first, second);
+    ZM_COPY((char *)base + index * 2, &pair, sizeof pair);
+}
+ZM_FN void zm_stream_pair_bfloat16(void *base, zm_index index, vf first, vf second) {
+    zm_words pair = zm_narrow_pair_bfloat16(first, second);
+    zm_stream_bytes((char *)base + index * 2, &pair, sizeof pair);
+}
+#else
+ZM_PAIRS(bfloat16, vf)
+#endif
 
 /* Philox4x32-10 of the blocks from index / 4 on, one in each long: the words from index on are among them. */
 ZM_FN zm_longs zm_multiply_words(zm_longs a, zm_uint factor) { /* of a the low 32 bits */

@@ -22,14 +22,19 @@ ZM_FN zm_index zm_bytes_ahead(int layout, zm_index rows_left, zm_index columns, 
     return (layout & 3) == 3 && rows_left > 1 && columns <= 1 << 15 ? columns * bytes : 0;
 }
 
-/* What will be read some hundred cycles later; past the end of an array it does nothing. */
-ZM_FN void zm_fetch(const void *base, zm_index index, int bytes) {
-    __builtin_prefetch((const char *)base + index * bytes + 3072, 0, 3);
+/* The cache lines of n vectors from an address on; past the end of an array it does nothing. */
+ZM_FN void zm_fetch_row(const char *at, int bytes, int n) {
+    for (int line = 0; line < (n * ZM_WIDTH * bytes + 63) / 64; line++) __builtin_prefetch(at + 64 * line, 0, 2);
+}
+/* What will be read some hundred cycles later. */
+ZM_FN void zm_fetch(const char *base, zm_index index, int bytes, int n) {
+    for (int line = 0; line < (n * ZM_WIDTH * bytes + 63) / 64; line++)
+        __builtin_prefetch(base + index * bytes + 3072 + 64 * line, 0, 3);
 }
 
-/* Bytes from the last address aligned to a vector of elements to base[index]. */
+/* Bytes from the last address aligned to a register to base[index]. */
 ZM_FN __UINTPTR_TYPE__ zm_bytes_past(const void *base, zm_index index, int bytes) {
-    return ((__UINTPTR_TYPE__)base + (__UINTPTR_TYPE__)(index * bytes)) % (__UINTPTR_TYPE__)(ZM_WIDTH * bytes);
+    return ((__UINTPTR_TYPE__)base + (__UINTPTR_TYPE__)(index * bytes)) % (4 * ZM_WIDTH);
 }
 ZM_FN int zm_is_aligned(const void *base, zm_index index, int bytes) {
     return zm_bytes_past(base, index, bytes) == 0;
@@ -37,7 +42,7 @@ ZM_FN int zm_is_aligned(const void *base, zm_index index, int bytes) {
 /* Elements before the next aligned one; 0 where there is none, or where too few are left for it to pay. */
 ZM_FN zm_index zm_head(const void *base, zm_index index, int bytes, zm_index left) {
     zm_index past = (zm_index)zm_bytes_past(base, index, bytes);
-    return past == 0 || past % bytes != 0 || left < 16 * ZM_WIDTH ? 0 : ZM_WIDTH - past / bytes;
+    return past == 0 || past % bytes != 0 || left < 16 * ZM_WIDTH ? 0 : (4 * ZM_WIDTH - past) / bytes;
 }
 
 /* a / b for many a and one b: within 2 units in the last place for all b, as the scale keeps its reciprocal away from

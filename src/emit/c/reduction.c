@@ -2,6 +2,8 @@
 /* Row reductions. All are accumulated lane by lane in a[], an order that depends on the number of columns only.
  * Sums and folds are flushed block by block: a sum into a float64 number, a fold with a combine into a stack of
  * partial results that grows like a binary counter. Both keep the error of long rows at that of a block. */
+#include <stdio.h>
+
 #include "emit/c/frame.h"
 #include "emit/print.h"
 
@@ -65,8 +67,8 @@ static void write_update(zm_c_frame *frame, zm_id id, const char *accumulator, c
     zm_text_printf(frame->text, "zm_update%d(a%d[%s]", (int)frame->ir->values[id].index, (int)id, accumulator);
     for (int i = 0; i < fold->n_captures; i++) {
         bool is_element = frame->ir->values[fold->captures[i]].level == ZM_LEVEL_ELEMENT;
-        zm_text_printf(frame->text, is_element && lane ? ", zm_splat(v%d[%s])" : ", v%d", (int)fold->captures[i],
-                       lane);
+        zm_c_name name = zm_c_name_of(frame, fold->captures[i]);
+        zm_text_printf(frame->text, is_element && lane ? ", zm_splat(%s[%s])" : ", %s", name.text, lane);
     }
     zm_text_append_string(frame->text, ")");
 }
@@ -92,27 +94,27 @@ void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent ext
                      const char *indent) {
     const zm_value *value = &frame->ir->values[id];
     zm_text *text = frame->text;
-    int operand = (int)value->operands[0];
+    zm_c_name given = zm_c_name_of(frame, value->operands[0]);
     if (value->op == ZM_OP_FOLD) {
         write_fold_step(frame, id, extent, accumulator, indent);
         return;
     }
     kind self = get_kind(value->op);
-    const char *given = extent == ZM_C_PART ? "x" : "v";
-    if (extent == ZM_C_PART)
-        zm_text_printf(text, "%sconst vf x%d = zm_select(zm_first_lanes(count), v%d, %s);\n", indent, (int)id,
-                       operand, self.neutral);
-    if (extent == ZM_C_PART) operand = (int)id;
+    if (extent == ZM_C_PART) {
+        zm_text_printf(text, "%sconst vf x%d = zm_select(zm_first_lanes(count), %s, %s);\n", indent, (int)id,
+                       given.text, self.neutral);
+        snprintf(given.text, sizeof given.text, "x%d", (int)id);
+    }
     if (value->op == ZM_OP_ROW_ARGMAX)
-        zm_text_printf(text,
-                       "%szm_argmax_step(&a%d[%s], &at%d[%s], %s%d, zm_iota() + zm_splat_uint((zm_uint)c), %d);\n",
-                       indent, (int)id, accumulator, (int)id, accumulator, given, operand, (int)reversed);
+        zm_text_printf(
+            text, "%szm_argmax_step(&a%d[%s], &at%d[%s], %s, zm_iota() + zm_splat_uint((zm_uint)(%s)), %d);\n", indent,
+            (int)id, accumulator, (int)id, accumulator, given.text, zm_c_column(frame), (int)reversed);
     else if (self.merge[0] == 'z')
-        zm_text_printf(text, "%sa%d[%s] = %s(a%d[%s], %s%d);\n", indent, (int)id, accumulator, self.merge, (int)id,
-                       accumulator, given, operand);
+        zm_text_printf(text, "%sa%d[%s] = %s(a%d[%s], %s);\n", indent, (int)id, accumulator, self.merge, (int)id,
+                       accumulator, given.text);
     else
-        zm_text_printf(text, "%sa%d[%s] = a%d[%s] %s %s%d;\n", indent, (int)id, accumulator, (int)id, accumulator,
-                       self.merge, given, operand);
+        zm_text_printf(text, "%sa%d[%s] = a%d[%s] %s %s;\n", indent, (int)id, accumulator, (int)id, accumulator,
+                       self.merge, given.text);
 }
 
 /* One vector made of n accumulators, pairs first. */

@@ -6,26 +6,34 @@
 #include "emit/c/frame.h"
 #include "emit/print.h"
 
-enum { NAME_SIZE = 16 };
-
 const char *const zm_c_types[] = {[ZM_TYPE_FLOAT] = "vf", [ZM_TYPE_BOOL] = "vi", [ZM_TYPE_UINT] = "vu"};
+
+zm_c_name zm_c_name_of(const zm_c_frame *frame, zm_id id) {
+    bool is_second = frame->is_second && frame->ir->values[id].level == ZM_LEVEL_ELEMENT;
+    zm_c_name name;
+    snprintf(name.text, sizeof name.text, "%c%d", is_second ? 'w' : 'v', (int)id);
+    return name;
+}
+
+const char *zm_c_column(const zm_c_frame *frame) { return frame->is_second ? "c + ZM_WIDTH" : "c"; }
 
 static const char *input_storage(const zm_c_frame *frame, int input) {
     return zm_storage_name(frame->request->inputs[input]);
 }
 
 static void write_operation(zm_c_frame *frame, const zm_value *value) {
-    char names[3][NAME_SIZE];
-    const char *operands[3] = {names[0], names[1], names[2]};
-    for (int i = 0; i < 3; i++) snprintf(names[i], NAME_SIZE, "v%d", (int)value->operands[i]);
+    int arity = zm_op_get(value->op)->arity;
+    zm_c_name names[3] = {0};
+    const char *operands[3] = {names[0].text, names[1].text, names[2].text};
+    for (int i = 0; i < arity; i++) names[i] = zm_c_name_of(frame, value->operands[i]);
     zmlx_status status = zm_print_operation(frame->text, value->op, operands, frame->error);
     if (status && !frame->status) frame->status = status;
 }
 
 static void write_gather(zm_c_frame *frame, const zm_value *value) {
-    zm_text_printf(frame->text, "zm_gather_%s(in%d, v%d, columns, call->layouts[%d] & 1)",
-                   input_storage(frame, value->index), (int)value->index, (int)value->operands[0],
-                   (int)value->index);
+    zm_text_printf(frame->text, "zm_gather_%s(in%d, %s, columns, call->layouts[%d] & 1)",
+                   input_storage(frame, value->index), (int)value->index,
+                   zm_c_name_of(frame, value->operands[0]).text, (int)value->index);
 }
 
 /* An expression for a value that is the same for the whole row. */
@@ -65,7 +73,7 @@ static void write_load(zm_c_frame *frame, const zm_value *value, zm_c_extent ext
     zm_text_printf(frame->text, "varies%d ? ", input);
     if (extent == ZM_C_PART)
         zm_text_printf(frame->text, "count < ZM_WIDTH ? zm_load_part_%s(in%d, c, count) : ", storage, input);
-    zm_text_printf(frame->text, "zm_load_%s(in%d, c) : one%d", storage, input, input);
+    zm_text_printf(frame->text, "zm_load_%s(in%d, %s) : one%d", storage, input, zm_c_column(frame), input);
 }
 
 static void write_scan(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_extent extent) {
@@ -83,8 +91,8 @@ static bool write_limit(zm_c_frame *frame, const zm_value *value) {
     for (int i = 0; i < 2; i++) {
         const zm_value *limit = &frame->ir->values[value->operands[i]];
         if (limit->op != ZM_OP_CONSTANT || isnan(limit->number)) continue;
-        zm_text_printf(frame->text, "%s(v%d, ", value->op == ZM_OP_MIN ? "zm_at_most" : "zm_at_least",
-                       (int)value->operands[1 - i]);
+        zm_text_printf(frame->text, "%s(%s, ", value->op == ZM_OP_MIN ? "zm_at_most" : "zm_at_least",
+                       zm_c_name_of(frame, value->operands[1 - i]).text);
         zm_print_number(frame->text, limit->number);
         zm_text_append_string(frame->text, ")");
         return true;
@@ -105,15 +113,18 @@ static void write_element_value(zm_c_frame *frame, zm_id id, const zm_value *val
         break;
     case ZM_OP_DIVIDE:
         if (is_by_row(frame, value))
-            zm_text_printf(frame->text, "zm_quotient(v%d, v%d)", (int)value->operands[0], (int)value->operands[1]);
+            zm_text_printf(frame->text, "zm_quotient(%s, %s)", zm_c_name_of(frame, value->operands[0]).text,
+                           zm_c_name_of(frame, value->operands[1]).text);
         else
             write_operation(frame, value);
         break;
     case ZM_OP_LOAD: write_load(frame, value, extent); break;
-    case ZM_OP_COLUMN: zm_text_append_string(frame->text, "zm_iota() + zm_splat_uint((zm_uint)c)"); break;
+    case ZM_OP_COLUMN:
+        zm_text_printf(frame->text, "zm_iota() + zm_splat_uint((zm_uint)(%s))", zm_c_column(frame));
+        break;
     case ZM_OP_RANDOM:
-        zm_text_printf(frame->text, "zm_random(call->seeds[%d], (__UINT64_TYPE__)(row * columns + c))",
-                       (int)value->index);
+        zm_text_printf(frame->text, "zm_random(call->seeds[%d], (__UINT64_TYPE__)(row * columns + %s))",
+                       (int)value->index, zm_c_column(frame));
         break;
     case ZM_OP_ROW_GATHER: write_gather(frame, value); break;
     case ZM_OP_ROW_CUMSUM:
@@ -131,7 +142,8 @@ static void write_keep(zm_c_frame *frame, zm_id id, zm_c_extent extent, const ch
                        "zm_store_float32(kept%d, c, (vf)v%d);\n",
                        indent, row, (int)id, row, (int)id);
     else
-        zm_text_printf(frame->text, "%szm_store_float32(kept%d, c, (vf)v%d);\n", indent, row, (int)id);
+        zm_text_printf(frame->text, "%szm_store_float32(kept%d, %s, (vf)%s);\n", indent, row, zm_c_column(frame),
+                       zm_c_name_of(frame, id).text);
 }
 
 static void write_reload(zm_c_frame *frame, zm_id id, zm_c_extent extent) {
@@ -143,27 +155,46 @@ static void write_reload(zm_c_frame *frame, zm_id id, zm_c_extent extent) {
             "(%s)(count < ZM_WIDTH ? zm_load_part_float32(kept%d, c, count) : zm_load_float32(kept%d, c))", type,
             row, row);
     else
-        zm_text_printf(frame->text, "(%s)zm_load_float32(kept%d, c)", type, row);
+        zm_text_printf(frame->text, "(%s)zm_load_float32(kept%d, %s)", type, row, zm_c_column(frame));
 }
 
 bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass) {
     return frame->schedule.kept[id] && frame->schedule.kept_from[id] < pass;
 }
 
+static void write_element(zm_c_frame *frame, zm_id id, int pass_number, zm_c_extent extent, const char *indent) {
+    const zm_value *value = &frame->ir->values[id];
+    zm_text_printf(frame->text, "%sconst %s %s = ", indent, zm_c_types[value->type], zm_c_name_of(frame, id).text);
+    if (zm_c_is_reload(frame, id, pass_number))
+        write_reload(frame, id, extent);
+    else
+        write_element_value(frame, id, value, extent);
+    zm_text_append_string(frame->text, ";\n");
+    if (frame->schedule.kept[id] && frame->schedule.kept_from[id] == pass_number) write_keep(frame, id, extent, indent);
+}
+
 void zm_c_write_element_values(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     for (int i = 0; i < pass->n_element_values; i++) {
-        zm_id id = pass->element_values[i];
-        const zm_value *value = &frame->ir->values[id];
-        bool is_kept = frame->schedule.kept[id];
-        zm_text_printf(frame->text, "%sconst %s v%d = ", indent, zm_c_types[value->type], (int)id);
-        if (zm_c_is_reload(frame, id, pass_number))
-            write_reload(frame, id, extent);
-        else
-            write_element_value(frame, id, value, extent);
-        zm_text_append_string(frame->text, ";\n");
-        if (is_kept && frame->schedule.kept_from[id] == pass_number) write_keep(frame, id, extent, indent);
+        for (int vector = 0; vector < (extent == ZM_C_PAIR ? 2 : 1); vector++) {
+            frame->is_second = vector;
+            write_element(frame, pass->element_values[i], pass_number, extent, indent);
+        }
+        frame->is_second = false;
     }
+}
+
+static void write_pair_store(zm_c_frame *frame, int output, const char *indent) {
+    zm_id id = frame->ir->outputs[output].value;
+    const char *storage = zm_storage_name(frame->request->outputs[output]);
+    zm_c_name first = zm_c_name_of(frame, id);
+    frame->is_second = true;
+    zm_c_name second = zm_c_name_of(frame, id);
+    frame->is_second = false;
+    zm_text_printf(frame->text,
+                   "%sif (stream%d) zm_stream_pair_%s(out%d, c, %s, %s); else zm_store_pair_%s(out%d, c, %s, %s);\n",
+                   indent, output, storage, output, first.text, second.text, storage, output, first.text,
+                   second.text);
 }
 
 void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent extent, const char *indent) {
@@ -175,6 +206,8 @@ void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent exten
                 frame->text,
                 "%sif (count < ZM_WIDTH) zm_store_part_%s(out%d, c, v%d, count); else zm_store_%s(out%d, c, v%d);\n",
                 indent, storage, output, id, storage, output, id);
+        else if (extent == ZM_C_PAIR)
+            write_pair_store(frame, output, indent);
         else
             zm_text_printf(frame->text,
                            "%sif (stream%d) zm_stream_%s(out%d, c, v%d); else zm_store_%s(out%d, c, v%d);\n",

@@ -27,7 +27,7 @@ static zmlx_status compile_cuda(zm_variant *variant, const zm_emit_request *requ
     if (!status && source.failed) status = zm_fail_memory(error);
     if (!status)
         status = zm_compile_cuda(&variant->code, &variant->code_size, NULL, source.data, source.size,
-                                 zm_gpu_count_parts(request->ir), capability, error);
+                                 ZM_GPU_PARTS, capability, error);
     zm_text_free(&source);
     return status;
 }

@@ -1,18 +1,18 @@
-template <int V, class I0>
+template <int V, int U, class I0>
 ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
 #pragma unroll 1
-    for (zm_long first = begin + self.block * (512 * V); first < end; first += self.blocks * (512 * V)) {
-        zm_place places[2];
-        zm_packed<zm_bfloat16, V> x0[2];
+    for (zm_long first = begin + self.block * (256 * U * V); first < end; first += self.blocks * (256 * U * V)) {
+        zm_place places[U];
+        zm_packed<zm_bfloat16, V> x0[U];
 #pragma unroll
-        for (int u = 0; u < 2; ++u) {
+        for (int u = 0; u < U; ++u) {
             places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
             zm_load<zm_bfloat16, V>(x0[u], zm_in0 + places[u].row * zm_row_stride(layout0, columns), places[u],
                 layout0);
         }
 #pragma unroll
-        for (int u = 0; u < 2; ++u) {
+        for (int u = 0; u < U; ++u) {
             const zm_place at = places[u];
             if (!at.exists) continue;
             float y0[V];
@@ -31,14 +31,18 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_
         }
     }
 }
+
+#ifndef ZM_PART
+#define ZM_PART 0
+#endif
+#if ZM_PART == 0
 template <class I0>
 ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
-    const bool whole = columns % 8 == 0, wide = zm_is_aligned(zm_in0) && zm_is_aligned(zm_out0);
     const zm_long elements = rows * columns;
-    const zm_long split = wide && (whole || rows == 1) ? elements - elements % 8 : 0;
-    zm_part<8>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), split);
-    zm_part<1>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, split, elements);
+    const zm_long split = elements - elements % 8;
+    zm_part<8, 2>(zm_in0, zm_out0, zm_long(1), elements, threads_per_row, layout0, self, shared, zm_long(0), split);
+    zm_part<1, 1>(zm_in0, zm_out0, zm_long(1), elements, threads_per_row, layout0, self, shared, split, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 6) mish(
@@ -53,3 +57,46 @@ extern "C" __global__ void __launch_bounds__(256, 6) mish(
     zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, self, shared);
 }
+#endif
+#if ZM_PART == 1
+template <class I0>
+ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+    uint layout0, zm_thread self, ZM_SHARED uint *shared) {
+    const zm_long elements = rows * columns;
+    zm_part<8, 2>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), elements);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 6) mish(
+    const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    uint *shared = 0;
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#endif
+#if ZM_PART == 2
+template <class I0>
+ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+    uint layout0, zm_thread self, ZM_SHARED uint *shared) {
+    const zm_long elements = rows * columns;
+    zm_part<1, 2>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), elements);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 6) mish(
+    const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    uint *shared = 0;
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#endif

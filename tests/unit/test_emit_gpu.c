@@ -137,7 +137,10 @@ static void test_plans(void **state) {
     assert_int_equal(plan(row, 17, 32).blocks, 3);
     assert_int_equal(plan(row, 4096, 1 << 20).threads_per_row, 512);
     assert_int_equal(plan(row, 4096, 1 << 20).blocks, 4096);
-    assert_int_equal(plan(map, 7, 33).part, 0);
+    assert_int_equal(plan(map, 1, 100003).part, ZM_GPU_FLAT_MAP);
+    assert_int_equal(plan(map, 7, 32).part, ZM_GPU_ROWS_MAP);
+    assert_int_equal(plan(map, 7, 33).part, ZM_GPU_ODD_MAP);
+    assert_int_equal(plan_from(map, 1, 4096, false).part, ZM_GPU_ODD_MAP);
     assert_int_equal(plan(row, 7, 8192).part, ZM_GPU_SHORT_ROWS);
     assert_int_equal(plan(row, 7, 8200).part, ZM_GPU_LONG_ROWS);
     assert_int_equal(plan(row, 7, 8201).part, ZM_GPU_ODD_ROWS);

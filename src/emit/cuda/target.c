@@ -61,26 +61,21 @@ static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *f
     zm_text_append_string(text, "}\n");
 }
 
-/* A kernel with rows has parts, each a program of its own with the kernel's name: together they would take three times as long to
+/* The parts, each a program of its own with the kernel's name: together they would take up to three times as long to
  * compile, and the registers of the largest. */
 static void print_kernels(zm_text *text, zm_gpu_frame *frame) {
     char streamed[32];
     snprintf(streamed, sizeof streamed, "zm_streamed<%d>", frame->vector);
-    if (!frame->has_rows) {
-        zm_gpu_print_choice(frame);
-        zm_text_append_string(text, "\n");
-        print_kernel(text, frame, "zm_frame");
-        return;
-    }
-    const char *const functions[ZM_GPU_ROW_PARTS] = {
+    const char *const functions[ZM_GPU_PARTS] = {
         [ZM_GPU_SHORT_ROWS] = frame->resident_words ? "zm_resident" : streamed,
         [ZM_GPU_LONG_ROWS] = streamed,
         [ZM_GPU_ODD_ROWS] = "zm_streamed<1>",
     };
     zm_text_append_string(text, "\n#ifndef ZM_PART\n#define ZM_PART 0\n#endif\n");
-    for (int part = 0; part < ZM_GPU_ROW_PARTS; part++) {
+    for (int part = 0; part < ZM_GPU_PARTS; part++) {
         zm_text_printf(text, "#if ZM_PART == %d\n", part);
-        print_kernel(text, frame, functions[part]);
+        if (!frame->has_rows) zm_gpu_print_map_frame(frame, part);
+        print_kernel(text, frame, frame->has_rows ? functions[part] : "zm_frame");
         zm_text_append_string(text, "#endif\n");
     }
 }

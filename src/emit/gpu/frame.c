@@ -121,61 +121,86 @@ static void print_parameters(zm_gpu_frame *frame) {
     zm_text_append_string(text, "zm_thread self, ZM_SHARED uint *shared");
 }
 
-static void print_arguments(zm_gpu_frame *frame) {
+static void print_arguments(zm_gpu_frame *frame, const char *extent) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "zm_in%d, ", i);
     for (int i = 0; i < ir->n_outputs; i++) zm_text_printf(text, "zm_out%d, ", i);
-    zm_text_append_string(text, "rows, columns, threads_per_row, ");
+    zm_text_printf(text, "%s, threads_per_row, ", extent);
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "layout%d, ", i);
     for (int i = 0; i < ir->n_parameters; i++) zm_text_printf(text, "p%d, ", i);
     zm_text_append_string(text, "self, shared");
 }
 
-void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, bool has_vector, const char *more_parameters) {
+void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, const char *constants, const char *more_parameters) {
     zm_text *text = frame->text;
-    if (has_vector || frame->ir->n_inputs) zm_text_append_string(text, has_vector ? "template <int V" : "template <");
-    for (int i = 0; i < frame->ir->n_inputs; i++) zm_text_printf(text, "%sclass I%d", i || has_vector ? ", " : "", i);
-    if (has_vector || frame->ir->n_inputs) zm_text_append_string(text, ">\n");
+    if (constants || frame->ir->n_inputs) zm_text_printf(text, "template <%s", constants ? constants : "");
+    for (int i = 0; i < frame->ir->n_inputs; i++) zm_text_printf(text, "%sclass I%d", i || constants ? ", " : "", i);
+    if (constants || frame->ir->n_inputs) zm_text_append_string(text, ">\n");
     zm_text_printf(text, "ZM_FUNCTION void %s(", name);
     print_parameters(frame);
     zm_text_printf(text, "%s) {\n", more_parameters);
 }
 
-static void print_call(zm_gpu_frame *frame, const char *function, const char *rest) {
+static void print_call(zm_gpu_frame *frame, const char *function, const char *extent, const char *rest) {
     zm_text_printf(frame->text, "%s(", function);
-    print_arguments(frame);
+    print_arguments(frame, extent);
     zm_text_printf(frame->text, "%s);\n", rest);
+}
+
+static void print_row_choice(zm_gpu_frame *frame) {
+    zm_text *text = frame->text;
+    char streamed[32];
+    snprintf(streamed, sizeof streamed, "zm_streamed<%d>", frame->vector);
+    zm_text_append_string(text, "    if (!(whole && wide))\n        ");
+    print_call(frame, "zm_streamed<1>", "rows, columns", "");
+    if (frame->resident_words) {
+        zm_text_printf(text, "    else if (columns <= zm_long(threads_per_row) * %d)\n        ", ZM_GPU_ROW_ITEMS);
+        print_call(frame, "zm_resident", "rows, columns", "");
+    }
+    zm_text_append_string(text, "    else\n        ");
+    print_call(frame, streamed, "rows, columns", "");
+}
+
+/* The elements from `begin` to `end`, as vectors or one by one. */
+static void print_map_call(zm_gpu_frame *frame, int vector, int n_vectors, const char *extent, const char *range) {
+    char part[32];
+    snprintf(part, sizeof part, "    zm_part<%d, %d>", vector, n_vectors);
+    print_call(frame, part, extent, range);
 }
 
 void zm_gpu_print_choice(zm_gpu_frame *frame) {
     zm_text *text = frame->text;
-    char streamed[32], part[32];
-    snprintf(streamed, sizeof streamed, "zm_streamed<%d>", frame->vector);
-    snprintf(part, sizeof part, "zm_part<%d>", frame->vector);
-    zm_gpu_print_function(frame, "zm_frame", false, "");
+    zm_gpu_print_function(frame, "zm_frame", NULL, "");
     zm_text_printf(text, "    const bool whole = columns %% %d == 0, wide = ", frame->vector);
     print_condition(frame);
     zm_text_append_string(text, ";\n");
     if (frame->has_rows) {
-        zm_text_append_string(text, "    if (!(whole && wide))\n        ");
-        print_call(frame, "zm_streamed<1>", "");
-        if (frame->resident_words) {
-            zm_text_printf(text, "    else if (columns <= zm_long(threads_per_row) * %d)\n        ", ZM_GPU_ROW_ITEMS);
-            print_call(frame, "zm_resident", "");
-        }
-        zm_text_append_string(text, "    else\n        ");
-        print_call(frame, streamed, "");
+        print_row_choice(frame);
     } else {
         zm_text_printf(text,
                        "    const zm_long elements = rows * columns;\n"
-                       "    const zm_long split = wide && (whole || rows == 1) ? elements - elements %% %d : 0;\n    ",
+                       "    const zm_long split = wide && (whole || rows == 1) ? elements - elements %% %d : 0;\n",
                        frame->vector);
-        print_call(frame, part, ", zm_long(0), split");
-        zm_text_append_string(text, "    ");
-        print_call(frame, "zm_part<1>", ", split, elements");
+        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, "rows, columns", ", zm_long(0), split");
+        print_map_call(frame, 1, ZM_GPU_MAP_VECTORS, "rows, columns", ", split, elements");
     }
     zm_text_append_string(text, "}\n");
+}
+
+void zm_gpu_print_map_frame(zm_gpu_frame *frame, int part) {
+    zm_text *text = frame->text;
+    zm_gpu_print_function(frame, "zm_frame", NULL, "");
+    zm_text_append_string(text, "    const zm_long elements = rows * columns;\n");
+    if (part == ZM_GPU_FLAT_MAP) {
+        zm_text_printf(text, "    const zm_long split = elements - elements %% %d;\n", frame->vector);
+        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, "zm_long(1), elements", ", zm_long(0), split");
+        print_map_call(frame, 1, 1, "zm_long(1), elements", ", split, elements");
+    } else {
+        int vector = part == ZM_GPU_ROWS_MAP ? frame->vector : 1;
+        print_map_call(frame, vector, ZM_GPU_MAP_VECTORS, "rows, columns", ", zm_long(0), elements");
+    }
+    zm_text_append_string(text, "}\n\n");
 }
 
 zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text) {

@@ -48,6 +48,8 @@ zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text);
 /* Chooses the vector where addresses allow it: for rows of whole vectors; in a map for what is, and single elements
  * behind. */
 void zm_gpu_print_choice(zm_gpu_frame *frame);
+/* zm_frame of one part of a map, which the launch chooses. */
+void zm_gpu_print_map_frame(zm_gpu_frame *frame, int part);
 /* Shared words, known after printing; 0 for a map. */
 int zm_gpu_frame_shared_words(const zm_gpu_frame *frame);
 int zm_gpu_frame_threads(const zm_gpu_frame *frame); /* of the largest block */
@@ -58,8 +60,8 @@ const char *zm_gpu_storage_word(zm_storage storage); /* the type whose pointer a
 static inline bool zm_gpu_is_vector_load(const zm_value *value) {
     return value->op == ZM_OP_LOAD && value->level == ZM_LEVEL_ELEMENT;
 }
-/* The head of a function of the frame, up to its brace. */
-void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, bool has_vector, const char *more_parameters);
+/* The head of a function of the frame, up to its brace. constants: the template's, or NULL. */
+void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, const char *constants, const char *more_parameters);
 const char *zm_gpu_type(zm_type type);
 /* The value as an expression of v<operand>; leaves of elements in terms of `at` and `j`. Not loads, reductions, scans. */
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id);

@@ -6,16 +6,16 @@
 static void print_loads(zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
-    zm_text_printf(text, "        zm_place places[%d];\n", ZM_GPU_MAP_VECTORS);
+    zm_text_append_string(text, "        zm_place places[U];\n");
     for (zm_id id = 0; id < ir->n_values; id++)
         if (zm_gpu_is_vector_load(&ir->values[id]))
-            zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[%d];\n",
-                           zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id, ZM_GPU_MAP_VECTORS);
+            zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[U];\n",
+                           zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id);
     zm_text_printf(text,
                    "#pragma unroll\n"
-                   "        for (int u = 0; u < %d; ++u) {\n"
+                   "        for (int u = 0; u < U; ++u) {\n"
                    "            places[u] = zm_place_in_map(first + (u * %d + self.index) * V, end, rows, columns);\n",
-                   ZM_GPU_MAP_VECTORS, ZM_GPU_MAP_THREADS);
+                   ZM_GPU_MAP_THREADS);
     for (zm_id id = 0; id < ir->n_values; id++) {
         int input = ir->values[id].index;
         if (zm_gpu_is_vector_load(&ir->values[id]))
@@ -57,16 +57,15 @@ static zmlx_status print_elements(zm_gpu_frame *frame) {
 zmlx_status zm_gpu_print_map(zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
-    zm_gpu_print_function(frame, "zm_part", true, ", zm_long begin, zm_long end");
-    int vectors = ZM_GPU_MAP_THREADS * ZM_GPU_MAP_VECTORS;
+    zm_gpu_print_function(frame, "zm_part", "int V, int U", ", zm_long begin, zm_long end");
     for (zm_id id = 0; id < ir->n_values; id++)
         if (ir->values[id].level != ZM_LEVEL_ELEMENT) ZM_TRY(zm_gpu_print_value(frame, "    ", id));
     zm_text_printf(text,
                    "#pragma unroll 1\n"
-                   "    for (zm_long first = begin + self.block * (%d * V); first < end; first += self.blocks * (%d * V)) {\n",
-                   vectors, vectors);
+                   "    for (zm_long first = begin + self.block * (%d * U * V); first < end; first += self.blocks * (%d * U * V)) {\n",
+                   ZM_GPU_MAP_THREADS, ZM_GPU_MAP_THREADS);
     print_loads(frame);
-    zm_text_printf(text, "#pragma unroll\n        for (int u = 0; u < %d; ++u) {\n", ZM_GPU_MAP_VECTORS);
+    zm_text_append_string(text, "#pragma unroll\n        for (int u = 0; u < U; ++u) {\n");
     ZM_TRY(print_elements(frame));
     zm_text_append_string(text, "        }\n    }\n}\n");
     return ZMLX_OK;

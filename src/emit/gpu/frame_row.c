@@ -252,7 +252,7 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
 }
 
 static zmlx_status print_rows_function(zm_gpu_frame *frame, const zm_schedule *schedule, bool is_resident) {
-    zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed", !is_resident, "");
+    zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed", is_resident ? NULL : "int V", "");
     print_rows_head(frame, is_resident);
     ZM_TRY(print_body(frame, schedule, is_resident));
     zm_text_append_string(frame->text, "        if (base + self.blocks * group.rows < rows) zm_barrier();\n    }\n}\n");

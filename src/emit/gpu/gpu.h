@@ -13,14 +13,18 @@
 
 #include "emit/emit.h"
 
-/* The programs of a CUDA kernel: its text compiled with ZM_PART defined as their number. A map has only the first. */
+/* The programs of a CUDA kernel: its text compiled with ZM_PART defined as their number. */
+enum { ZM_GPU_PARTS = 3 };
 enum {
     ZM_GPU_SHORT_ROWS, /* of whole vectors, all that is read of one fits into the registers of its threads */
     ZM_GPU_LONG_ROWS,  /* of whole vectors */
-    ZM_GPU_ODD_ROWS,   /* any */
-    ZM_GPU_ROW_PARTS
+    ZM_GPU_ODD_ROWS    /* any */
 };
-int zm_gpu_count_parts(const zm_ir *ir);
+enum {
+    ZM_GPU_FLAT_MAP, /* one row */
+    ZM_GPU_ROWS_MAP, /* of whole vectors */
+    ZM_GPU_ODD_MAP   /* any */
+};
 
 typedef struct zm_gpu_plan {
     int part;

@@ -12,8 +12,6 @@ int zm_gpu_vector(const zm_emit_request *request) {
     return 16 / bytes;
 }
 
-int zm_gpu_count_parts(const zm_ir *ir) { return zm_ir_has_rows(ir) ? ZM_GPU_ROW_PARTS : 1; }
-
 static zm_gpu_plan plan_map(const zm_emit_request *request, int64_t rows, int64_t columns) {
     int64_t tile = (int64_t)ZM_GPU_MAP_THREADS * zm_gpu_vector(request) * ZM_GPU_MAP_VECTORS;
     return (zm_gpu_plan){.blocks = (rows * columns - 1) / tile + 1, .threads = ZM_GPU_MAP_THREADS};
@@ -30,15 +28,20 @@ static zm_gpu_plan plan_rows(int64_t rows, int64_t columns) {
         .blocks = (rows - 1) / rows_per_block + 1, .threads = threads, .threads_per_row = threads_per_row};
 }
 
-static int choose_part(const zm_emit_request *request, const zm_gpu_plan *plan, int64_t columns, bool is_aligned) {
-    if (!plan->threads_per_row) return 0;
-    if (!is_aligned || columns % zm_gpu_vector(request)) return ZM_GPU_ODD_ROWS;
+static int choose_part(const zm_emit_request *request, const zm_gpu_plan *plan, int64_t rows, int64_t columns,
+                       bool is_aligned) {
+    bool is_whole = columns % zm_gpu_vector(request) == 0;
+    if (!plan->threads_per_row) {
+        if (is_aligned && rows == 1) return ZM_GPU_FLAT_MAP;
+        return is_aligned && is_whole ? ZM_GPU_ROWS_MAP : ZM_GPU_ODD_MAP;
+    }
+    if (!is_aligned || !is_whole) return ZM_GPU_ODD_ROWS;
     return columns <= (int64_t)plan->threads_per_row * ZM_GPU_ROW_ITEMS ? ZM_GPU_SHORT_ROWS : ZM_GPU_LONG_ROWS;
 }
 
 zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns, bool is_aligned) {
     zm_gpu_plan plan = zm_ir_has_rows(request->ir) ? plan_rows(rows, columns) : plan_map(request, rows, columns);
-    plan.part = choose_part(request, &plan, columns, is_aligned);
+    plan.part = choose_part(request, &plan, rows, columns, is_aligned);
     /* Blocks take further tiles or rows, so a grid's threads are a number that all interfaces take. */
     if (plan.blocks > MAX_GRID / plan.threads) plan.blocks = MAX_GRID / plan.threads;
     return plan;

@@ -275,7 +275,12 @@ ZM_FN zm_halves zm_round_to_bfloat16(vf value) {
     vu rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
     return __builtin_convertvector(zm_select(zm_isnan(value), bits | 0x400000u, rounded) >> 16, zm_halves);
 }
-#if ZM_WIDTH == 16 && defined(__AVX512BF16__) && ZM_GCC
+#if __has_builtin(__builtin_ia32_cvtne2ps2bf16_v32bf)
+#define ZM_BFLOAT16_PAIR __builtin_ia32_cvtne2ps2bf16_v32bf
+#elif __has_builtin(__builtin_ia32_cvtne2ps2bf16_v32hi) /* gcc before 13 */
+#define ZM_BFLOAT16_PAIR __builtin_ia32_cvtne2ps2bf16_v32hi
+#endif
+#if ZM_WIDTH == 16 && defined(__AVX512BF16__) && ZM_GCC && defined(ZM_BFLOAT16_PAIR)
 #define ZM_HAS_BFLOAT16 1
 /* The instructions make zeros of subnormal numbers. */
 #define ZM_SUBNORMAL_LANES(value) __builtin_ia32_fpclassps512_mask(value, 0x20, 0xffff)
@@ -457,7 +462,7 @@ ZM_SLOW zm_words zm_round_subnormal_pair_to_bfloat16(vf first, vf second) {
 ZM_FN zm_words zm_narrow_pair_bfloat16(vf first, vf second) {
     if (__builtin_expect(ZM_SUBNORMAL_LANES(first) | ZM_SUBNORMAL_LANES(second), 0))
         return zm_round_subnormal_pair_to_bfloat16(first, second);
-    return (zm_words)__builtin_ia32_cvtne2ps2bf16_v32hi(second, first);
+    return (zm_words)ZM_BFLOAT16_PAIR(second, first);
 }
 ZM_FN void zm_store_pair_bfloat16(void *base, zm_index index, vf first, vf second) {
     zm_words pair = zm_narrow_pair_bfloat16(first, second);

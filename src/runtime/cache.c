@@ -44,7 +44,9 @@ typedef struct module_source {
     size_t size;
     const char *entry;      /* C */
     const char *compiler;   /* C */
-    int n_parts, compute_capability; /* CUDA */
+    const zm_cuda_source *cuda;
+    int part;               /* CUDA */
+    bool is_counted;
     const char *extension;
     zmlx_status (*compile)(module *, const struct module_source *, const char *work, const char *output,
                            zmlx_error *);
@@ -101,7 +103,7 @@ static zmlx_status make(module *this, const module_source *source, zmlx_error *e
     snprintf(name, sizeof name, "%016llx.%s", (unsigned long long)this->hash, source->extension);
     char *path = folder ? zm_path_join(folder, name) : NULL;
     if (path && zm_entry_read(NULL, path, &this->key) && source->use(this, source, path, error)) {
-        atomic_fetch_add(&n_loaded, 1);
+        if (source->is_counted) atomic_fetch_add(&n_loaded, 1);
         free(path);
         free(folder);
         return ZMLX_OK;
@@ -223,7 +225,7 @@ zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const 
     zm_text_printf(&key, "%s\n", entry);
     zm_text_append(&key, source, size);
     module_source from = {.text = source, .size = size, .entry = entry, .compiler = compiler, .extension = "so",
-                          .compile = compile_c, .use = use_shared_object};
+                          .is_counted = true, .compile = compile_c, .use = use_shared_object};
     module *made;
     bool is_new;
     zmlx_status status = get(&made, &is_new, &key, &from, error);
@@ -238,9 +240,9 @@ zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const 
 static zmlx_status compile_cuda(module *this, const module_source *source, const char *work, const char *output,
                                 zmlx_error *error) {
     (void)work;
-    atomic_fetch_add(&n_compiled, 1);
+    if (source->is_counted) atomic_fetch_add(&n_compiled, 1);
     zm_text_free(&this->code);
-    ZM_TRY(zm_nvrtc_run(&this->code, source->text, source->n_parts, source->compute_capability, error));
+    ZM_TRY(zm_nvrtc_run(&this->code, source->cuda, source->part, error));
     return zm_file_write(output, this->code.data, this->code.size, error);
 }
 
@@ -251,47 +253,25 @@ static bool use_cubin(module *this, const module_source *source, const char *pat
     return false;
 }
 
-const char *zm_cubin_get(size_t *cubin_size, const char *code, size_t code_size, int part) {
-    for (size_t at = 0; code_size - at >= sizeof(uint64_t);) {
-        uint64_t size;
-        memcpy(&size, code + at, sizeof size);
-        at += sizeof size;
-        if (size > code_size - at) return NULL;
-        *cubin_size = (size_t)size;
-        if (!part--) return code + at;
-        at += (size_t)size;
-    }
-    return NULL;
-}
-
-zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const char *source, size_t size, int n_parts,
-                            int compute_capability, zmlx_error *error) {
-    *code = NULL;
-    *code_size = 0;
+zmlx_status zm_compile_cuda(const zm_text **cubin, int *compiled, const zm_cuda_source *source, int part,
+                            zmlx_error *error) {
+    *cubin = NULL;
     if (compiled) *compiled = 0;
-    zm_text key = {0}, text = {0};
+    zm_text key = {0};
     zm_text_append_string(&key, "CUDA\n");
-    zmlx_status status = zm_nvrtc_describe(&key, compute_capability, error);
-    zm_text_printf(&key, " %d parts\n", n_parts);
-    zm_text_append(&key, source, size);
-    zm_text_append(&text, source, size); /* ends in a NUL */
-    if (!status && text.failed) status = zm_fail_memory(error);
+    zmlx_status status = zm_nvrtc_describe(&key, source->compute_capability, error);
+    zm_text_printf(&key, " part %d\n", part);
+    zm_text_append(&key, source->text, source->size);
     if (status) {
         zm_text_free(&key);
-        zm_text_free(&text);
         return status;
     }
-    module_source from = {.text = text.data, .size = size, .n_parts = n_parts,
-                          .compute_capability = compute_capability, .extension = "cubin", .compile = compile_cuda, .use = use_cubin};
+    module_source from = {.cuda = source, .part = part, .is_counted = part == source->first, .extension = "cubin",
+                          .compile = compile_cuda, .use = use_cubin};
     module *made;
     bool is_new;
-    status = get(&made, &is_new, &key, &from, error);
-    zm_text_free(&text);
-    if (status) return status;
-    if (!(*code = malloc(made->code.size + 1))) return zm_fail_memory(error);
-    memcpy(*code, made->code.data, made->code.size);
-    (*code)[made->code.size] = '\0';
-    *code_size = made->code.size;
+    ZM_TRY(get(&made, &is_new, &key, &from, error));
+    *cubin = &made->code;
     if (compiled) *compiled = is_new && made->compiled;
     return ZMLX_OK;
 }

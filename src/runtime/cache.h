@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/text.h"
 
 /* Settings of the process (zmlx_kernel_set_cache); NULL is the default. Copied. */
 zmlx_status zm_cache_set(const char *folder, const char *compiler, zmlx_error *error);
@@ -22,14 +23,23 @@ zmlx_status zm_cache_set(const char *folder, const char *compiler, zmlx_error *e
 zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const char *source, size_t size, const char *entry,
                          zmlx_error *error);
 
-/* Cubins for a CUDA source, by NVRTC (loaded at run time): one for each part, which the source is compiled for with ZM_PART
- * defined as its number. compute_capability is 90 for sm_90. *code is the caller's (free); zm_cubin_get takes it apart. */
-zmlx_status zm_compile_cuda(char **code, size_t *code_size, int *compiled, const char *source, size_t size, int n_parts,
-                            int compute_capability, zmlx_error *error);
-/* The cubin of a part in code, borrowed; NULL where there is none. */
-const char *zm_cubin_get(size_t *cubin_size, const char *code, size_t code_size, int part);
+/* A CUDA source has programs, its parts: the text compiled with ZM_PART defined as their number. The compiler takes
+ * one at a time, so the one that is needed first is compiled first. */
+typedef struct zm_cuda_source {
+    const char *text; /* ends in a NUL */
+    size_t size;
+    int n_parts, first;     /* first: it stands for all in zm_cache_counts */
+    int compute_capability; /* 90 for sm_90 */
+} zm_cuda_source;
 
-/* Runs of a compiler in this process so far, and entries taken from disk. */
+/* A part's cubin, by NVRTC (loaded at run time) or from the cache; it lives as long as the process. *compiled (may be NULL) tells
+ * whether the compiler ran. */
+zmlx_status zm_compile_cuda(const zm_text **cubin, int *compiled, const zm_cuda_source *source, int part,
+                            zmlx_error *error);
+/* Compiles all parts but the first on a thread of its own. source may be freed. */
+void zm_compile_cuda_rest(const zm_cuda_source *source);
+
+/* Kernels that a compiler ran for in this process so far, and those taken from disk. */
 typedef struct zm_cache_counts {
     uint64_t compiled, loaded;
 } zm_cache_counts;

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "base/text.h"
+#include "runtime/cache.h"
 
 enum { ZM_CACHE_MAX_ENTRIES = 4096 };
 static const uint64_t ZM_CACHE_MAX_BYTES = (uint64_t)512 << 20;
@@ -45,7 +45,7 @@ zmlx_status zm_host_compiler_run(const char *compiler, const char *work, const c
 
 /* Fails with ZMLX_ERROR_UNSUPPORTED where NVRTC cannot be loaded. */
 zmlx_status zm_nvrtc_describe(zm_text *key, int compute_capability, zmlx_error *error);
-/* Appends the cubins of parts 0 to n_parts - 1 (see zm_cubin_get), compiled at the same time. */
-zmlx_status zm_nvrtc_run(zm_text *code, const char *source, int n_parts, int compute_capability, zmlx_error *error);
+/* The cubin of a part. */
+zmlx_status zm_nvrtc_run(zm_text *cubin, const zm_cuda_source *source, int part, zmlx_error *error);
 
 #endif

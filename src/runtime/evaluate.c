@@ -100,7 +100,16 @@ static size_t last_level_cache(void) {
     return 32u << 20;
 }
 
-zmlx_status zm_application_prepare(zm_application *application, zmlx_error *error) {
+static zm_gpu_plan plan_launch(const zm_application *application, bool is_aligned) {
+    const zm_extent *extent = &application->extent;
+    const zm_storage *storages = application->variant->storages;
+    zm_emit_request request = {application->kernel->forward, storages, storages + application->kernel->forward->n_inputs,
+                               application->kernel->symbol};
+    return zm_gpu_plan_launch(&request, extent->rows > 1 ? extent->rows : 1, extent->columns > 1 ? extent->columns : 1,
+                              is_aligned);
+}
+
+static zmlx_status prepare_workers(zm_application *application, zmlx_error *error) {
     const zm_ir *ir = application->kernel->forward;
     const zm_extent *extent = &application->extent;
     pieces work = cut(application);
@@ -119,18 +128,20 @@ zmlx_status zm_application_prepare(zm_application *application, zmlx_error *erro
     return ZMLX_OK;
 }
 
+zmlx_status zm_application_prepare(zm_application *application, zmlx_error *error) {
+    const zm_text *cubin;
+    switch (application->variant->gpu) {
+    case ZM_GPU_CUDA:
+        return zm_variant_cubin(&cubin, application->variant, plan_launch(application, true).part, error);
+    case ZM_GPU_METAL: return ZMLX_OK;
+    case ZM_GPU_NONE: break;
+    }
+    return prepare_workers(application, error);
+}
+
 static void add_number(uint32_t *words, int *n_words, const void *number, size_t size) {
     memcpy(words + *n_words, number, size);
     *n_words += (int)(size / sizeof *words);
-}
-
-static zm_gpu_plan plan_launch(const zm_application *application, bool is_aligned) {
-    const zm_extent *extent = &application->extent;
-    const zm_storage *storages = application->variant->storages;
-    zm_emit_request request = {application->kernel->forward, storages, storages + application->kernel->forward->n_inputs,
-                               application->kernel->symbol};
-    return zm_gpu_plan_launch(&request, extent->rows > 1 ? extent->rows : 1, extent->columns > 1 ? extent->columns : 1,
-                              is_aligned);
 }
 
 int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_application *application) {
@@ -162,9 +173,12 @@ zmlx_status zm_application_launch(const void *state, zm_gpu_launch *launch, cons
     launch->name = application->kernel->symbol;
     launch->code = variant->code;
     launch->code_size = variant->code_size;
-    if (variant->gpu == ZM_GPU_CUDA)
-        launch->code = zm_cubin_get(&launch->code_size, variant->code, variant->code_size, plan.part);
-    if (!launch->code) return zm_fail(error, ZMLX_ERROR_FORMAT, application->kernel->label, "a part of its code is missing");
+    if (variant->gpu == ZM_GPU_CUDA) {
+        const zm_text *cubin;
+        ZM_TRY(zm_variant_cubin(&cubin, variant, plan.part, error));
+        launch->code = cubin->data;
+        launch->code_size = cubin->size;
+    }
     launch->header = variant->header;
     launch->input_names = variant->input_names;
     launch->output_names = variant->output_names;

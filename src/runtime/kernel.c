@@ -83,9 +83,7 @@ void zmlx_kernel_free(zmlx_kernel *kernel) {
     if (!kernel || atomic_fetch_sub(&kernel->n_references, 1) > 1) return;
     for (zm_variant *variant = kernel->variants, *next; variant; variant = next) {
         next = variant->next;
-        free(variant->code);
-        free(variant->header);
-        free(variant);
+        zm_variant_free(variant);
     }
     for (zm_derived *derived = kernel->derived, *next; derived; derived = next) {
         next = derived->next;
@@ -180,7 +178,7 @@ static zmlx_status set_up(zm_application **made, zmlx_kernel *kernel, const zm_c
     application->extent = *extent;
     if (call->numbers) application->numbers = *call->numbers;
     zmlx_status status = zm_kernel_variant(&application->variant, kernel, gpu, storages, error);
-    if (!status && gpu == ZM_GPU_NONE) status = zm_application_prepare(application, error);
+    if (!status) status = zm_application_prepare(application, error);
     if (status) {
         free_application(application);
         *made = NULL;

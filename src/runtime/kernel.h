@@ -21,8 +21,9 @@ typedef struct zm_variant {
     zm_storage storages[ZM_IR_MAX_INPUTS + ZM_IR_MAX_OUTPUTS]; /* inputs, then outputs */
     zm_c_kernel *function; /* CPU */
     int scratch_rows;
-    char *code, *header; /* GPU, owned: Metal's see zm_gpu_launch; CUDA: cubins, see zm_cubin_get */
+    char *code, *header; /* Metal, owned, see zm_gpu_launch */
     size_t code_size;
+    struct zm_programs *programs; /* CUDA, owned */
     const char *input_names[ZM_IR_MAX_INPUTS + 1], *output_names[ZM_IR_MAX_OUTPUTS]; /* Metal, static */
 } zm_variant;
 
@@ -65,9 +66,12 @@ struct zmlx_kernel {
 zmlx_status zm_kernel_new(zmlx_kernel **kernel, zm_ir *forward, zm_ir *gradient, zmlx_error *error);
 zmlx_kernel *zm_kernel_retain(zmlx_kernel *kernel);
 
-/* The variant for these types, compiled if need be; borrowed from kernel. */
+/* The variant for these types, for the CPU compiled if need be; borrowed from kernel. */
 zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu,
                               const zm_storage *storages, zmlx_error *error);
+/* CUDA: the cubin of a part (emit/gpu/gpu.h), compiled if need be. The first one asked for starts the others. */
+zmlx_status zm_variant_cubin(const zm_text **cubin, const zm_variant *variant, int part, zmlx_error *error);
+void zm_variant_free(zm_variant *variant);
 
 /* The gradient or tangent kernel; borrowed from kernel. use_results: saved outputs are exact, so they may stand in. */
 zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,
@@ -127,7 +131,8 @@ zmlx_status zm_application_launch(const void *state, zm_gpu_launch *launch, cons
                                   const zm_view *outputs, int n_outputs, zmlx_error *error);
 /* The words of emit/gpu/gpu.h; returns their number. */
 int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_application *application);
-zmlx_status zm_application_prepare(zm_application *application, zmlx_error *error); /* workers and scratch */
+/* Workers and scratch; on a GPU the program. */
+zmlx_status zm_application_prepare(zm_application *application, zmlx_error *error);
 zmlx_status zm_application_vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
                                const mlx_array *primals, int n_primals, const mlx_array *cotangents,
                                const mlx_array *results, int n_results, mlx_stream stream, zmlx_error *error);

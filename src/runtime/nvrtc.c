@@ -113,59 +113,18 @@ static zmlx_status take_cubin(zm_text *cubin, nvrtc_program *program, zmlx_error
     return ZMLX_OK;
 }
 
-/* One part of a source, as a thread compiles it. */
-typedef struct part {
-    const char *source;
-    int number, compute_capability;
-    zm_text cubin;
-    zmlx_status status;
-    zmlx_error error;
-    pthread_t thread;
-    bool has_thread;
-} part;
-
-static void *compile_part(void *context) {
-    part *self = context;
+zmlx_status zm_nvrtc_run(zm_text *cubin, const zm_cuda_source *source, int part, zmlx_error *error) {
+    ZM_TRY(need_library(error));
     char architecture[64], definition[32];
-    snprintf(architecture, sizeof architecture, "--gpu-architecture=sm_%d", self->compute_capability);
-    snprintf(definition, sizeof definition, "-DZM_PART=%d", self->number);
+    snprintf(architecture, sizeof architecture, "--gpu-architecture=sm_%d", source->compute_capability);
+    snprintf(definition, sizeof definition, "-DZM_PART=%d", part);
     const char *arguments[N_OPTIONS + 2] = {architecture, definition};
     memcpy(arguments + 2, options, sizeof options);
     nvrtc_program *program = NULL;
-    if (nvrtc.create(&program, self->source, "kernel.cu", 0, NULL, NULL)) {
-        self->status = zm_fail(&self->error, ZMLX_ERROR_UNSUPPORTED, "NVRTC", "cannot start");
-        return NULL;
-    }
-    self->status = nvrtc.compile(program, N_OPTIONS + 2, arguments) ? fail_with_log(program, &self->error)
-                                                                    : take_cubin(&self->cubin, program, &self->error);
+    if (nvrtc.create(&program, source->text, "kernel.cu", 0, NULL, NULL))
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "NVRTC", "cannot start");
+    zmlx_status status = nvrtc.compile(program, N_OPTIONS + 2, arguments) ? fail_with_log(program, error)
+                                                                          : take_cubin(cubin, program, error);
     nvrtc.destroy(&program);
-    return NULL;
-}
-
-/* A number of 64 bits, the size, before each cubin. */
-static void append_part(zm_text *code, const part *self) {
-    uint64_t size = self->cubin.size;
-    zm_text_append(code, (const char *)&size, sizeof size);
-    zm_text_append(code, self->cubin.data, self->cubin.size);
-}
-
-zmlx_status zm_nvrtc_run(zm_text *code, const char *source, int n_parts, int compute_capability, zmlx_error *error) {
-    ZM_TRY(need_library(error));
-    part *parts = calloc((size_t)n_parts, sizeof *parts);
-    if (!parts) return zm_fail_memory(error);
-    for (int i = n_parts - 1; i >= 0; i--) {
-        parts[i] = (part){.source = source, .number = i, .compute_capability = compute_capability};
-        parts[i].has_thread = i > 0 && !pthread_create(&parts[i].thread, NULL, compile_part, &parts[i]);
-        if (!parts[i].has_thread) compile_part(&parts[i]);
-    }
-    zmlx_status status = ZMLX_OK;
-    for (int i = 0; i < n_parts; i++) {
-        if (parts[i].has_thread) pthread_join(parts[i].thread, NULL);
-        if (parts[i].status && !status && error) *error = parts[i].error;
-        if (!status) status = parts[i].status;
-        append_part(code, &parts[i]);
-        zm_text_free(&parts[i].cubin);
-    }
-    free(parts);
-    return !status && code->failed ? zm_fail_memory(error) : status;
+    return status;
 }

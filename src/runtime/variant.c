@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Compiling a kernel for a device and storage types. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,17 +21,55 @@ static zmlx_status compile_cpu(zm_variant *variant, const zm_emit_request *reque
     return status;
 }
 
-static zmlx_status compile_cuda(zm_variant *variant, const zm_emit_request *request, zmlx_error *error) {
-    zm_text source = {0};
-    int capability;
-    zm_gpu_get(&capability);
-    zmlx_status status = zm_target_find("cuda")->emit(&source, request, error);
-    if (!status && source.failed) status = zm_fail_memory(error);
-    if (!status)
-        status = zm_compile_cuda(&variant->code, &variant->code_size, NULL, source.data, source.size,
-                                 ZM_GPU_PARTS, capability, error);
-    zm_text_free(&source);
+struct zm_programs {
+    zm_text text;
+    pthread_mutex_t lock;  /* of source */
+    zm_cuda_source source; /* first: -1 before one is asked for */
+    _Atomic(const zm_text *) cubins[ZM_GPU_PARTS];
+};
+
+static zmlx_status prepare_cuda(zm_variant *variant, const zm_emit_request *request, zmlx_error *error) {
+    struct zm_programs *programs = variant->programs = calloc(1, sizeof *programs);
+    if (!programs) return zm_fail_memory(error);
+    pthread_mutex_init(&programs->lock, NULL);
+    ZM_TRY(zm_target_find("cuda")->emit(&programs->text, request, error));
+    if (programs->text.failed) return zm_fail_memory(error);
+    programs->source = (zm_cuda_source){.text = programs->text.data, .size = programs->text.size,
+                                        .n_parts = ZM_GPU_PARTS, .first = -1};
+    zm_gpu_get(&programs->source.compute_capability);
+    return ZMLX_OK;
+}
+
+/* With the lock held. */
+static zmlx_status compile_part(const zm_text **cubin, struct zm_programs *programs, int part, zmlx_error *error) {
+    bool is_first = programs->source.first < 0;
+    if (is_first) programs->source.first = part;
+    zmlx_status status = zm_compile_cuda(cubin, NULL, &programs->source, part, error);
+    if (!status) atomic_store(&programs->cubins[part], *cubin);
+    if (!status && is_first) zm_compile_cuda_rest(&programs->source);
+    if (status && is_first) programs->source.first = -1;
     return status;
+}
+
+zmlx_status zm_variant_cubin(const zm_text **cubin, const zm_variant *variant, int part, zmlx_error *error) {
+    struct zm_programs *programs = variant->programs;
+    *cubin = atomic_load(&programs->cubins[part]);
+    if (*cubin) return ZMLX_OK;
+    pthread_mutex_lock(&programs->lock);
+    zmlx_status status = compile_part(cubin, programs, part, error);
+    pthread_mutex_unlock(&programs->lock);
+    return status;
+}
+
+void zm_variant_free(zm_variant *variant) {
+    if (variant->programs) {
+        pthread_mutex_destroy(&variant->programs->lock);
+        zm_text_free(&variant->programs->text);
+    }
+    free(variant->programs);
+    free(variant->code);
+    free(variant->header);
+    free(variant);
 }
 
 /* MLX compiles it, and keeps it by name and text. */
@@ -49,7 +89,7 @@ static zmlx_status compile(zm_variant *variant, const zmlx_kernel *kernel, zmlx_
     zm_emit_request request = {kernel->forward, variant->storages, variant->storages + kernel->forward->n_inputs,
                                kernel->symbol};
     switch (variant->gpu) {
-    case ZM_GPU_CUDA: return compile_cuda(variant, &request, error);
+    case ZM_GPU_CUDA: return prepare_cuda(variant, &request, error);
     case ZM_GPU_METAL: return prepare_metal(variant, &request, error);
     case ZM_GPU_NONE: break;
     }
@@ -64,9 +104,7 @@ static zmlx_status add(const zm_variant **added, zmlx_kernel *kernel, zm_gpu_kin
     memcpy(variant->storages, storages, n_storages * sizeof *storages);
     zmlx_status status = compile(variant, kernel, error);
     if (status) {
-        free(variant->code);
-        free(variant->header);
-        free(variant);
+        zm_variant_free(variant);
         return status;
     }
     variant->next = kernel->variants;

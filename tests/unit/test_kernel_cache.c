@@ -482,35 +482,31 @@ static const char cuda_source[] = "#if ZM_PART > 1\n#error no such part\n#endif\
 
 static void nvrtc_compiles(void **state) {
     (void)state;
-    char *code, *again;
-    size_t size, size_again;
+    const zm_cuda_source source = {cuda_source, sizeof cuda_source - 1, .n_parts = 2, .first = 1, .compute_capability = 90};
+    const zm_text *cubins[2], *again;
     int compiled;
     zmlx_error error;
-    zmlx_status status = zm_compile_cuda(&code, &size, &compiled, cuda_source, sizeof cuda_source - 1, 2, 90, &error);
+    uint64_t before = zm_cache_get_counts().compiled;
+    zmlx_status status = zm_compile_cuda(&cubins[1], &compiled, &source, 1, &error);
     if (status == ZMLX_ERROR_UNSUPPORTED) {
         print_message("skipped: %s\n", error.message);
         skip();
     }
     assert_int_equal(status, ZMLX_OK);
     assert_true(compiled);
-    for (int part = 0; part < 2; part++) {
-        size_t cubin_size;
-        const char *cubin = zm_cubin_get(&cubin_size, code, size, part);
-        assert_true(cubin && cubin_size > 100 && !memcmp(cubin, "\177ELF", 4));
-    }
-    size_t ignored;
-    assert_null(zm_cubin_get(&ignored, code, size, 2));
-    assert_null(zm_cubin_get(&ignored, code, size - 1, 1));
-    assert_int_equal(zm_compile_cuda(&again, &size_again, &compiled, cuda_source, sizeof cuda_source - 1, 2, 90, NULL),
-                     ZMLX_OK);
-    assert_true(!compiled && size_again == size && !memcmp(code, again, size));
-    free(again);
-    free(code);
+    zm_compile_cuda_rest(&source);
+    assert_int_equal(zm_compile_cuda(&cubins[0], NULL, &source, 0, &error), ZMLX_OK); /* by whoever comes first */
+    for (int part = 0; part < 2; part++)
+        assert_true(cubins[part]->size > 100 && !memcmp(cubins[part]->data, "\177ELF", 4));
+    assert_int_equal(zm_compile_cuda(&again, &compiled, &source, 1, NULL), ZMLX_OK);
+    assert_true(!compiled && again == cubins[1]);
+    assert_int_equal(zm_cache_get_counts().compiled - before, 1); /* the parts are one kernel */
     static const char bad[] = "__device__ int f() { return missing; }";
-    assert_int_equal(zm_compile_cuda(&code, &size, &compiled, bad, sizeof bad - 1, 2, 90, &error), ZMLX_ERROR_FORMAT);
+    const zm_cuda_source wrong = {bad, sizeof bad - 1, .n_parts = 1, .compute_capability = 90};
+    assert_int_equal(zm_compile_cuda(&again, &compiled, &wrong, 0, &error), ZMLX_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "missing"));
-    assert_null(code);
-    assert_int_equal(count_names(folder, true), 1); /* <hash>.cubin */
+    assert_null(again);
+    assert_int_equal(count_names(folder, true), 2); /* <hash>.cubin of each part */
 }
 
 int main(void) {

@@ -171,7 +171,7 @@ ZM_FN vi zm_isfinite(vf a) { return zm_abs(a) < __builtin_inff(); }
 ZM_FN vf zm_copysign(vf a, vf b) { return (vf)(((vu)a & 0x7fffffffu) | ((vu)b & 0x80000000u)); }
 /* NaN wins. In a reduction only the minimum or maximum itself waits for a, the accumulator. */
 #if ZM_GCC && ZM_WIDTH == 16
-#define ZM_NUMBERS(a) __builtin_ia32_cmpps512_mask(a, a, 7, -1, 4)
+#define ZM_NUMBERS(a) ((short)__builtin_ia32_cmpps512_mask(a, a, 7, 0xffff, 4))
 ZM_FN vf zm_min_lanes(vf a, vf b) { return __builtin_ia32_minps512_mask(b, a, b, ZM_NUMBERS(b), 4); }
 ZM_FN vf zm_max_lanes(vf a, vf b) { return __builtin_ia32_maxps512_mask(b, a, b, ZM_NUMBERS(b), 4); }
 #else

@@ -42,17 +42,14 @@ static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
                    "#define ZM_TOP_K %d\n",
                    settings.bits, settings.group_size, settings.hidden_size, settings.head_dim, settings.top_k);
     zm_text_append_string(&text, zm_cuda_decode);
-    int capability;
-    zm_gpu_get(&capability);
-    char *code = NULL;
-    size_t code_size, cubin_size;
-    zmlx_status status = text.failed ? zm_fail_memory(error)
-                                     : zm_compile_cuda(&code, &code_size, NULL, text.data, text.size, 1, capability, error);
+    zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1};
+    zm_gpu_get(&source.compute_capability);
+    const zm_text *cubin;
+    zmlx_status status = text.failed ? zm_fail_memory(error) : zm_compile_cuda(&cubin, NULL, &source, 0, error);
     zm_cuda_module *module;
-    if (!status) status = zm_cuda_module_load(&module, zm_cubin_get(&cubin_size, code, code_size, 0), error);
+    if (!status) status = zm_cuda_module_load(&module, cubin->data, error);
     if (!status) status = find_kernels(program, module, error);
     zm_text_free(&text);
-    free(code);
     return status;
 }
 

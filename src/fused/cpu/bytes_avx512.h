@@ -63,17 +63,20 @@ static inline __m128i load_four_words(const unsigned char *source) {
     return _mm_loadu_si128((const __m128i *)(const void *)source);
 }
 
+/* Four words of four rows that are four apart. */
+static inline __m512i load_quarters(const unsigned char *const *rows, size_t offset) {
+    __m512i quarters = _mm512_castsi128_si512(load_four_words(rows[0] + offset));
+    quarters = _mm512_inserti32x4(quarters, load_four_words(rows[4] + offset), 1);
+    quarters = _mm512_inserti32x4(quarters, load_four_words(rows[8] + offset), 2);
+    return _mm512_inserti32x4(quarters, load_four_words(rows[12] + offset), 3);
+}
+
 /* Word i of the four words of each of LANES rows, for i from 0 to 3. */
 static inline void transpose_words(vector_word result[4], const unsigned char *const *rows, size_t offset) {
-    __m512i quarters[4];
-    for (int i = 0; i < 4; i++) { /* rows i, i + 4, i + 8, i + 12 */
-        __m512i quarter = _mm512_castsi128_si512(load_four_words(rows[i] + offset));
-        quarter = _mm512_inserti32x4(quarter, load_four_words(rows[i + 4] + offset), 1);
-        quarter = _mm512_inserti32x4(quarter, load_four_words(rows[i + 8] + offset), 2);
-        quarters[i] = _mm512_inserti32x4(quarter, load_four_words(rows[i + 12] + offset), 3);
-    }
-    __m512i a = _mm512_unpacklo_epi32(quarters[0], quarters[1]), b = _mm512_unpacklo_epi32(quarters[2], quarters[3]);
-    __m512i c = _mm512_unpackhi_epi32(quarters[0], quarters[1]), d = _mm512_unpackhi_epi32(quarters[2], quarters[3]);
+    __m512i first = load_quarters(rows, offset), second = load_quarters(rows + 1, offset);
+    __m512i third = load_quarters(rows + 2, offset), fourth = load_quarters(rows + 3, offset);
+    __m512i a = _mm512_unpacklo_epi32(first, second), b = _mm512_unpacklo_epi32(third, fourth);
+    __m512i c = _mm512_unpackhi_epi32(first, second), d = _mm512_unpackhi_epi32(third, fourth);
     result[0] = (vector_word)_mm512_unpacklo_epi64(a, b);
     result[1] = (vector_word)_mm512_unpackhi_epi64(a, b);
     result[2] = (vector_word)_mm512_unpacklo_epi64(c, d);

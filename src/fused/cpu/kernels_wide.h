@@ -78,7 +78,8 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
         UNROLL
         for (int v = 0; v < WIDE_VECTORS; v++) {
             vector *sum = &of->sums[token + (size_t)t][lane][v], value = join_limbs(high[t][v], dots[t][v], limbs);
-            vector biased = multiply_add(of->biases[lane][v], splat(scale[of->padded_groups]), *sum);
+            vector before = group < LANES ? (vector){0} : *sum;
+            vector biased = multiply_add(of->biases[lane][v], splat(scale[of->padded_groups]), before);
             *sum = multiply_add(value, of->scales[lane][v] * splat(*scale), biased);
         }
     }
@@ -101,26 +102,14 @@ static void add_group_three_limbs(wide *of, size_t x, size_t group, size_t lane,
     add_group_tokens(of, x, group, lane, runs, 3);
 }
 
-/* Unpacks the codes of a group and turns them so that a row is a lane. */
-INLINE void unpack_group(wide *of, size_t group, limb_form form) {
+/* Turns the words at `offset` of the rows so that a row is a lane. */
+INLINE void turn_group(wide *of, const unsigned char *const *rows, size_t offset, limb_form form) {
     int words = group_words(form);
-    size_t bytes = (size_t)form.group_size / 8 * (size_t)form.bits, offset = group * bytes;
-    unsigned char unpacked[WIDE_ROWS][2 * VECTOR_BYTES];
-    const unsigned char *rows[WIDE_ROWS];
-    bool stored = form.bits == 4 || form.bits == 8; /* as words already */
-    for (int r = 0; r < WIDE_ROWS; r++) {
-        rows[r] = of->codes[r] + offset;
-        if (stored) continue;
-        for (int w = 0; w < words; w += LANES) {
-            vector_word codes = load_codes(rows[r] + w / LANES * code_bytes(form), form.bits, words - w);
-            memcpy(unpacked[r] + 4 * w, &codes, sizeof codes);
-        }
-        rows[r] = unpacked[r];
-    }
+    UNROLL
     for (int v = 0; v < WIDE_VECTORS; v++) {
         for (int w = 0; w < words; w += 4) {
             vector_word some[4];
-            transpose_words(some, rows + v * LANES, 4 * (size_t)w);
+            transpose_words(some, rows + v * LANES, offset + 4 * (size_t)w);
             UNROLL
             for (int i = 0; i < 4; i++) {
                 UNROLL
@@ -129,6 +118,27 @@ INLINE void unpack_group(wide *of, size_t group, limb_form form) {
             }
         }
     }
+}
+
+/* Codes of 4 and 8 bits are words as they are stored, others are unpacked first. */
+INLINE void unpack_group(wide *of, size_t group, limb_form form) {
+    int words = group_words(form);
+    size_t bytes = (size_t)form.group_size / 8 * (size_t)form.bits, offset = group * bytes;
+    if (form.bits == 4 || form.bits == 8) {
+        turn_group(of, of->codes, offset, form);
+        return;
+    }
+    unsigned char unpacked[WIDE_ROWS][2 * VECTOR_BYTES];
+    const unsigned char *rows[WIDE_ROWS];
+    for (int r = 0; r < WIDE_ROWS; r++) {
+        for (int w = 0; w < words; w += LANES) {
+            const unsigned char *source = of->codes[r] + offset + w / LANES * code_bytes(form);
+            vector_word codes = load_codes(source, form.bits, words - w);
+            memcpy(unpacked[r] + 4 * w, &codes, sizeof codes);
+        }
+        rows[r] = unpacked[r];
+    }
+    turn_group(of, rows, 0, form);
 }
 
 /* The scales and biases of the block's groups, a row a lane. */
@@ -147,8 +157,10 @@ INLINE void unpack_scales(wide *of, size_t first, size_t n_groups, limb_form for
         for (int lane = 0; lane < LANES; lane += 4) {
             vector_word some[4];
             transpose_words(some, scale_rows + v * LANES, 4 * (size_t)lane);
+            UNROLL
             for (int i = 0; i < 4; i++) of->scales[lane + i][v] = (vector)some[i];
             transpose_words(some, bias_rows + v * LANES, 4 * (size_t)lane);
+            UNROLL
             for (int i = 0; i < 4; i++) of->biases[lane + i][v] = (vector)some[i];
         }
     }
@@ -164,7 +176,7 @@ INLINE void fetch_ahead(const wide *of, size_t group, size_t row_bytes, limb_for
 INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
     size_t n_groups = of->matrix->in_features / (size_t)form.group_size, row_bytes = zm_matrix_row_bytes(of->matrix);
     size_t words = (size_t)group_words(form), bytes = (size_t)limb_bytes(form);
-    memset(of->sums, 0, of->n_tokens * sizeof of->sums[0]);
+    for (size_t t = 0; t < of->n_tokens && n_groups < LANES; t++) memset(of->sums[t], 0, sizeof of->sums[t]);
     for (size_t first = 0; first < n_groups; first += LANES) {
         unpack_scales(of, first, n_groups, form);
         for (size_t lane = 0; lane < LANES && first + lane < n_groups; lane++) {
@@ -178,19 +190,30 @@ INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
     }
 }
 
-/* Adds the lanes up as sum_lanes does and writes the rows that exist. */
+/* Adds the lanes up as sum_lanes does. */
+INLINE vector sum_wide_lanes(vector (*lanes)[WIDE_VECTORS], int v) {
+    vector sums[LANES / 2];
+    UNROLL
+    for (int i = 0; i < LANES / 2; i++) sums[i] = lanes[i][v] + lanes[i + LANES / 2][v];
+    UNROLL
+    for (int half = LANES / 4; half; half /= 2) {
+        UNROLL
+        for (int i = 0; i < LANES / 4; i++)
+            if (i < half) sums[i] += sums[i + half];
+    }
+    return sums[0];
+}
+
+/* Writes the results of the rows that exist. */
 static void store_wide(const zm_product *product, wide *of, size_t token, size_t row, size_t row_begin, size_t n_rows) {
     const zm_matrix *matrix = product->matrix;
     float biases[WIDE_ROWS];
     for (size_t r = 0; matrix->bias && r < n_rows; r++)
         biases[r] = row_bias(matrix, product->expert * matrix->out_features + row + r);
     for (size_t t = 0; t < of->n_tokens; t++) {
-        vector(*sums)[WIDE_VECTORS] = of->sums[t];
-        for (int half = LANES / 2; half; half /= 2)
-            for (int lane = 0; lane < half; lane++)
-                for (int v = 0; v < WIDE_VECTORS; v++) sums[lane][v] += sums[lane + half][v];
         float results[WIDE_ROWS], *y = product->y + (token + t) * product->y_stride + row - row_begin;
-        memcpy(results, sums[0], sizeof results);
+        UNROLL
+        for (int v = 0; v < WIDE_VECTORS; v++) store_vector(results + v * LANES, sum_wide_lanes(of->sums[t], v));
         for (size_t r = 0; matrix->bias && r < n_rows; r++) results[r] += biases[r];
         memcpy(y, results, n_rows * sizeof *y);
     }

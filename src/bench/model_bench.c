@@ -15,7 +15,7 @@ typedef struct trial {
     const zmlx_model_bench_options *options;
     zmlx_model_bench *bench;
     int32_t *prompt;
-    double *prefill[2], *decode[2]; /* seconds of each run */
+    double *prefill[2], *decode[2], token_bytes[2]; /* seconds of each run */
     zmlx_error *error;
 } trial;
 
@@ -60,7 +60,9 @@ static void tell(const trial *this, const char *step, int done, int total) {
 static zmlx_status run(trial *this, int side, size_t n_tokens, zmlx_generation *generation) {
     zmlx_generate_options options = {.max_tokens = n_tokens, .ignore_eos = true};
     zm_patch_switch(this->model, 0, side == 1);
-    zmlx_status status = zmlx_generate(generation, this->model, this->prompt, this->bench->n_prompt, &options, this->error);
+    zmlx_status status = zm_patch_fit(this->model, this->error);
+    if (!status)
+        status = zmlx_generate(generation, this->model, this->prompt, this->bench->n_prompt, &options, this->error);
     zm_patch_switch(this->model, 0, true);
     return status;
 }
@@ -92,15 +94,14 @@ static void summarize(trial *this, int side) {
     result->decode = zm_timing_of(this->decode[side], bench->n_runs);
     if (result->prefill.median > 0) result->prefill_tok_s = (double)bench->n_prompt / result->prefill.median;
     if (result->decode.median > 0) result->decode_tok_s = 1 / result->decode.median;
-    result->bandwidth = (double)bench->token_bytes * result->decode_tok_s;
+    result->bandwidth = this->token_bytes[side] * result->decode_tok_s;
     if (this->options->bandwidth > 0) result->share = result->bandwidth / this->options->bandwidth;
 }
 
 static zmlx_status measure(trial *this) {
     zmlx_model_bench *bench = this->bench;
-    double bytes = 0;
-    ZM_TRY(zm_module_visit(&this->model->root->base, add_bytes, &bytes, this->error));
-    bench->token_bytes = (uint64_t)bytes;
+    ZM_TRY(zm_module_visit(&this->model->root->base, add_bytes, &this->token_bytes[1], this->error));
+    bench->token_bytes = (uint64_t)this->token_bytes[1];
     for (size_t i = 0; i < bench->n_prompt; i++)
         this->prompt[i] = (int32_t)(zm_splitmix64(1, i) % (uint64_t)this->model->info.vocab_size);
     ZM_TRY(run_all(this));
@@ -147,6 +148,7 @@ zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const z
     bench->n_runs = options->n_runs ? options->n_runs : RUNS;
     trial this = {.model = model, .options = options, .bench = bench, .error = error};
     const zmlx_patch_report *report;
+    ZM_TRY(zm_module_visit(&model->root->base, add_bytes, &this.token_bytes[0], error));
     ZM_TRY(zmlx_patch(&report, model, options->patch, error));
     bench->n_patched = report->patched_count;
     zmlx_status status = allocate(&this);

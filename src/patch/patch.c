@@ -154,6 +154,7 @@ static zmlx_status patch(zm_report *report, zmlx_model *model, const zmlx_patch_
     bool dry_run = options && options->dry_run;
     ZM_TRY(zm_patch_apply(report, model, &request, error));
     if (dry_run) zm_patch_undo(model, n_before);
+    else ZM_TRY(zm_patch_fit(model, error));
     return zm_patch_keep_report(model, report, dry_run, error);
 }
 

@@ -10,11 +10,23 @@ typedef struct patch_record {
     zm_report *current, *dry_run;
 } patch_record;
 
+static void forget(zmlx_model *model) {
+    patch_record *record = model->patch_record;
+    if (!record) return;
+    zm_patch_undo(model, 0);
+    free(record->states);
+    zm_report_free(record->current);
+    zm_report_free(record->dry_run);
+    free(record);
+    model->patch_record = NULL;
+    model->patch_free = NULL;
+}
+
 static zmlx_status get_record(patch_record **record, zmlx_model *model, zmlx_error *error) {
     if (!model->patch_record) {
         model->patch_record = calloc(1, sizeof(patch_record));
         if (!model->patch_record) return zm_fail_memory(error);
-        model->patch_free = zmlx_unpatch;
+        model->patch_free = forget;
     }
     *record = model->patch_record;
     return ZMLX_OK;
@@ -129,14 +141,8 @@ zmlx_status zm_patch_keep_report(zmlx_model *model, zm_report *report, bool dry_
 
 void zmlx_unpatch(zmlx_model *model) {
     if (!model || !model->patch_record) return;
-    patch_record *record = model->patch_record;
-    zm_patch_undo(model, 0);
-    free(record->states);
-    zm_report_free(record->current);
-    zm_report_free(record->dry_run);
-    free(record);
-    model->patch_record = NULL;
-    model->patch_free = NULL;
+    forget(model);
+    zm_patch_fit(model, NULL); /* what fails to change back holds the same numbers */
 }
 
 const zmlx_patch_report *zmlx_patch_get_report(const zmlx_model *model) {

@@ -88,8 +88,10 @@ static zmlx_status time_both(trial *this, size_t first) {
     for (int run = -this->n_warmup; run < this->n_runs; run++) {
         int slot = run < 0 ? 0 : run;
         zm_patch_switch(this->model, first, false);
-        zmlx_status status = time_block(this, &this->standing[slot]);
+        zmlx_status status = zm_patch_fit(this->model, this->error);
+        if (!status) status = time_block(this, &this->standing[slot]);
         zm_patch_switch(this->model, first, true);
+        if (!status) status = zm_patch_fit(this->model, this->error);
         if (!status && has_candidate) status = time_block(this, &this->candidate[slot]);
         ZM_TRY(status);
     }
@@ -232,6 +234,7 @@ zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched
     size_t n_before = zm_patch_count(model);
     zmlx_status status = allocate(&this, report, request->n_patterns);
     if (!status) status = try_all(&this, report, patched, request);
+    if (!status) status = zm_patch_fit(model, error);
     if (status) {
         zm_patch_undo(model, n_before);
         zmlx_smart_report_clear(report);

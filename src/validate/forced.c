@@ -99,6 +99,8 @@ zmlx_status zm_validate_forced(zmlx_validation *validation, zmlx_model *model, c
         status =
             run.logits[side] ? zmlx_session_new(&run.sessions[side], model, error) : zm_fail_memory(error);
     }
+    zm_patch_switch(model, 0, false); /* the sides take turns at every token: too often to fit the weights to each */
+    if (!status) status = zm_patch_fit(model, error);
     if (!status) status = force(validation, &run, prompt, n_prompt);
     for (int side = BASELINE; side <= PATCHED; side++) {
         zmlx_session_free(run.sessions[side]);

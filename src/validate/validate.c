@@ -27,8 +27,9 @@ static zmlx_status generate(comparison *this, zmlx_generation *generation, bool 
     zmlx_generate_options options = this->generate;
     if (max_tokens < options.max_tokens) options.max_tokens = max_tokens;
     zm_patch_switch(this->model, 0, patched);
-    zmlx_status status =
-        zmlx_generate(generation, this->model, this->prompt, this->n_prompt, &options, this->error);
+    zmlx_status status = zm_patch_fit(this->model, this->error);
+    if (!status)
+        status = zmlx_generate(generation, this->model, this->prompt, this->n_prompt, &options, this->error);
     zm_patch_switch(this->model, 0, true);
     return status;
 }

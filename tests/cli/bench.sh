@@ -24,9 +24,10 @@ MODEL=$model expect_json "assert $keys" "assert list(d['baseline']) == list(d['p
     'assert abs(d["decode_speedup"] * s["decode"]["median_s"] / d["baseline"]["decode"]["median_s"] - 1) < 1e-6' \
     'import os, struct; path = os.environ["MODEL"]; config = json.load(open(path + "/config.json"))' \
     'file = open(path + "/model.safetensors", "rb"); header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))' \
-    'def size(t): return (t["data_offsets"][1] - t["data_offsets"][0]) * (2 if t["dtype"] == "BF16" else 1)' \
+    'narrow = lambda n: n.endswith((".scales", ".biases")) and "embed" not in n' \
+    'def size(n, t): return (t["data_offsets"][1] - t["data_offsets"][0]) * (2 if t["dtype"] == "BF16" and not narrow(n) else 1)' \
     'part = config["num_experts_per_tok"] / config["num_experts"]' \
-    'total = sum(size(t) * (part if "switch_mlp" in n else 1) for n, t in header.items() if n != "__metadata__")' \
+    'total = sum(size(n, t) * (part if "switch_mlp" in n else 1) for n, t in header.items() if n != "__metadata__")' \
     'assert 0 <= d["token_bytes"] / total - 1 < 1e-3, (d["token_bytes"], total)'
 expect_status 0 bench model "$model" "${quick[@]}" --json --patched-only --patterns moe_mlp
 expect_json 'assert d["baseline"] is None and d["decode_speedup"] is None and d["patched_modules"] == 6'

@@ -106,7 +106,8 @@ static void test_passes(void **state) {
     assert_int_equal(validation.patched.n_runs, 2);
     assert_true(validation.decode_speedup > 0 && validation.prefill_speedup > 0);
     assert_true(validation.baseline.peak_memory_bytes >= zmlx_model_get_info(model)->weight_bytes);
-    assert_true(validation.patched.peak_memory_bytes >= zmlx_model_get_info(model)->weight_bytes);
+    /* Less: the scales of patched modules are in bfloat16. */
+    assert_true(validation.patched.peak_memory_bytes >= zmlx_model_get_info(model)->weight_bytes / 2);
     /* The output projection; 2 norms a layer, 2 an attention, the last. */
     static const zmlx_patch_count counts[] = {{"attention", 2, 0},
                                               {"decoder_block", 8, 0},

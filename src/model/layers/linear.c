@@ -2,10 +2,15 @@
 /* Linear maps, embeddings, norms and the depthwise convolution. */
 #include "model/layers/forward.h"
 
+mlx_array zm_scales_for(zm_scope *scope, mlx_array scales, mlx_array x) {
+    bool narrow = zm_is_set(scales) && mlx_array_dtype(scales) == MLX_BFLOAT16 && mlx_array_dtype(x) == MLX_FLOAT32;
+    return narrow ? zm_astype(scope, scales, MLX_FLOAT32) : scales;
+}
+
 mlx_array zm_weight_apply(zm_scope *scope, mlx_array x, const zm_weight *weight) {
     if (zm_weight_is_quantized(weight)) {
-        x = zm_quantized_matmul(scope, x, weight->weight, weight->scales, weight->biases,
-                                weight->quantization);
+        mlx_array scales = zm_scales_for(scope, weight->scales, x), biases = zm_scales_for(scope, weight->biases, x);
+        x = zm_quantized_matmul(scope, x, weight->weight, scales, biases, weight->quantization);
         return zm_is_set(weight->bias) ? zm_add(scope, x, weight->bias) : x;
     }
     mlx_array transposed = zm_swapaxes(scope, weight->weight, 0, 1);

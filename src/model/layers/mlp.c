@@ -50,8 +50,8 @@ static mlx_array switch_linear(zm_scope *scope, const zm_linear *linear, mlx_arr
                                bool sorted) {
     const zm_weight *weight = &linear->weight;
     if (zm_weight_is_quantized(weight))
-        x = zm_gather_qmm(scope, x, weight->weight, weight->scales, weight->biases, indices,
-                          weight->quantization, sorted);
+        x = zm_gather_qmm(scope, x, weight->weight, zm_scales_for(scope, weight->scales, x),
+                          zm_scales_for(scope, weight->biases, x), indices, weight->quantization, sorted);
     else
         x = zm_gather_mm(scope, x, zm_swapaxes(scope, weight->weight, -1, -2), indices, sorted);
     if (!zm_is_set(weight->bias)) return x;

@@ -118,7 +118,7 @@ INLINE void prepare_limbs_of(float *prepared, const float *x, const zm_order *pl
     for (size_t g = 0; g < n_groups; g++) {
         float factor;
         choose_scale(&scales[g], &factor, group_largest(x + g * size, size), limbs);
-        vector_int sum = {0};
+        vector_word sum = {0}; /* numbers that are none have no whole ones: any sum will do */
         for (size_t i = g * size; i < (g + 1) * size; i += (size_t)planes * LANES) {
             size_t byte = i / (size_t)planes; /* of the row's words */
             unsigned char *to = bytes + byte / VECTOR_BYTES * stride + byte % VECTOR_BYTES;
@@ -128,17 +128,17 @@ INLINE void prepare_limbs_of(float *prepared, const float *x, const zm_order *pl
                 b = odd_lanes(a, next);
                 a = even_lanes(a, next);
                 vector_int q = round_to_int(b * factor);
-                sum += q;
+                sum += (vector_word)q;
                 store_limbs(to + VECTOR_BYTES, q, limb_stride, limbs);
             }
             vector_int q = round_to_int(a * factor);
-            sum += q;
+            sum += (vector_word)q;
             store_limbs(to, q, limb_stride, limbs);
         }
-        int32_t lanes[LANES], total = 0;
+        uint32_t lanes[LANES], total = 0;
         memcpy(lanes, &sum, sizeof lanes);
         for (int lane = 0; lane < LANES; lane++) total += lanes[lane];
-        sums[g] = scales[g] * (float)total;
+        sums[g] = scales[g] * (float)(int32_t)total;
     }
 }
 

@@ -253,8 +253,8 @@ static bool use_cubin(module *this, const module_source *source, const char *pat
     return false;
 }
 
-zmlx_status zm_compile_cuda(const zm_text **cubin, int *compiled, const zm_cuda_source *source, int part,
-                            zmlx_error *error) {
+zmlx_status zm_cuda_part_get(const zm_text **cubin, int *compiled, const zm_cuda_source *source, int part,
+                             zmlx_error *error) {
     *cubin = NULL;
     if (compiled) *compiled = 0;
     zm_text key = {0};

@@ -36,7 +36,8 @@ typedef struct zm_cuda_source {
  * whether the compiler ran. */
 zmlx_status zm_compile_cuda(const zm_text **cubin, int *compiled, const zm_cuda_source *source, int part,
                             zmlx_error *error);
-/* Compiles all parts but the first on a thread of its own. source may be freed. */
+/* Compiles all parts but the first on a thread of its own, once no call of zm_compile_cuda waits; nothing before the
+ * compiler has run in this process. source may be freed. At exit the process waits for the part being compiled. */
 void zm_compile_cuda_rest(const zm_cuda_source *source);
 
 /* Kernels that a compiler ran for in this process so far, and those taken from disk. */

@@ -47,5 +47,12 @@ zmlx_status zm_host_compiler_run(const char *compiler, const char *work, const c
 zmlx_status zm_nvrtc_describe(zm_text *key, int compute_capability, zmlx_error *error);
 /* The cubin of a part. */
 zmlx_status zm_nvrtc_run(zm_text *cubin, const zm_cuda_source *source, int part, zmlx_error *error);
+/* What it sets up in its first run it takes down first when the process exits: what waits for it then is to be
+ * registered behind that. */
+bool zm_nvrtc_has_run(void);
+
+/* zm_compile_cuda without telling the thread of zm_compile_cuda_rest that a caller waits. */
+zmlx_status zm_cuda_part_get(const zm_text **cubin, int *compiled, const zm_cuda_source *source, int part,
+                             zmlx_error *error);
 
 #endif

@@ -2,7 +2,7 @@
 /* NVRTC, the compiler of CUDA C++ that comes as a library. Loaded when first needed: nothing links against it. */
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdint.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +113,10 @@ static zmlx_status take_cubin(zm_text *cubin, nvrtc_program *program, zmlx_error
     return ZMLX_OK;
 }
 
+static atomic_bool has_run;
+
+bool zm_nvrtc_has_run(void) { return atomic_load(&has_run); }
+
 zmlx_status zm_nvrtc_run(zm_text *cubin, const zm_cuda_source *source, int part, zmlx_error *error) {
     ZM_TRY(need_library(error));
     char architecture[64], definition[32];
@@ -126,5 +130,6 @@ zmlx_status zm_nvrtc_run(zm_text *cubin, const zm_cuda_source *source, int part,
     zmlx_status status = nvrtc.compile(program, N_OPTIONS + 2, arguments) ? fail_with_log(program, error)
                                                                           : take_cubin(cubin, program, error);
     nvrtc.destroy(&program);
+    atomic_store(&has_run, true);
     return status;
 }

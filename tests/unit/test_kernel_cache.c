@@ -509,6 +509,48 @@ static void nvrtc_compiles(void **state) {
     assert_int_equal(count_names(folder, true), 2); /* <hash>.cubin of each part */
 }
 
+enum { SECONDS = 60 }; /* that an exit may take */
+
+/* Takes the first part, has the others compiled behind it, ends as programs do; forks: in a child of its own. */
+static void use_cuda(bool has_rest, bool forks) {
+    const zm_cuda_source source = {cuda_source, sizeof cuda_source - 1, .n_parts = 2, .compute_capability = 90};
+    const zm_text *cubin;
+    zmlx_status status = zm_compile_cuda(&cubin, NULL, &source, 0, NULL);
+    if (status) _exit(status == ZMLX_ERROR_UNSUPPORTED ? 77 : 1);
+    if (has_rest) zm_compile_cuda_rest(&source);
+    if (forks) {
+        pid_t child = fork();
+        alarm(SECONDS);
+        if (child) _exit(child < 0 || end_child(child));
+    }
+    usleep(100000);
+    exit(0);
+}
+
+static int use_cuda_in_child(bool has_rest, bool forks) {
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) use_cuda(has_rest, forks);
+    int status = end_child(child);
+    if (status == 77) skip();
+    return status;
+}
+
+/* NVRTC is taken down before what was registered ahead of its first run: with the first part from the disk nothing
+ * may run it behind the caller. */
+static void exits_while_others_wait(void **state) {
+    (void)state;
+    assert_int_equal(use_cuda_in_child(false, false), 0);
+    assert_int_equal(use_cuda_in_child(true, false), 0);
+    assert_int_equal(count_names(folder, true), 1);
+}
+
+static void forked_child_exits(void **state) {
+    (void)state;
+    assert_int_equal(use_cuda_in_child(true, true), 0);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
     const struct CMUnitTest tests[] = {
@@ -517,7 +559,7 @@ int main(void) {
         TEST(unsafe_folders_are_refused),  TEST(read_only_folder),           TEST(bad_source_is_one_line),
         TEST(other_compilers),             TEST(full_disk),                  TEST(slow_compiler_is_stopped),
         TEST(ignored_children),            TEST(trimmed_by_age),             TEST(used_entries_stay_young),
-        TEST(nvrtc_compiles),
+        TEST(exits_while_others_wait),     TEST(forked_child_exits),         TEST(nvrtc_compiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

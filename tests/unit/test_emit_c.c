@@ -255,6 +255,35 @@ static void test_kept(void **state) {
     }
 }
 
+/* Halves of every kind in both vectors of a pair, cached and streamed: subnormal and tied numbers, infinities, NaN. */
+static void test_halves(void **state) {
+    (void)state;
+    static const zm_storage input = ZM_STORAGE_FLOAT32, outputs[] = {ZM_STORAGE_BFLOAT16, ZM_STORAGE_FLOAT16};
+    compiled kernel =
+        compile("kernel k\ninput x float element\noutput b element = %0\noutput h element = %0\n%0 = load x\n",
+                &input, outputs);
+    enum { N = 1100 };
+    static const float hard[] = {0x1p-149f, -0x1.8p-127f, 0x1.fep-127f, 0x1.01p0f, 0x1.03p0f, -0.0f, INFINITY, NAN,
+                                 0x1.ffp127f, 0x1.002p0f, 65520, 0x1p-25f, 0x1.8p-24f};
+    float x[N];
+    _Alignas(64) uint16_t results[2][N + 64];
+    int32_t layout = 3;
+    for (int kind = 0; kind < (int)(sizeof hard / sizeof *hard); kind++) {
+        for (int i = 0; i < N; i++) x[i] = i % 29 == kind ? hard[kind] : number(i);
+        for (int offset = 0; offset < 40; offset += 3) {
+            uint16_t *b = results[0] + offset, *h = results[1] + offset / 2;
+            zm_c_call call = {.inputs = (const void *[]){x}, .outputs = (void *[]){b, h}, .layouts = &layout,
+                              .rows = 1, .columns = N, .stream_stores = offset % 2};
+            kernel.run(&call, 0, 1, 0, N);
+            for (int i = 0; i < N; i++) {
+                float wide = zm_float16_to_float(h[i]);
+                assert_int_equal(b[i], zm_bfloat16_from_float(x[i]));
+                assert_true(isnan(x[i]) ? isnan(wide) : h[i] == zm_float16_from_float(x[i]));
+            }
+        }
+    }
+}
+
 /* The first of equals, the first NaN; NaN and infinities reach the results. */
 static void test_special(void **state) {
     (void)state;
@@ -315,8 +344,8 @@ static void test_long_sum(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_targets),  cmocka_unit_test(test_refused), cmocka_unit_test(test_map),
-        cmocka_unit_test(test_rows),     cmocka_unit_test(test_kept),    cmocka_unit_test(test_special),
-        cmocka_unit_test(test_long_sum),
+        cmocka_unit_test(test_rows),     cmocka_unit_test(test_kept),    cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_special),  cmocka_unit_test(test_long_sum),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

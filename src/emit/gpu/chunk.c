@@ -83,6 +83,7 @@ static void print_arrays(zm_gpu_body *body) {
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!is_computed(body, id)) continue;
         bool is_scan = zm_gpu_is_scan(&ir->values[id]);
+        if (ir->values[id].op == ZM_OP_RANDOM) zm_gpu_print_random(body->frame, "            ", id);
         if (is_scan || body->last_needed[id] > body->segment[id])
             zm_text_printf(text, "            %s %s%d[V];\n", zm_gpu_type(ir->values[id].type), is_scan ? "s" : "c",
                            (int)id);

@@ -70,7 +70,7 @@ zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
     case ZM_OP_PARAMETER: zm_text_printf(text, "p%d", (int)value->index); return ZMLX_OK;
     case ZM_OP_COLUMNS: zm_text_append_string(text, "float(columns)"); return ZMLX_OK;
     case ZM_OP_COLUMN: zm_text_append_string(text, "zm_column(at, j)"); return ZMLX_OK;
-    case ZM_OP_RANDOM: zm_text_printf(text, "zm_random(p%d, zm_index(at, j))", (int)value->index); return ZMLX_OK;
+    case ZM_OP_RANDOM: zm_text_printf(text, "q%d[j]", (int)id); return ZMLX_OK;
     case ZM_OP_LOAD: /* of a row; vectors are loaded before */
         zm_text_printf(text, "zm_load_one<zm_%s>(zm_in%d, row * zm_row_stride(layout%d, columns))",
                        zm_storage_name(frame->request->inputs[value->index]), (int)value->index, (int)value->index);
@@ -92,6 +92,11 @@ zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
         return ZMLX_OK;
     }
     return print_operation(frame, value);
+}
+
+void zm_gpu_print_random(zm_gpu_frame *frame, const char *indent, zm_id id) {
+    zm_text_printf(frame->text, "%sfloat q%d[V];\n%szm_random<V>(q%d, p%d, zm_index(at, 0));\n", indent, (int)id, indent, (int)id,
+                   (int)frame->ir->values[id].index);
 }
 
 zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id) {

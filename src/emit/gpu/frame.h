@@ -8,7 +8,7 @@
  *                                            uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
  *
  * of which the last (only where asked for) chooses among the others. Names in them: v<id> a value, x<id> a vector of a
- * load as in memory, e<id> its elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of a scan, r<id> an accumulator, t<id> a vector's part of a sum, y<output> what is stored. */
+ * load as in memory, e<id> its elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of a scan, r<id> an accumulator, q<id> random numbers, t<id> a vector's part of a sum, y<output> what is stored. */
 #ifndef ZM_EMIT_GPU_FRAME_H
 #define ZM_EMIT_GPU_FRAME_H
 
@@ -65,6 +65,8 @@ void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, const char *co
 const char *zm_gpu_type(zm_type type);
 /* The value as an expression of v<operand>; leaves of elements in terms of `at` and `j`. Not loads, reductions, scans. */
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id);
+/* The numbers of a random value for a vector, before the loop over it. */
+void zm_gpu_print_random(zm_gpu_frame *frame, const char *indent, zm_id id);
 /* "const float v3 = expression;" */
 zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id);
 zmlx_status zm_gpu_print_map(zm_gpu_frame *frame);

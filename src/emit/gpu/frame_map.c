@@ -37,6 +37,8 @@ static zmlx_status print_elements(zm_gpu_frame *frame) {
             zm_text_printf(text, "            %s e%d[V];\n            zm_unpack<zm_%s, V>(e%d, x%d[u]);\n",
                            zm_gpu_type(ir->values[id].type), (int)id,
                            zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id, (int)id);
+    for (zm_id id = 0; id < ir->n_values; id++)
+        if (ir->values[id].op == ZM_OP_RANDOM) zm_gpu_print_random(frame, "            ", id);
     zm_text_append_string(text, "#pragma unroll\n            for (int j = 0; j < V; ++j) {\n");
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (zm_gpu_is_vector_load(&ir->values[id]))

@@ -25,11 +25,10 @@ ZM_FUNCTION zm_place zm_place_in_map(zm_long first, zm_long end, zm_long rows, z
 ZM_FUNCTION zm_long zm_index(zm_place at, int j) { return at.row * at.columns + at.column + j; }
 ZM_FUNCTION uint zm_column(zm_place at, int j) { return uint(at.column + j); }
 
-/* Element `index` of the uniform numbers in [0, 1) of a seed: Philox4x32-10 (Salmon et al. 2011), word index mod 4 of
- * counter index / 4. */
-ZM_FUNCTION float zm_random(zm_seed seed, zm_long index) {
+/* Philox4x32-10 (Salmon et al. 2011) of counter and seed. */
+ZM_FUNCTION void zm_random_words(ZM_LOCAL uint *words, zm_seed seed, zm_long counter) {
     uint key0 = seed.low, key1 = seed.high;
-    uint c0 = uint(index >> 2), c1 = uint(index >> 34), c2 = 0u, c3 = 0u;
+    uint c0 = uint(counter), c1 = uint(counter >> 32), c2 = 0u, c3 = 0u;
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
         const uint high0 = zm_multiply_high(0xd2511f53u, c0), high1 = zm_multiply_high(0xcd9e8d57u, c2);
@@ -41,9 +40,26 @@ ZM_FUNCTION float zm_random(zm_seed seed, zm_long index) {
         key0 += 0x9e3779b9u;
         key1 += 0xbb67ae85u;
     }
-    const uint word = uint(index) & 3u;
-    const uint bits = word == 0u ? c0 : word == 1u ? c1 : word == 2u ? c2 : c3;
-    return float(bits >> 8) * 5.9604644775390625e-8f;
+    words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
+}
+/* Elements `first` on of the uniform numbers in [0, 1) of a seed: word index mod 4 of counter index / 4. V is 1, or first a
+ * multiple of V, and so of 4. */
+template <int V>
+ZM_FUNCTION void zm_random(ZM_LOCAL float *v, zm_seed seed, zm_long first) {
+    uint words[4];
+    if (V % 4 != 0) {
+        zm_random_words(words, seed, first >> 2);
+        const uint word = uint(first) & 3u;
+        const uint bits = word == 0u ? words[0] : word == 1u ? words[1] : word == 2u ? words[2] : words[3];
+        v[0] = float(bits >> 8) * 5.9604644775390625e-8f;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < V / 4; ++i) {
+        zm_random_words(words, seed, (first >> 2) + i);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v[4 * i + j] = float(words[j] >> 8) * 5.9604644775390625e-8f;
+    }
 }
 
 ZM_FUNCTION zm_long zm_row_stride(uint layout, zm_long columns) {

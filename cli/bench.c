@@ -5,9 +5,10 @@
 #include <string.h>
 
 #include "bench.h"
-#include "kernel.h"
+#include "catalog.h"
 #include "options.h"
 #include "output.h"
+#include "zmlx/catalog_bench.h"
 #include "zmlx/system.h"
 
 enum { MAX_DIMS = 7, AGAINST_NONE = 3 };
@@ -19,14 +20,16 @@ typedef struct bench_values {
     int against;
     int64_t n_runs, batch;
     double bandwidth;
+    bool grad;
 } bench_values;
 
 #define AT(member) offsetof(bench_values, member)
 static const cli_option options[] = {
     CLI_EXPR_OPTION(bench_values),
-    {"shape", CLI_TEXT, AT(shape), "N,N,...", "of every input (16384,4096)", 0, 0},
+    {"shape", CLI_TEXT, AT(shape), "N,N,...", "of every input; of NAME's first one (16384,4096)", 0, 0},
     {"dtype", CLI_CHOICE, AT(general.dtype), "float32|float16|bfloat16", "of every input (float32)", 0, 0},
     {"against", CLI_CHOICE, AT(against), "mlx|mlx-compile|none", "MLX's operations one by one, or compiled (mlx)", 0, 0},
+    {"grad", CLI_FLAG, AT(grad), NULL, "the gradients of NAME's inputs instead", 0, 0},
     {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (15)", 1, 10000},
     {"batch", CLI_INTEGER, AT(batch), "N", "evaluations a run (default: about 20 ms)", 1, 1000},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
@@ -38,9 +41,10 @@ static const cli_option options[] = {
 };
 
 static const cli_page page = {
-    .arguments = "ops",
-    .about = "ops: a kernel on random arrays against the same formula in MLX's own operations,\n"
-             "alternating. Above 1x the kernel is faster. Bytes are those of all inputs and outputs.\n"
+    .arguments = "ops [NAME]",
+    .about = "ops: NAME of the catalogue (zmlx kernels), else the kernel of --expr, on random arrays\n"
+             "against the same formula in MLX's own operations, alternating. Above 1x the kernel is\n"
+             "faster. Bytes are those of all inputs and outputs.\n"
              "The first use compiles the kernel or takes it from the cache.\n"
              "A model, or one layer of experts: see zmlx bench model --help and zmlx bench moe --help.\n",
     .options = options,
@@ -135,11 +139,24 @@ int cli_bench_bandwidth(double *bandwidth, double given, const cli_general *gene
     return zmlx_system_read_bandwidth(bandwidth, n_threads, 0, 0.5, &error) ? cli_fail_error(&error) : CLI_DONE;
 }
 
-static int bench(const cli_kernel *kernel, const bench_values *values, const int *shape, int n_dims,
-                 const char *shape_text) {
+/* The kernel of an expression, or one of the catalogue. */
+static zmlx_status compare(zmlx_comparison *comparison, const cli_kernel *kernel, const cli_catalog *chosen,
+                           const bench_values *values, const int *shape, int n_dims, mlx_stream stream,
+                           const zmlx_bench_options *options, zmlx_error *error) {
     static const mlx_dtype dtypes[] = {MLX_FLOAT32, MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
     static const zmlx_bench_baseline baselines[] = {ZMLX_BENCH_MLX, ZMLX_BENCH_MLX, ZMLX_BENCH_MLX_COMPILED,
                                                     ZMLX_BENCH_NONE};
+    mlx_dtype dtype = dtypes[values->general.dtype];
+    zmlx_bench_baseline baseline = baselines[values->against];
+    if (!chosen)
+        return zmlx_bench_kernel(comparison, kernel->kernel, shape, n_dims, dtype, &kernel->numbers, baseline, stream, options,
+                                 error);
+    const zmlx_catalog_bench how = {dtype, true, values->grad, chosen->values, baseline};
+    return zmlx_bench_catalog(comparison, chosen->entry->name, shape, n_dims, &how, stream, options, error);
+}
+
+static int bench(const cli_kernel *kernel, const cli_catalog *chosen, const bench_values *values, const int *shape, int n_dims,
+                 const char *shape_text) {
     zmlx_bench_options choice = {.n_runs = (int)values->n_runs, .batch = (int)values->batch};
     zmlx_comparison comparison;
     zmlx_error error;
@@ -149,8 +166,7 @@ static int bench(const cli_kernel *kernel, const bench_values *values, const int
     if (!(values->bandwidth > 0)) status = probe_threads(&choice.probe_threads, &values->general);
     if (!status) status = cli_stream_open(&stream, values->general.device);
     if (status) return status;
-    if (zmlx_bench_kernel(&comparison, kernel->kernel, shape, n_dims, dtypes[values->general.dtype], &kernel->numbers,
-                          baselines[values->against], stream, &choice, &error))
+    if (compare(&comparison, kernel, chosen, values, shape, n_dims, stream, &choice, &error))
         status = cli_fail_error(&error);
     else
         status = show(&comparison, values, shape_text);
@@ -162,16 +178,24 @@ int cli_bench(const cli_command *command, int argc, char **argv) {
     if (argc > 0 && !strcmp(argv[0], "model")) return cli_bench_model(argc - 1, argv + 1);
     if (argc > 0 && !strcmp(argv[0], "moe")) return cli_bench_moe(argc - 1, argv + 1);
     bench_values values = {.shape = "16384,4096"};
-    const char *subject;
+    const char *words[2] = {NULL, NULL}; /* ops, NAME */
     cli_kernel kernel;
+    cli_catalog chosen;
     int status, shape[MAX_DIMS], n_dims;
-    if (!cli_parse(command, &page, &values, &subject, argc, argv, &status)) return status;
-    if (strcmp(subject, "ops")) return cli_fail_usage(command, "expected ops, model or moe, got \"%s\"", subject);
+    if (!cli_parse(command, &page, &values, words, argc, argv, &status)) return status;
+    if (strcmp(words[0], "ops")) return cli_fail_usage(command, "expected ops, model or moe, got \"%s\"", words[0]);
+    if (words[1] && values.expr) return cli_fail_usage(command, "%s and --expr are both given", words[1]);
+    if (!words[1] && values.grad) return cli_fail_usage(command, "--grad: needs the NAME of a kernel");
     if ((status = parse_shape(shape, &n_dims, command, values.shape))) return status;
     cli_end_on_interrupt();
+    if (words[1]) {
+        status = cli_catalog_open(&chosen, command, words[1], &values.set, values.general.n_threads);
+        values.expr = words[1];
+        return status ? status : bench(NULL, &chosen, &values, shape, n_dims, values.shape);
+    }
     status = cli_kernel_open(&kernel, command, values.expr, &values.set, values.general.n_threads);
     if (status) return status;
-    status = bench(&kernel, &values, shape, n_dims, values.shape);
+    status = bench(&kernel, NULL, &values, shape, n_dims, values.shape);
     cli_kernel_close(&kernel);
     return status;
 }

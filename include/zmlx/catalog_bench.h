@@ -20,12 +20,13 @@ typedef struct zmlx_catalog_bench {
     bool has_dtype;
     bool gradient;                    /* of all inputs, for cotangents of all outputs, instead of the outputs */
     const zmlx_catalog_value *values; /* as in zmlx_catalog_apply */
-    zmlx_bench_baseline baseline;     /* MLX operation by operation, or through mlx_compile */
+    zmlx_bench_baseline baseline;     /* MLX operation by operation, through mlx_compile, or none */
 } zmlx_catalog_bench;
 
 /* Random inputs: the first of this shape, the others as the signature says; one whose sizes the first does not tell is
- * ZMLX_ERROR_ARGUMENT. A kernel that is composed, or has an operation that MLX has not, is ZMLX_ERROR_UNSUPPORTED: there
- * is nothing to compare it with. */
+ * ZMLX_ERROR_ARGUMENT (leading dimensions that it does not tell are one, as long as its first). Optional inputs of a
+ * composed kernel are left out. A kernel that is composed, or has an operation that MLX has not, is ZMLX_ERROR_UNSUPPORTED with a
+ * baseline: there is nothing to compare it with. */
 ZMLX_API zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, const int *shape, int n_dims,
                                         const zmlx_catalog_bench *bench /* may be NULL */, mlx_stream stream,
                                         const zmlx_bench_options *options /* may be NULL */, zmlx_error *error);

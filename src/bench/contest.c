@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/threads.h"
+#include "bench/contest.h"
+#include "bench/timing.h"
+#include "runtime/cache.h"
+
+enum { WARMUP = 3, RUNS = 15, MAX_RUNS = 10000, MAX_BATCH = 64 };
+static const double batch_seconds = 0.02;
+
+static zmlx_status time_run(double *seconds, mlx_closure function, mlx_vector_array inputs, int batch, zmlx_error *error) {
+    mlx_vector_array all = mlx_vector_array_new(), results = mlx_vector_array_new();
+    double begin = zm_clock_seconds();
+    int failed = 0;
+    for (int i = 0; i < batch && !failed; i++) {
+        failed = mlx_closure_apply(&results, function, inputs);
+        for (size_t j = 0; !failed && j < mlx_vector_array_size(results); j++) {
+            mlx_array result = mlx_array_new();
+            failed = mlx_vector_array_get(&result, results, j) || mlx_vector_array_append_value(all, result);
+            mlx_array_free(result);
+        }
+    }
+    failed = failed || mlx_eval(all);
+    *seconds = (zm_clock_seconds() - begin) / batch;
+    zmlx_status status = failed ? zm_mlx_fail(error, "benchmark") : ZMLX_OK;
+    mlx_vector_array_free(all);
+    mlx_vector_array_free(results);
+    return status;
+}
+
+static uint64_t bytes_of(mlx_vector_array arrays) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < mlx_vector_array_size(arrays); i++) {
+        mlx_array array = mlx_array_new();
+        if (!mlx_vector_array_get(&array, arrays, i)) bytes += mlx_array_nbytes(array);
+        mlx_array_free(array);
+    }
+    return bytes;
+}
+
+/* seconds: of the runs of each side; then what the probe gave after each. */
+static zmlx_status measure(zmlx_comparison *comparison, const zm_contest *self, int n_warmup, double *seconds,
+                           zmlx_error *error) {
+    int n_runs = comparison->n_runs;
+    double *rates = seconds + 2 * (size_t)n_runs;
+    for (int run = -n_warmup; run < n_runs; run++) {
+        for (int side = self->first_side; side < 2; side++) {
+            double taken;
+            ZM_TRY(time_run(&taken, self->sides[side], self->inputs, comparison->batch, error));
+            if (run >= 0) seconds[side * n_runs + run] = taken;
+        }
+        if (run >= 0 && self->probe) ZM_TRY(zm_bandwidth_probe_pass(&rates[run], self->probe, error));
+    }
+    if (!self->first_side) comparison->baseline = zm_timing_of(seconds, n_runs);
+    comparison->candidate = zm_timing_of(seconds + n_runs, n_runs);
+    if (self->probe) comparison->bandwidth = zm_timing_of(rates, n_runs).median;
+    return ZMLX_OK;
+}
+
+/* The first application of each side: compiles, and tells bytes and a batch. */
+static zmlx_status prepare(zmlx_comparison *comparison, const zm_contest *self, zmlx_error *error) {
+    mlx_vector_array results = mlx_vector_array_new();
+    int failed = mlx_eval(self->inputs);
+    uint64_t compiled = zm_cache_get_counts().compiled;
+    double begin = zm_clock_seconds();
+    if (failed || mlx_closure_apply(&results, self->sides[1], self->inputs) || mlx_eval(results)) {
+        mlx_vector_array_free(results);
+        return zm_mlx_fail(error, "benchmark");
+    }
+    comparison->first_use = zm_clock_seconds() - begin;
+    comparison->first_compiled = zm_cache_get_counts().compiled > compiled;
+    comparison->bytes = bytes_of(self->inputs) + bytes_of(results);
+    mlx_vector_array_free(results);
+    double slower = 0;
+    for (int side = self->first_side; side < 2; side++) {
+        double seconds;
+        ZM_TRY(time_run(&seconds, self->sides[side], self->inputs, 1, error));
+        ZM_TRY(time_run(&seconds, self->sides[side], self->inputs, 1, error));
+        if (seconds > slower) slower = seconds;
+    }
+    if (comparison->batch) return ZMLX_OK;
+    double batch = batch_seconds / slower;
+    comparison->batch = batch < 1 ? 1 : batch > MAX_BATCH ? MAX_BATCH : (int)batch;
+    return ZMLX_OK;
+}
+
+static zmlx_status run_probed(zmlx_comparison *comparison, const zm_contest *self, const zmlx_bench_options *options,
+                              zmlx_error *error) {
+    *comparison = (zmlx_comparison){0};
+    if (options->n_runs < 0 || options->n_runs > MAX_RUNS || options->n_warmup < 0 || options->n_warmup > MAX_RUNS ||
+        options->batch < 0 || options->probe_threads < 0 || options->probe_threads > ZM_MAX_THREADS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "expected at most %d runs, %d threads and no negative number",
+                       MAX_RUNS, ZM_MAX_THREADS);
+    comparison->n_runs = options->n_runs ? options->n_runs : RUNS;
+    comparison->batch = options->batch;
+    ZM_TRY(prepare(comparison, self, error));
+    comparison->bandwidth = options->bandwidth;
+    double *seconds = calloc(3 * (size_t)comparison->n_runs, sizeof *seconds);
+    if (!seconds) return zm_fail_memory(error);
+    zmlx_status status =
+        measure(comparison, self, options->n_warmup ? options->n_warmup : WARMUP, seconds, error);
+    free(seconds);
+    ZM_TRY(status);
+    comparison->ratio = comparison->baseline.median / comparison->candidate.median;
+    if (!self->first_side) comparison->baseline_bandwidth = (double)comparison->bytes / comparison->baseline.median;
+    comparison->candidate_bandwidth = (double)comparison->bytes / comparison->candidate.median;
+    if (comparison->bandwidth > 0) {
+        comparison->baseline_share = comparison->baseline_bandwidth / comparison->bandwidth;
+        comparison->candidate_share = comparison->candidate_bandwidth / comparison->bandwidth;
+    }
+    return ZMLX_OK;
+}
+
+zmlx_status zm_contest_run(zmlx_comparison *comparison, zm_contest *self, const zmlx_bench_options *options,
+                           zmlx_error *error) {
+    static const zmlx_bench_options defaults;
+    if (!options) options = &defaults;
+    if (options->probe_threads > 0 && options->probe_threads <= ZM_MAX_THREADS)
+        ZM_TRY(zm_bandwidth_probe_new(&self->probe, options->probe_threads, ZM_BANDWIDTH_BYTES, error));
+    zmlx_status status = run_probed(comparison, self, options, error);
+    zm_bandwidth_probe_free(self->probe);
+    return status;
+}
+
+zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure baseline, mlx_closure candidate,
+                               mlx_vector_array inputs, const zmlx_bench_options *options, zmlx_error *error) {
+    zm_contest both = {{baseline, candidate}, inputs, 0, NULL};
+    zm_error_clear(error);
+    return zm_contest_run(comparison, &both, options, error);
+}

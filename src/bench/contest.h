@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* Two functions of the same arrays, timed in turn. */
+#ifndef ZM_BENCH_CONTEST_H
+#define ZM_BENCH_CONTEST_H
+
+#include "bench/bandwidth.h"
+#include "zmlx/kernel_bench.h"
+
+/* Baseline and candidate; first_side 1: there is no baseline, sides[0] is not used. */
+typedef struct zm_contest {
+    mlx_closure sides[2];
+    mlx_vector_array inputs;
+    int first_side;
+    zm_bandwidth_probe *probe; /* NULL at first */
+} zm_contest;
+
+zmlx_status zm_contest_run(zmlx_comparison *comparison, zm_contest *self, const zmlx_bench_options *options /* may be NULL */,
+                           zmlx_error *error);
+
+#endif

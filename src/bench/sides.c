@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#include "bench/sides.h"
+
+#include <stdlib.h>
+
+#include "base/random.h"
+#include "bench/contest.h"
+#include "mlx/scope.h"
+
+int zm_sides_take(mlx_array *arrays, const mlx_vector_array from, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (mlx_vector_array_get(&arrays[i], from, i)) return 1;
+    return 0;
+}
+
+void zm_sides_free(mlx_array *arrays, size_t count) {
+    for (size_t i = 0; i < count; i++) mlx_array_free(arrays[i]);
+}
+
+int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t count) {
+    mlx_vector_array made = mlx_vector_array_new();
+    int failed = 0;
+    for (size_t i = 0; i < count && !failed; i++)
+        if (arrays[i].ctx) failed = mlx_vector_array_append_value(made, arrays[i]);
+    if (!failed) failed = mlx_vector_array_set(results, made);
+    mlx_vector_array_free(made);
+    return failed;
+}
+
+zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound, uint64_t seed,
+                            mlx_stream stream, zmlx_error *error) {
+    size_t size = 1;
+    for (int i = 0; i < n_dims; i++) size *= (size_t)shape[i];
+    float *values = malloc((size + 1) * sizeof *values);
+    if (!values) return zm_fail_memory(error);
+    for (size_t i = 0; i < size; i++) {
+        uint64_t word = zm_splitmix64(seed, i);
+        values[i] = bound > 0 ? (float)(word % (uint64_t)bound) : (float)(word >> 40) * 0x1p-22f - 2;
+    }
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    zm_scope_keep(&scope, array, zm_astype(&scope, zm_from_data(&scope, values, shape, n_dims, MLX_FLOAT32), dtype));
+    zmlx_status status = zm_scope_end(&scope, error);
+    if (!status && mlx_array_eval(*array)) status = zm_mlx_fail(error, "random input");
+    free(values);
+    return status;
+}
+
+zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
+                         zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs,
+                         const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error) {
+    zmlx_status status = ZMLX_OK;
+    mlx_vector_array arrays = mlx_vector_array_new_data(inputs, n_inputs);
+    mlx_closure plain = mlx_closure_new_func_payload(host, context, NULL), compiled = mlx_closure_new();
+    mlx_closure kernel = mlx_closure_new_func_payload(candidate, context, NULL);
+    bool compiles = baseline == ZMLX_BENCH_MLX_COMPILED;
+    if (compiles && mlx_compile(&compiled, plain, false)) status = zm_mlx_fail(error, "compile");
+    zm_contest sides = {{compiles ? compiled : plain, kernel}, arrays, baseline == ZMLX_BENCH_NONE, NULL};
+    if (!status) status = zm_contest_run(comparison, &sides, options, error);
+    if (status && failure->code) { /* what the function said, not that it failed */
+        if (error) *error = *failure;
+        status = failure->code;
+    }
+    mlx_closure_free(compiled);
+    mlx_closure_free(plain);
+    mlx_closure_free(kernel);
+    mlx_vector_array_free(arrays);
+    return status;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* What the comparisons of kernels share: their two functions of arrays, and random arrays. */
+#ifndef ZM_BENCH_SIDES_H
+#define ZM_BENCH_SIDES_H
+
+#include <stdbool.h>
+
+#include "zmlx/kernel_bench.h"
+
+/* Copies of the first count arrays of a vector; the caller frees them, also on failure. */
+int zm_sides_take(mlx_array *arrays, const mlx_vector_array from, size_t count);
+void zm_sides_free(mlx_array *arrays, size_t count);
+/* Sets results to the arrays that are not empty. */
+int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t count);
+
+/* Between -2 and 2; where bound is above 0, whole numbers below it. */
+zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound, uint64_t seed,
+                            mlx_stream stream, zmlx_error *error);
+
+typedef int zm_side(mlx_vector_array *results, const mlx_vector_array inputs, void *context);
+
+/* Times candidate against host, or compiled host, or nothing. failure: what the functions keep of their first one. */
+zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
+                         zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs,
+                         const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error);
+
+#endif

@@ -29,7 +29,7 @@ static const cli_option options[] = {
     {"shape", CLI_TEXT, AT(shape), "N,N,...", "of every input; of NAME's first one (16384,4096)", 0, 0},
     {"dtype", CLI_CHOICE, AT(general.dtype), "float32|float16|bfloat16", "of every input (float32)", 0, 0},
     {"against", CLI_CHOICE, AT(against), "mlx|mlx-compile|none", "MLX's operations one by one, or compiled (mlx)", 0, 0},
-    {"grad", CLI_FLAG, AT(grad), NULL, "the gradients of NAME's inputs instead", 0, 0},
+    {"grad", CLI_FLAG, AT(grad), NULL, "with the gradients of NAME's inputs", 0, 0},
     {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (15)", 1, 10000},
     {"batch", CLI_INTEGER, AT(batch), "N", "evaluations a run (default: about 20 ms)", 1, 1000},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",

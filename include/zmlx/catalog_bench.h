@@ -18,7 +18,7 @@ extern "C" {
 typedef struct zmlx_catalog_bench {
     mlx_dtype dtype;                  /* of data and parameters, where has_dtype; else float32 */
     bool has_dtype;
-    bool gradient;                    /* of all inputs, for cotangents of all outputs, instead of the outputs */
+    bool gradient;                    /* the outputs and the gradients of all inputs for given cotangents */
     const zmlx_catalog_value *values; /* as in zmlx_catalog_apply */
     zmlx_bench_baseline baseline;     /* MLX operation by operation, through mlx_compile, or none */
 } zmlx_catalog_bench;

@@ -30,53 +30,104 @@ static int take_arrays(mlx_array *arrays, const subject *self, const mlx_vector_
     return 0;
 }
 
-static int apply_kernel(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
-    subject *self = context;
+typedef int forward_function(subject *self, mlx_array *outputs, const mlx_array *inputs);
+
+static int forward_kernel(subject *self, mlx_array *outputs, const mlx_array *inputs) {
     const zmlx_catalog_entry *entry = &self->entry->entry;
+    return zmlx_catalog_apply(entry->name, outputs, inputs, entry->n_inputs, self->values, self->stream, &self->failure) != ZMLX_OK;
+}
+
+static int forward_host(subject *self, mlx_array *outputs, const mlx_array *inputs) {
+    zm_scope scope;
+    zm_scope_begin(&scope, self->stream);
+    mlx_array made[MAX_ARRAYS] = {{NULL}}; /* the scope's */
+    zm_host_graph(&scope, made, self->kernel, inputs, &self->numbers);
+    for (size_t i = 0; i < self->entry->entry.n_outputs; i++) zm_scope_keep(&scope, &outputs[i], made[i]);
+    return zm_scope_end(&scope, &self->failure) != ZMLX_OK;
+}
+
+static int evaluate(mlx_vector_array *results, const mlx_vector_array inputs, subject *self, forward_function *forward) {
     mlx_array in[MAX_ARRAYS] = {{NULL}}, out[MAX_ARRAYS] = {{NULL}};
-    bool gradient = self->bench->gradient;
-    size_t n_out = gradient ? entry->n_inputs : entry->n_outputs;
-    int failed = take_arrays(in, self, inputs);
-    if (!failed && gradient)
-        failed = zmlx_catalog_apply_gradient(entry->name, out, in, entry->n_inputs, in + entry->n_inputs, self->values,
-                                             self->stream, &self->failure) != ZMLX_OK;
-    else if (!failed)
-        failed = zmlx_catalog_apply(entry->name, out, in, entry->n_inputs, self->values, self->stream, &self->failure) != ZMLX_OK;
-    if (!failed) failed = zm_sides_give(results, out, n_out);
+    int failed = take_arrays(in, self, inputs) || forward(self, out, in);
+    if (!failed) failed = zm_sides_give(results, out, self->entry->entry.n_outputs);
     zm_sides_free(in, MAX_ARRAYS);
     zm_sides_free(out, MAX_ARRAYS);
     return failed;
 }
 
-static int apply_host(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
-    subject *self = context;
+static bool is_float(mlx_array array) {
+    if (!array.ctx) return false;
+    mlx_dtype dtype = mlx_array_dtype(array);
+    return dtype == MLX_FLOAT32 || dtype == MLX_FLOAT16 || dtype == MLX_BFLOAT16;
+}
+
+/* Inputs that are differentiated: floats but constants. */
+static bool is_wanted(const subject *self, const mlx_array *inputs, size_t i) {
+    return is_float(inputs[i]) && self->entry->signature.roles[i] != ZM_ROLE_CONSTANT;
+}
+
+/* The function of the wanted inputs that MLX differentiates. */
+typedef struct partial {
+    subject *self;
+    forward_function *forward;
+    const mlx_array *inputs;
+} partial;
+
+static int apply_partial(mlx_vector_array *results, const mlx_vector_array primals, void *context) {
+    const partial *own = context;
     mlx_array in[MAX_ARRAYS] = {{NULL}}, out[MAX_ARRAYS] = {{NULL}};
-    size_t n_inputs = self->entry->entry.n_inputs;
-    int failed = zm_sides_take(in, inputs, n_inputs);
-    zm_scope scope;
-    zm_scope_begin(&scope, self->stream);
-    if (!failed) zm_host_graph(&scope, out, self->kernel, in, &self->numbers);
-    if (!failed && !zm_scope_failed(&scope)) failed = zm_sides_give(results, out, self->entry->entry.n_outputs);
-    failed |= zm_scope_end(&scope, &self->failure) != ZMLX_OK;
-    zm_sides_free(in, n_inputs);
+    size_t n_primals = 0, n_floats = 0, n_outputs = own->self->entry->entry.n_outputs;
+    int failed = 0;
+    for (size_t i = 0; i < own->self->entry->entry.n_inputs && !failed; i++) {
+        if (is_wanted(own->self, own->inputs, i)) failed = mlx_vector_array_get(&in[i], primals, n_primals++);
+        else if (own->inputs[i].ctx) failed = mlx_array_set(&in[i], own->inputs[i]);
+    }
+    if (!failed) failed = own->forward(own->self, out, in);
+    for (size_t i = 0; i < n_outputs && !failed; i++)
+        if (is_float(out[i])) failed = mlx_array_set(&out[n_floats++], out[i]);
+    if (!failed) failed = zm_sides_give(results, out, n_floats);
+    zm_sides_free(in, MAX_ARRAYS);
+    zm_sides_free(out, MAX_ARRAYS);
     return failed;
 }
 
-static int differentiate_host(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
-    subject *self = context;
-    size_t n_inputs = self->entry->entry.n_inputs, n_outputs = self->entry->entry.n_outputs;
-    mlx_array in[MAX_ARRAYS] = {{NULL}};
-    int failed = zm_sides_take(in, inputs, n_inputs + n_outputs);
-    mlx_vector_array primals = mlx_vector_array_new_data(in, n_inputs), values = mlx_vector_array_new(),
-                     cotangents = mlx_vector_array_new_data(in + n_inputs, n_outputs);
-    mlx_closure function = mlx_closure_new_func_payload(apply_host, self, NULL);
-    if (!failed) failed = mlx_vjp(&values, results, function, primals, cotangents);
+/* Results and gradients, as a step of training needs both. */
+static int differentiate(mlx_vector_array *results, const mlx_vector_array inputs, subject *self, forward_function *forward) {
+    mlx_array in[MAX_ARRAYS] = {{NULL}}, wanted[MAX_ARRAYS], given[MAX_ARRAYS];
+    size_t n_inputs = self->entry->entry.n_inputs, n_wanted = 0, n_given = 0;
+    int failed = take_arrays(in, self, inputs);
+    for (size_t i = 0; i < n_inputs; i++)
+        if (is_wanted(self, in, i)) wanted[n_wanted++] = in[i];
+    for (size_t i = n_inputs; i < MAX_ARRAYS; i++)
+        if (in[i].ctx) given[n_given++] = in[i];
+    partial own = {self, forward, in};
+    mlx_vector_array primals = mlx_vector_array_new_data(wanted, n_wanted), cotangents = mlx_vector_array_new_data(given, n_given),
+                     values = mlx_vector_array_new(), gradients = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func_payload(apply_partial, &own, NULL);
+    if (!failed) failed = mlx_vjp(&values, &gradients, function, primals, cotangents);
+    for (size_t i = 0; !failed && i < mlx_vector_array_size(gradients); i++) {
+        mlx_array gradient = {NULL};
+        failed = mlx_vector_array_get(&gradient, gradients, i) || mlx_vector_array_append_value(values, gradient);
+        mlx_array_free(gradient);
+    }
+    if (!failed) failed = mlx_vector_array_set(results, values);
     mlx_closure_free(function);
     mlx_vector_array_free(primals);
     mlx_vector_array_free(cotangents);
     mlx_vector_array_free(values);
+    mlx_vector_array_free(gradients);
     zm_sides_free(in, MAX_ARRAYS);
     return failed;
+}
+
+static int apply_kernel(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
+    subject *self = context;
+    return (self->bench->gradient ? differentiate : evaluate)(results, inputs, self, forward_kernel);
+}
+
+static int apply_host(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
+    subject *self = context;
+    return (self->bench->gradient ? differentiate : evaluate)(results, inputs, self, forward_host);
 }
 
 static mlx_dtype type_of(const subject *self, zm_role role) {
@@ -109,33 +160,49 @@ static zmlx_status learn_sizes(zm_sizes *sizes, const subject *self, const int *
 
 static zmlx_status make_array(mlx_array *array, const subject *self, const zm_sizes *sizes, int i, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
-    const char *name = self->entry->entry.name;
-    bool is_input = i < signature->n_inputs;
-    int place = is_input ? i : i - signature->n_inputs, own[ZM_SIGNATURE_MAX_DIMS], n_own;
-    const zm_pattern *pattern = is_input ? &signature->input_patterns[place] : &signature->output_patterns[place];
-    if (!zm_pattern_shape(own, &n_own, pattern, sizes))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%s: its shape does not follow from that of %s",
-                       is_input ? signature->inputs[place].name : signature->outputs[place].name, signature->inputs[0].name);
-    zm_role role = is_input ? signature->roles[place] : ZM_ROLE_DATA;
-    bool is_float = role == ZM_ROLE_DATA || role == ZM_ROLE_PARAMETER || role == ZM_ROLE_STATE || role == ZM_ROLE_CONSTANT;
-    int64_t bound = is_float ? 0 : 2;
-    if (is_input && signature->bounds[place] && !zm_sizes_evaluate(&bound, sizes, signature->bounds[place]))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%s: its bound does not follow from the shape of %s",
-                       signature->inputs[place].name, signature->inputs[0].name);
+    const char *name = self->entry->entry.name, *own_name = signature->inputs[i].name;
+    int own[ZM_SIGNATURE_MAX_DIMS], n_own;
+    if (!zm_pattern_shape(own, &n_own, &signature->input_patterns[i], sizes))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%s: its shape does not follow from that of %s", own_name,
+                       signature->inputs[0].name);
+    zm_role role = signature->roles[i];
+    bool is_whole = role != ZM_ROLE_DATA && role != ZM_ROLE_STATE && !zm_role_is_parameter(role);
+    int64_t bound = is_whole ? 2 : 0;
+    if (signature->bounds[i] && !zm_sizes_evaluate(&bound, sizes, signature->bounds[i]))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%s: its bound does not follow from the shape of %s", own_name,
+                       signature->inputs[0].name);
     return zm_sides_random(array, own, n_own, type_of(self, role), bound, (uint64_t)i, self->stream, error);
 }
 
-/* Inputs, then, for a gradient, cotangents; without the optional inputs of composed kernels. */
-static zmlx_status make_inputs(mlx_array *inputs, subject *self, const int *shape, int n_dims, zmlx_error *error) {
+/* For each float that comes out. */
+static zmlx_status make_cotangents(mlx_array *arrays, subject *self, const mlx_array *inputs, zmlx_error *error) {
+    mlx_array outputs[MAX_ARRAYS] = {{NULL}};
+    size_t n_inputs = self->entry->entry.n_inputs;
+    zmlx_status status = forward_kernel(self, outputs, inputs) ? self->failure.code : ZMLX_OK;
+    if (status && error) *error = self->failure;
+    for (size_t i = 0; i < self->entry->entry.n_outputs && !status; i++) {
+        self->is_absent[n_inputs + i] = !is_float(outputs[i]);
+        if (is_float(outputs[i]))
+            status = zm_sides_random(&arrays[self->n_arrays++], mlx_array_shape(outputs[i]), (int)mlx_array_ndim(outputs[i]),
+                                     mlx_array_dtype(outputs[i]), 0, n_inputs + i, self->stream, error);
+    }
+    zm_sides_free(outputs, MAX_ARRAYS);
+    return status;
+}
+
+/* Inputs, without the optional ones of composed kernels; then, for a gradient, cotangents. */
+static zmlx_status make_inputs(mlx_array *arrays, subject *self, const int *shape, int n_dims, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
+    mlx_array inputs[MAX_ARRAYS] = {{NULL}}; /* at their places */
     zm_sizes sizes;
     ZM_TRY(learn_sizes(&sizes, self, shape, n_dims, error));
-    int count = signature->n_inputs + (self->bench->gradient ? signature->n_outputs : 0);
-    for (int i = 0; i < count; i++) {
-        self->is_absent[i] = i < signature->n_inputs && signature->inputs[i].is_optional && !self->entry->row->body;
-        if (!self->is_absent[i]) ZM_TRY(make_array(&inputs[self->n_arrays++], self, &sizes, i, error));
+    for (int i = 0; i < signature->n_inputs; i++) {
+        self->is_absent[i] = signature->inputs[i].is_optional && !self->entry->row->body;
+        if (self->is_absent[i]) continue;
+        ZM_TRY(make_array(&arrays[self->n_arrays], self, &sizes, i, error));
+        inputs[i] = arrays[self->n_arrays++];
     }
-    return ZMLX_OK;
+    return self->bench->gradient ? make_cotangents(arrays, self, inputs, error) : ZMLX_OK;
 }
 
 static zmlx_status prepare(subject *self, const char *name, zmlx_error *error) {
@@ -166,8 +233,8 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     ZM_TRY(prepare(&self, name, error));
     zmlx_status status = make_inputs(inputs, &self, shape, n_dims, error);
     if (!status)
-        status = zm_sides_run(comparison, self.bench->gradient ? differentiate_host : apply_host, apply_kernel, &self,
-                              self.bench->baseline, inputs, self.n_arrays, options, &self.failure, error);
+        status = zm_sides_run(comparison, apply_host, apply_kernel, &self, self.bench->baseline, inputs, self.n_arrays, options,
+                              &self.failure, error);
     zm_sides_free(inputs, MAX_ARRAYS);
     return status;
 }

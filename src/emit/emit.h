@@ -4,21 +4,28 @@
  *
  * Every target's kernel takes the same things: the inputs' and outputs' addresses; rows and columns (64 bits); for
  * each input a layout (bit 0: it varies by column, bit 1: by row), which gives its strides: column stride bit 0, row
- * stride 0, 1 (bit 1 alone) or columns (both); parameters as floats; seeds as 64 bits. Outputs and inputs are row-contiguous.
+ * stride 0, 1 (bit 1 alone) or columns (both), twice that where the input is half of a wider row (bit 2), the second half
+ * where bit 3 is set; parameters as floats; seeds as 64 bits. Outputs and inputs are row-contiguous.
  * So one text serves all shapes, broadcasts, numbers and seeds; only the storage types are part of it. */
 #ifndef ZM_EMIT_EMIT_H
 #define ZM_EMIT_EMIT_H
+
+#include <stdint.h>
 
 #include "base/text.h"
 #include "emit/storage.h"
 #include "ir/ir.h"
 
-enum { ZM_LAYOUT_COLUMN = 1, ZM_LAYOUT_ROW = 2 };
+enum { ZM_LAYOUT_COLUMN = 1, ZM_LAYOUT_ROW = 2, ZM_LAYOUT_HALF = 4, ZM_LAYOUT_SECOND = 8 };
 
 typedef struct zm_emit_request {
     const zm_ir *ir; /* simplified, not legalised: emit does that for its target */
     const zm_storage *inputs, *outputs;
     const char *entry; /* the kernel's symbol, a valid identifier */
+    bool joins_outputs; /* CUDA: both outputs, of one storage, are the halves of each row of one array, the only one given.
+                           C has output_stride for that */
+    uint32_t summed_outputs; /* bit i: output i, of elements and float32, is added up over rows. C adds to the row that is given.
+                                On a GPU the array has a row for each row that a grid's threads have at a time (gpu.h) */
 } zm_emit_request;
 
 /* No array has more bits an element than a half type: values need less accuracy, and there are twice as many a byte. */

@@ -94,8 +94,10 @@ static double reduce(const evaluator *from, zm_op op, vector of) {
         if (!from->count) return is_max ? -INFINITY : INFINITY;
         return of.numbers[find_extreme(of, from->count, is_max) * of.stride];
     }
+    double largest = op == ZM_OP_ROW_EXP_SUM ? reduce(from, ZM_OP_ROW_MAX, of) : 0;
     for (int64_t i = 0; i < from->count; i++) {
         double number = of.numbers[i * of.stride];
+        if (op == ZM_OP_ROW_EXP_SUM) number = exp(number - largest);
         result = is_product ? result * number : result + number;
     }
     return result;

@@ -53,7 +53,11 @@ zm_numbers zm_catalog_numbers(const zm_kernel_entry *entry, const zmlx_catalog_v
 /* Replaces the kernel of a row, taken over, for tests that break it; NULL puts it back. */
 void zm_catalog_kernel_replace(const zm_kernel_entry *entry, zmlx_kernel *kernel);
 
-/* The types of parameters that kernels are called with: all as the data or all float32. */
+/* Whether it has parameters and all are of one row or one element. */
+bool zm_parameters_are_vectors(const zm_kernel_entry *entry);
+
+/* The types of parameters that kernels are called with: all as the data or all float32; on the CPU vectors are always
+ * float32. */
 bool zm_parameters_are_float32(const zm_catalog_call *call);
 
 #endif

@@ -28,6 +28,26 @@ static zm_level level_of(const zm_signature *signature, int i) {
     return first->has_rest && first->n_dims == 1 && own->has_rest && !own->n_dims ? ZM_LEVEL_ROW : ZM_LEVEL_ELEMENT;
 }
 
+/* Of one row or one element: the same for all rows. */
+static bool is_vector(const zm_pattern *pattern) {
+    return pattern->is_one || (!pattern->has_rest && !pattern->is_second_rest && !pattern->broadcasts && pattern->n_dims == 1);
+}
+
+bool zm_parameters_are_vectors(const zm_kernel_entry *entry) {
+    bool has_any = false;
+    for (int i = 0; i < entry->signature.n_inputs; i++) {
+        if (!zm_role_is_parameter(entry->signature.roles[i])) continue;
+        if (!is_vector(&entry->signature.input_patterns[i])) return false;
+        has_any = true;
+    }
+    return has_any;
+}
+
+/* The CPU's kernels are compiled for float32 alone where parameters are so short. */
+static bool widens_vectors(const zm_scope *scope, const zm_kernel_entry *entry) {
+    return zm_scope_is_on_cpu(scope) && zm_parameters_are_vectors(entry);
+}
+
 typedef struct texts {
     const char *inputs[ZM_SIGNATURE_MAX_INPUTS], *outputs[ZM_SIGNATURE_MAX_OUTPUTS];
     zm_type types[ZM_SIGNATURE_MAX_INPUTS], output_types[ZM_SIGNATURE_MAX_OUTPUTS];
@@ -95,6 +115,10 @@ static zmlx_status finish(zmlx_kernel **kernel, zm_ir *forward, const zm_kernel_
     for (int i = 0; i < entry->signature.n_inputs; i++)
         if (entry->signature.roles[i] == ZM_ROLE_DATA || entry->signature.roles[i] == ZM_ROLE_STATE)
             (*kernel)->data_inputs |= (uint64_t)1 << i;
+        else if (is_vector(&entry->signature.input_patterns[i]))
+            (*kernel)->vector_inputs |= (uint64_t)1 << i;
+    for (int i = 0; i < entry->signature.n_inputs; i++)
+        if (entry->signature.roles[i] == ZM_ROLE_CONSTANT) (*kernel)->constant_inputs |= (uint64_t)1 << i;
     if (!(*kernel)->data_inputs) (*kernel)->data_inputs = (uint64_t)1 << 63; /* no input: all are summed */
     if (!entry->row->no_gradient) return ZMLX_OK;
     (*kernel)->node_class.vjp = NULL; /* refused by name */
@@ -197,7 +221,7 @@ static void apply(zm_scope *scope, mlx_array *results, zmlx_kernel *kernel, cons
 /* The arrays that an expression's kernel takes: optional ones filled in, parameters of one type. */
 static void choose_inputs(mlx_array *chosen, const zm_catalog_call *call) {
     const zm_signature *signature = &call->entry->signature;
-    bool widens = zm_parameters_are_float32(call);
+    bool widens = zm_parameters_are_float32(call) || widens_vectors(call->scope, call->entry);
     for (int i = 0; i < signature->n_inputs; i++) {
         bool is_parameter = zm_role_is_parameter(signature->roles[i]);
         mlx_dtype dtype = is_parameter && widens ? MLX_FLOAT32 : call->data_type;
@@ -242,6 +266,11 @@ void zm_call_part(zm_catalog_call *call, mlx_array *results, const char *name, c
     for (int i = entry->signature.n_inputs - 1; i >= 0; i--)
         if (entry->signature.roles[i] == ZM_ROLE_DATA) data_type = mlx_array_dtype(inputs[i]);
     for (int i = 0; i < entry->signature.n_outputs; i++) chosen[i] = types ? types[i] : data_type;
+    mlx_array widened[ZM_SIGNATURE_MAX_INPUTS];
+    for (int i = 0; i < entry->signature.n_inputs; i++) {
+        bool is_parameter = zm_role_is_parameter(entry->signature.roles[i]);
+        widened[i] = is_parameter && widens_vectors(call->scope, entry) ? zm_astype(call->scope, inputs[i], MLX_FLOAT32) : inputs[i];
+    }
     zm_numbers numbers = collect_numbers(kernel->forward, &entry->signature, values ? values : presets, NULL);
-    apply(call->scope, results, kernel, entry, inputs, &numbers, chosen, data_type);
+    apply(call->scope, results, kernel, entry, widened, &numbers, chosen, data_type);
 }

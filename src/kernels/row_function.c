@@ -7,7 +7,7 @@ zmlx_status zm_row_function_get(zm_row_function *function, const char *name, con
     zmlx_kernel *kernel;
     if (!entry) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "there is no kernel of this name");
     ZM_TRY(zm_catalog_kernel(&kernel, entry, error));
-    ZM_TRY(zm_kernel_variant(&variant, kernel, ZM_GPU_NONE, storages, error));
+    ZM_TRY(zm_kernel_variant(&variant, kernel, ZM_GPU_NONE, &(zm_layout_choice){0}, storages, error));
     *function = (zm_row_function){variant->function, kernel->forward->n_inputs};
     return ZMLX_OK;
 }
@@ -15,6 +15,7 @@ zmlx_status zm_row_function_get(zm_row_function *function, const char *name, con
 void zm_row_apply(const zm_row_function *function, void *output, const void *const *inputs, int64_t columns) {
     static const int32_t layouts[ZM_ROW_MAX_INPUTS] = {ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN,
                                                        ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN};
-    const zm_c_call call = {.inputs = inputs, .outputs = &output, .layouts = layouts, .rows = 1, .columns = columns};
+    const zm_c_call call = {.inputs = inputs, .outputs = &output, .layouts = layouts, .rows = 1, .columns = columns,
+                            .output_stride = columns};
     function->function(&call, 0, 1, 0, columns);
 }

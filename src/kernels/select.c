@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "kernels/cuda/text.h"
+#include "kernels/cuda/topk.h"
 #include "runtime/workers.h"
 
 enum { PIECE_ELEMENTS = 1 << 15 };
@@ -169,6 +171,8 @@ void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_
     if (zm_scope_failed(scope)) return;
     if (zm_scope_is_on_cpu(scope))
         select_on_cpu(scope, x, k, values, indices);
+    else if (k <= ZM_CUDA_TOPK_MAX && zm_scope_is_on_cuda(scope))
+        zm_cuda_select(scope, x, k, false, mlx_array_dtype(x), values, indices);
     else
         zm_select_topk_sorted(scope, x, k, values, indices);
 }

@@ -46,6 +46,31 @@ static zmlx_status trace_vjp(zm_derived *derived, const zm_ir *forward, bool has
     return ZMLX_OK;
 }
 
+/* Inputs of one kind with the same gradient share an output. */
+static void merge_outputs(zm_derived *derived, const zmlx_kernel *kernel) {
+    zm_ir *ir = derived->kernel->forward;
+    int *outputs = derived->gradient_outputs, places[ZM_IR_MAX_OUTPUTS], n_kept = 0;
+    for (int output = 0; output < ir->n_outputs; output++) places[output] = -1;
+    for (int i = 0; i < kernel->forward->n_inputs; i++)
+        for (int j = 0; j < i && outputs[i] >= 0; j++)
+            if (outputs[j] >= 0 && ir->outputs[outputs[j]].value == ir->outputs[outputs[i]].value &&
+                (kernel->data_inputs >> i & 1) == (kernel->data_inputs >> j & 1) &&
+                (kernel->vector_inputs >> i & 1) == (kernel->vector_inputs >> j & 1)) {
+                outputs[i] = outputs[j];
+                break;
+            }
+    for (int i = 0; i < kernel->forward->n_inputs; i++)
+        if (outputs[i] >= 0) places[outputs[i]] = 0;
+    for (int output = 0; output < ir->n_outputs; output++)
+        if (places[output] == 0) {
+            ir->outputs[n_kept] = ir->outputs[output];
+            places[output] = n_kept++;
+        }
+    ir->n_outputs = n_kept;
+    for (int i = 0; i < kernel->forward->n_inputs; i++)
+        if (outputs[i] >= 0) outputs[i] = places[outputs[i]];
+}
+
 static zmlx_status make_representation(zm_ir **made, const zmlx_kernel *kernel, const zm_derived *derived,
                                        zmlx_error *error) {
     const zm_ir *forward = kernel->forward;
@@ -67,6 +92,7 @@ static zmlx_status make(zm_derived **made, zmlx_kernel *kernel, const zm_derived
         trace_jvp(derived, kernel->forward);
     else if (!status)
         status = trace_vjp(derived, kernel->forward, kernel->gradient, error);
+    if (!status && derived->derivation == ZM_DERIVATION_VJP && kernel->data_inputs) merge_outputs(derived, kernel);
     if (status) {
         zmlx_kernel_free(derived->kernel);
         free(derived);
@@ -81,7 +107,7 @@ uint64_t zm_kernel_float_inputs(const zmlx_kernel *kernel) {
     uint64_t mask = 0;
     for (int i = 0; i < kernel->forward->n_inputs; i++)
         if (kernel->forward->inputs[i].type == ZM_TYPE_FLOAT) mask |= (uint64_t)1 << i;
-    return mask;
+    return mask & ~kernel->constant_inputs;
 }
 
 zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,

@@ -56,10 +56,15 @@ static void work_on(void *context, size_t begin, size_t end) {
     const pieces *work = &self->work;
     for (size_t worker = begin; worker < end; worker++) {
         zm_c_call call = *self->call;
+        void *outputs[ZM_IR_MAX_OUTPUTS];
+        memcpy(outputs, call.outputs, sizeof outputs);
+        call.outputs = outputs;
         if (application->scratch) call.scratch = application->scratch + worker * application->scratch_floats;
         for (int64_t piece; (piece = atomic_fetch_add(&self->next, 1)) < work->count;) {
             int64_t row = piece / work->n_column_pieces * work->rows_each;
             int64_t column = piece % work->n_column_pieces * work->columns_each;
+            for (int i = 0; application->summed_outputs >> i; i++)
+                if (application->summed_outputs >> i & 1) outputs[i] = (float *)self->call->outputs[i] + piece * call.columns;
             application->variant->function(&call, row, smaller(row + work->rows_each, call.rows), column,
                                            smaller(column + work->columns_each, call.columns));
         }
@@ -69,21 +74,26 @@ static void work_on(void *context, size_t begin, size_t end) {
 void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
     const zm_application *application = state;
     const void *in[ZM_IR_MAX_INPUTS];
-    void *out[ZM_IR_MAX_OUTPUTS];
+    void *out[ZM_IR_MAX_OUTPUTS] = {NULL};
     size_t size = 0;
     for (int i = 0; i < n_inputs; i++) in[i] = inputs[i].data;
+    const zm_extent *extent = &application->extent;
     for (int i = 0; i < n_outputs; i++) {
         size_t bytes = outputs[i].size * (size_t)zm_storage_bytes(application->variant->storages[n_inputs + i]);
         out[i] = outputs[i].data;
         size += outputs[i].size;
         zm_want_large_pages(out[i], bytes);
+        if (application->summed_outputs >> i & 1) memset(out[i], 0, bytes);
     }
     if (!size) return;
+    if (application->joins_outputs)
+        out[1] = (char *)out[0] + extent->columns * zm_storage_bytes(application->variant->storages[n_inputs]);
     zm_c_call call = {.inputs = in,
                       .outputs = out,
-                      .layouts = application->extent.layouts,
-                      .rows = application->extent.rows,
-                      .columns = application->extent.columns,
+                      .layouts = extent->layouts,
+                      .rows = extent->rows,
+                      .columns = extent->columns,
+                      .output_stride = application->joins_outputs ? 2 * extent->columns : extent->columns,
                       .parameters = application->numbers.parameters,
                       .seeds = application->numbers.seeds,
                       .stream_stores = application->stream_stores};
@@ -104,7 +114,7 @@ static zm_gpu_plan plan_launch(const zm_application *application, bool is_aligne
     const zm_extent *extent = &application->extent;
     const zm_storage *storages = application->variant->storages;
     zm_emit_request request = {application->kernel->forward, storages, storages + application->kernel->forward->n_inputs,
-                               application->kernel->symbol};
+                               application->kernel->symbol, application->joins_outputs, application->summed_outputs};
     return zm_gpu_plan_launch(&request, extent->rows > 1 ? extent->rows : 1, extent->columns > 1 ? extent->columns : 1,
                               is_aligned);
 }
@@ -142,6 +152,13 @@ zmlx_status zm_application_prepare(zm_application *application, zmlx_error *erro
 static void add_number(uint32_t *words, int *n_words, const void *number, size_t size) {
     memcpy(words + *n_words, number, size);
     *n_words += (int)(size / sizeof *words);
+}
+
+int64_t zm_application_sum_rows(const zm_application *application) {
+    int64_t pieces = cut(application).count;
+    if (application->variant->gpu == ZM_GPU_NONE) return pieces > 1 ? pieces : 1;
+    zm_gpu_plan plan = plan_launch(application, true);
+    return zm_gpu_sum_rows(&plan);
 }
 
 int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_application *application) {

@@ -30,7 +30,8 @@ static char *make_label(const char *name) {
 
 static bool equal_applications(const void *a, const void *b) {
     const zm_application *left = a, *right = b;
-    return left->variant == right->variant && !memcmp(&left->shape, &right->shape, sizeof left->shape) &&
+    return left->variant == right->variant && !memcmp(&left->extent, &right->extent, sizeof left->extent) &&
+           left->joins_outputs == right->joins_outputs && left->summed_outputs == right->summed_outputs && !memcmp(&left->shape, &right->shape, sizeof left->shape) &&
            !memcmp(&left->numbers, &right->numbers, sizeof left->numbers);
 }
 
@@ -142,9 +143,16 @@ static zmlx_status make_node(mlx_array *outputs, zm_application *application, co
     const zm_ir *ir = application->kernel->forward;
     zm_node_output specs[ZM_IR_MAX_OUTPUTS];
     int n_inputs = ir->n_inputs;
-    for (int i = 0; i < ir->n_outputs; i++)
+    int n_outputs = application->joins_outputs ? 1 : ir->n_outputs;
+    for (int i = 0; i < n_outputs; i++)
         specs[i] = zm_shape_output(&application->shape, ir->outputs[i].level,
                                    zm_dtype_from_storage(storages[ir->n_inputs + i]));
+    for (int i = 0; i < n_outputs; i++)
+        if (application->summed_outputs >> i & 1)
+            specs[i] = (zm_node_output){.shape = {(int)zm_application_sum_rows(application), (int)application->extent.columns},
+                                        .n_dims = 2,
+                                        .dtype = MLX_FLOAT32};
+    if (application->joins_outputs) specs[0].shape[specs[0].n_dims - 1] *= 2;
     if (application->variant->gpu == ZM_GPU_METAL) {
         uint32_t words[ZM_GPU_MAX_SCALARS];
         int n_words = zm_application_words(words, application);
@@ -154,7 +162,7 @@ static zmlx_status make_node(mlx_array *outputs, zm_application *application, co
         free_application(application);
         return ZMLX_ERROR_MLX; /* zm_scope_end tells which */
     }
-    return zm_node_apply(outputs, specs, ir->n_outputs, &application->kernel->node_class, application, inputs,
+    return zm_node_apply(outputs, specs, n_outputs, &application->kernel->node_class, application, inputs,
                          n_inputs, scope->stream, error);
 }
 
@@ -176,8 +184,11 @@ static zmlx_status set_up(zm_application **made, zmlx_kernel *kernel, const zm_c
     application->kernel = zm_kernel_retain(kernel);
     application->shape = *shape;
     application->extent = *extent;
+    application->joins_outputs = call->joins_outputs;
+    application->summed_outputs = call->summed_outputs;
     if (call->numbers) application->numbers = *call->numbers;
-    zmlx_status status = zm_kernel_variant(&application->variant, kernel, gpu, storages, error);
+    zm_layout_choice choice = {call->joins_outputs && gpu != ZM_GPU_NONE, call->summed_outputs};
+    zmlx_status status = zm_kernel_variant(&application->variant, kernel, gpu, &choice, storages, error);
     if (!status) status = zm_application_prepare(application, error);
     if (status) {
         free_application(application);
@@ -195,6 +206,8 @@ zmlx_status zm_kernel_call(zmlx_kernel *kernel, mlx_array *outputs, const zm_cal
     zm_gpu_kind gpu;
     ZM_TRY(check_inputs(kernel, call->inputs, storages, error));
     ZM_TRY(choose_outputs(ir, call, storages + ir->n_inputs, error));
+    for (int i = 0; i < ir->n_outputs; i++)
+        if (call->summed_outputs >> i & 1) storages[ir->n_inputs + i] = ZM_STORAGE_FLOAT32;
     if (call->shape)
         shape = *call->shape;
     else
@@ -207,7 +220,7 @@ zmlx_status zm_kernel_call(zmlx_kernel *kernel, mlx_array *outputs, const zm_cal
     zm_extent extent;
     zm_application *application = NULL;
     zm_scope_begin(&scope, stream);
-    zm_shape_lay_out(&extent, &scope, ir, &shape, inputs);
+    zm_shape_lay_out(&extent, &scope, ir, &shape, inputs, call->halves, call->halves || call->joins_outputs);
     zmlx_status status = zm_scope_failed(&scope)
                              ? ZMLX_ERROR_MLX
                              : set_up(&application, kernel, call, &shape, &extent, storages, gpu, error);

@@ -14,10 +14,17 @@
 #include "zmlx/kernel.h"
 #include "zmlx/kernel_tools.h"
 
+/* What the text of a variant depends on besides types; see zm_emit_request. */
+typedef struct zm_layout_choice {
+    bool joins_outputs;
+    uint32_t summed_outputs;
+} zm_layout_choice;
+
 /* One compilation: for a device and the storage types of all inputs and outputs. */
 typedef struct zm_variant {
     struct zm_variant *next;
     zm_gpu_kind gpu; /* ZM_GPU_NONE: for the CPU */
+    zm_layout_choice choice; /* joins_outputs: on a GPU only */
     zm_storage storages[ZM_IR_MAX_INPUTS + ZM_IR_MAX_OUTPUTS]; /* inputs, then outputs */
     zm_c_kernel *function; /* CPU */
     int scratch_rows;
@@ -56,6 +63,8 @@ struct zmlx_kernel {
     /* Not 0: gradients are made for these inputs or for all floats, whatever subset is asked for, and those of other
      * inputs in float32 before they are summed, so that few kernels serve all calls. */
     uint64_t data_inputs;
+    uint64_t constant_inputs; /* likewise: floats that nobody differentiates by */
+    uint64_t vector_inputs; /* where data_inputs is not 0: those of one row or one element, whatever their shape */
     pthread_mutex_t lock; /* of what follows */
     zm_variant *variants;
     zm_derived *derived;
@@ -67,7 +76,7 @@ zmlx_status zm_kernel_new(zmlx_kernel **kernel, zm_ir *forward, zm_ir *gradient,
 zmlx_kernel *zm_kernel_retain(zmlx_kernel *kernel);
 
 /* The variant for these types, for the CPU compiled if need be; borrowed from kernel. */
-zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu,
+zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu, const zm_layout_choice *choice,
                               const zm_storage *storages, zmlx_error *error);
 /* CUDA: the cubin of a part (emit/gpu/gpu.h), compiled if need be. The first one asked for starts the others. */
 zmlx_status zm_variant_cubin(const zm_text **cubin, const zm_variant *variant, int part, zmlx_error *error);
@@ -77,7 +86,11 @@ void zm_variant_free(zm_variant *variant);
 zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,
                              uint64_t inputs, bool use_results, zmlx_error *error);
 
-/* Bit i: input i is of floats. */
+/* Whether the gradient of an input, an output of the gradient's representation, is summed over rows where it is computed
+ * (summed_outputs of zm_call); of a kernel without data_inputs: where shapes call for it. */
+bool zm_kernel_sums_gradient(const zmlx_kernel *kernel, const zm_ir *gradient, int input, int output);
+
+/* Bit i: input i is of floats and no constant. */
 uint64_t zm_kernel_float_inputs(const zmlx_kernel *kernel);
 
 /* A number for each parameter of the representation, by its place in ir->parameters. */
@@ -95,6 +108,13 @@ typedef struct zm_call {
     const zm_shape *shape;        /* NULL: what the inputs broadcast to */
     const mlx_dtype *output_types; /* NULL: that of the first input */
     const zm_numbers *numbers;
+    /* Not on Metal: inputs[i] is twice as wide and halves[i] says which half is meant: ZM_LAYOUT_HALF, for the second with
+     * ZM_LAYOUT_SECOND; NULL or 0: all. shape is then given, and no input but those of one row broadcasts. */
+    const int32_t *halves;
+    bool joins_outputs; /* likewise: two outputs of one type are the halves of outputs[0] */
+    /* Bit i: output i, of elements, becomes sums over rows, float32 (parts, columns): the sum over rows is that of the
+     * parts. For a kernel with row operations. Derivatives take the cotangents of all parts to be the same. */
+    uint32_t summed_outputs;
 } zm_call;
 
 /* Makes the lazy results, each the caller's: outputs[i] must be empty. */
@@ -122,13 +142,16 @@ typedef struct zm_application {
     float *scratch; /* owned; for each worker */
     size_t scratch_floats; /* of one worker */
     int n_workers;
-    bool stream_stores;
+    bool stream_stores, joins_outputs;
+    uint32_t summed_outputs;
 } zm_application;
 
 /* Functions of the node class (evaluate.c, transform.c). */
 void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs);
 zmlx_status zm_application_launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
                                   const zm_view *outputs, int n_outputs, zmlx_error *error);
+/* Parts of its sums over rows; they depend on shape and types alone. */
+int64_t zm_application_sum_rows(const zm_application *application);
 /* The words of emit/gpu/gpu.h; returns their number. */
 int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_application *application);
 /* Workers and scratch; on a GPU the program. */

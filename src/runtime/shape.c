@@ -139,8 +139,9 @@ static int choose_cut(const zm_ir *ir, const zm_shape *shape, const mlx_array *i
     return best;
 }
 
-void zm_shape_lay_out(zm_extent *extent, zm_scope *scope, const zm_ir *ir, const zm_shape *shape, mlx_array *inputs) {
-    int cut = choose_cut(ir, shape, inputs);
+void zm_shape_lay_out(zm_extent *extent, zm_scope *scope, const zm_ir *ir, const zm_shape *shape, mlx_array *inputs,
+                      const int32_t *halves, bool keeps_rows) {
+    int cut = keeps_rows ? shape->n_dims - 1 : choose_cut(ir, shape, inputs);
     *extent = (zm_extent){.rows = 1, .columns = 1};
     for (int i = 0; i < cut; i++) extent->rows *= shape->dims[i];
     for (int i = cut; i < shape->n_dims; i++) extent->columns *= shape->dims[i];
@@ -148,7 +149,10 @@ void zm_shape_lay_out(zm_extent *extent, zm_scope *scope, const zm_ir *ir, const
         int dims[ZM_NODE_MAX_DIMS];
         bool is_row = ir->inputs[i].level == ZM_LEVEL_ROW;
         align(dims, shape, inputs[i], is_row);
-        if (fits(&extent->layouts[i], dims, shape, cut, is_row)) continue;
+        if (halves && halves[i]) dims[shape->n_dims - 1] /= 2;
+        bool fit = fits(&extent->layouts[i], dims, shape, cut, is_row);
+        if (halves && halves[i]) extent->layouts[i] |= halves[i] | ZM_LAYOUT_COLUMN; /* also a single one */
+        if (fit) continue;
         zm_node_output whole = zm_shape_output(shape, ir->inputs[i].level, MLX_FLOAT32);
         inputs[i] = zm_broadcast_to(scope, inputs[i], whole.shape, whole.n_dims);
         extent->layouts[i] = ZM_LAYOUT_ROW | (is_row ? 0 : ZM_LAYOUT_COLUMN);

@@ -30,8 +30,9 @@ zmlx_status zm_shape_broadcast(zm_shape *shape, const zm_ir *ir, const mlx_array
 zmlx_status zm_shape_check_size(const zm_shape *shape, const char *name, zmlx_error *error);
 
 /* Cuts shape into rows and columns such that as many inputs as possible need no copy; the others are replaced in `inputs` by
- * their broadcast (owned by scope). The last dimension is the columns of a kernel with row operations. */
-void zm_shape_lay_out(zm_extent *extent, zm_scope *scope, const zm_ir *ir, const zm_shape *shape, mlx_array *inputs);
+ * their broadcast (owned by scope). The last dimension is the columns of a kernel with row operations, and where keeps_rows. halves: as in zm_call. */
+void zm_shape_lay_out(zm_extent *extent, zm_scope *scope, const zm_ir *ir, const zm_shape *shape, mlx_array *inputs,
+                      const int32_t *halves, bool keeps_rows);
 
 /* The shape of an output or a ROW input: without the last dimension at ROW, as the caller's arrays have it. */
 zm_node_output zm_shape_output(const zm_shape *shape, zm_level level, mlx_dtype dtype);

@@ -87,7 +87,7 @@ static zmlx_status prepare_metal(zm_variant *variant, const zm_emit_request *req
 
 static zmlx_status compile(zm_variant *variant, const zmlx_kernel *kernel, zmlx_error *error) {
     zm_emit_request request = {kernel->forward, variant->storages, variant->storages + kernel->forward->n_inputs,
-                               kernel->symbol};
+                               kernel->symbol, variant->choice.joins_outputs, variant->choice.summed_outputs};
     switch (variant->gpu) {
     case ZM_GPU_CUDA: return prepare_cuda(variant, &request, error);
     case ZM_GPU_METAL: return prepare_metal(variant, &request, error);
@@ -96,11 +96,12 @@ static zmlx_status compile(zm_variant *variant, const zmlx_kernel *kernel, zmlx_
     return compile_cpu(variant, &request, error);
 }
 
-static zmlx_status add(const zm_variant **added, zmlx_kernel *kernel, zm_gpu_kind gpu, const zm_storage *storages,
-                       size_t n_storages, zmlx_error *error) {
+static zmlx_status add(const zm_variant **added, zmlx_kernel *kernel, zm_gpu_kind gpu, const zm_layout_choice *choice,
+                       const zm_storage *storages, size_t n_storages, zmlx_error *error) {
     zm_variant *variant = calloc(1, sizeof *variant);
     if (!variant) return zm_fail_memory(error);
     variant->gpu = gpu;
+    variant->choice = *choice;
     memcpy(variant->storages, storages, n_storages * sizeof *storages);
     zmlx_status status = compile(variant, kernel, error);
     if (status) {
@@ -112,16 +113,17 @@ static zmlx_status add(const zm_variant **added, zmlx_kernel *kernel, zm_gpu_kin
     return ZMLX_OK;
 }
 
-zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu,
+zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu, const zm_layout_choice *choice,
                               const zm_storage *storages, zmlx_error *error) {
     size_t n_storages = (size_t)(kernel->forward->n_inputs + kernel->forward->n_outputs);
     zmlx_status status = ZMLX_OK;
     pthread_mutex_lock(&kernel->lock);
     zm_variant *known = kernel->variants;
-    while (known && (known->gpu != gpu || memcmp(known->storages, storages, n_storages * sizeof *storages)))
+    while (known && (known->gpu != gpu || known->choice.joins_outputs != choice->joins_outputs ||
+                     known->choice.summed_outputs != choice->summed_outputs || memcmp(known->storages, storages, n_storages * sizeof *storages)))
         known = known->next;
     *variant = known;
-    if (!known) status = add(variant, kernel, gpu, storages, n_storages, error);
+    if (!known) status = add(variant, kernel, gpu, choice, storages, n_storages, error);
     pthread_mutex_unlock(&kernel->lock);
     return status;
 }

@@ -104,6 +104,7 @@ def running(values):
 
 ROW_FUNCTIONS = {
     "row_sum": sum, "row_prod": math.prod, "row_mean": lambda values: sum(values) / len(values), "row_max": max,
+    "row_exp_sum": lambda values: sum(math.exp(value - max(values)) for value in values),
     "row_min": min, "row_argmax": lambda values: float(values.index(max(values)))}
 SCANS = {"row_cumsum": running, "row_cumsum_reverse": lambda values: running(values[::-1])[::-1]}
 OPERATORS = {

@@ -8,7 +8,7 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_lo
 #pragma unroll
         for (int u = 0; u < U; ++u) {
             places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
-            zm_load<zm_float32, V>(x0[u], zm_in0 + places[u].row * zm_row_stride(layout0, columns), places[u],
+            zm_load<zm_float32, V>(x0[u], zm_in0 + zm_row_start(layout0, places[u].row, columns), places[u],
                 layout0);
         }
 #pragma unroll

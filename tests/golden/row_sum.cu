@@ -7,14 +7,14 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
     for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
         const bool active = base + group.number < rows;
         const zm_long row = active ? base + group.number : rows - 1;
-        const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
-        zm_sum r1 = zm_no_sum();
+        const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
         zm_packed<zm_float32, V> x0[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             zm_load<zm_float32, V>(x0[k], row_in0, at, layout0);
         }
+        zm_sum r1 = zm_no_sum();
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int k = i;
@@ -35,7 +35,7 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
         if (group.warps > 1u) zm_barrier();
         const float v1 = zm_reduce_row<zm_sum_step>(w1, group, shared + 0);
         if (active && group.index == 0u) zm_store_one<zm_float32>(zm_out0, row, v1);
-        if (base + self.blocks * group.rows < rows) zm_barrier();
+        if (group.warps > 1u && base + self.blocks * group.rows < rows) zm_barrier();
     }
 }
 template <int V, class I0>
@@ -47,17 +47,24 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
     for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
         const bool active = base + group.number < rows;
         const zm_long row = active ? base + group.number : rows - 1;
-        const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
+        const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
         zm_sum r1 = zm_no_sum();
 #pragma unroll 1
-        for (zm_long i = 0; i < chunks; ++i) {
-            const zm_long k = i;
+        for (zm_long first = 0; first < chunks; first += 2) {
+            zm_packed<zm_float32, V> x0[2];
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
+            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            zm_load<zm_float32, V>(x0[u], row_in0, at, layout0);
+            }
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            zm_packed<zm_float32, V> x0;
-            zm_load<zm_float32, V>(x0, row_in0, at, layout0);
             float e0[V];
-            zm_unpack<zm_float32, V>(e0, x0);
+            zm_unpack<zm_float32, V>(e0, x0[u]);
             float t1 = 0.0f;
 #pragma unroll
             for (int j = 0; j < V; ++j) {
@@ -66,12 +73,13 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
             }
             zm_add(r1, t1);
             }
+            }
         }
         const float w1 = zm_reduce_warp<zm_sum_step>(r1.sum, group, shared + 0);
         if (group.warps > 1u) zm_barrier();
         const float v1 = zm_reduce_row<zm_sum_step>(w1, group, shared + 0);
         if (active && group.index == 0u) zm_store_one<zm_float32>(zm_out0, row, v1);
-        if (base + self.blocks * group.rows < rows) zm_barrier();
+        if (group.warps > 1u && base + self.blocks * group.rows < rows) zm_barrier();
     }
 }
 

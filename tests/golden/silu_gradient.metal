@@ -10,9 +10,9 @@ ZM_FUNCTION void zm_part(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lon
 #pragma unroll
         for (int u = 0; u < U; ++u) {
             places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
-            zm_load<zm_float16, V>(x0[u], zm_in0 + places[u].row * zm_row_stride(layout0, columns), places[u],
+            zm_load<zm_float16, V>(x0[u], zm_in0 + zm_row_start(layout0, places[u].row, columns), places[u],
                 layout0);
-            zm_load<zm_float16, V>(x1[u], zm_in1 + places[u].row * zm_row_stride(layout1, columns), places[u],
+            zm_load<zm_float16, V>(x1[u], zm_in1 + zm_row_start(layout1, places[u].row, columns), places[u],
                 layout1);
         }
 #pragma unroll

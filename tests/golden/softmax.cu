@@ -7,17 +7,17 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
     for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
         const bool active = base + group.number < rows;
         const zm_long row = active ? base + group.number : rows - 1;
-        const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
+        const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
         ZM_DEVICE ushort *row_out0 = zm_out0 + row * columns;
-        float r1 = -ZM_INFINITY;
-        zm_packed<zm_float16, V> x0[2];
+        zm_packed<zm_float16, V> x0[4];
 #pragma unroll
-        for (int k = 0; k < 2; ++k) {
+        for (int k = 0; k < 4; ++k) {
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             zm_load<zm_float16, V>(x0[k], row_in0, at, layout0);
         }
+        float r1 = -ZM_INFINITY;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < 4; ++i) {
             const int k = i;
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             if (at.exists) {
@@ -35,7 +35,7 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         const float v1 = zm_reduce_row<zm_max_step>(w1, group, shared + 0);
         zm_sum r4 = zm_no_sum();
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < 4; ++i) {
             const int k = i;
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             if (at.exists) {
@@ -56,7 +56,7 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         if (group.warps > 1u) zm_barrier();
         const float v4 = zm_reduce_row<zm_sum_step>(w4, group, shared + 16);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < 4; ++i) {
             const int k = i;
             const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
             if (at.exists) {
@@ -74,7 +74,7 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
             zm_store<zm_float16, V>(row_out0, y0, at);
             }
         }
-        if (base + self.blocks * group.rows < rows) zm_barrier();
+        if (group.warps > 1u && base + self.blocks * group.rows < rows) zm_barrier();
     }
 }
 template <int V, class I0>
@@ -86,22 +86,30 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
     for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {
         const bool active = base + group.number < rows;
         const zm_long row = active ? base + group.number : rows - 1;
-        const I0 row_in0 = zm_in0 + row * zm_row_stride(layout0, columns);
+        const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
         ZM_DEVICE ushort *row_out0 = zm_out0 + row * columns;
         float r1 = -ZM_INFINITY;
 #pragma unroll 1
-        for (zm_long i = 0; i < chunks; ++i) {
-            const zm_long k = i;
+        for (zm_long first = 0; first < chunks; first += 2) {
+            zm_packed<zm_float16, V> x0[2];
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
+            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
+            }
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            zm_packed<zm_float16, V> x0;
-            zm_load<zm_float16, V>(x0, row_in0, at, layout0);
             float e0[V];
-            zm_unpack<zm_float16, V>(e0, x0);
+            zm_unpack<zm_float16, V>(e0, x0[u]);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const float v0 = e0[j];
                 r1 = zm_max(r1, v0);
+            }
             }
             }
         }
@@ -110,14 +118,21 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         const float v1 = zm_reduce_row<zm_max_step>(w1, group, shared + 0);
         zm_sum r4 = zm_no_sum();
 #pragma unroll 1
-        for (zm_long i = 0; i < chunks; ++i) {
-            const zm_long k = i;
+        for (zm_long first = 0; first < chunks; first += 2) {
+            zm_packed<zm_float16, V> x0[2];
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
+            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
+            }
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            zm_packed<zm_float16, V> x0;
-            zm_load<zm_float16, V>(x0, row_in0, at, layout0);
             float e0[V];
-            zm_unpack<zm_float16, V>(e0, x0);
+            zm_unpack<zm_float16, V>(e0, x0[u]);
             float t4 = 0.0f;
 #pragma unroll
             for (int j = 0; j < V; ++j) {
@@ -128,19 +143,27 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
             }
             zm_add(r4, t4);
             }
+            }
         }
         const float w4 = zm_reduce_warp<zm_sum_step>(r4.sum, group, shared + 16);
         if (group.warps > 1u) zm_barrier();
         const float v4 = zm_reduce_row<zm_sum_step>(w4, group, shared + 16);
 #pragma unroll 1
-        for (zm_long i = 0; i < chunks; ++i) {
-            const zm_long k = i;
+        for (zm_long first = 0; first < chunks; first += 2) {
+            zm_packed<zm_float16, V> x0[2];
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
+            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
+            }
+#pragma unroll
+            for (int u = 0; u < 2; ++u) {
+            const zm_long k = first + u;
             const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
             if (at.exists) {
-            zm_packed<zm_float16, V> x0;
-            zm_load<zm_float16, V>(x0, row_in0, at, layout0);
             float e0[V];
-            zm_unpack<zm_float16, V>(e0, x0);
+            zm_unpack<zm_float16, V>(e0, x0[u]);
             float y0[V];
 #pragma unroll
             for (int j = 0; j < V; ++j) {
@@ -152,8 +175,9 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
             }
             zm_store<zm_float16, V>(row_out0, y0, at);
             }
+            }
         }
-        if (base + self.blocks * group.rows < rows) zm_barrier();
+        if (group.warps > 1u && base + self.blocks * group.rows < rows) zm_barrier();
     }
 }
 
@@ -161,7 +185,7 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
 #define ZM_PART 0
 #endif
 #if ZM_PART == 0
-extern "C" __global__ void __launch_bounds__(512, 3) softmax(
+extern "C" __global__ void __launch_bounds__(512, 2) softmax(
     const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     __shared__ uint shared[48];
@@ -175,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(512, 3) softmax(
 }
 #endif
 #if ZM_PART == 1
-extern "C" __global__ void __launch_bounds__(512, 3) softmax(
+extern "C" __global__ void __launch_bounds__(512, 2) softmax(
     const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     __shared__ uint shared[48];
@@ -189,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(512, 3) softmax(
 }
 #endif
 #if ZM_PART == 2
-extern "C" __global__ void __launch_bounds__(512, 3) softmax(
+extern "C" __global__ void __launch_bounds__(512, 2) softmax(
     const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     __shared__ uint shared[48];

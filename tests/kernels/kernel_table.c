@@ -153,7 +153,7 @@ static zmlx_status keep_request(void *context, const zm_kernel_entry *entry, con
     ZM_TRY(zm_ir_simplify(&copy, request->ir, error)); /* lives as long as the process */
     memcpy(storages, request->inputs, (size_t)copy->n_inputs * sizeof *storages);
     memcpy(storages + copy->n_inputs, request->outputs, (size_t)copy->n_outputs * sizeof *storages);
-    requests.items[requests.count++] = (zm_emit_request){copy, storages, storages + copy->n_inputs, "entry"};
+    requests.items[requests.count++] = (zm_emit_request){copy, storages, storages + copy->n_inputs, "entry", false, request->summed_outputs};
     return ZMLX_OK;
 }
 

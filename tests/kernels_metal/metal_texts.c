@@ -44,7 +44,8 @@ static void put_text(FILE *file, const char *text) {
 }
 
 /* One worker does all rows: the caller's pieces are those of the C target. */
-static void put_adapter(FILE *file, const zm_ir *ir, const char *kernel, int n) {
+static void put_adapter(FILE *file, const zm_emit_request *request, const char *kernel, int n) {
+    const zm_ir *ir = request->ir;
     fprintf(file, "STANDIN_RUNNER(zm_metal_run_%d, text_%d::%s)\n", n, n, kernel);
     fprintf(file,
             "extern \"C\" void zm_metal_kernel_%d(const zm_c_call *call, int64_t first_row, int64_t, int64_t first_column, int64_t) {\n"
@@ -60,7 +61,31 @@ static void put_adapter(FILE *file, const zm_ir *ir, const char *kernel, int n) 
     for (int i = 0; i < ir->n_parameters; i++)
         fprintf(file, ir->parameters[i].is_seed ? "    std::memcpy(words + n, &call->seeds[%d], 8);\n    n += 2;\n"
                                                 : "    std::memcpy(words + n++, &call->parameters[%d], 4);\n", i);
-    fprintf(file, "    zm_metal_run_%d(call->inputs, call->outputs, words, blocks, threads, %d);\n}\n", n, n % 2);
+    /* Metal's texts write whole rows: those that lie apart are spread afterwards; and a sum over rows in more parts. */
+    fprintf(file, "    const int sizes[] = {");
+    for (int i = 0; i < ir->n_outputs; i++) fprintf(file, "%d, ", ir->outputs[i].level == ZM_LEVEL_ELEMENT ? zm_storage_bytes(request->outputs[i]) : 0);
+    fprintf(file, "};\n    const unsigned summed = %uu", request->summed_outputs);
+    fprintf(file,
+            ";\n"
+            "    const int64_t parts = words[4] ? (int64_t)%s * (threads / words[4]) : 0;\n"
+            "    void *outputs[%d];\n    std::vector<char> rows[%d];\n"
+            "    for (int i = 0; i < %d; i++) {\n"
+            "        outputs[i] = call->outputs[i];\n"
+            "        const bool is_sum = summed >> i & 1;\n"
+            "        if (!is_sum && (call->output_stride == call->columns || !sizes[i])) continue;\n"
+            "        rows[i].resize((size_t)((is_sum ? parts : call->rows) * call->columns * sizes[i]));\n"
+            "        outputs[i] = rows[i].data();\n"
+            "    }\n"
+            "    zm_metal_run_%d(call->inputs, outputs, words, blocks, threads, %d);\n"
+            "    for (int i = 0; i < %d; i++)\n"
+            "        if (summed >> i & 1)\n"
+            "            for (int64_t j = 0; j < parts * call->columns; j++)\n"
+            "                ((float *)call->outputs[i])[j %% call->columns] += ((float *)rows[i].data())[j];\n"
+            "        else for (int64_t row = 0; !rows[i].empty() && row < call->rows; row++)\n"
+            "            std::memcpy((char *)call->outputs[i] + row * call->output_stride * sizes[i],\n"
+            "                        rows[i].data() + row * call->columns * sizes[i], (size_t)(call->columns * sizes[i]));\n}\n",
+            n % 2 ? "((blocks + 1) / 2 * 2)" : "blocks", /* an odd order's grid is of two rows */
+            ir->n_outputs, ir->n_outputs, ir->n_outputs, n, n % 2, ir->n_outputs);
 }
 
 static zmlx_status write_text(void *context, const zm_kernel_entry *entry, const zm_emit_request *request, zmlx_error *error) {
@@ -77,7 +102,7 @@ static zmlx_status write_text(void *context, const zm_kernel_entry *entry, const
     fprintf(part, "namespace text_%d {\n", n);
     put_text(part, metal.data + strlen(zm_prelude_metal) + strlen(zm_prelude_gpu));
     fprintf(part, "}\n");
-    put_adapter(part, request->ir, kernel, n);
+    put_adapter(part, request, kernel, n);
     zm_text_free(&c);
     zm_text_free(&metal);
     return ZMLX_OK;
@@ -123,7 +148,7 @@ int main(int argc, char **argv) {
         char name[40];
         snprintf(name, sizeof name, "part_%d.cpp", i);
         if (!(self.parts[i] = open_file(argv[1], name))) return 1;
-        fputs("extern \"C\" {\n#include \"emit/c/abi.h\"\n}\n#include \"metal_standin.hpp\"\n"
+        fputs("extern \"C\" {\n#include \"emit/c/abi.h\"\n}\n#include <vector>\n#include \"metal_standin.hpp\"\n"
               "extern \"C\" void (*zm_metal_plan)(int, int64_t, int64_t, int, uint32_t *, uint32_t *, uint32_t *);\n", self.parts[i]);
         put_text(self.parts[i], zm_prelude_metal);
         put_text(self.parts[i], zm_prelude_gpu);

@@ -254,8 +254,8 @@ static void test_bench(void **state) {
         if (zmlx_bench_catalog(&result, "rmsnorm", (const int[]){4, 32}, 2, &how, stream, &quick, &error))
             fail_msg("%s: %s", error.where, error.message);
     assert_true(result.ratio > 0);
-    /* x, weight, cotangent; dx, dweight */
-    assert_int_equal(result.bytes, 2 * (128 + 32 + 128 + 128 + 32));
+    /* x, weight, cotangent; y, dx, dweight */
+    assert_int_equal(result.bytes, 2 * (128 + 32 + 128 + 128 + 128 + 32));
     how.gradient = false;
     assert_int_equal(zmlx_bench_catalog(&result, "topk_lastdim", (const int[]){4, 32}, 2, &how, stream, &quick, &error),
                      ZMLX_ERROR_UNSUPPORTED);

@@ -40,7 +40,7 @@ static compiled compile(const char *text, const zm_storage *inputs, const zm_sto
     zmlx_error error = {0};
     compiled made;
     void *symbol;
-    zm_emit_request request = {ir, inputs, outputs, "entry"};
+    zm_emit_request request = {ir, inputs, outputs, "entry", false, 0};
     if (zm_target_find("check")->emit(&source, &request, &error)) fail_msg("%s: %s", error.where, error.message);
     assert_int_equal(source.size, 0);
     if (zm_target_find("c")->emit(&source, &request, &error)) fail_msg("%s: %s", error.where, error.message);
@@ -55,7 +55,7 @@ static compiled compile(const char *text, const zm_storage *inputs, const zm_sto
 static zmlx_status refuse(const char *text, zm_storage input, zm_storage output, const char *entry,
                           const char *where) {
     zm_ir *ir = parse_kernel(text);
-    zm_emit_request request = {ir, &input, &output, entry};
+    zm_emit_request request = {ir, &input, &output, entry, false, 0};
     zmlx_status first = ZMLX_OK;
     static const char *const names[] = {"c", "check"};
     for (int i = 0; i < 2; i++) {
@@ -138,7 +138,7 @@ static void test_map(void **state) {
                               .outputs = (void *[]){y},
                               .layouts = layouts,
                               .rows = rows,
-                              .columns = n,
+                              .columns = n, .output_stride = n,
                               .parameters = &p,
                               .stream_stores = variant & 4};
             kernel.run(&call, 0, rows, 0, middle);
@@ -205,7 +205,7 @@ static void test_rows(void **state) {
                               .outputs = outputs,
                               .layouts = layouts,
                               .rows = rows,
-                              .columns = n,
+                              .columns = n, .output_stride = n,
                               .scratch = scratch,
                               .stream_stores = run};
             for (int64_t r = 0; r < (run ? rows : 1); r++) kernel.run(&call, r, run ? r + 1 : rows, 0, n);
@@ -240,7 +240,7 @@ static void test_kept(void **state) {
                           .outputs = (void *[]){y},
                           .layouts = layouts,
                           .rows = ROWS,
-                          .columns = N,
+                          .columns = N, .output_stride = N,
                           .scratch = scratch};
         kernel.run(&call, 0, ROWS, 0, N);
         for (int r = 0; r < ROWS; r++) {
@@ -301,7 +301,7 @@ static void test_special(void **state) {
                       .outputs = (void *[]){&at, &m, &s},
                       .layouts = &layout,
                       .rows = 1,
-                      .columns = N};
+                      .columns = N, .output_stride = N};
     for (int i = 0; i < N; i++) x[i] = -INFINITY;
     kernel.run(&call, 0, 1, 0, N);
     assert_true(at == 0 && m == -INFINITY && s == -INFINITY);
@@ -334,7 +334,7 @@ static void test_long_sum(void **state) {
                       .outputs = (void *[]){&y, &z},
                       .layouts = &layout,
                       .rows = 1,
-                      .columns = n};
+                      .columns = n, .output_stride = n};
     kernel.run(&call, 0, 1, 0, n);
     double sum = (double)n * (double)x, bound = (64 + 4 * log2((double)n)) * 0x1p-24 * sum;
     assert_true(fabs((double)y - sum) <= bound);

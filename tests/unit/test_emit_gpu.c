@@ -38,7 +38,7 @@ static zmlx_error error;
 static zm_text emit(const golden_case *self, const char *target) {
     zm_ir *ir = parse_kernel(self->text);
     zm_storage storages[] = {self->storage, self->storage};
-    zm_emit_request request = {ir, storages, storages, self->name};
+    zm_emit_request request = {ir, storages, storages, self->name, false, 0};
     zm_text text = {0};
     if (zm_target_find(target)->emit(&text, &request, &error)) fail_msg("%s: %s", self->name, error.message);
     zm_ir_free(ir);
@@ -86,7 +86,7 @@ static void test_metal_parts(void **state) {
     for (int i = 0; i < N_CASES; i++) {
         zm_ir *ir = parse_kernel(cases[i].text);
         zm_storage storages[] = {cases[i].storage, cases[i].storage};
-        zm_emit_request request = {ir, storages, storages, cases[i].name};
+        zm_emit_request request = {ir, storages, storages, cases[i].name, false, 0};
         zm_text header = {0}, body = {0}, whole = emit(&cases[i], "metal");
         assert_int_equal(zm_metal_emit_parts(&header, &body, &request, &error), ZMLX_OK);
         assert_memory_equal(whole.data, header.data, header.size);
@@ -105,7 +105,7 @@ static void test_metal_parts(void **state) {
 static zm_gpu_plan plan_from(const golden_case *self, int64_t rows, int64_t columns, bool is_aligned) {
     zm_ir *ir = parse_kernel(self->text);
     zm_storage storages[] = {self->storage, self->storage};
-    zm_emit_request request = {ir, storages, storages, self->name};
+    zm_emit_request request = {ir, storages, storages, self->name, false, 0};
     zm_gpu_plan made = zm_gpu_plan_launch(&request, rows, columns, is_aligned);
     zm_ir_free(ir);
     return made;
@@ -141,9 +141,9 @@ static void test_plans(void **state) {
     assert_int_equal(plan(map, 7, 32).part, ZM_GPU_ROWS_MAP);
     assert_int_equal(plan(map, 7, 33).part, ZM_GPU_ODD_MAP);
     assert_int_equal(plan_from(map, 1, 4096, false).part, ZM_GPU_ODD_MAP);
-    assert_int_equal(plan(row, 7, 8192).part, ZM_GPU_SHORT_ROWS);
-    assert_int_equal(plan(row, 7, 8200).part, ZM_GPU_LONG_ROWS);
-    assert_int_equal(plan(row, 7, 8201).part, ZM_GPU_ODD_ROWS);
+    assert_int_equal(plan(row, 7, 16384).part, ZM_GPU_SHORT_ROWS);
+    assert_int_equal(plan(row, 7, 16392).part, ZM_GPU_LONG_ROWS);
+    assert_int_equal(plan(row, 7, 16393).part, ZM_GPU_ODD_ROWS);
     assert_int_equal(plan_from(row, 7, 64, false).part, ZM_GPU_ODD_ROWS);
 }
 
@@ -167,7 +167,7 @@ static void test_refusals(void **state) {
         sum = zm_ir_apply(ir, ZM_OP_ADD, sum, zm_ir_load(ir, zm_ir_add_input(ir, name, ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT)), -1);
     }
     zm_ir_add_output(ir, "y", sum, ZM_LEVEL_ELEMENT);
-    zm_emit_request request = {ir, floats, floats, "k"};
+    zm_emit_request request = {ir, floats, floats, "k", false, 0};
     assert_int_equal(zm_target_find("cuda")->emit(&text, &request, &error), ZMLX_OK);
     assert_int_equal(zm_target_find("metal")->emit(&text, &request, &error), ZMLX_ERROR_UNSUPPORTED);
     assert_non_null(strstr(error.message, "31 arrays"));
@@ -186,7 +186,7 @@ static void test_too_many_reductions(void **state) {
     }
     zm_ir_add_output(ir, "y", total, ZM_LEVEL_ROW);
     zm_storage floats[1] = {0};
-    zm_emit_request request = {ir, floats, floats, "k"};
+    zm_emit_request request = {ir, floats, floats, "k", false, 0};
     zm_text text = {0};
     assert_int_equal(zm_target_find("cuda")->emit(&text, &request, &error), ZMLX_ERROR_UNSUPPORTED);
     assert_non_null(strstr(error.message, "shared memory"));

@@ -117,7 +117,7 @@ static void write_text(const test_case *self, int storage) {
     zm_ir *ir = parse_kernel(self->text);
     zm_storage inputs[MAX_ARRAYS], outputs[MAX_ARRAYS];
     choose_storages(ir, storage, inputs, outputs);
-    zm_emit_request request = {ir, inputs, outputs, "entry"};
+    zm_emit_request request = {ir, inputs, outputs, "entry", false, 0};
     zm_text text = {0};
     zmlx_error error = {0};
     if (zm_target_find("metal")->emit(&text, &request, &error)) fail_msg("%s: %s", self->name, error.message);
@@ -270,7 +270,7 @@ static void run(launch *self, int order) {
     char symbol[64];
     uint32_t words[32];
     int n = 0;
-    zm_emit_request request = {self->ir, self->input_storages, self->output_storages, "entry"};
+    zm_emit_request request = {self->ir, self->input_storages, self->output_storages, "entry", false, 0};
     zm_gpu_plan plan = zm_gpu_plan_launch(&request, self->rows, self->columns, true);
     memcpy(&words[0], &self->rows, 8);
     memcpy(&words[2], &self->columns, 8);

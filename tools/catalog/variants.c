@@ -49,7 +49,11 @@ static zmlx_status visit_gradient(const visit_state *self, uint64_t inputs) {
         if (derived->gradient_outputs[i] >= 0)
             out[derived->gradient_outputs[i]] =
                 self->kernel->data_inputs >> i & 1 ? self->inputs[i] : ZM_STORAGE_FLOAT32;
-    zm_emit_request request = {ir, in, out, derived->kernel->symbol};
+    uint32_t summed = 0;
+    for (int i = 0; i < forward->n_inputs; i++)
+        if (derived->gradient_outputs[i] >= 0 && zm_kernel_sums_gradient(self->kernel, ir, i, derived->gradient_outputs[i]))
+            summed |= (uint32_t)1 << derived->gradient_outputs[i];
+    zm_emit_request request = {ir, in, out, derived->kernel->symbol, false, summed};
     return self->visit(self->context, self->entry, &request, self->error);
 }
 
@@ -57,12 +61,11 @@ static zmlx_status visit_types(visit_state *self) {
     const zm_ir *ir = self->kernel->forward;
     for (int i = 0; i < ir->n_inputs; i++) self->inputs[i] = input_storage(self, i);
     for (int i = 0; i < ir->n_outputs; i++) self->outputs[i] = output_storage(self, i);
-    zm_emit_request request = {ir, self->inputs, self->outputs, self->kernel->symbol};
+    zm_emit_request request = {ir, self->inputs, self->outputs, self->kernel->symbol, false, 0};
     ZM_TRY(self->visit(self->context, self->entry, &request, self->error));
     if (self->entry->row->no_gradient) return ZMLX_OK;
-    uint64_t floats = zm_kernel_float_inputs(self->kernel), data = floats & self->kernel->data_inputs;
-    if (data) ZM_TRY(visit_gradient(self, data));
-    return floats != data && !self->kernel->gradient ? visit_gradient(self, floats) : ZMLX_OK;
+    uint64_t floats = zm_kernel_float_inputs(self->kernel);
+    return floats ? visit_gradient(self, floats) : ZMLX_OK;
 }
 
 static bool has_role(const zm_kernel_entry *entry, zm_role role) {
@@ -83,7 +86,8 @@ static zmlx_status visit_entry(visit_state *self) {
         self->any = types[i];
         for (int wide = 0; wide < (has_parameters ? 2 : 1); wide++) {
             self->parameter = wide ? ZM_STORAGE_FLOAT32 : self->data;
-            if (!wide || self->data != ZM_STORAGE_FLOAT32) ZM_TRY(visit_types(self));
+            bool is_widened = !wide && zm_parameters_are_vectors(self->entry); /* on the CPU */
+            if (self->data == ZM_STORAGE_FLOAT32 ? !wide : !is_widened) ZM_TRY(visit_types(self));
         }
     }
     return ZMLX_OK;

@@ -11,6 +11,7 @@ typedef struct zm_c_call {
     void *const *outputs;
     const int32_t *layouts; /* a ZM_LAYOUT_ mask per input */
     int64_t rows, columns;
+    int64_t output_stride; /* elements from one row of an output to the next: columns, or more */
     const float *parameters;
     const uint64_t *seeds;
     float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, each rounded up to 16 floats; 64-byte aligned */

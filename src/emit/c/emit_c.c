@@ -39,7 +39,11 @@ static void write_row_pointers(zm_c_frame *frame) {
     }
     for (int i = 0; i < frame->ir->n_outputs; i++) {
         if (frame->ir->outputs[i].level != ZM_LEVEL_ELEMENT) continue;
-        zm_text_printf(text, "        char *const out%d = (char *)call->outputs[%d] + row * columns * %d;\n", i, i,
+        if (zm_c_is_summed(frame, i)) {
+            zm_text_printf(text, "        char *const out%d = call->outputs[%d];\n", i, i);
+            continue;
+        }
+        zm_text_printf(text, "        char *const out%d = (char *)call->outputs[%d] + row * call->output_stride * %d;\n", i, i,
                        zm_storage_bytes(frame->request->outputs[i]));
     }
     for (int i = 0; i < frame->n_kept; i++)

@@ -46,6 +46,11 @@ typedef struct zm_c_name {
 zm_c_name zm_c_name_of(const zm_c_frame *frame, zm_id id);
 const char *zm_c_column(const zm_c_frame *frame); /* of the vector's first element */
 
+/* Added up over rows instead of stored. */
+static inline bool zm_c_is_summed(const zm_c_frame *frame, int output) {
+    return frame->request->summed_outputs >> output & 1;
+}
+
 /* value.c */
 bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass); /* kept by an earlier pass */
 void zm_c_write_row_values(zm_c_frame *frame, const zm_pass *pass, zm_level level, const char *indent);

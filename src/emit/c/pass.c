@@ -68,10 +68,13 @@ static const char *const only_accumulator[2] = {"0"};
 
 /* Of each output: are its vectors from this column on aligned? */
 static void write_stream_flags(zm_c_frame *frame, const zm_pass *pass, const char *column) {
-    for (int i = 0; i < pass->n_stores; i++)
-        zm_text_printf(
-            frame->text, "            const int stream%d = call->stream_stores && zm_is_aligned(out%d, %s, %d);\n",
-            pass->stores[i], pass->stores[i], column, zm_storage_bytes(frame->request->outputs[pass->stores[i]]));
+    for (int i = 0; i < pass->n_stores; i++) {
+        int output = pass->stores[i];
+        if (zm_c_is_summed(frame, output)) continue;
+        zm_text_printf(frame->text,
+                       "            const int stream%d = call->stream_stores && zm_is_aligned(out%d, %s, %d);\n", output, output,
+                       column, zm_storage_bytes(frame->request->outputs[output]));
+    }
 }
 
 /* What the first pass reads comes from memory: the processor's own prefetching stops at pages and begins anew, and leaves the
@@ -95,7 +98,7 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
                *last = frame->whole_rows ? "columns" : "last_column";
     zm_text_printf(text, "            const zm_index last = %s;\n            zm_index c = %s, head = 0;\n", last,
                    first);
-    if (pass->n_stores)
+    if (pass->n_stores && !zm_c_is_summed(frame, pass->stores[0]))
         zm_text_printf(text, "            if (call->stream_stores) head = zm_head(out%d, c, %d, last - c);\n",
                        pass->stores[0], zm_storage_bytes(frame->request->outputs[pass->stores[0]]));
     write_stream_flags(frame, pass, "c + head");

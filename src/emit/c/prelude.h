@@ -6,6 +6,7 @@ typedef struct zm_c_call {
     void *const *outputs;
     const __INT32_TYPE__ *layouts; /* a ZM_LAYOUT_ mask per input */
     __INT64_TYPE__ rows, columns;
+    __INT64_TYPE__ output_stride; /* elements from one row of an output to the next: columns, or more */
     const float *parameters;
     const __UINT64_TYPE__ *seeds;
     float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, rounded up to 16; 64-byte aligned */

@@ -15,11 +15,11 @@ ZM_FN zm_index zm_whole(zm_index left, int n) {
     return left < most ? left / step * step : most;
 }
 ZM_FN zm_index zm_row_start(int layout, zm_index row, zm_index columns) {
-    return layout & 2 ? (layout & 1 ? row * columns : row) : 0;
+    return (layout & 2 ? (layout & 1 ? row * columns * (layout & 4 ? 2 : 1) : row) : 0) + (layout & 8 ? columns : 0);
 }
 /* Bytes to the next row where there is one; 0 for rows so long that it would push this one out of the cache. */
 ZM_FN zm_index zm_bytes_ahead(int layout, zm_index rows_left, zm_index columns, int bytes) {
-    return (layout & 3) == 3 && rows_left > 1 && columns <= 1 << 15 ? columns * bytes : 0;
+    return (layout & 3) == 3 && rows_left > 1 && columns <= 1 << 15 ? columns * bytes * (layout & 4 ? 2 : 1) : 0;
 }
 
 /* The cache lines of n vectors from an address on; past the end of an array it does nothing. */

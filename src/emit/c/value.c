@@ -197,11 +197,31 @@ static void write_pair_store(zm_c_frame *frame, int output, const char *indent) 
                    second.text);
 }
 
+/* Onto what is there. */
+static void write_sum(zm_c_frame *frame, int output, zm_c_extent extent, const char *indent) {
+    zm_id id = frame->ir->outputs[output].value;
+    if (extent == ZM_C_PART) {
+        zm_text_printf(frame->text,
+                       "%sif (count < ZM_WIDTH) zm_store_part_float32(out%d, c, zm_load_part_float32(out%d, c, count) + v%d, "
+                       "count); else zm_store_float32(out%d, c, zm_load_float32(out%d, c) + v%d);\n",
+                       indent, output, output, (int)id, output, output, (int)id);
+        return;
+    }
+    for (int vector = 0; vector < (extent == ZM_C_PAIR ? 2 : 1); vector++) {
+        frame->is_second = vector;
+        zm_text_printf(frame->text, "%szm_store_float32(out%d, %s, zm_load_float32(out%d, %s) + %s);\n", indent, output,
+                       zm_c_column(frame), output, zm_c_column(frame), zm_c_name_of(frame, id).text);
+    }
+    frame->is_second = false;
+}
+
 void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent extent, const char *indent) {
     for (int i = 0; i < pass->n_stores; i++) {
         int output = pass->stores[i], id = (int)frame->ir->outputs[output].value;
         const char *storage = zm_storage_name(frame->request->outputs[output]);
-        if (extent == ZM_C_PART)
+        if (zm_c_is_summed(frame, output))
+            write_sum(frame, output, extent, indent);
+        else if (extent == ZM_C_PART)
             zm_text_printf(
                 frame->text,
                 "%sif (count < ZM_WIDTH) zm_store_part_%s(out%d, c, v%d, count); else zm_store_%s(out%d, c, v%d);\n",

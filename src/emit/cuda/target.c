@@ -11,7 +11,7 @@ static void print_arguments(zm_text *text, const zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     for (int i = 0; i < ir->n_inputs; i++)
         zm_text_printf(text, "const %s *%s, ", zm_gpu_storage_word(frame->request->inputs[i]), zm_gpu_input_name(i));
-    for (int i = 0; i < ir->n_outputs; i++)
+    for (int i = 0; i < (frame->request->joins_outputs ? 1 : ir->n_outputs); i++)
         zm_text_printf(text, "%s *%s, ", zm_gpu_storage_word(frame->request->outputs[i]), zm_gpu_output_name(i));
     zm_text_append_string(text, "uint rows_low, uint rows_high, uint columns_low, uint columns_high,\n    uint threads_per_row");
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, ", uint layout%d", i);
@@ -23,7 +23,9 @@ static void print_call(zm_text *text, const zm_gpu_frame *frame, const char *fun
     const zm_ir *ir = frame->ir;
     zm_text_printf(text, "    %s(", function);
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "%s, ", zm_gpu_input_name(i));
-    for (int i = 0; i < ir->n_outputs; i++) zm_text_printf(text, "%s, ", zm_gpu_output_name(i));
+    for (int i = 0; i < ir->n_outputs; i++)
+        zm_text_printf(text, frame->request->joins_outputs && i ? "%s + zm_join(columns_low, columns_high), " : "%s, ",
+                       zm_gpu_output_name(frame->request->joins_outputs ? 0 : i));
     zm_text_append_string(text, "zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,\n        ");
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "layout%d, ", i);
     for (int i = 0; i < ir->n_parameters; i++)
@@ -31,11 +33,13 @@ static void print_call(zm_text *text, const zm_gpu_frame *frame, const char *fun
     zm_text_append_string(text, "self, shared);\n");
 }
 
-/* Blocks of a multiprocessor, so that enough loads are on their way: as many as the registers for what a thread keeps
- * allow, and 24 others. */
+/* Blocks of a multiprocessor, so that enough loads are on their way: as many as the registers allow without spilling. */
 static int count_blocks(const zm_gpu_frame *frame) {
-    if (!frame->has_rows) return 6;
-    return frame->resident_words < 16 ? 3 : frame->resident_words <= 32 ? 2 : 1;
+    int words = 0;
+    if (frame->has_rows) return frame->resident_words <= 48 ? 2 : 1;
+    for (int i = 0; i < frame->ir->n_inputs; i++)
+        words += ZM_GPU_MAP_VECTORS * frame->vector * zm_storage_bytes(frame->request->inputs[i]) / 4;
+    return words <= 16 ? 6 : words <= 24 ? 5 : 4;
 }
 
 static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *function) {

@@ -74,12 +74,11 @@ static bool is_computed(const zm_gpu_body *body, zm_id id) {
 static void print_arrays(zm_gpu_body *body) {
     const zm_ir *ir = body->schedule->ir;
     zm_text *text = body->frame->text;
-    const char *chunk = body->is_resident ? "[k]" : "";
     for (zm_id id = 0; id < ir->n_values; id++)
         if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            %s e%d[V];\n            zm_unpack<zm_%s, V>(e%d, x%d%s);\n",
                            zm_gpu_type(ir->values[id].type), (int)id,
-                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, (int)id, chunk);
+                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, (int)id, body->loaded);
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!is_computed(body, id)) continue;
         bool is_scan = zm_gpu_is_scan(&ir->values[id]);
@@ -163,9 +162,14 @@ zmlx_status zm_gpu_print_chunk(zm_gpu_body *body) {
     zm_gpu_print_vector_end(body, body->parts);
     for (int i = 0; i < body->parts->n_stores; i++) {
         int output = body->parts->stores[i];
-        zm_text_printf(body->frame->text, "            %szm_store<zm_%s, V>(row_out%d, y%d, at);\n",
-                       body->is_collective ? "if (at.exists) " : "",
-                       zm_storage_name(body->frame->request->outputs[output]), output, output);
+        const char *condition = body->is_collective ? "if (at.exists) " : "";
+        if (zm_gpu_is_summed(body->frame->request, output) && body->is_resident)
+            zm_text_printf(body->frame->text, "            %szm_accumulate<V>(z%d[k], y%d);\n", condition, output, output);
+        else if (zm_gpu_is_summed(body->frame->request, output))
+            zm_text_printf(body->frame->text, "            %szm_add_to<V>(sum_out%d, y%d, at);\n", condition, output, output);
+        else
+            zm_text_printf(body->frame->text, "            %szm_store<zm_%s, V>(row_out%d, y%d, at);\n", condition,
+                           zm_storage_name(body->frame->request->outputs[output]), output, output);
     }
     return ZMLX_OK;
 }

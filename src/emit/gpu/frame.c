@@ -45,11 +45,15 @@ int zm_gpu_frame_shared_words(const zm_gpu_frame *frame) {
     return frame->has_rows ? (frame->n_slots + 1) * ZM_GPU_SLOT : 0;
 }
 
+/* Operations with a definition that the frame has its own code for. */
+static bool has_spelling(zm_op op) { return op == ZM_OP_ROW_EXP_SUM; }
+
 zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error) {
     *frame = (zm_gpu_frame){.request = request, .error = error};
-    ZM_TRY(zm_emit_prepare(&frame->ir, request, NULL, error));
+    ZM_TRY(zm_emit_prepare(&frame->ir, request, has_spelling, error));
     frame->has_rows = zm_ir_has_rows(request->ir); /* as the launch plan sees it */
     frame->vector = zm_gpu_vector(request);
+    frame->items = zm_gpu_row_items(request);
     return ZMLX_OK;
 }
 
@@ -92,6 +96,10 @@ zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
         return ZMLX_OK;
     }
     return print_operation(frame, value);
+}
+
+const char *zm_gpu_output_stride(const zm_gpu_frame *frame) {
+    return frame->request->joins_outputs ? "2 * columns" : "columns";
 }
 
 void zm_gpu_print_random(zm_gpu_frame *frame, const char *indent, zm_id id) {
@@ -160,7 +168,7 @@ static void print_row_choice(zm_gpu_frame *frame) {
     zm_text_append_string(text, "    if (!(whole && wide))\n        ");
     print_call(frame, "zm_streamed<1>", "rows, columns", "");
     if (frame->resident_words) {
-        zm_text_printf(text, "    else if (columns <= zm_long(threads_per_row) * %d)\n        ", ZM_GPU_ROW_ITEMS);
+        zm_text_printf(text, "    else if (columns <= zm_long(threads_per_row) * %d)\n        ", frame->items);
         print_call(frame, "zm_resident", "rows, columns", "");
     }
     zm_text_append_string(text, "    else\n        ");

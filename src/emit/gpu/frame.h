@@ -21,7 +21,9 @@ enum {
     ZM_GPU_ROW_THREADS = 256,     /* a block of shorter rows */
     ZM_GPU_MAX_ROW_THREADS = 512, /* a block of one row */
     ZM_GPU_WARP = 32,
-    ZM_GPU_ROW_ITEMS = 16,        /* elements that a thread keeps of a row that fits */
+    ZM_GPU_ROW_ITEMS = 16,        /* elements that a thread keeps of a row that fits; */
+    ZM_GPU_HALF_ROW_ITEMS = 32,   /* of half types, where it does not read too many */
+    ZM_GPU_ROW_WORDS = 96,        /* registers for them */
     ZM_GPU_SLOT = 16,             /* shared words of a reduction: one a warp of the largest block */
     ZM_GPU_CARRIES = 256          /* shared words of a scan that a pass of the other direction reads */
 };
@@ -32,6 +34,7 @@ typedef struct zm_gpu_frame {
     zm_ir *ir;  /* legalised; owned */
     bool has_rows;
     int vector; /* elements of a thread's vector */
+    int items;  /* elements of a row that fits, of a thread */
     int resident_words; /* registers for what a thread keeps of a row; 0: nothing, as too much is read */
     int n_slots;   /* shared memory in use, in slots of ZM_GPU_SLOT words */
     int n_carried; /* scans whose sums are kept in shared memory */
@@ -40,6 +43,9 @@ typedef struct zm_gpu_frame {
 
 /* 16 bytes of the narrowest type, at most 8 elements. */
 int zm_gpu_vector(const zm_emit_request *request);
+/* Elements of a row that fits, of a thread: 4 vectors, or fewer. */
+int zm_gpu_row_items(const zm_emit_request *request);
+static inline bool zm_gpu_is_summed(const zm_emit_request *request, int output) { return request->summed_outputs >> output & 1; }
 
 zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error);
 void zm_gpu_frame_end(zm_gpu_frame *frame);
@@ -67,6 +73,8 @@ const char *zm_gpu_type(zm_type type);
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id);
 /* The numbers of a random value for a vector, before the loop over it. */
 void zm_gpu_print_random(zm_gpu_frame *frame, const char *indent, zm_id id);
+/* Elements from one row of an output to the next. */
+const char *zm_gpu_output_stride(const zm_gpu_frame *frame);
 /* "const float v3 = expression;" */
 zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id);
 zmlx_status zm_gpu_print_map(zm_gpu_frame *frame);

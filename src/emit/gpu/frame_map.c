@@ -19,7 +19,7 @@ static void print_loads(zm_gpu_frame *frame) {
     for (zm_id id = 0; id < ir->n_values; id++) {
         int input = ir->values[id].index;
         if (zm_gpu_is_vector_load(&ir->values[id]))
-            zm_text_printf(text, "            zm_load<zm_%s, V>(x%d[u], zm_in%d + places[u].row * zm_row_stride(layout%d, columns), places[u],\n"
+            zm_text_printf(text, "            zm_load<zm_%s, V>(x%d[u], zm_in%d + zm_row_start(layout%d, places[u].row, columns), places[u],\n"
                            "                layout%d);\n",
                            zm_storage_name(frame->request->inputs[input]), (int)id, input, input, input);
     }
@@ -51,8 +51,8 @@ static zmlx_status print_elements(zm_gpu_frame *frame) {
         zm_text_printf(text, "                y%d[j] = v%d;\n", i, (int)ir->outputs[i].value);
     zm_text_append_string(text, "            }\n");
     for (int i = 0; i < ir->n_outputs; i++)
-        zm_text_printf(text, "            zm_store<zm_%s, V>(zm_out%d + at.row * columns, y%d, at);\n",
-                       zm_storage_name(frame->request->outputs[i]), i, i);
+        zm_text_printf(text, "            zm_store<zm_%s, V>(zm_out%d + at.row * %s, y%d, at);\n",
+                       zm_storage_name(frame->request->outputs[i]), i, zm_gpu_output_stride(frame), i);
     return ZMLX_OK;
 }
 

@@ -9,7 +9,11 @@
 
 #include "emit/gpu/row.h"
 
-enum { MAX_RESIDENT_VALUES = 5, MAX_SHARED_BYTES = 32 * 1024 };
+enum {
+    MAX_RESIDENT_VALUES = 5,
+    MAX_SHARED_BYTES = 32 * 1024,
+    STREAMED_VECTORS = 2 /* of a long row, on their way at once */
+};
 
 static void list_values(zm_gpu_body *body, const zm_pass *pass) {
     const zm_ir *ir = body->schedule->ir;
@@ -68,6 +72,44 @@ static void print_streamed_loads(zm_gpu_body *body) {
                        zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id);
         print_load(body, "            ", id, "");
     }
+}
+
+/* Whether threads without elements must take part in the loop. */
+static bool is_collective(const zm_gpu_body *body, const zm_pass *pass) {
+    for (zm_id id = 0; id < body->schedule->ir->n_values; id++)
+        if (body->is_listed[id] && zm_gpu_is_scan(&body->schedule->ir->values[id]) && !zm_gpu_is_reload(body, id)) return true;
+    for (int i = 0; i < pass->n_reductions; i++)
+        if (zm_gpu_is_ordered(body->schedule->ir, pass->reductions[i])) return true;
+    return false;
+}
+
+/* Several vectors are loaded before the first is computed. */
+static zmlx_status print_streamed_loop(zm_gpu_body *body, const zm_pass *pass) {
+    const zm_ir *ir = body->schedule->ir;
+    zm_text *text = body->frame->text;
+    zm_text_printf(text, "#pragma unroll 1\n        for (zm_long first = 0; first < chunks; first += %d) {\n", STREAMED_VECTORS);
+    for (zm_id id = 0; id < ir->n_values; id++)
+        if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
+            zm_text_printf(text, "            zm_packed<zm_%s, V> x%d[%d];\n",
+                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, STREAMED_VECTORS);
+    for (int step = 0; step < 2; step++) {
+        zm_text_printf(text,
+                       "#pragma unroll\n            for (int u = 0; u < %d; ++u) {\n            const zm_long k = first + u;\n",
+                       STREAMED_VECTORS);
+        print_place(body, "            ");
+        for (zm_id id = 0; id < ir->n_values && !step; id++)
+            if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id])) print_load(body, "            ", id, "[u]");
+        if (step) {
+            zm_text_append_string(text, "            if (at.exists) {\n");
+            body->parts = pass;
+            body->loaded = "[u]";
+            ZM_TRY(zm_gpu_print_chunk(body));
+            zm_text_append_string(text, "            }\n");
+        }
+        zm_text_append_string(text, "            }\n");
+    }
+    zm_text_append_string(text, "        }\n");
+    return ZMLX_OK;
 }
 
 /* Before the loop: accumulators, the sums of scans, arrays of what is kept. */
@@ -132,15 +174,6 @@ static zmlx_status print_repetition(zm_gpu_body *body, const zm_pass *pass) {
     return ZMLX_OK;
 }
 
-/* Whether threads without elements must take part in the loop. */
-static bool is_collective(const zm_gpu_body *body, const zm_pass *pass) {
-    for (zm_id id = 0; id < body->schedule->ir->n_values; id++)
-        if (body->is_listed[id] && zm_gpu_is_scan(&body->schedule->ir->values[id]) && !zm_gpu_is_reload(body, id)) return true;
-    for (int i = 0; i < pass->n_reductions; i++)
-        if (zm_gpu_is_ordered(body->schedule->ir, pass->reductions[i])) return true;
-    return false;
-}
-
 static void print_loop_head(zm_gpu_body *body, const zm_pass *pass) {
     zm_text *text = body->frame->text;
     if (body->is_resident)
@@ -158,17 +191,23 @@ static zmlx_status print_pass(zm_gpu_body *body, int number) {
     zm_text *text = body->frame->text;
     body->pass = number;
     list_values(body, pass);
+    if (body->is_resident) print_resident_loads(body); /* first, so that values of the row do not hold them up */
     for (int i = 0; i < pass->n_row_values; i++)
         ZM_TRY(zm_gpu_print_value(body->frame, "        ", pass->row_values[i]));
     print_state(body, pass);
     bool repeats = false;
     for (zm_id id = 0; id < body->schedule->ir->n_values; id++) repeats = repeats || is_repeated(body, id);
     if (repeats) zm_text_append_string(text, "        zm_barrier();\n");
-    if (body->is_resident) print_resident_loads(body);
+    body->is_collective = is_collective(body, pass);
+    body->loaded = body->is_resident ? "[k]" : "";
+    if (!body->is_resident && !body->is_collective && !pass->reversed && !repeats) {
+        ZM_TRY(print_streamed_loop(body, pass));
+        zm_gpu_print_results(body, pass);
+        return ZMLX_OK;
+    }
     print_loop_head(body, pass);
     if (!body->is_resident) ZM_TRY(print_repetition(body, pass));
     print_place(body, "            ");
-    body->is_collective = is_collective(body, pass);
     zm_text_append_string(text, body->is_collective ? "            {\n" : "            if (at.exists) {\n");
     print_kept_carries(body);
     if (!body->is_resident) print_streamed_loads(body);
@@ -195,7 +234,7 @@ static zmlx_status print_body(zm_gpu_frame *frame, const zm_schedule *schedule, 
     zm_arena *arena = frame->ir->arena;
     size_t n = (size_t)schedule->ir->n_values + 1;
     zm_gpu_body body = {.frame = frame, .schedule = schedule, .is_resident = is_resident};
-    body.n_chunks = ZM_GPU_ROW_ITEMS / frame->vector;
+    body.n_chunks = frame->items / frame->vector;
     body.next_slot = frame->n_carried * (ZM_GPU_CARRIES / ZM_GPU_SLOT); /* behind the carries */
     body.is_declared = zm_arena_alloc(arena, n, sizeof *body.is_declared);
     body.is_listed = zm_arena_alloc(arena, n, sizeof *body.is_listed);
@@ -216,14 +255,48 @@ static zmlx_status print_body(zm_gpu_frame *frame, const zm_schedule *schedule, 
 
 /* Words that a thread keeps of a row; 0: more than registers are for. */
 static int count_resident_words(const zm_gpu_frame *frame, const zm_schedule *schedule) {
-    int words = schedule->n_kept * ZM_GPU_ROW_ITEMS, n_values = schedule->n_kept;
+    int words = schedule->n_kept * frame->items, n_values = schedule->n_kept;
     for (zm_id id = 0; id < schedule->ir->n_values; id++) {
         const zm_value *value = &schedule->ir->values[id];
         if (!zm_gpu_is_vector_load(value)) continue;
-        words += ZM_GPU_ROW_ITEMS * zm_storage_bytes(frame->request->inputs[value->index]) / 4;
+        words += frame->items * zm_storage_bytes(frame->request->inputs[value->index]) / 4;
         n_values++;
     }
+    for (int i = 0; i < schedule->ir->n_outputs; i++)
+        if (zm_gpu_is_summed(frame->request, i)) words += frame->items;
     return n_values <= MAX_RESIDENT_VALUES && schedule->n_passes > 0 ? words : 0;
+}
+
+/* What is summed over rows begins with zeros: in registers, or where the sums go. */
+static void print_sums(zm_gpu_frame *frame, bool is_resident) {
+    zm_text *text = frame->text;
+    for (int i = 0; i < frame->ir->n_outputs; i++) {
+        if (!zm_gpu_is_summed(frame->request, i)) continue;
+        zm_text_printf(text,
+                       "    ZM_DEVICE uint *const sum_out%d = zm_out%d + (self.block * group.rows + group.number) * columns;\n", i, i);
+        if (is_resident)
+            zm_text_printf(text,
+                           "    float z%d[%d][V];\n"
+                           "#pragma unroll\n    for (int k = 0; k < %d; ++k) zm_zero<V>(z%d[k]);\n",
+                           i, frame->items / frame->vector, frame->items / frame->vector, i);
+        else
+            zm_text_printf(text,
+                           "    for (zm_long k = 0; k < chunks; ++k) {\n"
+                           "        const zm_place at = zm_place_in_row<V, zm_long>(0, k, columns, true, group);\n"
+                           "        float none[V];\n        zm_zero<V>(none);\n"
+                           "        if (at.exists) zm_store<zm_float32, V>(sum_out%d, none, at);\n    }\n",
+                           i);
+    }
+}
+
+static void print_sums_end(zm_gpu_frame *frame) {
+    for (int i = 0; i < frame->ir->n_outputs; i++)
+        if (zm_gpu_is_summed(frame->request, i))
+            zm_text_printf(frame->text,
+                           "#pragma unroll\n    for (int k = 0; k < %d; ++k) {\n"
+                           "        const zm_place at = zm_place_in_row<V, int>(0, k, int(columns), true, group);\n"
+                           "        if (at.exists) zm_store<zm_float32, V>(sum_out%d, z%d[k], at);\n    }\n",
+                           frame->items / frame->vector, i, i);
 }
 
 static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
@@ -237,6 +310,7 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
                        "    const zm_long step = (chunks - 1) / %d + 1;\n"
                        "    ZM_SHARED uint *carries = shared;\n",
                        ZM_GPU_CARRIES);
+    print_sums(frame, is_resident);
     zm_text_append_string(text,
                           "#pragma unroll 1\n"
                           "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"
@@ -244,18 +318,22 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
                           "        const zm_long row = active ? base + group.number : rows - 1;\n");
     for (int i = 0; i < frame->ir->n_inputs; i++)
         if (frame->ir->inputs[i].level == ZM_LEVEL_ELEMENT)
-            zm_text_printf(text, "        const I%d row_in%d = zm_in%d + row * zm_row_stride(layout%d, columns);\n", i, i, i, i);
+            zm_text_printf(text, "        const I%d row_in%d = zm_in%d + zm_row_start(layout%d, row, columns);\n", i, i, i, i);
     for (int i = 0; i < frame->ir->n_outputs; i++)
-        if (frame->ir->outputs[i].level == ZM_LEVEL_ELEMENT)
-            zm_text_printf(text, "        ZM_DEVICE %s *row_out%d = zm_out%d + row * columns;\n",
-                           zm_gpu_storage_word(frame->request->outputs[i]), i, i);
+        if (frame->ir->outputs[i].level == ZM_LEVEL_ELEMENT && !zm_gpu_is_summed(frame->request, i))
+            zm_text_printf(text, "        ZM_DEVICE %s *row_out%d = zm_out%d + row * %s;\n",
+                           zm_gpu_storage_word(frame->request->outputs[i]), i, i, zm_gpu_output_stride(frame));
 }
 
 static zmlx_status print_rows_function(zm_gpu_frame *frame, const zm_schedule *schedule, bool is_resident) {
     zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed", is_resident ? NULL : "int V", "");
     print_rows_head(frame, is_resident);
     ZM_TRY(print_body(frame, schedule, is_resident));
-    zm_text_append_string(frame->text, "        if (base + self.blocks * group.rows < rows) zm_barrier();\n    }\n}\n");
+    /* Shared memory is used again, where there are several warps to a row or sums of scans are kept in it. */
+    zm_text_printf(frame->text, "        if (%sbase + self.blocks * group.rows < rows) zm_barrier();\n    }\n",
+                   frame->n_carried ? "" : "group.warps > 1u && ");
+    if (is_resident) print_sums_end(frame);
+    zm_text_append_string(frame->text, "}\n");
     return ZMLX_OK;
 }
 

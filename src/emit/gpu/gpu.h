@@ -34,6 +34,11 @@ typedef struct zm_gpu_plan {
     int shared_bytes;    /* dynamic; 0 where declared in the text */
 } zm_gpu_plan;
 
+/* Rows of an array of sums over rows: as many as a grid has at a time. */
+static inline int64_t zm_gpu_sum_rows(const zm_gpu_plan *plan) {
+    return plan->threads_per_row ? plan->blocks * (plan->threads / plan->threads_per_row) : 0;
+}
+
 /* The launch for an emitted kernel; the same for both targets, but that Metal's has no parts. rows and columns are at least 1.
  * is_aligned: all arrays begin at a multiple of 16 bytes. */
 zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns, bool is_aligned);

@@ -66,6 +66,12 @@ ZM_FUNCTION zm_long zm_row_stride(uint layout, zm_long columns) {
     return (layout & 2u) == 0u ? 0 : (layout & 1u) != 0u ? columns : 1;
 }
 
+/* Where the elements of a row begin, which may be half of a wider one. */
+ZM_FUNCTION zm_long zm_row_start(uint layout, zm_long row, zm_long columns) {
+    const zm_long start = row * zm_row_stride(layout, columns);
+    return (layout & 4u) == 0u ? start : ((layout & 1u) != 0u ? 2 * start : start) + ((layout & 8u) != 0u ? columns : 0);
+}
+
 /* Accesses of V elements at once; a single one has none. */
 template <int V>
 struct zm_wide {
@@ -123,6 +129,23 @@ ZM_FUNCTION void zm_unpack(ZM_LOCAL typename S::value *v, const ZM_LOCAL zm_pack
 template <class S, int V, class P>
 ZM_FUNCTION void zm_store(P p, ZM_LOCAL typename S::value *v, zm_place at) {
     zm_wide<V>::template store<S>(p + at.column, v);
+}
+
+/* Sums over rows: in registers, or in an array of float32 that only this thread touches. */
+template <int V>
+ZM_FUNCTION void zm_zero(ZM_LOCAL float *v) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = 0.0f;
+}
+template <int V>
+ZM_FUNCTION void zm_accumulate(ZM_LOCAL float *sum, const ZM_LOCAL float *v) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) sum[j] += v[j];
+}
+template <int V>
+ZM_FUNCTION void zm_add_to(ZM_DEVICE uint *p, const ZM_LOCAL float *v, zm_place at) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) p[at.column + j] = zm_float_bits(zm_bits_float(p[at.column + j]) + v[j]);
 }
 
 template <class S, class P>
@@ -210,6 +233,41 @@ ZM_FUNCTION zm_best zm_candidate(float value, uint index) {
     return best;
 }
 
+/* The sum of e^(value - largest) and the largest, of the elements so far; 0 where all are -inf, which have no such sum. */
+struct zm_exp_sum {
+    float largest, sum;
+};
+/* Of sum, for the largest of more elements. */
+ZM_FUNCTION float zm_rescale(zm_exp_sum of, float largest) {
+    return of.sum == 0.0f ? 0.0f : of.sum * zm_exp(of.largest - largest);
+}
+template <int V>
+ZM_FUNCTION void zm_add_exps(ZM_LOCAL zm_exp_sum &total, const ZM_LOCAL float *v) {
+    float largest = v[0], sum = 0.0f;
+#pragma unroll
+    for (int j = 1; j < V; ++j) largest = zm_max(largest, v[j]);
+    if (!(largest <= total.largest)) {
+        largest = zm_max(largest, total.largest);
+        total.sum = zm_rescale(total, largest);
+        total.largest = largest;
+    }
+    if (total.largest == -ZM_INFINITY) return;
+#pragma unroll
+    for (int j = 0; j < V; ++j) sum += zm_exp(v[j] - total.largest);
+    total.sum += sum;
+}
+ZM_FUNCTION float zm_exp_result(zm_exp_sum total, zm_long columns) {
+    return total.largest == -ZM_INFINITY && columns > 0 ? ZM_NAN : total.sum;
+}
+struct zm_exp_sum_step {
+    static ZM_FUNCTION zm_exp_sum apply(zm_exp_sum a, zm_exp_sum b) {
+        zm_exp_sum both;
+        both.largest = zm_max(a.largest, b.largest);
+        both.sum = zm_rescale(a, both.largest) + zm_rescale(b, both.largest);
+        return both;
+    }
+};
+
 struct zm_sum_step {
     static ZM_FUNCTION float apply(float a, float b) { return a + b; }
 };
@@ -234,7 +292,12 @@ ZM_FUNCTION zm_best zm_shuffle(zm_best value, uint lane) {
     value.index = zm_shuffle(value.index, lane);
     return value;
 }
-/* To and from a word, for a zm_best two, of shared memory; `value` gives the type. */
+ZM_FUNCTION zm_exp_sum zm_shuffle(zm_exp_sum value, uint lane) {
+    value.largest = zm_shuffle(value.largest, lane);
+    value.sum = zm_shuffle(value.sum, lane);
+    return value;
+}
+/* To and from a word, for a zm_best or zm_exp_sum two, of shared memory; `value` gives the type. */
 ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, float value) { slot[warp] = zm_float_bits(value); }
 ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, uint value) { slot[warp] = value; }
 ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, bool value) { slot[warp] = uint(value); }
@@ -242,12 +305,22 @@ ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, zm_best value) {
     slot[warp] = value.key;
     slot[16u + warp] = value.index;
 }
+ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, zm_exp_sum value) {
+    slot[warp] = zm_float_bits(value.largest);
+    slot[16u + warp] = zm_float_bits(value.sum);
+}
 ZM_FUNCTION float zm_take(ZM_SHARED uint *slot, uint warp, float) { return zm_bits_float(slot[warp]); }
 ZM_FUNCTION uint zm_take(ZM_SHARED uint *slot, uint warp, uint) { return slot[warp]; }
 ZM_FUNCTION bool zm_take(ZM_SHARED uint *slot, uint warp, bool) { return slot[warp] != 0u; }
 ZM_FUNCTION zm_best zm_take(ZM_SHARED uint *slot, uint warp, zm_best value) {
     value.key = slot[warp];
     value.index = slot[16u + warp];
+    return value;
+}
+
+ZM_FUNCTION zm_exp_sum zm_take(ZM_SHARED uint *slot, uint warp, zm_exp_sum value) {
+    value.largest = zm_bits_float(slot[warp]);
+    value.sum = zm_bits_float(slot[16u + warp]);
     return value;
 }
 

@@ -10,6 +10,7 @@ static const char *step_of(zm_op op) {
     case ZM_OP_ROW_PROD: return "zm_product_step";
     case ZM_OP_ROW_MAX: return "zm_max_step";
     case ZM_OP_ROW_MIN: return "zm_min_step";
+    case ZM_OP_ROW_EXP_SUM: return "zm_exp_sum_step";
     default: return "zm_best_step";
     }
 }
@@ -17,6 +18,12 @@ static const char *step_of(zm_op op) {
 static const zm_fold *fold_of(const zm_gpu_body *body, zm_id id) {
     const zm_ir *ir = body->schedule->ir;
     return ir->values[id].op == ZM_OP_FOLD ? &ir->folds[ir->values[id].index] : NULL;
+}
+
+/* The type of an accumulator between lanes, where it is not that of the value. */
+static const char *accumulator_type(const zm_value *value) {
+    if (value->op == ZM_OP_ROW_ARGMAX) return "zm_best";
+    return value->op == ZM_OP_ROW_EXP_SUM ? "zm_exp_sum" : zm_gpu_type(value->type);
 }
 
 bool zm_gpu_is_ordered(const zm_ir *ir, zm_id reduction) {
@@ -31,10 +38,11 @@ void zm_gpu_print_accumulators(zm_gpu_body *body, const zm_pass *pass) {
         zm_id id = pass->reductions[i];
         const zm_fold *fold = fold_of(body, id);
         body->slots[id] = body->next_slot;
-        body->next_slot += ir->values[id].op == ZM_OP_ROW_ARGMAX ? 2 : 1;
+        body->next_slot += ir->values[id].op == ZM_OP_ROW_ARGMAX || ir->values[id].op == ZM_OP_ROW_EXP_SUM ? 2 : 1;
         switch (ir->values[id].op) {
         case ZM_OP_ROW_SUM: zm_text_printf(text, "        zm_sum r%d = zm_no_sum();\n", (int)id); break;
         case ZM_OP_ROW_ARGMAX: zm_text_printf(text, "        zm_best r%d = {0u, 0u};\n", (int)id); break;
+        case ZM_OP_ROW_EXP_SUM: zm_text_printf(text, "        zm_exp_sum r%d = {-ZM_INFINITY, 0.0f};\n", (int)id); break;
         case ZM_OP_ROW_PROD: zm_text_printf(text, "        float r%d = 1.0f;\n", (int)id); break;
         case ZM_OP_ROW_MAX: zm_text_printf(text, "        float r%d = -ZM_INFINITY;\n", (int)id); break;
         case ZM_OP_ROW_MIN: zm_text_printf(text, "        float r%d = ZM_INFINITY;\n", (int)id); break;
@@ -52,6 +60,7 @@ void zm_gpu_print_vector_parts(zm_gpu_body *body, const zm_pass *pass) {
     for (int i = 0; i < pass->n_reductions; i++) {
         zm_id id = pass->reductions[i];
         if (ir->values[id].op == ZM_OP_ROW_SUM) zm_text_printf(text, "            float t%d = 0.0f;\n", (int)id);
+        if (ir->values[id].op == ZM_OP_ROW_EXP_SUM) zm_text_printf(text, "            float t%d[V];\n", (int)id);
         if (!zm_gpu_is_ordered(ir, id)) continue;
         const zm_fold *fold = fold_of(body, id);
         for (int capture = 0; capture < fold->n_captures; capture++)
@@ -68,6 +77,10 @@ void zm_gpu_print_accumulate(zm_gpu_body *body, zm_id reduction) {
     if (zm_gpu_is_ordered(ir, reduction)) {
         for (int i = 0; i < fold->n_captures; i++)
             zm_text_printf(text, "                a%d_%d[j] = v%d;\n", id, i, (int)fold->captures[i]);
+        return;
+    }
+    if (ir->values[reduction].op == ZM_OP_ROW_EXP_SUM) {
+        zm_text_printf(text, "                t%d[j] = v%d;\n", id, operand);
         return;
     }
     bool is_sum = ir->values[reduction].op == ZM_OP_ROW_SUM;
@@ -118,6 +131,9 @@ void zm_gpu_print_vector_end(zm_gpu_body *body, const zm_pass *pass) {
         zm_id id = pass->reductions[i];
         if (body->schedule->ir->values[id].op == ZM_OP_ROW_SUM)
             zm_text_printf(body->frame->text, "            zm_add(r%d, t%d);\n", (int)id, (int)id);
+        else if (body->schedule->ir->values[id].op == ZM_OP_ROW_EXP_SUM)
+            zm_text_printf(body->frame->text, "            %szm_add_exps<V>(r%d, t%d);\n",
+                           body->is_collective ? "if (at.exists) " : "", (int)id, (int)id);
         else if (zm_gpu_is_ordered(body->schedule->ir, id))
             print_ordered_step(body, id);
     }
@@ -140,7 +156,7 @@ void zm_gpu_print_results(zm_gpu_body *body, const zm_pass *pass) {
         if (zm_gpu_is_ordered(ir, id)) continue;
         n_shared++;
         zm_text_printf(text, "        const %s w%d = zm_reduce_warp",
-                       ir->values[id].op == ZM_OP_ROW_ARGMAX ? "zm_best" : zm_gpu_type(ir->values[id].type), (int)id);
+                       accumulator_type(&ir->values[id]), (int)id);
         print_step(text, body, id);
         zm_text_printf(text, "(r%d%s, group, shared + %d);\n", (int)id,
                        ir->values[id].op == ZM_OP_ROW_SUM ? ".sum" : "", body->slots[id] * ZM_GPU_SLOT);
@@ -153,9 +169,10 @@ void zm_gpu_print_results(zm_gpu_body *body, const zm_pass *pass) {
             zm_text_printf(text, "r%d;\n", (int)id);
             continue;
         }
-        zm_text_append_string(text, "zm_reduce_row");
+        bool is_exp_sum = ir->values[id].op == ZM_OP_ROW_EXP_SUM;
+        zm_text_append_string(text, is_exp_sum ? "zm_exp_result(zm_reduce_row" : "zm_reduce_row");
         print_step(text, body, id);
         zm_text_printf(text, "(w%d, group, shared + %d)%s;\n", (int)id, body->slots[id] * ZM_GPU_SLOT,
-                       ir->values[id].op == ZM_OP_ROW_ARGMAX ? ".index" : "");
+                       ir->values[id].op == ZM_OP_ROW_ARGMAX ? ".index" : is_exp_sum ? ", columns)" : "");
     }
 }

@@ -18,6 +18,7 @@ typedef struct zm_gpu_body {
     /* Of the pass that is printed. */
     int pass;
     bool is_collective; /* threads without elements take part in its loop */
+    const char *loaded; /* behind the name of a load's vector: "[k]", "[u]" or nothing */
     bool *is_listed;  /* by value: an element value of it */
     bool *is_needed;  /* by value: read in the segment that is printed */
     int *segment;     /* by value: loop over the vector that computes it; a scan ends its segment */

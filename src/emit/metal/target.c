@@ -41,6 +41,8 @@ static void print_body(zm_text *text, const zm_gpu_frame *frame) {
 
 static zmlx_status print_header(zm_text *text, zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
+    if (frame->request->joins_outputs)
+        return zm_fail(frame->error, ZMLX_ERROR_UNSUPPORTED, ir->name, "has no Metal text that joins its outputs");
     if (ir->n_inputs + ir->n_outputs + 1 > MAX_BUFFERS)
         return zm_fail(frame->error, ZMLX_ERROR_UNSUPPORTED, ir->name, "%d arrays; a Metal kernel takes at most %d",
                        ir->n_inputs + ir->n_outputs, MAX_BUFFERS - 1);

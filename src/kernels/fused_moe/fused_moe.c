@@ -15,9 +15,7 @@ static mlx_array positions_of(zm_catalog_call *call, int count) {
 
 static mlx_array product(zm_catalog_call *call, mlx_array x, int weight, mlx_array experts) {
     zm_quantization packed = {(int)call->values[1].number, (int)call->values[2].number, "affine"};
-    mlx_array scales = zm_astype(call->scope, call->inputs[weight + 1], MLX_FLOAT32);
-    mlx_array biases = zm_astype(call->scope, call->inputs[weight + 2], MLX_FLOAT32);
-    return zm_gather_qmm(call->scope, x, call->inputs[weight], scales, biases, experts, packed, false);
+    return zm_experts_multiply(call->scope, x, call->inputs + weight, experts, packed);
 }
 
 void zm_compose_gather_qmm_swiglu(zm_catalog_call *call) {

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* On the CPU nodes that read and write each row once; elsewhere operations of MLX. */
+/* On the CPU and with CUDA nodes that read and write each row once; elsewhere operations of MLX. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/half.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/cuda/text.h"
 #include "kernels/indexing/indexing.h"
 #include "kernels/row_function.h"
 #include "runtime/workers.h"
@@ -48,16 +50,18 @@ static mlx_array take_rows(zm_scope *scope, mlx_array rows, mlx_array index, flo
     return zm_where(scope, is_inside(scope, index, n), zm_take(scope, rows, safe, 0), other);
 }
 
-/* float32 [n, T]: updates [M, T] added up by flat indices. What is out of range goes to a row more, which is dropped. */
-static mlx_array add_rows(zm_scope *scope, mlx_array index, mlx_array updates, int n) {
+/* [n, T] of dtype: updates [M, T] added up in float32 by flat indices. With MLX's operations, what is out of range goes to a
+ * row more, which is dropped. */
+static mlx_array add_rows(zm_scope *scope, mlx_array index, mlx_array updates, int n, mlx_dtype dtype) {
     if (zm_scope_failed(scope)) return updates;
+    if (zm_scope_is_on_cuda(scope)) return zm_cuda_add_rows(scope, index, updates, n, dtype);
     int shape[] = {n + 1, zm_dim(updates, 1)};
     mlx_array zeros = zm_zeros(scope, shape, 2, MLX_FLOAT32);
     if (mlx_array_size(updates)) {
         mlx_array safe = zm_minimum(scope, index, zm_scalar(scope, n, MLX_UINT32));
         zeros = zm_scatter_add_rows(scope, zeros, safe, zm_astype(scope, updates, MLX_FLOAT32));
     }
-    return zm_slice_axis(scope, zeros, 0, 0, n, 1);
+    return zm_astype(scope, zm_slice_axis(scope, zeros, 0, 0, n, 1), dtype);
 }
 
 typedef struct run {
@@ -145,8 +149,8 @@ static zmlx_status gather_vjp(const void *state, mlx_array *gradients, const int
         mlx_array gradient = cotangents[0];
         if (argument_numbers[i] == 0) {
             mlx_array rows = zm_reshape2(&scope, gradient, (int)mlx_array_size(primals[1]), self->columns);
-            rows = add_rows(&scope, flat(&scope, primals[1]), rows, self->n_rows);
-            gradient = zm_astype(&scope, zm_reshape(&scope, rows, self->shape, self->n_dims), self->dtype);
+            rows = add_rows(&scope, flat(&scope, primals[1]), rows, self->n_rows, self->dtype);
+            gradient = zm_reshape(&scope, rows, self->shape, self->n_dims);
         }
         zm_scope_keep(&scope, &gradients[i], gradient);
     }
@@ -168,8 +172,15 @@ static zmlx_status scatter_vjp(const void *state, mlx_array *gradients, const in
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class gather_class = {.name = "zmlx.gather_add", .evaluate_cpu = gather_add, .vjp = gather_vjp,
-                                           .free_state = free};
+static zmlx_status launch_gather_add(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                                     const zm_view *outputs, int n_outputs, zmlx_error *error) {
+    (void)n_inputs, (void)outputs, (void)n_outputs;
+    const indexed *self = state;
+    return zm_cuda_launch_gather_add(launch, inputs, self->n_rows, self->columns, self->dtype, error);
+}
+
+static const zm_node_class gather_class = {.name = "zmlx.gather_add", .evaluate_cpu = gather_add,
+                                           .launch_gpu = launch_gather_add, .vjp = gather_vjp, .free_state = free};
 static const zm_node_class scatter_class = {.name = "zmlx.scatter_add", .evaluate_cpu = scatter_add, .vjp = scatter_vjp,
                                             .free_state = free};
 
@@ -183,7 +194,7 @@ static indexed *new_state(zm_catalog_call *call, const char *part, mlx_dtype dty
     }
     *self = (indexed){.n_rows = shape[0], .columns = columns_of(shape, n_dims), .n_dims = n_dims, .dtype = dtype};
     memcpy(self->shape, shape, (size_t)n_dims * sizeof *shape);
-    if (!zm_row_function_get(&self->function, part, storages, &error)) return self;
+    if (!zm_scope_is_on_cpu(call->scope) || !zm_row_function_get(&self->function, part, storages, &error)) return self;
     zm_scope_fail(call->scope, error.code, error.where, "%s", error.message);
     free(self);
     return NULL;
@@ -210,7 +221,7 @@ void zm_compose_fused_gather_add(zm_catalog_call *call) {
         zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, call->where, "src: a row has more than 2^31 - 1 elements");
         return;
     }
-    if (!zm_scope_is_on_cpu(scope)) {
+    if (!zm_scope_is_on_cpu(scope) && !zm_scope_is_on_cuda(scope)) {
         zm_gather_add_composed(call);
         return;
     }
@@ -236,7 +247,7 @@ void zm_scatter_add_composed(zm_catalog_call *call) {
     mlx_array index = flat(scope, call->inputs[0]);
     if (zm_scope_failed(scope) || !sum_shape(&spec, call)) return;
     mlx_array updates = zm_reshape2(scope, call->inputs[1], zm_dim(index, 0), columns_of(spec.shape, spec.n_dims));
-    call->outputs[0] = zm_reshape(scope, add_rows(scope, index, updates, spec.shape[0]), spec.shape, spec.n_dims);
+    call->outputs[0] = zm_reshape(scope, add_rows(scope, index, updates, spec.shape[0], MLX_FLOAT32), spec.shape, spec.n_dims);
 }
 
 void zm_compose_fused_scatter_add(zm_catalog_call *call) {

@@ -15,6 +15,10 @@ mlx_array zm_experts_clamp(zm_scope *scope, mlx_array indices, int size, mlx_arr
 /* x in float32, zeros in the rows that are not inside, whose gradient is zero even where x is infinite. */
 mlx_array zm_experts_keep(zm_scope *scope, mlx_array x, mlx_array is_inside);
 
+/* x (..., M, K) by the transposed matrices of the experts, one for each batch position; weight: words, scales, biases, of any
+ * layout. */
+mlx_array zm_experts_multiply(zm_scope *scope, mlx_array x, const mlx_array *weight, mlx_array experts, zm_quantization packed);
+
 /* a where is_inside (with dimensions of 1 behind it as needed), NaN elsewhere. */
 mlx_array zm_experts_mark(zm_scope *scope, mlx_array a, mlx_array is_inside);
 

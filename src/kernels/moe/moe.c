@@ -2,7 +2,10 @@
 #include "kernels/moe/experts.h"
 
 #include <math.h>
+#include <string.h>
 
+#include "kernels/cuda/text.h"
+#include "kernels/cuda/topk.h"
 #include "kernels/select.h"
 
 static mlx_array widen(zm_catalog_call *call, mlx_array a) { return zm_astype(call->scope, a, MLX_FLOAT32); }
@@ -20,6 +23,11 @@ static void set_weights(zm_catalog_call *call, mlx_array weights) {
 /* The softmax of the k largest. */
 static void gate_chosen(zm_catalog_call *call, int k) {
     mlx_array chosen;
+    if (zm_scope_failed(call->scope)) return;
+    if (k <= ZM_CUDA_TOPK_MAX && zm_scope_is_on_cuda(call->scope)) {
+        zm_cuda_select(call->scope, call->inputs[0], k, true, call->output_types[0], &call->outputs[0], &call->outputs[1]);
+        return;
+    }
     zm_select_topk(call->scope, call->inputs[0], k, &chosen, &call->outputs[1]);
     set_weights(call, apply(call, "softmax_lastdim", widen(call, chosen)));
 }
@@ -213,13 +221,34 @@ static void combine_products(zm_catalog_call *call, mlx_array products, mlx_arra
     call->outputs[0] = zm_astype(scope, y, call->output_types[0]);
 }
 
+/* act (..., K, 1, DI) by the matrices of its experts. With CUDA MLX has products of many rows with sorted experts ready, others
+ * it compiles for minutes when first used. */
+static mlx_array multiply_experts(zm_scope *scope, mlx_array act, mlx_array weights, mlx_array experts) {
+    if (zm_scope_failed(scope) || !zm_scope_is_on_cuda(scope)) return zm_gather_mm(scope, act, weights, experts, false);
+    int count = (int)mlx_array_size(experts), n_dims = (int)mlx_array_ndim(experts), shape[ZM_NODE_MAX_DIMS + 2];
+    memcpy(shape, mlx_array_shape(experts), (size_t)n_dims * sizeof *shape);
+    shape[n_dims] = 1;
+    shape[n_dims + 1] = zm_dim(weights, -1);
+    mlx_array flat = zm_reshape(scope, experts, &count, 1), order = zm_argsort(scope, flat, 0);
+    mlx_array rows = zm_take(scope, zm_reshape3(scope, act, count, 1, zm_dim(act, -1)), order, 0);
+    mlx_array products = zm_gather_mm(scope, rows, weights, zm_take(scope, flat, order, 0), true);
+    products = zm_take(scope, products, zm_argsort(scope, order, 0), 0);
+    return zm_reshape(scope, products, shape, n_dims + 2);
+}
+
 void zm_compose_gather_qmm_combine(zm_catalog_call *call) {
     if (has_no_experts(call)) return;
     zm_scope *scope = call->scope;
     mlx_array is_inside, experts = zm_experts_clamp(scope, call->inputs[3], zm_call_size(call, "E"), &is_inside);
     mlx_array act = zm_expand_dims(scope, zm_experts_keep(scope, call->inputs[0], is_inside), -2);
-    combine_products(call, zm_gather_mm(scope, act, widen(call, call->inputs[1]), experts, false), is_inside,
+    combine_products(call, multiply_experts(scope, act, widen(call, call->inputs[1]), experts), is_inside,
                      call->inputs[2]);
+}
+
+mlx_array zm_experts_multiply(zm_scope *scope, mlx_array x, const mlx_array *weight, mlx_array experts, zm_quantization packed) {
+    mlx_array parts[3];
+    for (int i = 0; i < 3; i++) parts[i] = zm_contiguous(scope, i ? zm_astype(scope, weight[i], MLX_FLOAT32) : weight[i]);
+    return zm_gather_qmm(scope, x, parts[0], parts[1], parts[2], experts, packed, false);
 }
 
 void zm_compose_gather_qmm_combine_quantized(zm_catalog_call *call) {
@@ -229,7 +258,6 @@ void zm_compose_gather_qmm_combine_quantized(zm_catalog_call *call) {
     zm_quantization packed = {(int)call->values[0].number, (int)call->values[1].number, "affine"};
     mlx_array is_inside, experts = zm_experts_clamp(scope, call->inputs[5], zm_call_size(call, "E"), &is_inside);
     mlx_array act = zm_expand_dims(scope, zm_experts_keep(scope, call->inputs[0], is_inside), -2);
-    mlx_array products = zm_gather_qmm(scope, act, call->inputs[1], widen(call, call->inputs[2]),
-                                       widen(call, call->inputs[3]), experts, packed, false);
+    mlx_array products = zm_experts_multiply(scope, act, call->inputs + 1, experts, packed);
     combine_products(call, products, is_inside, call->inputs[4]);
 }

@@ -10,11 +10,15 @@ void zm_compose_adamw_step(zm_catalog_call *call) {
     enum { LR, STEP, BETA1, BETA2, EPS, WD };
     const zmlx_catalog_value *given = call->values;
     double step = given[STEP].number, beta1 = given[BETA1].number, beta2 = given[BETA2].number;
-    const zmlx_catalog_value numbers[] = {{given[LR].number, 0},         {beta1, 0},
-                                          {1 - beta1, 0},                {beta2, 0},
-                                          {1 - beta2, 0},                {correction(beta1, step), 0},
-                                          {correction(beta2, step), 0},  {given[EPS].number, 0},
-                                          {given[WD].number, 0}};
+    double lr = given[LR].number;
+    const zmlx_catalog_value numbers[] = {{lr / correction(beta1, step), 0},
+                                          {beta1, 0},
+                                          {1 - beta1, 0},
+                                          {beta2, 0},
+                                          {1 - beta2, 0},
+                                          {1 / sqrt(correction(beta2, step)), 0},
+                                          {given[EPS].number, 0},
+                                          {lr * given[WD].number, 0}};
     mlx_array inputs[] = {call->inputs[0], call->inputs[1], call->inputs[2], call->inputs[3]};
     if (zm_parameters_are_float32(call)) inputs[1] = zm_astype(call->scope, inputs[1], MLX_FLOAT32);
     zm_call_part(call, call->outputs, "adamw_terms", inputs, numbers, call->output_types);

@@ -2,8 +2,7 @@
 #include <math.h>
 
 #include "kernels/compose.h"
-
-typedef enum pairing { HALVES, NEIGHBOURS } pairing;
+#include "kernels/rope/rotate.h"
 
 /* Cosines and sines that broadcast with the pairs of what is rotated. */
 typedef struct table {
@@ -16,27 +15,42 @@ static table table_of(zm_catalog_call *call, int cos) {
                    zm_astype(call->scope, call->inputs[cos + 1], dtype)};
 }
 
-static mlx_array rotate(zm_catalog_call *call, mlx_array x, table angles, pairing pairs) {
+/* Angles (..., N) beside x (..., 2 N): after dimensions that x alone has those of positions, then again such of x. */
+static bool find_rows(int *inner, int *positions, mlx_array x, mlx_array angles) {
+    int axis = (int)mlx_array_ndim(x) - 2, extra = (int)(mlx_array_ndim(x) - mlx_array_ndim(angles));
+    *inner = *positions = 1;
+    for (; axis >= extra && mlx_array_dim(angles, axis - extra) == 1; axis--) *inner *= mlx_array_dim(x, axis);
+    for (; axis >= extra && mlx_array_dim(angles, axis - extra) == mlx_array_dim(x, axis); axis--)
+        *positions *= mlx_array_dim(x, axis);
+    while (axis >= extra && mlx_array_dim(angles, axis - extra) == 1) axis--;
+    return axis < extra;
+}
+
+static mlx_array rotate(zm_catalog_call *call, mlx_array x, table angles, zm_pairing pairs) {
     zm_scope *scope = call->scope;
     if (zm_scope_failed(scope)) return x;
-    int n = zm_dim(x, -1) / 2;
+    int n = zm_dim(x, -1) / 2, inner, positions;
+    mlx_array y;
+    if (find_rows(&inner, &positions, x, angles.cos) &&
+        zm_rotate_rows(scope, &y, x, angles.cos, angles.sin, inner, positions, pairs))
+        return y;
     mlx_dtype types[2] = {call->data_type, call->data_type};
     mlx_array results[2] = {{NULL}, {NULL}}, inputs[4] = {{NULL}, {NULL}, angles.cos, angles.sin};
     for (int i = 0; i < 2; i++)
-        inputs[i] = pairs == HALVES ? zm_slice_axis(scope, x, -1, i * n, (i + 1) * n, 1)
+        inputs[i] = pairs == ZM_PAIRS_HALVES ? zm_slice_axis(scope, x, -1, i * n, (i + 1) * n, 1)
                                     : zm_slice_axis(scope, x, -1, i, 2 * n, 2);
     zm_call_part(call, results, "rotate", inputs, NULL, types);
-    if (pairs == HALVES) return zm_concatenate(scope, results[0], results[1], -1);
+    if (pairs == ZM_PAIRS_HALVES) return zm_concatenate(scope, results[0], results[1], -1);
     mlx_array both = zm_stack(scope, results, 2, (int)mlx_array_ndim(x));
     return zm_reshape(scope, both, mlx_array_shape(x), (int)mlx_array_ndim(x));
 }
 
 void zm_compose_apply_rope(zm_catalog_call *call) {
-    call->outputs[0] = rotate(call, call->inputs[0], table_of(call, 1), HALVES);
+    call->outputs[0] = rotate(call, call->inputs[0], table_of(call, 1), ZM_PAIRS_HALVES);
 }
 
 void zm_compose_apply_rope_interleaved(zm_catalog_call *call) {
-    call->outputs[0] = rotate(call, call->inputs[0], table_of(call, 1), NEIGHBOURS);
+    call->outputs[0] = rotate(call, call->inputs[0], table_of(call, 1), ZM_PAIRS_NEIGHBOURS);
 }
 
 void zm_compose_apply_gqa_rope(zm_catalog_call *call) {
@@ -49,7 +63,7 @@ void zm_compose_apply_gqa_rope(zm_catalog_call *call) {
     table angles = table_of(call, 1);
     angles.cos = zm_expand_dims(call->scope, angles.cos, 1);
     angles.sin = zm_expand_dims(call->scope, angles.sin, 1);
-    call->outputs[0] = rotate(call, call->inputs[0], angles, HALVES);
+    call->outputs[0] = rotate(call, call->inputs[0], angles, ZM_PAIRS_HALVES);
 }
 
 /* Rows of the table at positions (B,), for arrays (B, heads, K). */
@@ -81,9 +95,9 @@ static update begin_update(zm_catalog_call *call, int offset) {
     update self = {.offset = zm_minimum(scope, given, word(scope, length - 1)),
                    .is_inside = zm_less(scope, given, word(scope, length))};
     table angles = take_rows(scope, table_of(call, 3), self.offset);
-    mlx_array q = rotate(call, call->inputs[0], angles, HALVES);
+    mlx_array q = rotate(call, call->inputs[0], angles, ZM_PAIRS_HALVES);
     call->outputs[0] = zm_where(scope, column(scope, self.is_inside, 3), q, nan_like(scope, q));
-    self.rotated_k = rotate(call, call->inputs[1], angles, HALVES);
+    self.rotated_k = rotate(call, call->inputs[1], angles, ZM_PAIRS_HALVES);
     return self;
 }
 
@@ -188,7 +202,7 @@ void zm_compose_rope_concat_qk_decode(zm_catalog_call *call) {
     }
     table angles = decode_table(call, &is_inside);
     for (int i = 0; i < 2; i++) {
-        mlx_array turned = rotate(call, call->inputs[2 * i + 1], angles, NEIGHBOURS);
+        mlx_array turned = rotate(call, call->inputs[2 * i + 1], angles, ZM_PAIRS_NEIGHBOURS);
         if (is_inside.ctx) turned = zm_where(scope, is_inside, turned, nan_like(scope, turned));
         call->outputs[i] = zm_concatenate(scope, call->inputs[2 * i], turned, -1);
     }

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/cuda/text.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "mlx/gpu.h"
+#include "runtime/cache.h"
+#include "runtime/shape.h"
+
+extern const char zm_prelude_cuda[], zm_prelude_gpu[];
+
+/* What was compiled so far. */
+typedef struct entry {
+    struct entry *next;
+    const char *text;
+    char definitions[ZM_CUDA_MAX_DEFINITIONS];
+    const zm_text *cubin;
+} entry;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static entry *entries;
+
+bool zm_scope_is_on_cuda(const zm_scope *scope) { return !zm_scope_is_on_cpu(scope) && zm_gpu_get(NULL) == ZM_GPU_CUDA; }
+
+const char *zm_cuda_storage(mlx_dtype dtype) {
+    switch (dtype) {
+    case MLX_FLOAT16: return "zm_float16";
+    case MLX_BFLOAT16: return "zm_bfloat16";
+    default: return "zm_float32";
+    }
+}
+
+static zmlx_status add(entry **added, const char *text, const char *definitions, zmlx_error *error) {
+    zm_text source = {0};
+    entry *made = calloc(1, sizeof *made);
+    if (!made || strlen(definitions) >= sizeof made->definitions) {
+        free(made);
+        return zm_fail_memory(error);
+    }
+    zm_text_append_string(&source, zm_prelude_cuda);
+    zm_text_append_string(&source, zm_prelude_gpu);
+    zm_text_append_string(&source, definitions);
+    zm_text_append_string(&source, text);
+    zm_cuda_source whole = {.text = source.data, .size = source.size, .n_parts = 1};
+    zm_gpu_get(&whole.compute_capability);
+    zmlx_status status = source.failed ? zm_fail_memory(error) : zm_compile_cuda(&made->cubin, NULL, &whole, 0, error);
+    zm_text_free(&source);
+    if (status) {
+        free(made);
+        return status;
+    }
+    made->text = text;
+    strcpy(made->definitions, definitions);
+    made->next = entries;
+    *added = entries = made;
+    return ZMLX_OK;
+}
+
+zmlx_status zm_cuda_code_get(zm_cuda_code *code, const char *text, const char *definitions, zmlx_error *error) {
+    zmlx_status status = ZMLX_OK;
+    pthread_mutex_lock(&lock);
+    entry *known = entries;
+    while (known && (known->text != text || strcmp(known->definitions, definitions))) known = known->next;
+    if (!known) status = add(&known, text, definitions, error);
+    pthread_mutex_unlock(&lock);
+    if (!status) *code = (zm_cuda_code){known->cubin->data, known->cubin->size};
+    return status;
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels/cuda/topk.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/text.h"
+
+/* As in topk.cuh. */
+enum { THREADS = 256, ROWS_OF_BLOCK = 8, MAX_ITEMS = 32, MIN_ITEMS = 4, SEGMENT = 8192, COLUMNS_OF_WARP = 2048, MAX_BLOCKS = 1 << 20 };
+
+typedef struct topk {
+    int k, columns;
+    mlx_dtype dtype, result; /* of x and of what comes out */
+    bool gates;
+} topk;
+
+static int bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
+
+/* Elements of a vector, where rows are whole ones and begin at a multiple of it. */
+static int vector_of(const topk *self, int items, size_t offset) {
+    int vector = 16 / bytes_of(self->dtype) < items ? 16 / bytes_of(self->dtype) : items;
+    bool is_whole = self->columns % vector == 0 && offset % (size_t)(vector * bytes_of(self->dtype)) == 0;
+    return is_whole ? vector : 1;
+}
+
+static zmlx_status set_code(zm_gpu_launch *launch, const topk *self, int items, int vector, zmlx_error *error) {
+    char definitions[ZM_CUDA_MAX_DEFINITIONS];
+    zm_cuda_code code;
+    snprintf(definitions, sizeof definitions, "#define S %s\n#define O %s\n#define ITEMS %d\n#define V %d\n#define GATES %d\n",
+             zm_cuda_storage(self->dtype), zm_cuda_storage(self->result), items, vector, self->gates);
+    ZM_TRY(zm_cuda_code_get(&code, zm_cuda_topk, definitions, error));
+    launch->code = code.cubin;
+    launch->code_size = code.size;
+    return ZMLX_OK;
+}
+
+static void set_numbers(zm_gpu_launch *launch, const topk *self, int64_t rows, int64_t blocks) {
+    launch->block = THREADS;
+    launch->grid = THREADS * (blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS);
+    uint32_t *words = launch->scalars;
+    words[0] = (uint32_t)rows;
+    words[1] = (uint32_t)(rows >> 32);
+    words[2] = (uint32_t)self->columns;
+    words[3] = (uint32_t)self->k;
+    launch->n_scalars = 4;
+}
+
+static zmlx_status launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs, const zm_view *outputs,
+                          int n_outputs, zmlx_error *error) {
+    (void)n_inputs, (void)outputs, (void)n_outputs;
+    const topk *self = state;
+    int64_t rows = (int64_t)inputs[0].size / self->columns;
+    int items = MIN_ITEMS, warps = 1;
+    while (items < MAX_ITEMS && 32 * items < self->columns) items *= 2;
+    while (warps < ROWS_OF_BLOCK && warps * COLUMNS_OF_WARP < self->columns) warps *= 2;
+    launch->name = "zm_topk";
+    set_numbers(launch, self, rows, (rows * warps - 1) / ROWS_OF_BLOCK + 1);
+    launch->scalars[launch->n_scalars++] = (uint32_t)warps;
+    return set_code(launch, self, items, vector_of(self, items, inputs[0].offset), error);
+}
+
+static zmlx_status launch_gradient(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                                   const zm_view *outputs, int n_outputs, zmlx_error *error) {
+    (void)inputs, (void)n_inputs, (void)n_outputs;
+    const topk *self = state;
+    int64_t rows = (int64_t)outputs[0].size / self->columns, segments = (self->columns - 1) / SEGMENT + 1;
+    launch->name = "zm_topk_gradient";
+    set_numbers(launch, self, rows, (rows * segments - 1) / ROWS_OF_BLOCK + 1);
+    return set_code(launch, self, MAX_ITEMS, vector_of(self, MAX_ITEMS, 0), error);
+}
+
+static const zm_node_class gradient_class = {.name = "zmlx.topk_gradient", .launch_gpu = launch_gradient, .free_state = free};
+
+/* x's shape with zeros but for what is chosen. */
+static mlx_array put_back(zm_scope *scope, const topk *self, mlx_array x, mlx_array indices, mlx_array given) {
+    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(x), .dtype = self->dtype};
+    topk *state = malloc(sizeof *state);
+    if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "topk", "out of memory");
+    *state = *self;
+    memcpy(spec.shape, mlx_array_shape(x), (size_t)spec.n_dims * sizeof(int));
+    return zm_node(scope, &spec, &gradient_class, state, (mlx_array[]){x, indices, given}, 3);
+}
+
+static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
+                       const mlx_array *primals, int n_primals, const mlx_array *cotangents, const mlx_array *results,
+                       int n_results, mlx_stream stream, zmlx_error *error) {
+    (void)argument_numbers, (void)n_arguments, (void)n_primals, (void)n_results;
+    const topk *self = state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array given = zm_astype(&scope, cotangents[0], self->result);
+    if (!zm_scope_failed(&scope)) zm_scope_keep(&scope, &gradients[0], put_back(&scope, self, primals[0], results[1], given));
+    return zm_scope_end(&scope, error);
+}
+
+static const zm_node_class topk_class = {.name = "zmlx.topk", .launch_gpu = launch, .vjp = vjp, .free_state = free};
+
+void zm_cuda_select(zm_scope *scope, mlx_array x, int k, bool gates, mlx_dtype dtype, mlx_array *values, mlx_array *indices) {
+    topk *self = malloc(sizeof *self);
+    if (!self) {
+        zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "topk", "out of memory");
+        return;
+    }
+    *self = (topk){k, zm_dim(x, -1), mlx_array_dtype(x), dtype, gates};
+    zm_node_output specs[2] = {{.n_dims = (int)mlx_array_ndim(x), .dtype = dtype}};
+    memcpy(specs[0].shape, mlx_array_shape(x), (size_t)specs[0].n_dims * sizeof(int));
+    specs[0].shape[specs[0].n_dims - 1] = k;
+    specs[1] = specs[0];
+    specs[1].dtype = MLX_UINT32;
+    mlx_array made[2] = {{NULL}, {NULL}};
+    zmlx_error error;
+    if (zm_node_apply(made, specs, 2, &topk_class, self, &x, 1, scope->stream, &error)) {
+        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
+        return;
+    }
+    *values = zm_scope_own(scope, made[0]);
+    *indices = zm_scope_own(scope, made[1]);
+}

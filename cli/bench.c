@@ -142,17 +142,17 @@ int cli_bench_bandwidth(double *bandwidth, double given, const cli_general *gene
 /* The kernel of an expression, or one of the catalogue. */
 static zmlx_status compare(zmlx_comparison *comparison, const cli_kernel *kernel, const cli_catalog *chosen,
                            const bench_values *values, const int *shape, int n_dims, mlx_stream stream,
-                           const zmlx_bench_options *options, zmlx_error *error) {
+                           const zmlx_bench_options *choice, zmlx_error *error) {
     static const mlx_dtype dtypes[] = {MLX_FLOAT32, MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
     static const zmlx_bench_baseline baselines[] = {ZMLX_BENCH_MLX, ZMLX_BENCH_MLX, ZMLX_BENCH_MLX_COMPILED,
                                                     ZMLX_BENCH_NONE};
     mlx_dtype dtype = dtypes[values->general.dtype];
     zmlx_bench_baseline baseline = baselines[values->against];
     if (!chosen)
-        return zmlx_bench_kernel(comparison, kernel->kernel, shape, n_dims, dtype, &kernel->numbers, baseline, stream, options,
+        return zmlx_bench_kernel(comparison, kernel->kernel, shape, n_dims, dtype, &kernel->numbers, baseline, stream, choice,
                                  error);
     const zmlx_catalog_bench how = {dtype, true, values->grad, chosen->values, baseline};
-    return zmlx_bench_catalog(comparison, chosen->entry->name, shape, n_dims, &how, stream, options, error);
+    return zmlx_bench_catalog(comparison, chosen->entry->name, shape, n_dims, &how, stream, choice, error);
 }
 
 static int bench(const cli_kernel *kernel, const cli_catalog *chosen, const bench_values *values, const int *shape, int n_dims,

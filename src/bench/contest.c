@@ -6,6 +6,7 @@
 #include "base/threads.h"
 #include "bench/contest.h"
 #include "bench/timing.h"
+#include "mlx/scope.h"
 #include "runtime/cache.h"
 
 enum { WARMUP = 3, RUNS = 15, MAX_RUNS = 10000, MAX_BATCH = 64 };

@@ -22,8 +22,6 @@ const zm_target *zm_target_find(const char *name) {
 }
 
 bool zm_emit_is_narrow(const zm_emit_request *request) {
-    for (int i = 0; i < request->ir->n_inputs; i++)
-        if (request->inputs[i] == ZM_STORAGE_FLOAT32) return false;
     for (int i = 0; i < request->ir->n_outputs; i++)
         if (request->outputs[i] == ZM_STORAGE_FLOAT32) return false;
     return true;

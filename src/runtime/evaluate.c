@@ -155,8 +155,8 @@ static void add_number(uint32_t *words, int *n_words, const void *number, size_t
 }
 
 int64_t zm_application_sum_rows(const zm_application *application) {
-    int64_t pieces = cut(application).count;
-    if (application->variant->gpu == ZM_GPU_NONE) return pieces > 1 ? pieces : 1;
+    int64_t count = cut(application).count;
+    if (application->variant->gpu == ZM_GPU_NONE) return count > 1 ? count : 1;
     zm_gpu_plan plan = plan_launch(application, true);
     return zm_gpu_sum_rows(&plan);
 }

@@ -154,7 +154,7 @@ static void test_refusals(void **state) {
     zm_text text = {0};
     static const char *const targets[] = {"cuda", "metal"};
     for (int i = 0; i < 2; i++) {
-        zm_emit_request wrong_entry = {ir, floats, floats, "a b"}, wrong_type = {ir, words, floats, "k"};
+        zm_emit_request wrong_entry = {ir, floats, floats, "a b", false, 0}, wrong_type = {ir, words, floats, "k", false, 0};
         assert_int_equal(zm_target_find(targets[i])->emit(&text, &wrong_entry, &error), ZMLX_ERROR_ARGUMENT);
         assert_int_equal(zm_target_find(targets[i])->emit(&text, &wrong_type, &error), ZMLX_ERROR_ARGUMENT);
     }

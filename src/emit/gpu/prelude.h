@@ -252,8 +252,9 @@ ZM_FUNCTION void zm_add_exps(ZM_LOCAL zm_exp_sum &total, const ZM_LOCAL float *v
         total.largest = largest;
     }
     if (total.largest == -ZM_INFINITY) return;
+    /* What the fast one is wrong by grows with the distance from the largest, and the term falls faster. */
 #pragma unroll
-    for (int j = 0; j < V; ++j) sum += zm_exp(v[j] - total.largest);
+    for (int j = 0; j < V; ++j) sum += zm_fast_exp(v[j] - total.largest);
     total.sum += sum;
 }
 ZM_FUNCTION float zm_exp_result(zm_exp_sum total, zm_long columns) {

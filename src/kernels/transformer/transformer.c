@@ -56,7 +56,7 @@ static zmlx_status differentiate_in_place(mlx_array *gradient, zmlx_kernel *kern
         if (is_primal) layouts[i] = parts->layouts[derived->origins[i].index];
     }
     mlx_dtype dtype = mlx_array_dtype(cotangent), types[] = {dtype, dtype};
-    zm_call call = {arrays, &parts->shape, types, NULL, layouts, true};
+    zm_call call = {.inputs = arrays, .shape = &parts->shape, .output_types = types, .halves = layouts, .joins_outputs = true};
     return zm_kernel_call(derived->kernel, gradient, &call, stream, error);
 }
 
@@ -108,7 +108,8 @@ static void split(zm_catalog_call *call, const char *name, int n_inputs) {
     zmlx_error error;
     inputs[0] = call->inputs[0];
     if (n_inputs > 1) {
-        mlx_dtype dtype = zm_parameters_are_float32(call) ? MLX_FLOAT32 : call->data_type;
+        bool widens = zm_parameters_are_float32(call) || zm_scope_is_on_cpu(call->scope);
+        mlx_dtype dtype = widens ? MLX_FLOAT32 : call->data_type;
         inputs[1] = zm_astype(call->scope, call->inputs[1], dtype);
     }
     if (!zm_scope_failed(call->scope) &&

@@ -33,6 +33,9 @@ typedef struct zmlx_patch_options {
     bool dry_run;         /* report what would happen, change nothing */
     /* INT8 is ZMLX_ERROR_UNSUPPORTED on a GPU and on processors without kernels for it. */
     zmlx_activations activations;
+    /* decode, on CUDA: attention over any number of keys is MLX's vector kernel, as MLX's own is where
+     * MLX_CUDA_USE_CUDNN_SDPA=0 was set. Otherwise attention over 256 keys and more is MLX's own operation. */
+    bool vector_attention;
 } zmlx_patch_options;
 
 typedef struct zmlx_patch_entry {

@@ -121,7 +121,8 @@ zmlx_status zm_patch_resolve(zm_patch_request *request, zm_report *report, const
     static const zmlx_patch_options defaults;
     if (!options) options = &defaults;
     int max_fused_tokens = options->max_fused_tokens ? options->max_fused_tokens : INT_MAX;
-    *request = (zm_patch_request){.max_fused_tokens = max_fused_tokens};
+    *request = (zm_patch_request){.max_fused_tokens = max_fused_tokens,
+                                  .vector_attention = options->vector_attention};
     const zm_patch_pattern *candidates[ZM_PATTERN_COUNT];
     size_t n_candidates;
     bool explicit_choice = options->patterns != NULL;

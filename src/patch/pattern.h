@@ -35,6 +35,7 @@ typedef struct zm_patch_state {
     zm_compute compute;
     mlx_dtype dtype; /* the model's: activations of another type take the original path */
     int max_fused_tokens;
+    bool vector_attention;
 } zm_patch_state;
 
 enum {

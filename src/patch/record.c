@@ -84,6 +84,7 @@ static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
     state->compute = (zm_compute){.pool = this->model->pool, .precision = this->request->precision};
     state->dtype = this->model->dtype;
     state->max_fused_tokens = this->request->max_fused_tokens;
+    state->vector_attention = this->request->vector_attention;
     set_patched(state, true);
     return ZMLX_OK;
 }

@@ -12,6 +12,7 @@ typedef struct zm_patch_request {
     size_t n_patterns;
     int max_fused_tokens; /* 0 or less: fused paths are never taken */
     zm_precision precision;
+    bool vector_attention;
 } zm_patch_request;
 
 

@@ -2,8 +2,8 @@
 /* One token through a model with affine weights, in bfloat16, with the bits of MLX's own CUDA kernels: the order of
  * every sum and every rounding is theirs. decode_*.cuh, which follow, hold the kernels.
  *
- * The text before this one defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_HIDDEN, the size of
- * the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
+ * The text before this one defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_K, the length of their
+ * rows, ZM_HIDDEN, the size of the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
 typedef unsigned short ushort;
 typedef unsigned int uint;
 
@@ -12,7 +12,7 @@ typedef unsigned int uint;
 
 enum { WARP = 32, THREADS = 512, WARPS = THREADS / WARP };
 
-/* Everything older than the kernel before this one is complete when a kernel begins; that one after this. */
+/* Everything older than the kernel before this one is complete when a kernel begins; that one behind this. */
 ZM_FUNCTION void wait_for_last() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
     asm volatile("griddepcontrol.launch_dependents;");
@@ -33,26 +33,48 @@ ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
     return result;
 }
+/* The same with one number for both b, in the low half of `both`, and one for both c, in the high half. */
+ZM_FUNCTION uint fma2_by(uint a, uint both) {
+    uint result;
+    asm("{ .reg .b16 l, h; .reg .b32 b, c; mov.b32 {l, h}, %2; mov.b32 b, {l, l}; mov.b32 c, {h, h};"
+        "  fma.rn.bf16x2 %0, %1, b, c; }" : "=r"(result) : "r"(a), "r"(both));
+    return result;
+}
 ZM_FUNCTION uint multiply2(uint a, uint b) {
     uint result;
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
     return result;
 }
-ZM_FUNCTION uint2 read_once(const uint2 *p) {
-    uint2 value;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "l"(p));
-    return value;
+/* Copies to shared memory, which go on while the thread does. Where not `in`, nothing is copied. */
+ZM_FUNCTION void copy16(uint shared, const void *p, bool in) {
+    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.cg.shared.global [%0], [%1], 16; }"
+                 :: "r"(shared), "l"(p), "r"(uint(in)) : "memory");
 }
-ZM_FUNCTION ushort read_once(const ushort *p) {
-    ushort value;
-    asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(value) : "l"(p));
-    return value;
+ZM_FUNCTION void copy4(uint shared, const void *p, bool in) {
+    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.ca.shared.global [%0], [%1], 4; }"
+                 :: "r"(shared), "l"(p), "r"(uint(in)) : "memory");
 }
-/* What the kernel before wrote must not come from the read-only path. */
+ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* All but the last `pending` commits. */
+template <int pending> ZM_FUNCTION void finish_copies() {
+    asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory");
+}
+/* What earlier kernels wrote: neither from the read-only path nor from what this multiprocessor kept. Values are converted
+ * where they are used, so that nothing waits for one load before the next begins. */
 ZM_FUNCTION uint4 read_fresh(const uint4 *p) {
     uint4 value;
-    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "l"(p) : "memory");
+    return value;
+}
+ZM_FUNCTION ushort read_fresh(const ushort *p) {
+    ushort value;
+    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(value) : "l"(p) : "memory");
+    return value;
+}
+ZM_FUNCTION uint read_fresh(const uint *p) {
+    uint value;
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
     return value;
 }
 
@@ -60,6 +82,35 @@ ZM_FUNCTION float warp_sum(float value) {
 #pragma unroll
     for (int lane = WARP / 2; lane; lane /= 2) value += __shfl_xor_sync(~0u, value, lane);
     return value;
+}
+
+ZM_FUNCTION float warp_most(float value) {
+#pragma unroll
+    for (int lane = WARP / 2; lane; lane /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, lane));
+    return value;
+}
+ZM_FUNCTION uint warp_max(uint value) {
+    uint result;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
+    return result;
+}
+
+/* Orders numbers: ascending, NaN last. Not 0. */
+ZM_FUNCTION uint choice_key(float value) {
+    uint bits = __float_as_uint(value + 0.0f); /* -0 and 0 are equal */
+    if (value != value) return ~0u;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* Blocks of a cluster: what one has stored before it arrives, others see behind their wait. begin_cluster() arrives with
+ * nothing to show. */
+ZM_FUNCTION void begin_cluster() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+ZM_FUNCTION void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+ZM_FUNCTION void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+/* Into another block's shared memory, where this block has *to; that block must have begun. */
+ZM_FUNCTION void store_to_block(uint block, const void *to, uint value) {
+    asm volatile("{ .reg .b32 place; mapa.shared::cluster.u32 place, %1, %0; st.shared::cluster.u32 [place], %2; }"
+                 :: "r"(block), "r"(uint(__cvta_generic_to_shared(to))), "r"(value) : "memory");
 }
 
 /* The sums over a warp of a and b, in one set of exchanges: a's in lanes 0 to 15, b's in the others. */
@@ -82,16 +133,8 @@ ZM_FUNCTION float swiglu(float gate, float up) {
     return rounded(rounded(gate * sigmoid(gate)) * up);
 }
 
-/* Weights. A lane takes LANE_ELEMENTS neighbours of a row (8 bytes), a warp STEP, a chunk is STEPS of them. */
-enum {
-    LANE_ELEMENTS = ZM_BITS == 4 ? 16 : 8,
-    STEP = WARP * LANE_ELEMENTS,
-    CHUNK = 2048,
-    STEPS = CHUNK / STEP,
-    CHUNK_GROUPS = CHUNK / ZM_GROUP,
-    LANE_GROUPS = (CHUNK_GROUPS + WARP - 1) / WARP, /* that a lane loads of a chunk */
-    ACCUMULATORS = 8,
-};
+/* Weights. A lane takes LANE_ELEMENTS neighbours of a row (8 bytes), a warp STEP. */
+enum { LANE_ELEMENTS = ZM_BITS == 4 ? 16 : 8, STEP = WARP * LANE_ELEMENTS, ACCUMULATORS = 8 };
 
 extern __shared__ uint4 staged[]; /* x, for all warps of a block */
 
@@ -100,54 +143,34 @@ struct matrix {
     const ushort *scales, *biases;
 };
 
-/* Scale and bias as they enter fma2. A code in the low bits of a bfloat16 is a subnormal number, exactly
+/* Scale and bias as they enter fma2_by. A code in the low bits of a bfloat16 is a subnormal number, exactly
  * code * 2^-129 (4 bits, in bits 4 to 7) or code * 2^-133 (8 bits), so that one fma with scale * 2^129 or 2^133
  * dequantises with the single rounding MLX's has. Needs |scale| < 2^-2 or 2^-6. */
 ZM_FUNCTION uint scale_and_bias(ushort scale, ushort bias) {
     uint scaled = multiply2(multiply2(scale, 0x5f805f80u), ZM_BITS == 4 ? 0x60006000u : 0x62006200u);
-    return (scaled & 0xffffu) | uint(bias) << 16;
-}
-
-/* A lane's share of a chunk of one row, as loaded: nothing here waits for the loads. */
-struct chunk {
-    uint2 weight[STEPS];
-    ushort scale[LANE_GROUPS], bias[LANE_GROUPS];
-};
-
-ZM_FUNCTION void load_chunk(chunk &c, const matrix &m, uint row, uint number, uint k, uint lane) {
-    uint words = k / LANE_ELEMENTS, groups = k / ZM_GROUP;
-    const uint2 *weight = m.weight + row * words;
-#pragma unroll
-    for (int t = 0; t < STEPS; t++) {
-        uint word = (number * STEPS + t) * WARP + lane;
-        c.weight[t] = make_uint2(0, 0);
-        if (word < words) c.weight[t] = read_once(weight + word);
-    }
-#pragma unroll
-    for (int g = 0; g < LANE_GROUPS; g++) {
-        uint group = number * CHUNK_GROUPS + g * WARP + lane;
-        c.scale[g] = c.bias[g] = 0;
-        if (group < groups && g * WARP + lane < CHUNK_GROUPS) {
-            c.scale[g] = read_once(m.scales + row * groups + group);
-            c.bias[g] = read_once(m.biases + row * groups + group);
-        }
-    }
+    return __byte_perm(scaled, bias, 0x5410);
 }
 
 #if ZM_BITS == 4
-/* Sums in the activation's type: pairs (i, i + 4) of the elements of each half. */
+/* Sums in the activation's type: pairs (i, i + 4) of the elements of each half. A code in bits 0 to 3 gives a 16th of the
+ * weight with the same scale and a 16th of the bias; x_order has made those elements of x 16 times as large. */
 typedef uint accumulator;
-ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint scale, uint bias, const uint4 *x) {
-    const uint mask = 0x00f000f0u;
-    uint4 a = x[0], b = x[WARP];
-    sums[0] = fma2(a.x, fma2((w.x << 4) & mask, scale, bias), sums[0]);
-    sums[1] = fma2(a.y, fma2(w.x & mask, scale, bias), sums[1]);
-    sums[2] = fma2(a.z, fma2((w.x >> 4) & mask, scale, bias), sums[2]);
-    sums[3] = fma2(a.w, fma2((w.x >> 8) & mask, scale, bias), sums[3]);
-    sums[4] = fma2(b.x, fma2((w.y << 4) & mask, scale, bias), sums[4]);
-    sums[5] = fma2(b.y, fma2(w.y & mask, scale, bias), sums[5]);
-    sums[6] = fma2(b.z, fma2((w.y >> 4) & mask, scale, bias), sums[6]);
-    sums[7] = fma2(b.w, fma2((w.y >> 8) & mask, scale, bias), sums[7]);
+struct lane_x { /* what a lane multiplies in a step */
+    uint4 a, b;
+};
+enum { X_VECTORS = 2 };
+ZM_FUNCTION lane_x read_x(const uint4 *x) { return {x[0], x[WARP]}; }
+ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
+    const uint lower = 0x000f000fu, upper = 0x00f000f0u;
+    uint low_both = multiply2(both, 0x3d803f80u); /* (1, 1/16) */
+    sums[0] = fma2(x.a.x, fma2_by(w.x & lower, low_both), sums[0]);
+    sums[1] = fma2(x.a.y, fma2_by(w.x & upper, both), sums[1]);
+    sums[2] = fma2(x.a.z, fma2_by((w.x >> 8) & lower, low_both), sums[2]);
+    sums[3] = fma2(x.a.w, fma2_by((w.x >> 8) & upper, both), sums[3]);
+    sums[4] = fma2(x.b.x, fma2_by(w.y & lower, low_both), sums[4]);
+    sums[5] = fma2(x.b.y, fma2_by(w.y & upper, both), sums[5]);
+    sums[6] = fma2(x.b.z, fma2_by((w.y >> 8) & lower, low_both), sums[6]);
+    sums[7] = fma2(x.b.w, fma2_by((w.y >> 8) & upper, both), sums[7]);
 }
 ZM_FUNCTION float lane_sum(const accumulator *sums) {
     float sum = 0.0f;
@@ -160,31 +183,35 @@ ZM_FUNCTION float lane_sum(const accumulator *sums) {
     }
     return sum;
 }
-/* Where the vector of 8 elements `number` of x lies in shared memory, and how. */
-ZM_FUNCTION uint x_place(uint number) {
+/* The vector of 8 elements `number` of x into shared memory, in the order that lanes read. */
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
+    const uint sixteen = 0x41804180u;
     uint unit = number / 2;
-    return (unit / WARP * 2 + number % 2) * WARP + unit % WARP;
+    shared[(unit / WARP * 2 + number % 2) * WARP + unit % WARP] = make_uint4(
+        multiply2(__byte_perm(v.x, v.z, 0x5410), sixteen), __byte_perm(v.x, v.z, 0x7632),
+        multiply2(__byte_perm(v.y, v.w, 0x5410), sixteen), __byte_perm(v.y, v.w, 0x7632));
 }
-ZM_FUNCTION uint4 x_order(uint4 v) {
-    return make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632), __byte_perm(v.y, v.w, 0x5410),
-                      __byte_perm(v.y, v.w, 0x7632));
-}
-enum { X_STEP = 2 * WARP }; /* vectors of x a step */
 #else
 typedef float accumulator;
-ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint scale, uint bias, const uint4 *x) {
-    const uint mask = 0x00ff00ffu;
+struct lane_x {
+    float v[8];
+};
+enum { X_VECTORS = 1 };
+ZM_FUNCTION lane_x read_x(const uint4 *x) {
     uint4 a = x[0];
-    uint even = fma2(w.x & mask, scale, bias), odd = fma2((w.x >> 8) & mask, scale, bias);
-    sums[0] = fmaf(low(a.x), low(even), sums[0]);
-    sums[1] = fmaf(low(a.y), low(odd), sums[1]);
-    sums[2] = fmaf(high(a.x), high(even), sums[2]);
-    sums[3] = fmaf(high(a.y), high(odd), sums[3]);
-    even = fma2(w.y & mask, scale, bias), odd = fma2((w.y >> 8) & mask, scale, bias);
-    sums[4] = fmaf(low(a.z), low(even), sums[4]);
-    sums[5] = fmaf(low(a.w), low(odd), sums[5]);
-    sums[6] = fmaf(high(a.z), high(even), sums[6]);
-    sums[7] = fmaf(high(a.w), high(odd), sums[7]);
+    return {{low(a.x), low(a.y), high(a.x), high(a.y), low(a.z), low(a.w), high(a.z), high(a.w)}};
+}
+ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
+    uint even = fma2_by(w.x & 0x00ff00ffu, both), odd = fma2_by(__byte_perm(w.x, 0, 0x4341), both);
+    sums[0] = fmaf(x.v[0], low(even), sums[0]);
+    sums[1] = fmaf(x.v[1], low(odd), sums[1]);
+    sums[2] = fmaf(x.v[2], high(even), sums[2]);
+    sums[3] = fmaf(x.v[3], high(odd), sums[3]);
+    even = fma2_by(w.y & 0x00ff00ffu, both), odd = fma2_by(__byte_perm(w.y, 0, 0x4341), both);
+    sums[4] = fmaf(x.v[4], low(even), sums[4]);
+    sums[5] = fmaf(x.v[5], low(odd), sums[5]);
+    sums[6] = fmaf(x.v[6], high(even), sums[6]);
+    sums[7] = fmaf(x.v[7], high(odd), sums[7]);
 }
 ZM_FUNCTION float lane_sum(const accumulator *sums) {
     float sum = 0.0f;
@@ -192,55 +219,175 @@ ZM_FUNCTION float lane_sum(const accumulator *sums) {
     for (int i = 0; i < ACCUMULATORS; i++) sum += sums[i];
     return sum;
 }
-ZM_FUNCTION uint x_place(uint number) { return number; }
-ZM_FUNCTION uint4 x_order(uint4 v) { /* (0, 2), (1, 3), (4, 6), (5, 7) */
-    return make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
-                      __byte_perm(v.z, v.w, 0x7632));
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) { /* (0, 2), (1, 3), (4, 6), (5, 7) */
+    shared[number] = make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632),
+                                __byte_perm(v.z, v.w, 0x5410), __byte_perm(v.z, v.w, 0x7632));
 }
-enum { X_STEP = WARP };
 #endif
 
-/* Vectors of x in shared memory for k elements: whole chunks, what is past k zero. */
-ZM_FUNCTION constexpr uint x_vectors(uint k) { return (k + CHUNK - 1) / CHUNK * (CHUNK / 8); }
+/* How rows of K elements go through the kernels: in pieces of STEPS, of which few may be empty. */
+template <int K> struct layout {
+    enum {
+        ROW_STEPS = (K + STEP - 1) / STEP,
+        STEPS = ROW_STEPS <= 5 ? ROW_STEPS : (ROW_STEPS + 4) / 5 * 5 < (ROW_STEPS + 3) / 4 * 4 ? 5 : 4,
+        PIECES = (ROW_STEPS + STEPS - 1) / STEPS,
+        PIECE_X = STEPS * X_VECTORS * WARP, /* vectors of x */
+        X = PIECES * PIECE_X,
+        /* 16 bytes of codes */
+        ROW_COPIES = K / (2 * LANE_ELEMENTS),
+        COPIES = STEPS * WARP / 2, /* a piece */
+        /* scales, and as many biases */
+        ROW_GROUPS = K / ZM_GROUP,
+        GROUPS = STEPS * STEP / ZM_GROUP, /* a piece */
+        LANE_GROUPS = (GROUPS + WARP - 1) / WARP,
+        /* Pairs of scales, then of biases, are copied by 4 bytes, where rows begin with a whole pair. */
+        IN_PAIRS = ROW_GROUPS % 2 == 0,
+        PAIRS = GROUPS / 2,
+        PAIR_COPIES = (2 * PAIRS + WARP - 1) / WARP, /* a lane */
+    };
+};
 
-ZM_FUNCTION void add_chunk(accumulator (&sums)[ACCUMULATORS], const chunk &c, const uint4 *x, uint lane) {
-    uint groups[LANE_GROUPS];
+/* A matrix of rows of K as a lane copies it. */
+template <int K> struct lane_matrix {
+    typedef layout<K> own;
+    const uint4 *weight;
+    const uint *pairs[own::PAIR_COPIES];
+    matrix whole;
+
+    ZM_FUNCTION lane_matrix(const matrix &m, uint lane) : weight((const uint4 *)m.weight + lane), whole(m) {
 #pragma unroll
-    for (int g = 0; g < LANE_GROUPS; g++) groups[g] = scale_and_bias(c.scale[g], c.bias[g]);
+        for (int c = 0; c < own::PAIR_COPIES; c++) {
+            uint unit = c * WARP + lane;
+            pairs[c] = unit < own::PAIRS ? (const uint *)m.scales + unit : (const uint *)m.biases + (unit - own::PAIRS);
+        }
+    }
+};
+
+/* A piece of a task in shared memory: the same steps of ROWS rows. */
+template <int K, int ROWS> struct alignas(16) slot {
+    typedef layout<K> own;
+    uint2 weight[ROWS][own::STEPS][WARP];
+    uint pairs[ROWS][2][own::PAIRS];
+
+    /* Begins to copy a piece of a row. What is behind the row's end stays as it is. */
+    ZM_FUNCTION void fill(int r, const lane_matrix<K> &m, uint row, uint piece, uint lane) {
+        const uint4 *from = m.weight + row * uint(own::ROW_COPIES) + piece * own::COPIES;
+        uint to = uint(__cvta_generic_to_shared(weight[r])) + lane * 16;
 #pragma unroll
-    for (int t = 0; t < STEPS; t++) {
-        int group = t * STEP / ZM_GROUP; /* of lane 0 */
-        uint both = __shfl_sync(~0u, groups[group / WARP], group % WARP + lane * LANE_ELEMENTS / ZM_GROUP);
-        uint scale = __byte_perm(both, both, 0x1010), bias = __byte_perm(both, both, 0x3232);
-        accumulate(sums, c.weight[t], scale, bias, x + t * X_STEP + lane);
+        for (int c = 0; c < own::COPIES; c += WARP) {
+            bool in = own::COPIES % WARP == 0 || c + WARP <= own::COPIES || c + lane < own::COPIES;
+            if (own::ROW_COPIES % own::COPIES) in = in && piece * own::COPIES + c + lane < own::ROW_COPIES;
+            copy16(to + c * 16, from + c, in);
+        }
+        if (!own::IN_PAIRS) return;
+        uint first = row * uint(own::ROW_GROUPS / 2) + piece * own::PAIRS;
+        to = uint(__cvta_generic_to_shared(pairs[r])) + lane * 4;
+#pragma unroll
+        for (int c = 0; c < own::PAIR_COPIES; c++) {
+            uint unit = c * WARP + lane;
+            bool in = 2 * own::PAIRS % WARP == 0 || unit < 2 * own::PAIRS;
+            if (own::ROW_GROUPS % own::GROUPS)
+                in = in && piece * own::PAIRS + (unit < own::PAIRS ? unit : unit - own::PAIRS) < own::ROW_GROUPS / 2;
+            copy4(to + c * WARP * 4, m.pairs[c] + first, in);
+        }
+    }
+
+    /* A lane's groups of a piece of a row; behind its end zero. */
+    ZM_FUNCTION void read_groups(uint (&both)[own::LANE_GROUPS], int r, const lane_matrix<K> &m, uint row, uint piece,
+                                 uint lane) const {
+        const ushort *scales = (const ushort *)pairs[r][0], *biases = (const ushort *)pairs[r][1];
+#pragma unroll
+        for (int g = 0; g < own::LANE_GROUPS; g++) {
+            uint group = g * WARP + lane, number = piece * own::GROUPS + group;
+            bool in = own::GROUPS % WARP == 0 || group < own::GROUPS;
+            if (own::ROW_GROUPS % own::GROUPS) in = in && number < own::ROW_GROUPS;
+            both[g] = 0;
+            if (in && own::IN_PAIRS) both[g] = scale_and_bias(scales[group], biases[group]);
+            if (in && !own::IN_PAIRS) {
+                uint at = row * uint(own::ROW_GROUPS) + number;
+                both[g] = scale_and_bias(__ldg(m.whole.scales + at), __ldg(m.whole.biases + at));
+            }
+        }
+    }
+};
+
+/* Products of rows with x, for the tasks first, first + stride, ... below n_tasks of a warp; a task is ROWS rows.
+ * where(task, matrices, rows) says where they are, ready() makes x in shared memory complete for the block, and
+ * done(task, parts) gets a lane's part of each product. The copies of a piece begin n_ahead pieces (one or two) before it is
+ * needed, the first ones before ready(). ring: n_slots for each warp, n_ahead + 1 or as many as it has pieces. */
+template <int K, int ROWS, typename Where, typename Ready, typename Done>
+ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x, uint4 *ring, uint n_slots,
+                          uint n_ahead, Where where, Ready ready, Done done) {
+    typedef layout<K> own;
+    typedef slot<K, ROWS> slots;
+    const uint lane = threadIdx.x % WARP;
+    slots *const begin = (slots *)ring + threadIdx.x / WARP * n_slots, *const end = begin + n_slots;
+    slots *to = begin, *from = begin;
+    uint copied_task = first, copied_piece = 0;
+    auto copy_next = [&] {
+        if (copied_task < n_tasks) {
+            const lane_matrix<K> *matrices[ROWS];
+            uint rows[ROWS];
+            where(copied_task, matrices, rows);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) to->fill(r, *matrices[r], rows[r], copied_piece, lane);
+            if (++to == end) to = begin;
+            if (++copied_piece == own::PIECES) copied_piece = 0, copied_task += stride;
+        }
+        commit_copies();
+    };
+    copy_next();
+    if (n_ahead > 1) copy_next();
+    ready();
+#pragma unroll 1
+    for (uint task = first; task < n_tasks; task += stride) {
+        const lane_matrix<K> *matrices[ROWS];
+        uint rows[ROWS];
+        if (!own::IN_PAIRS) where(task, matrices, rows);
+        accumulator sums[ROWS][ACCUMULATORS] = {};
+#pragma unroll 1
+        for (uint piece = 0; piece < own::PIECES; piece++) {
+            if (n_ahead > 1) finish_copies<1>();
+            else finish_copies<0>();
+            __syncwarp(); /* the copies of all lanes are there, and the slot before is free */
+            copy_next();
+            uint both[ROWS][own::LANE_GROUPS];
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) from->read_groups(both[r], r, *matrices[r], rows[r], piece, lane);
+            const uint4 *piece_x = x + piece * own::PIECE_X + lane;
+#pragma unroll
+            for (int t = 0; t < own::STEPS; t++) {
+                lane_x v = read_x(piece_x + t * X_VECTORS * WARP);
+                int group = t * STEP / ZM_GROUP; /* of lane 0 */
+                uint lane_group = group % WARP + lane * LANE_ELEMENTS / ZM_GROUP;
+#pragma unroll
+                for (int r = 0; r < ROWS; r++)
+                    accumulate(sums[r], from->weight[r][t][lane], __shfl_sync(~0u, both[r][group / WARP], lane_group), v);
+            }
+            if (++from == end) from = begin;
+        }
+        float parts[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) parts[r] = lane_sum(sums[r]);
+        done(task, parts);
     }
 }
 
-/* A lane's part of the product of a row with x (in shared memory, as staged) over k elements; c is the first chunk. */
-ZM_FUNCTION float multiply_row(const chunk &c, const matrix &m, uint row, const uint4 *x, uint k, uint lane) {
-    accumulator sums[ACCUMULATORS] = {};
-    if (k <= CHUNK) {
-        add_chunk(sums, c, x, lane);
-        return lane_sum(sums);
-    }
-    chunk own = c;
+/* x (K elements) into shared memory, by `threads`. The caller's barrier follows. */
+template <int K> ZM_FUNCTION void stage(uint4 *shared, const uint4 *x, uint thread, uint threads) {
+    enum { AT_ONCE = layout<K>::X <= 512 ? 2 : 4 }; /* loads under way */
 #pragma unroll 1
-    for (uint number = 1; number * CHUNK < k; number++) {
-        chunk next;
-        load_chunk(next, m, row, number, k, lane);
-        add_chunk(sums, own, x, lane);
-        own = next;
-        x += CHUNK / 8;
+    for (uint first = thread; first < layout<K>::X; first += AT_ONCE * threads) {
+        uint4 v[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            v[i] = make_uint4(0, 0, 0, 0);
+            if (first + i * threads < K / 8) v[i] = read_fresh(x + first + i * threads);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (first + i * threads < layout<K>::X) place_x(shared, first + i * threads, v[i]);
     }
-    add_chunk(sums, own, x, lane);
-    return lane_sum(sums);
-}
-
-/* x (k elements) into shared memory. The caller's barrier follows. */
-ZM_FUNCTION void stage(uint4 *shared, const uint4 *x, uint k, uint thread, uint threads) {
-#pragma unroll 1
-    for (uint v = thread; v < x_vectors(k); v += threads)
-        shared[x_place(v)] = v < k / 8 ? x_order(read_fresh(x + v)) : make_uint4(0, 0, 0, 0);
 }
 
 /* The RMS norm of a row of ZM_HIDDEN, as MLX spreads it over a block: NORM_THREADS with NORM_VECTORS of 8. */
@@ -292,7 +439,7 @@ ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, fl
         if (thread % WARP == 0) sums[thread / WARP] = sum;
     }
 #pragma unroll 1
-    for (uint v = ROW_VECTORS + thread; v < x_vectors(ZM_HIDDEN); v += threads) shared[x_place(v)] = make_uint4(0, 0, 0, 0);
+    for (uint v = ROW_VECTORS + thread; v < layout<ZM_HIDDEN>::X; v += threads) place_x(shared, v, make_uint4(0, 0, 0, 0));
     __syncthreads();
     sum = NORM_THREADS == 64 ? sums[0] + sums[1]
                              : (sums[0] + sums[2 % (NORM_THREADS / WARP)]) + (sums[1] + sums[3 % (NORM_THREADS / WARP)]);
@@ -304,7 +451,7 @@ ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, fl
             if (v >= ROW_VECTORS) continue;
             uint4 y = make_uint4(scale_pair(x[i].x, n.weight[i].x, factor), scale_pair(x[i].y, n.weight[i].y, factor),
                                  scale_pair(x[i].z, n.weight[i].z, factor), scale_pair(x[i].w, n.weight[i].w, factor));
-            shared[x_place(v)] = x_order(y);
+            place_x(shared, v, y);
             if (normed) normed[v] = y;
         }
     }

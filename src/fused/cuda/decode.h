@@ -6,7 +6,7 @@
  *     zm_decode_begin(&decode, scope, hidden_size, head_dim, top_k);
  *     zm_place h = zm_decode_embed(&decode, token, table);
  *     h = zm_decode_mlp(&decode, h, norm, gate, up, down);
- *     zm_decode_head(&decode, h, last_norm, lm_head, zm_decode_output(&decode, 1, &vocab_size));
+ *     zm_decode_head(&decode, h, last_norm, lm_head, zm_decode_output(&decode, MLX_BFLOAT16, 1, &vocab_size));
  *     zm_decode_end(&decode, results);
  *
  * A place names an array on the device that one part writes and later ones read. The residual stream h has hidden_size
@@ -25,6 +25,7 @@ typedef struct zm_decode {
     zm_chain *chain; /* NULL after a failure */
     int hidden_size, head_dim, top_k;
     int n_outputs;
+    bool publishes; /* zm_decode_publish */
 } zm_decode;
 
 typedef struct zm_decode_norm {
@@ -47,8 +48,8 @@ bool zm_decode_serves_weight(const zm_weight *weight, const char **reason);
 bool zm_decode_serves_layout(const zm_weight *weight, const char **reason);
 /* Compiles the kernels for this weight in a model of those sizes, unless they are there. */
 zmlx_status zm_decode_prepare(const zm_weight *weight, int hidden_size, int head_dim, int top_k, zmlx_error *error);
-/* Whether count inputs of k elements fit a block's shared memory: 1, or top_k before the experts' down projection. */
-bool zm_decode_fits(int k, int count);
+/* Whether count of its inputs fit a block's shared memory: 1, or top_k before the experts' down projection. */
+bool zm_decode_fits(const zm_weight *weight, int count);
 
 /* head_dim: 64 or 128; top_k: 1 where there are no experts. */
 void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k);
@@ -56,10 +57,13 @@ void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int he
 void zm_decode_end(zm_decode *decode, mlx_array *results);
 
 zm_place zm_decode_input(zm_decode *decode, mlx_array array);
-zm_place zm_decode_output(zm_decode *decode, int n_dims, const int *shape);
+zm_place zm_decode_output(zm_decode *decode, mlx_dtype dtype, int n_dims, const int *shape);
 
 /* An array that parts write into (zm_chain_overwrite): the next output. */
 zm_place zm_decode_overwrite(zm_decode *decode, mlx_array array);
+
+/* The residual stream that the next part leaves becomes the next output, (1, 1, hidden_size). */
+void zm_decode_publish(zm_decode *decode);
 
 /* The table's row of token, an int32 or uint32 array of one. */
 zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *table);
@@ -68,6 +72,10 @@ zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *we
 /* q, k and v of norm(h), one behind the other. */
 zm_place zm_decode_qkv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *q, const zm_weight *k,
                        const zm_weight *v);
+/* The first half of an attention whose rest is not a part: norms and rotary embedding of the heads, the queries to
+ * `queries`, the token's keys and values into the caches. weight: any of the attention's. */
+void zm_decode_heads(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
+                     const zm_weight *weight, zm_place queries);
 /* h + o_proj of the attention: norms and rotary embedding of the heads, the token's keys and values into the caches, and
  * MLX's vector attention over all rows up to the token's. */
 zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
@@ -82,5 +90,9 @@ zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const
 zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments);
 /* to = W norm(h), for many rows. */
 void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to);
+/* Memory for the head's results where only the choice among them is wanted. */
+zm_place zm_decode_logits(zm_decode *decode, const zm_weight *weight);
+/* to (one int32) = the arg-max of logits - logsumexp(logits) in bfloat16; weight: the head's. */
+void zm_decode_choose(zm_decode *decode, zm_place logits, const zm_weight *weight, zm_place to);
 
 #endif

@@ -1,3 +1,4 @@
+#if ZM_K == ZM_HIDDEN
 /* Attention of one query: what it reads (norms of heads, rotary embedding, the write into the caches), and itself. */
 enum { HEAD_WARPS = 4 };
 
@@ -10,54 +11,84 @@ ZM_FUNCTION uint4 norm_head_vector(uint4 v, const uint4 *norm, float eps, int la
                       scale_pair(v.z, weight.z, factor), scale_pair(v.w, weight.w, factor));
 }
 
-/* qkv: n_heads queries, n_kv_heads keys and as many values, of dim elements. Queries go to queries, keys and values to row
- * `offset` of caches (n_kv_heads, rows, dim). Norm weights NULL: no norm; freqs (dim / 2) NULL: those of the base. */
+/* The rotary embedding at one position: a lane has elements lane, lane + WARP, ... of each half of a head. freqs (dim / 2)
+ * NULL: those of the base. */
+enum { HEAD_VECTORS = ZM_HEAD_DIM / 8, HALF = ZM_HEAD_DIM / 2, LANE_ANGLES = HALF / WARP };
+struct rotation {
+    float cosine[LANE_ANGLES], sine[LANE_ANGLES];
+
+    ZM_FUNCTION rotation(const float *freqs, float log2_base, float position, int lane) {
+#pragma unroll
+        for (int i = 0; i < LANE_ANGLES; i++) {
+            int element = i * WARP + lane;
+            float frequency = freqs ? float(1.0 / double(__ldg(freqs + element)))
+                                    : exp2f(-(float(element) / float(HALF)) * log2_base);
+            float theta = position * frequency;
+            cosine[i] = cosf(theta);
+            sine[i] = sinf(theta);
+        }
+    }
+    /* Of the head x, in shared memory, to `to` and, if not NULL, also to `copy`. */
+    ZM_FUNCTION void apply(const ushort *x, ushort *to, ushort *copy, int lane) const {
+#pragma unroll
+        for (int i = 0; i < LANE_ANGLES; i++) {
+            int element = i * WARP + lane;
+            float a = widen(x[element]), b = widen(x[element + HALF]);
+            ushort first = narrow(fmaf(a, cosine[i], -(b * sine[i]))), second = narrow(fmaf(a, sine[i], b * cosine[i]));
+            to[element] = first;
+            to[element + HALF] = second;
+            if (copy) copy[element] = first, copy[element + HALF] = second;
+        }
+    }
+};
+
+/* What a head reads and writes. qkv: n_heads queries, n_kv_heads keys and as many values. Norm weights NULL: no norm. The
+ * caches are (n_kv_heads, rows, dim). */
+struct head_arguments {
+    const uint4 *qkv, *q_norm, *k_norm;
+    ushort *keys, *values;
+    float eps;
+    int offset, n_heads, n_kv_heads, rows;
+
+    ZM_FUNCTION ushort *cache_row(ushort *cache, int kv_head) const {
+        return cache + ((long long)kv_head * rows + offset) * ZM_HEAD_DIM;
+    }
+    /* Head `head` of qkv, normed, into shared memory at x, by one warp. */
+    ZM_FUNCTION void read(uint4 *x, int head, int lane) const {
+        bool in = lane < HEAD_VECTORS;
+        uint4 v = in ? read_fresh(qkv + head * HEAD_VECTORS + lane) : make_uint4(0, 0, 0, 0);
+        const uint4 *norm = head < n_heads ? q_norm : k_norm;
+        if (norm && head < n_heads + n_kv_heads) v = norm_head_vector(v, norm, eps, lane, in);
+        if (in) x[lane] = v;
+        __syncwarp();
+    }
+};
+
+/* Queries go to queries, keys and values to row `offset` of the caches. A warp a head. */
 ZM_KERNEL(HEAD_WARPS * WARP) zm_heads(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs,
                                       ushort *queries, ushort *keys, ushort *values, float eps, float log2_base,
                                       int offset, float position_scale, int n_heads, int n_kv_heads, int rows) {
-    enum { VECTORS = ZM_HEAD_DIM / 8, HALF = ZM_HEAD_DIM / 2 };
-    __shared__ uint4 heads[HEAD_WARPS][VECTORS];
+    __shared__ uint4 heads[HEAD_WARPS][HEAD_VECTORS];
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = int(blockIdx.x) * HEAD_WARPS + warp;
-    float position = position_scale * float(offset), cosine[HALF / WARP], sine[HALF / WARP];
-#pragma unroll
-    for (int i = 0; i < HALF / WARP; i++) {
-        int element = i * WARP + lane;
-        float frequency = freqs ? float(1.0 / double(__ldg(freqs + element)))
-                                : exp2f(-(float(element) / float(HALF)) * log2_base);
-        float theta = position * frequency;
-        cosine[i] = cosf(theta);
-        sine[i] = sinf(theta);
-    }
+    head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, offset, n_heads, n_kv_heads, rows};
+    rotation rotate(freqs, log2_base, position_scale * float(offset), lane);
     wait_for_last();
     if (head >= n_heads + 2 * n_kv_heads) return;
-    bool in = lane < VECTORS, is_query = head < n_heads, is_value = head >= n_heads + n_kv_heads;
-    uint4 v = in ? read_fresh(qkv + head * VECTORS + lane) : make_uint4(0, 0, 0, 0);
-    if (is_value) {
-        uint4 *to = (uint4 *)values + ((long long)(head - n_heads - n_kv_heads) * rows + offset) * VECTORS;
-        if (in) to[lane] = v;
-        return;
-    }
-    const uint4 *norm = is_query ? q_norm : k_norm;
-    if (norm) v = norm_head_vector(v, norm, eps, lane, in);
-    if (in) heads[warp][lane] = v;
-    __syncwarp();
+    all.read(heads[warp], head, lane);
     const ushort *x = (const ushort *)heads[warp];
-    ushort *to = queries + head * ZM_HEAD_DIM;
-    if (!is_query) to = keys + ((long long)(head - n_heads) * rows + offset) * ZM_HEAD_DIM;
-#pragma unroll
-    for (int i = 0; i < HALF / WARP; i++) {
-        int element = i * WARP + lane;
-        float a = widen(x[element]), b = widen(x[element + HALF]);
-        to[element] = narrow(fmaf(a, cosine[i], -(b * sine[i])));
-        to[element + HALF] = narrow(fmaf(a, sine[i], b * cosine[i]));
-    }
+    int kv_head = head - n_heads;
+    if (head < n_heads) rotate.apply(x, queries + head * ZM_HEAD_DIM, nullptr, lane);
+    else if (kv_head < n_kv_heads) rotate.apply(x, all.cache_row(keys, kv_head), nullptr, lane);
+    else if (lane < HEAD_VECTORS) ((uint4 *)all.cache_row(values, kv_head - n_kv_heads))[lane] = heads[warp][lane];
 }
 
-/* MLX's vector attention has KEY_WARPS warps a head for up to 1024 keys, for more LONG_WARPS in each of LONG_BLOCKS blocks.
- * They take turns with the keys; a lane has LANE_DIM neighbours of a head. */
+/* MLX's vector attention has KEY_WARPS warps a head for up to 1024 keys (here in a cluster of blocks), for more LONG_WARPS
+ * in each of LONG_BLOCKS blocks. They take turns with the keys; a lane has LANE_DIM neighbours of a head. */
 enum {
     LANE_DIM = ZM_HEAD_DIM / WARP,
     KEY_WARPS = 32,
+    HEAD_BLOCKS = 4,
+    BLOCK_WARPS = KEY_WARPS / HEAD_BLOCKS,
     LONG_BLOCKS = 32,
     LONG_WARPS = 8,
     KEYS_AT_ONCE = 4, /* whose loads and products overlap; their order in the sums stays */
@@ -79,12 +110,31 @@ ZM_FUNCTION lane_vector load_lane(const ushort *head, int lane) {
 }
 ZM_FUNCTION float element(const lane_vector &v, int i) { return i % 2 ? high(v.words[i / 2]) : low(v.words[i / 2]); }
 
-/* The keys first, first + step, ... below n. */
-ZM_FUNCTION attention_state attend(const ushort *query, const ushort *keys, const ushort *values, float scale_log2,
-                                   int first, int step, int n, int lane) {
+/* Keys and values of one head: rows of the caches, but the last of n from elsewhere. */
+struct key_rows {
+    const ushort *keys, *values, *last_key, *last_value;
+    int n;
+};
+
+/* The keys first, first + step, ... below n. Those of the caches that come first are read before ready(). */
+template <typename Ready>
+ZM_FUNCTION attention_state attend(const ushort *query, const key_rows &rows, float scale_log2, int first, int step,
+                                   int lane, Ready ready) {
     attention_state state;
     state.most = -3.402823466e+38f;
     state.sum = 0.0f;
+    lane_vector k[KEYS_AT_ONCE], v[KEYS_AT_ONCE];
+    auto load = [&](int key) {
+#pragma unroll
+        for (int i = 0; i < KEYS_AT_ONCE; i++) {
+            long long row = key + i * step;
+            if (row >= rows.n - 1) continue;
+            k[i] = load_lane(rows.keys + row * ZM_HEAD_DIM, lane);
+            v[i] = load_lane(rows.values + row * ZM_HEAD_DIM, lane);
+        }
+    };
+    load(first);
+    ready();
     float q[LANE_DIM];
     lane_vector own = load_lane(query, lane);
 #pragma unroll
@@ -92,17 +142,16 @@ ZM_FUNCTION attention_state attend(const ushort *query, const ushort *keys, cons
         q[i] = scale_log2 * element(own, i);
         state.value[i] = 0.0f;
     }
-    for (int key = first; key < n; key += step * KEYS_AT_ONCE) {
-        lane_vector k[KEYS_AT_ONCE], v[KEYS_AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < KEYS_AT_ONCE; i++) {
-            long long row = key + i * step < n ? key + i * step : key;
-            k[i] = load_lane(keys + row * ZM_HEAD_DIM, lane);
-            v[i] = load_lane(values + row * ZM_HEAD_DIM, lane);
-        }
+#pragma unroll 1
+    for (int key = first; key < rows.n; key += step * KEYS_AT_ONCE) {
+        if (key != first) load(key);
         float scores[KEYS_AT_ONCE];
 #pragma unroll
         for (int i = 0; i < KEYS_AT_ONCE; i++) {
+            if (key + i * step == rows.n - 1) {
+                k[i] = load_lane(rows.last_key, lane);
+                v[i] = load_lane(rows.last_value, lane);
+            }
             float score = 0.0f;
 #pragma unroll
             for (int j = 0; j < LANE_DIM; j++) score = fmaf(q[j], element(k[i], j), score);
@@ -110,7 +159,7 @@ ZM_FUNCTION attention_state attend(const ushort *query, const ushort *keys, cons
         }
 #pragma unroll
         for (int i = 0; i < KEYS_AT_ONCE; i++) {
-            if (key + i * step >= n) break;
+            if (key + i * step >= rows.n) break;
             float most = fmaxf(state.most, scores[i]), factor = exp2f(state.most - most), share = exp2f(scores[i] - most);
             state.most = most;
             state.sum = fmaf(factor, state.sum, share);
@@ -119,12 +168,6 @@ ZM_FUNCTION attention_state attend(const ushort *query, const ushort *keys, cons
         }
     }
     return state;
-}
-
-ZM_FUNCTION float warp_most(float value) {
-#pragma unroll
-    for (int lane = WARP / 2; lane; lane /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, lane));
-    return value;
 }
 
 /* y = the head's values merged: warp w has those of part w, whose largest score and sum are in lane w of most and sum. */
@@ -143,23 +186,60 @@ ZM_FUNCTION void merge_parts(ushort *y, const float *value, float most, float su
     }
 }
 
-/* y (n_heads, dim) = attention of queries over the first n rows of the caches (n_kv_heads, rows, dim); n <= 1024. A block
- * a head. */
-ZM_KERNEL(KEY_WARPS * WARP) zm_attention(const ushort *queries, const ushort *keys, const ushort *values, ushort *y,
-                                         float scale, int n, int rows, int group) {
-    __shared__ float most[KEY_WARPS], sums[KEY_WARPS];
-    int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = blockIdx.x;
-    long long cache = (long long)(head / group) * rows * ZM_HEAD_DIM;
+/* y (n_heads, dim) = attention over the first offset + 1 <= 1024 keys, of which the last is this token's: what zm_heads
+ * does goes on here, in each block of a query head's cluster; the first of a group writes the caches. */
+extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_WARPS *WARP)
+    zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
+                 ushort *values, ushort *y, float eps, float log2_base, int offset, float position_scale, int n_heads,
+                 int n_kv_heads, int rows, float scale) {
+    enum { QUERY, KEY, VALUE, PARTS };
+    __shared__ float most[KEY_WARPS], sums[KEY_WARPS], parts[LANE_DIM][BLOCK_WARPS][KEY_WARPS + 1];
+    __shared__ uint4 read[PARTS][HEAD_VECTORS], ready[PARTS][HEAD_VECTORS];
+    int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP;
+    int head = int(blockIdx.x) / HEAD_BLOCKS, block = int(blockIdx.x) % HEAD_BLOCKS, place = block * BLOCK_WARPS + warp;
+    int group = n_heads / n_kv_heads, kv_head = head / group;
+    bool writes = head % group == 0 && block == 0;
+    head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, offset, n_heads, n_kv_heads, rows};
+    long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
+    key_rows own = {keys + cache, values + cache, (const ushort *)ready[KEY], (const ushort *)ready[VALUE], offset + 1};
     float scale_log2 = float(double(scale) * 1.44269504088896340736);
-    wait_for_last();
-    attention_state state = attend(queries + head * ZM_HEAD_DIM, keys + cache, values + cache, scale_log2, warp, KEY_WARPS, n,
-                                   lane);
-    if (lane == 0) {
-        most[warp] = state.most;
-        sums[warp] = state.sum;
+    begin_cluster();
+    auto prepare = [&] {
+        if (warp < PARTS) {
+            rotation rotate(freqs, log2_base, position_scale * float(offset), lane);
+            wait_for_last();
+            all.read(read[warp], warp == QUERY ? head : n_heads + (warp == KEY ? 0 : n_kv_heads) + kv_head, lane);
+            const ushort *x = (const ushort *)read[warp];
+            if (warp == QUERY) rotate.apply(x, (ushort *)ready[QUERY], nullptr, lane);
+            if (warp == KEY) rotate.apply(x, (ushort *)ready[KEY], writes ? all.cache_row(keys, kv_head) : nullptr, lane);
+            if (warp == VALUE && lane < HEAD_VECTORS) {
+                ready[VALUE][lane] = read[VALUE][lane];
+                if (writes) ((uint4 *)all.cache_row(values, kv_head))[lane] = read[VALUE][lane];
+            }
+        } else {
+            wait_for_last();
+        }
+        __syncthreads();
+    };
+    attention_state state = attend((const ushort *)ready[QUERY], own, scale_log2, place, KEY_WARPS, lane, prepare);
+    wait_for_cluster(); /* all blocks have begun */
+    /* Lane l's elements are merged by warp l of the cluster. */
+    if (lane < HEAD_BLOCKS) {
+        store_to_block(lane, most + place, __float_as_uint(state.most));
+        store_to_block(lane, sums + place, __float_as_uint(state.sum));
     }
-    __syncthreads();
-    merge_parts(y + head * ZM_HEAD_DIM, state.value, most[lane], sums[lane], lane, warp);
+#pragma unroll
+    for (int i = 0; i < LANE_DIM; i++)
+        store_to_block(lane / BLOCK_WARPS, &parts[i][lane % BLOCK_WARPS][place], __float_as_uint(state.value[i]));
+    arrive_at_cluster();
+    wait_for_cluster();
+    float factor = exp2f(most[lane] - warp_most(most[lane])), sum = warp_sum(sums[lane] * factor);
+    float inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
+#pragma unroll
+    for (int i = 0; i < LANE_DIM; i++) {
+        float merged = warp_sum(parts[i][warp][lane] * factor) * inverse;
+        if (lane == 0) y[head * ZM_HEAD_DIM + LANE_DIM * place + i] = narrow(merged);
+    }
 }
 
 /* The same for more keys, in two kernels: this one has LONG_BLOCKS blocks a head; each leaves its largest score, its sum and
@@ -172,9 +252,10 @@ ZM_KERNEL(LONG_WARPS * WARP) zm_attention_parts(const ushort *queries, const ush
     int head = int(blockIdx.x) / LONG_BLOCKS, block = int(blockIdx.x) % LONG_BLOCKS;
     long long cache = (long long)(head / group) * rows * ZM_HEAD_DIM;
     float scale_log2 = scale * 1.44269504089f;
-    wait_for_last();
-    attention_state state = attend(queries + head * ZM_HEAD_DIM, keys + cache, values + cache, scale_log2,
-                                   block * LONG_WARPS + warp, LONG_BLOCKS * LONG_WARPS, n, lane);
+    wait_for_last(); /* the last key is from the kernel before */
+    const ushort *last_key = keys + cache + (n - 1) * ZM_HEAD_DIM, *last_value = values + cache + (n - 1) * ZM_HEAD_DIM;
+    attention_state state = attend(queries + head * ZM_HEAD_DIM, {keys + cache, values + cache, last_key, last_value, n},
+                                   scale_log2, block * LONG_WARPS + warp, LONG_BLOCKS * LONG_WARPS, lane, [] {});
     if (lane == 0) {
         mosts[warp] = state.most;
         sums[warp] = state.sum;
@@ -215,3 +296,4 @@ ZM_KERNEL(LONG_BLOCKS * WARP) zm_attention_merge(const float *part_most, const f
     float sum = *(const volatile float *)(part_sums + head * LONG_BLOCKS + lane);
     merge_parts(y + head * ZM_HEAD_DIM, value, most, sum, lane, warp);
 }
+#endif

@@ -1,5 +1,35 @@
-/* Linear maps. A block has WARPS warps; dynamic shared memory holds x as staged. */
+/* Linear maps. Dynamic shared memory holds x, then the ring of pieces of weights. */
 
+/* h_next = h + W x. A task is two rows. */
+ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases,
+                                    const ushort *h, ushort *h_next, uint n, uint n_slots, uint n_ahead) {
+    uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
+    uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps, n_tasks = n / 2;
+    lane_matrix<ZM_K> m({weight, scales, biases}, lane);
+    ushort before; /* lanes below 16: of the task's first row, the others: of its second */
+    auto fetch = [&](uint task) {
+        if (task < n_tasks) before = read_fresh(h + (task * 2 + lane / 16));
+    };
+    multiply<ZM_K, 2>(
+        first, stride, n_tasks, staged, staged + layout<ZM_K>::X, n_slots, n_ahead,
+        [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
+            matrices[0] = matrices[1] = &m;
+            rows[0] = task * 2, rows[1] = task * 2 + 1;
+        },
+        [&] {
+            wait_for_last();
+            stage<ZM_K>(staged, x, thread, blockDim.x);
+            __syncthreads();
+            fetch(first);
+        },
+        [&](uint task, const float *parts) {
+            float both = warp_sum2(parts[0], parts[1], lane);
+            if (lane % 16 == 0) h_next[task * 2 + lane / 16] = narrow(widen(before) + rounded(both));
+            fetch(task + stride);
+        });
+}
+
+#if ZM_K == ZM_HIDDEN
 /* h = row of the table for *token. */
 ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *scales, const ushort *biases, uint *h) {
     wait_for_last();
@@ -7,100 +37,84 @@ ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *
     if (pair >= pairs) return;
     long long row = *token, group = row * (ZM_HIDDEN / ZM_GROUP) + pair * 2 / ZM_GROUP;
     uint both = scale_and_bias(__ldg(scales + group), __ldg(biases + group));
-    uint scale = __byte_perm(both, both, 0x1010), bias = __byte_perm(both, both, 0x3232);
     int bit = pair * 2 * ZM_BITS;
     uint code = __ldg(weight + row * (ZM_HIDDEN * ZM_BITS / 32) + bit / 32) >> (bit % 32);
     uint mask = (1u << ZM_BITS) - 1u, shift = ZM_BITS == 4 ? 4 : 0;
-    h[pair] = fma2((code & mask) << shift | ((code >> ZM_BITS) & mask) << (16 + shift), scale, bias);
+    h[pair] = fma2_by((code & mask) << shift | ((code >> ZM_BITS) & mask) << (16 + shift), both);
 }
 
-/* y = [A; B; C] norm(h). A warp a row. */
+/* y = [A; B; C] norm(h). A task is two rows of one of them. */
 ZM_KERNEL(THREADS, 2) zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort *as,
                                      const ushort *ab, const uint2 *bw, const ushort *bs, const ushort *bb,
                                      const uint2 *cw, const ushort *cs, const ushort *cb, ushort *y, float eps, uint n_a,
-                                     uint n_b, uint n_c) {
-    uint thread = threadIdx.x, lane = thread % WARP, place = blockIdx.x * WARPS + thread / WARP;
+                                     uint n_b, uint n_c, uint n_slots, uint n_ahead) {
+    uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread);
-    matrix m = {aw, as, ab};
-    uint row = place;
-    if (place >= n_a) m = {bw, bs, bb}, row = place - n_a;
-    if (place >= n_a + n_b) m = {cw, cs, cb}, row = place - n_a - n_b;
-    bool in = place < n_a + n_b + n_c;
-    if (!in) row = 0;
-    chunk weights;
-    load_chunk(weights, m, row, 0, ZM_HIDDEN, lane);
-    wait_for_last();
-    stage_norm(staged, h, n, eps, nullptr, thread, THREADS);
-    float result = warp_sum(multiply_row(weights, m, row, staged, ZM_HIDDEN, lane));
-    if (lane == 0 && in) y[place] = narrow(result);
-}
-
-/* y = W norm(h) for many rows: warps go on with the rows that are a grid further, the next one's weights under way. */
-ZM_KERNEL(THREADS, 2) zm_norm_head(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
-                                   const ushort *biases, ushort *y, float eps, uint rows) {
-    uint thread = threadIdx.x, lane = thread % WARP, warps = gridDim.x * WARPS;
-    uint row = blockIdx.x * WARPS + thread / WARP;
-    norm_row n;
-    load_norm(n, norm, thread);
-    matrix m = {weight, scales, biases};
-    chunk weights;
-    load_chunk(weights, m, row < rows ? row : 0, 0, ZM_HIDDEN, lane);
-    wait_for_last();
-    stage_norm(staged, h, n, eps, nullptr, thread, THREADS);
-    for (; row < rows; row += warps) {
-        chunk next;
-        load_chunk(next, m, row + warps < rows ? row + warps : 0, 0, ZM_HIDDEN, lane);
-        float result = warp_sum(multiply_row(weights, m, row, staged, ZM_HIDDEN, lane));
-        if (lane == 0) y[row] = narrow(result);
-        weights = next;
-    }
-}
-
-/* h_next = h + W x. A warp a row. */
-ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases,
-                                    const ushort *h, ushort *h_next, uint k, uint n) {
-    uint thread = threadIdx.x, lane = thread % WARP, place = blockIdx.x * WARPS + thread / WARP;
-    matrix m = {weight, scales, biases};
-    uint row = place < n ? place : 0;
-    chunk weights;
-    load_chunk(weights, m, row, 0, k, lane);
-    wait_for_last();
-    stage(staged, x, k, thread, THREADS);
-    float before = widen(*(volatile const ushort *)(h + row));
-    __syncthreads();
-    float result = warp_sum(multiply_row(weights, m, row, staged, k, lane));
-    if (lane == 0 && place < n) h_next[row] = narrow(before + rounded(result));
+    lane_matrix<ZM_HIDDEN> m({aw, as, ab}, lane);
+    multiply<ZM_HIDDEN, 2>(
+        blockIdx.x * warps + thread / WARP, gridDim.x * warps, (n_a + n_b + n_c) / 2, staged,
+        staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+        [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
+            uint row = task * 2;
+            if (n_b) {
+                if (row >= n_a + n_b) m = lane_matrix<ZM_HIDDEN>({cw, cs, cb}, lane), row -= n_a + n_b;
+                else if (row >= n_a) m = lane_matrix<ZM_HIDDEN>({bw, bs, bb}, lane), row -= n_a;
+                else m = lane_matrix<ZM_HIDDEN>({aw, as, ab}, lane);
+            }
+            matrices[0] = matrices[1] = &m;
+            rows[0] = row, rows[1] = row + 1;
+        },
+        [&] {
+            wait_for_last();
+            stage_norm(staged, h, n, eps, nullptr, thread, blockDim.x);
+        },
+        [&](uint task, const float *parts) {
+            float both = warp_sum2(parts[0], parts[1], lane);
+            if (lane % 16 == 0) y[task * 2 + lane / 16] = narrow(both);
+        });
 }
 
 /* y = c * conv(b * v) with b, c, v = W norm(h) and three taps; state: the last two rows of b * v, moved on by
- * one. A warp a channel. */
-ZM_KERNEL(THREADS) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
-                           const ushort *biases, const ushort *taps, ushort *state, ushort *y, float eps, uint size) {
-    uint thread = threadIdx.x, lane = thread % WARP, place = blockIdx.x * WARPS + thread / WARP;
-    uint channel = place < size ? place : 0;
+ * one. A task is a channel. */
+ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
+                              const ushort *biases, const ushort *taps, ushort *state, ushort *y, float eps, uint size,
+                              uint n_slots, uint n_ahead) {
+    uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread);
-    matrix m = {weight, scales, biases};
-    chunk weights[3]; /* of b, c, v */
+    uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps;
+    lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
+    ushort x0, x1, tap[3]; /* of the task's channel; the state is the token's before */
+    auto fetch = [&](uint channel) {
+        if (channel >= size) return;
+        x0 = read_fresh(state + channel);
+        x1 = read_fresh(state + size + channel);
 #pragma unroll
-    for (int i = 0; i < 3; i++) load_chunk(weights[i], m, i * size + channel, 0, ZM_HIDDEN, lane);
-    float tap[3];
+        for (int i = 0; i < 3; i++) tap[i] = __ldg(taps + channel * 3 + i);
+    };
+    multiply<ZM_HIDDEN, 3>(
+        first, stride, size, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+        [&](uint channel, const lane_matrix<ZM_HIDDEN> *(&matrices)[3], uint (&rows)[3]) {
 #pragma unroll
-    for (int i = 0; i < 3; i++) tap[i] = widen(__ldg(taps + channel * 3 + i));
-    wait_for_last();
-    float x0 = widen(*(volatile const ushort *)(state + channel));
-    float x1 = widen(*(volatile const ushort *)(state + size + channel));
-    stage_norm(staged, h, n, eps, nullptr, thread, THREADS);
-    float parts[3];
-#pragma unroll
-    for (int i = 0; i < 3; i++) parts[i] = multiply_row(weights[i], m, i * size + channel, staged, ZM_HIDDEN, lane);
-#pragma unroll
-    for (int i = 0; i < 3; i++) parts[i] = rounded(warp_sum(parts[i]));
-    if (lane || place >= size) return;
-    float x2 = rounded(parts[0] * parts[2]);
-    float conv = rounded(fmaf(x2, tap[2], fmaf(x1, tap[1], x0 * tap[0])));
-    y[channel] = narrow(parts[1] * conv);
-    state[channel] = narrow(x1);
-    state[size + channel] = narrow(x2);
+            for (int i = 0; i < 3; i++) matrices[i] = &m, rows[i] = i * size + channel;
+        },
+        [&] {
+            fetch(first);
+            wait_for_last();
+            stage_norm(staged, h, n, eps, nullptr, thread, blockDim.x);
+        },
+        [&](uint channel, const float *parts) {
+            float b = warp_sum2(parts[0], parts[1], lane), v = rounded(warp_sum(parts[2]));
+            float c = rounded(__shfl_xor_sync(~0u, b, 16));
+            float x2 = rounded(rounded(b) * v);
+            float conv = rounded(fmaf(x2, widen(tap[2]), fmaf(widen(x1), widen(tap[1]), widen(x0) * widen(tap[0]))));
+            if (lane == 0) {
+                y[channel] = narrow(c * conv);
+                state[channel] = x1;
+                state[size + channel] = narrow(x2);
+            }
+            fetch(channel + stride);
+        });
 }
+#endif

@@ -1,103 +1,131 @@
 /* Gated MLPs, dense and of experts. */
 
-/* act = silu(gate x) * up x of one row of each. */
-ZM_FUNCTION void store_gated(ushort *act, float gate, float up, uint lane) {
-    float both = warp_sum2(gate, up, lane); /* gate's in lanes 0 to 15, up's in the others */
-    float other = __shfl_xor_sync(~0u, both, 16);
-    if (lane == 0) *act = narrow(swiglu(rounded(both), rounded(other)));
-}
+#if ZM_K == ZM_HIDDEN
+/* Products of gate and up that lanes keep until all can do their activations at once: act = silu(gate x) * up x. */
+struct gated {
+    float gate, up;
+    ushort *act;
+    uint count;
 
-/* act = silu(gate x) * up x, x = norm(h). A warp a row of each. */
+    ZM_FUNCTION void flush(uint lane) {
+        if (lane < count) *act = narrow(swiglu(rounded(gate), rounded(up)));
+        count = 0;
+    }
+    ZM_FUNCTION void keep(ushort *to, const float *parts, uint lane) {
+        float own = warp_sum2(parts[0], parts[1], lane); /* gate's in lanes 0 to 15, up's in the others */
+        float other = __shfl_xor_sync(~0u, own, 16);
+        if (lane == count) {
+            gate = lane < 16 ? own : other;
+            up = lane < 16 ? other : own;
+            act = to;
+        }
+        if (++count == WARP) flush(lane);
+    }
+};
+
+/* act = silu(gate x) * up x, x = norm(h). A task is a row of each. */
 ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *gw, const ushort *gs, const ushort *gb,
-                                const uint2 *uw, const ushort *us, const ushort *ub, ushort *act, float eps, uint n) {
-    uint thread = threadIdx.x, lane = thread % WARP, place = blockIdx.x * WARPS + thread / WARP;
+                                const uint2 *uw, const ushort *us, const ushort *ub, ushort *act, float eps, uint n,
+                                uint n_slots, uint n_ahead) {
+    uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row nr;
     load_norm(nr, norm, thread);
-    matrix gate = {gw, gs, gb}, up = {uw, us, ub};
-    uint row = place < n ? place : 0;
-    chunk gate_weights, up_weights;
-    load_chunk(gate_weights, gate, row, 0, ZM_HIDDEN, lane);
-    load_chunk(up_weights, up, row, 0, ZM_HIDDEN, lane);
-    wait_for_last();
-    stage_norm(staged, h, nr, eps, nullptr, thread, THREADS);
-    float g = multiply_row(gate_weights, gate, row, staged, ZM_HIDDEN, lane);
-    float u = multiply_row(up_weights, up, row, staged, ZM_HIDDEN, lane);
-    if (place < n) store_gated(act + row, g, u, lane);
+    lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
+    gated results = {};
+    multiply<ZM_HIDDEN, 2>(
+        blockIdx.x * warps + thread / WARP, gridDim.x * warps, n, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+        [&](uint row, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
+            matrices[0] = &gate, matrices[1] = &up;
+            rows[0] = rows[1] = row;
+        },
+        [&] {
+            wait_for_last();
+            stage_norm(staged, h, nr, eps, nullptr, thread, blockDim.x);
+        },
+        [&](uint row, const float *parts) { results.keep(act + row, parts, lane); });
+    results.flush(lane);
 }
 
-/* The same for the chosen experts: act (top_k, n). x is normed already. */
+/* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts. */
 ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs,
                                     const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
-                                    uint n) {
-    enum { VECTORS = (x_vectors(ZM_HIDDEN) + THREADS - 1) / THREADS }; /* of x that a thread stages */
-    uint thread = threadIdx.x, lane = thread % WARP, place = blockIdx.x * WARPS + thread / WARP;
-    matrix gate = {gw, gs, gb}, up = {uw, us, ub};
-    bool in = place < ZM_TOP_K * n;
-    uint slot = in ? place / n : 0, row = in ? place - slot * n : 0;
+                                    uint n, uint n_slots, uint n_ahead) {
+    enum { LEAST_THREADS = 128, VECTORS = (layout<ZM_HIDDEN>::X + LEAST_THREADS - 1) / LEAST_THREADS };
+    uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
+    lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
+    gated results = {};
     wait_for_last();
-    uint expert = *(volatile const uint *)(experts + slot);
-    uint4 own[VECTORS];
+    uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
+    uint4 own[VECTORS]; /* read before the copies begin, for which they would wait */
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
-        uint v = i * THREADS + thread;
+        uint v = i * blockDim.x + thread;
         own[i] = make_uint4(0, 0, 0, 0);
         if (v < ROW_VECTORS) own[i] = read_fresh(x + v);
     }
-    row += expert * n;
-    chunk gate_weights, up_weights;
-    load_chunk(gate_weights, gate, row, 0, ZM_HIDDEN, lane);
-    load_chunk(up_weights, up, row, 0, ZM_HIDDEN, lane);
+    multiply<ZM_HIDDEN, 2>(
+        blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
+        n_slots, n_ahead,
+        [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
+            matrices[0] = &gate, matrices[1] = &up;
+            rows[0] = rows[1] = __shfl_sync(~0u, chosen, task % ZM_TOP_K) * n + task / ZM_TOP_K;
+        },
+        [&] {
 #pragma unroll
-    for (int i = 0; i < VECTORS; i++) {
-        uint v = i * THREADS + thread;
-        if (v < x_vectors(ZM_HIDDEN)) staged[x_place(v)] = x_order(own[i]);
-    }
-    __syncthreads();
-    float g = multiply_row(gate_weights, gate, row, staged, ZM_HIDDEN, lane);
-    float u = multiply_row(up_weights, up, row, staged, ZM_HIDDEN, lane);
-    if (in) store_gated(act + place, g, u, lane);
+            for (int i = 0; i < VECTORS; i++) {
+                uint v = i * blockDim.x + thread;
+                if (v < layout<ZM_HIDDEN>::X) place_x(staged, v, own[i]);
+            }
+            __syncthreads();
+        },
+        [&](uint task, const float *parts) {
+            results.keep(act + (task % ZM_TOP_K * n + task / ZM_TOP_K), parts, lane);
+        });
+    results.flush(lane);
 }
+#endif
 
 /* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A block has
- * OUT_ROWS rows: a warp OUT_WARP_ROWS of them for one expert. */
+ * OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
 enum { OUT_WARP_ROWS = 4, OUT_GROUPS = WARPS / ZM_TOP_K, OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS };
 
-ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS) zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights,
-                                                       const uint2 *dw, const ushort *ds, const ushort *db,
-                                                       const ushort *h, ushort *h_next, uint k, uint n) {
+ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights,
+                                                          const uint2 *dw, const ushort *ds, const ushort *db,
+                                                          const ushort *h, ushort *h_next, uint n, uint n_slots,
+                                                          uint n_ahead) {
+    enum { X = layout<ZM_K>::X };
     __shared__ float products[ZM_TOP_K][OUT_ROWS];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;
-    uint first = warp / ZM_TOP_K * OUT_WARP_ROWS, block_row = blockIdx.x * OUT_ROWS;
-    matrix m = {dw, ds, db};
+    uint block_row = blockIdx.x * OUT_ROWS;
+    lane_matrix<ZM_K> m({dw, ds, db}, lane);
     /* The choice is older than the kernel before this one. */
-    uint base = *(volatile const uint *)(experts + slot) * n, rows[OUT_WARP_ROWS];
-    chunk chunks[OUT_WARP_ROWS];
-#pragma unroll
-    for (int i = 0; i < OUT_WARP_ROWS; i++) {
-        uint row = block_row + first + i;
-        rows[i] = base + (row < n ? row : 0);
-        load_chunk(chunks[i], m, rows[i], 0, k, lane);
-    }
+    uint base = read_fresh(experts + slot) * n + block_row;
     uint own = block_row + thread;
     bool writes = thread < OUT_ROWS && own < n;
-    float before = 0.0f, share[ZM_TOP_K];
+    ushort before, share[ZM_TOP_K];
+    uint n_tasks = n - block_row < OUT_ROWS ? (n - block_row) / 2 : OUT_ROWS / 2;
+    multiply<ZM_K, 2>(
+        warp / ZM_TOP_K, OUT_GROUPS, n_tasks, staged + slot * X, staged + ZM_TOP_K * X, n_slots, n_ahead,
+        [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
+            matrices[0] = matrices[1] = &m;
+            rows[0] = base + task * 2, rows[1] = base + task * 2 + 1;
+        },
+        [&] {
+            wait_for_last();
+            stage<ZM_K>(staged + slot * X, act + slot * (ZM_K / 8), warp / ZM_TOP_K * WARP + lane, OUT_GROUPS * WARP);
+            __syncthreads();
+            before = read_fresh(h + (writes ? own : 0));
 #pragma unroll
-    for (int i = 0; i < ZM_TOP_K; i++) share[i] = writes ? widen(*(volatile const ushort *)(weights + i)) : 0.0f;
-    wait_for_last();
-    uint stride = x_vectors(k);
-    if (writes) before = widen(*(volatile const ushort *)(h + own));
-#pragma unroll 1
-    for (uint i = 0; i < ZM_TOP_K; i++) stage(staged + i * stride, act + i * (k / 8), k, thread, blockDim.x);
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < OUT_WARP_ROWS; i++) {
-        float product = warp_sum(multiply_row(chunks[i], m, rows[i], staged + slot * stride, k, lane));
-        if (lane == 0) products[slot][first + i] = rounded(product);
-    }
+            for (int i = 0; i < ZM_TOP_K; i++) share[i] = read_fresh(weights + i);
+        },
+        [&](uint task, const float *parts) {
+            float both = warp_sum2(parts[0], parts[1], lane);
+            if (lane % 16 == 0) products[slot][task * 2 + lane / 16] = rounded(both);
+        });
     __syncthreads();
     if (!writes) return;
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * share[i]));
-    h_next[own] = narrow(before + sum);
+    for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * widen(share[i])));
+    h_next[own] = narrow(widen(before) + sum);
 }

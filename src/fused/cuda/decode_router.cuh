@@ -1,48 +1,66 @@
-/* Which experts a token goes to: logits, sigmoid, choice and weights, in one block. A warp has every 32nd expert. */
-enum { ROUTER_THREADS = 1024, MOST_EXPERTS = 256 };
+#if ZM_K == ZM_HIDDEN
+/* Which experts a token goes to: logits, sigmoid, choice and weights, in a cluster of blocks that share the experts. */
+enum { ROUTER_BLOCKS = 8, ROUTER_WARPS = 8, MOST_EXPERTS = 256 };
 
-/* Sorts as MLX does: ascending, equal values by index. A larger key is chosen earlier. */
-ZM_FUNCTION unsigned long long choice_key(float value, uint index) {
-    uint bits = __float_as_uint(value + 0.0f); /* -0 and 0 are equal */
-    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    if (value != value) bits = ~0u; /* NaN comes last */
-    return (unsigned long long)bits << 32 | index;
+/* By one warp: lane i < top_k gets the expert that is i-th of the chosen, in ascending order; of equals the last ones. */
+template <int LANE_EXPERTS>
+ZM_FUNCTION uint choose(const float *scores, const float *biases, uint n_experts, uint top_k, uint lane) {
+    uint keys[LANE_EXPERTS], mine = 0;
+#pragma unroll
+    for (int i = 0; i < LANE_EXPERTS; i++) {
+        uint expert = i * WARP + lane;
+        keys[i] = 0;
+        if (expert < n_experts) keys[i] = choice_key(scores[expert] + biases[expert]);
+    }
+    for (uint rank = top_k; rank-- > 0;) {
+        uint best = 0, index = 0;
+#pragma unroll
+        for (int i = 0; i < LANE_EXPERTS; i++)
+            if (keys[i] >= best) best = keys[i], index = i * WARP + lane;
+        uint largest = warp_max(best), expert = warp_max(best == largest ? index : 0);
+#pragma unroll
+        for (int i = 0; i < LANE_EXPERTS; i++)
+            if (i * WARP + lane == expert) keys[i] = 0;
+        if (lane == rank) mine = expert;
+    }
+    return mine;
 }
 
 /* normed = norm(h); experts, weights (top_k) of sigmoid(W normed), chosen by it + bias (NULL: none); weights divided
  * by their sum + epsilon if normalize. */
-ZM_KERNEL(ROUTER_THREADS) zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
-                                    const ushort *biases, const float *expert_bias, uint4 *normed, uint *experts,
-                                    ushort *weights, float eps, uint n_experts, uint top_k, int normalize, float epsilon,
-                                    float scaling) {
-    __shared__ float scores[MOST_EXPERTS];
-    __shared__ unsigned long long keys[MOST_EXPERTS];
-    __shared__ uint chosen[WARP];
+extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(ROUTER_WARPS *WARP)
+    zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales, const ushort *biases,
+              const float *expert_bias, uint4 *normed, uint *experts, ushort *weights, float eps, uint n_experts, uint top_k,
+              int normalize, float epsilon, float scaling, uint n_slots, uint n_ahead) {
+    __shared__ float scores[MOST_EXPERTS], biases_of_choice[MOST_EXPERTS];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
+    begin_cluster();
+    biases_of_choice[thread] = thread < n_experts && expert_bias ? __ldg(expert_bias + thread) : 0.0f;
     norm_row nr;
     load_norm(nr, norm, thread);
-    matrix m = {weight, scales, biases};
-    chunk first;
-    load_chunk(first, m, warp < n_experts ? warp : 0, 0, ZM_HIDDEN, lane);
-    float bias = thread < n_experts && expert_bias ? __ldg(expert_bias + thread) : 0.0f;
-    wait_for_last();
-    stage_norm(staged, h, nr, eps, normed, thread, ROUTER_THREADS);
-    for (uint expert = warp; expert < n_experts; expert += ROUTER_THREADS / WARP) {
-        if (expert != warp) load_chunk(first, m, expert, 0, ZM_HIDDEN, lane);
-        float logit = rounded(warp_sum(multiply_row(first, m, expert, staged, ZM_HIDDEN, lane)));
-        if (lane == 0) scores[expert] = sigmoid(logit);
-    }
-    __syncthreads();
-    if (thread < n_experts) keys[thread] = choice_key(scores[thread] + bias, thread);
-    __syncthreads();
-    if (thread < n_experts) {
-        uint larger = 0;
-        for (uint i = 0; i < n_experts; i++) larger += keys[i] > keys[thread];
-        if (larger < top_k) chosen[top_k - 1 - larger] = thread;
-    }
-    __syncthreads();
+    lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
+    multiply<ZM_HIDDEN, 1>(
+        warp * ROUTER_BLOCKS + blockIdx.x, ROUTER_BLOCKS * ROUTER_WARPS, n_experts, staged,
+        staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+        [&](uint expert, const lane_matrix<ZM_HIDDEN> *(&matrices)[1], uint (&rows)[1]) {
+            matrices[0] = &m;
+            rows[0] = expert;
+        },
+        [&] {
+            wait_for_last();
+            stage_norm(staged, h, nr, eps, blockIdx.x ? nullptr : normed, thread, ROUTER_WARPS * WARP);
+            wait_for_cluster(); /* the first block has begun */
+        },
+        [&](uint expert, const float *parts) {
+            float logit = rounded(warp_sum(parts[0]));
+            if (lane == 0) store_to_block(0, scores + expert, __float_as_uint(sigmoid(logit)));
+        });
+    arrive_at_cluster();
+    if (blockIdx.x) return;
+    wait_for_cluster();
     if (warp) return;
-    uint mine = lane < top_k ? chosen[lane] : 0;
+    uint mine = n_experts <= WARP ? choose<1>(scores, biases_of_choice, n_experts, top_k, lane)
+                                  : choose<MOST_EXPERTS / WARP>(scores, biases_of_choice, n_experts, top_k, lane);
     float own = lane < top_k ? scores[mine] : 0.0f, sum = 0.0f;
     for (uint i = 0; i < top_k; i++) sum = rounded(sum + __shfl_sync(~0u, own, i));
     if (normalize) own = rounded(own / rounded(sum + rounded(epsilon)));
@@ -52,3 +70,4 @@ ZM_KERNEL(ROUTER_THREADS) zm_router(const uint4 *h, const uint4 *norm, const uin
         weights[lane] = narrow(own);
     }
 }
+#endif

@@ -12,21 +12,33 @@
 extern const char zm_cuda_decode[]; /* decode.cuh and its parts */
 
 static const char *const symbols[] = {
-#define ZM_DECODE_KERNEL(name) "zm_" #name,
+#define ZM_DECODE_KERNEL(name, rows) "zm_" #name,
 #include "fused/cuda/kernels.def"
 #undef ZM_DECODE_KERNEL
 };
+
+bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel) {
+    enum { HIDDEN, ANY };
+    static const int rows_of[] = {
+#define ZM_DECODE_KERNEL(name, rows) rows,
+#include "fused/cuda/kernels.def"
+#undef ZM_DECODE_KERNEL
+    };
+    return rows_of[kernel] == HIDDEN;
+}
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static zm_decode_program *programs;
 
 static bool same(zm_decode_settings a, zm_decode_settings b) {
-    return a.bits == b.bits && a.group_size == b.group_size && a.hidden_size == b.hidden_size &&
-           a.head_dim == b.head_dim && a.top_k == b.top_k;
+    return a.bits == b.bits && a.group_size == b.group_size && a.k == b.k &&
+           a.hidden_size == b.hidden_size && a.head_dim == b.head_dim && a.top_k == b.top_k;
 }
 
 static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *module, zmlx_error *error) {
     for (int i = 0; i < ZM_DECODE_KERNEL_COUNT; i++) {
+        if (zm_decode_kernel_is_hidden((zm_decode_kernel)i) && program->settings.k != program->settings.hidden_size)
+            continue;
         program->kernels[i] = zm_cuda_module_kernel(module, symbols[i], ZM_DECODE_MAX_SHARED);
         if (!program->kernels[i])
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, symbols[i], "this GPU cannot load it");
@@ -38,9 +50,10 @@ static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
     zm_decode_settings settings = program->settings;
     zm_text text = {0};
     zm_text_printf(&text,
-                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
+                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
                    "#define ZM_TOP_K %d\n",
-                   settings.bits, settings.group_size, settings.hidden_size, settings.head_dim, settings.top_k);
+                   settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim,
+                   settings.top_k);
     zm_text_append_string(&text, zm_cuda_decode);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1};
     zm_gpu_get(&source.compute_capability);

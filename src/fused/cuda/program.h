@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The kernels of decode.cuh, compiled for one quantisation and width of model. */
+/* The kernels of decode.cuh, compiled for weights of one quantisation and row length in a model of one width. */
 #ifndef ZM_FUSED_CUDA_PROGRAM_H
 #define ZM_FUSED_CUDA_PROGRAM_H
+
+#include <stdbool.h>
 
 #include "base/error.h"
 
 typedef enum zm_decode_kernel {
-#define ZM_DECODE_KERNEL(name) ZM_DECODE_KERNEL_##name,
+#define ZM_DECODE_KERNEL(name, rows) ZM_DECODE_KERNEL_##name,
 #include "fused/cuda/kernels.def"
 #undef ZM_DECODE_KERNEL
     ZM_DECODE_KERNEL_COUNT
@@ -14,20 +16,24 @@ typedef enum zm_decode_kernel {
 
 typedef struct zm_decode_settings {
     int bits, group_size; /* of the affine weights: 4 or 8; 32, 64 or 128 */
+    int k; /* length of the weights' rows */
     int hidden_size;
     int head_dim; /* 64 or 128 */
     int top_k;    /* experts a token; 1 where there are none */
 } zm_decode_settings;
 
-/* Dynamic shared memory that a launch may ask for. */
-enum { ZM_DECODE_MAX_SHARED = 96 * 1024 };
+/* Dynamic shared memory that a launch may ask for, and its part for inputs. */
+enum { ZM_DECODE_MAX_SHARED = 220 * 1024, ZM_DECODE_MAX_STAGED = 96 * 1024 };
 
 typedef struct zm_decode_program {
     zm_decode_settings settings;
-    void *kernels[ZM_DECODE_KERNEL_COUNT]; /* as zm_chain_launch_record takes them */
+    /* As zm_chain_launch_record takes them; NULL: not for rows of that length. */
+    void *kernels[ZM_DECODE_KERNEL_COUNT];
     struct zm_decode_program *next;
 } zm_decode_program;
 
+/* Whether the kernel is for rows of the hidden size only. */
+bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel);
 /* Compiles (or takes from the cache) and loads it; the process keeps it. Any thread. */
 zmlx_status zm_decode_program_get(const zm_decode_program **program, zm_decode_settings settings, zmlx_error *error);
 

@@ -27,7 +27,8 @@ Pool &pool() {
 
 void zm::give_buffer(mx::array &array, mx::Stream stream) {
     constexpr size_t grain = 512;
-    size_t bytes = (array.nbytes() + grain - 1) / grain * grain;
+    constexpr size_t scalar = 8; /* MLX has memory that the host reads without a copy for arrays so small */
+    size_t bytes = array.nbytes() <= scalar ? scalar : (array.nbytes() + grain - 1) / grain * grain;
     mx::Strides strides(array.ndim());
     int64_t stride = 1;
     for (size_t i = array.ndim(); i-- > 0; stride *= array.shape(static_cast<int>(i))) strides[i] = stride;

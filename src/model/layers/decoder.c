@@ -63,9 +63,13 @@ mlx_array zm_causal_lm_call(zm_causal_lm *model, zm_scope *scope, mlx_array toke
 }
 
 mlx_array zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
-    /* A root with a forward of its own may reach no part of it: the choice is then from its logits. */
-    if (model->base.forward != zm_causal_lm_forward)
-        return choose_greedily(scope, zm_causal_lm_call(model, scope, tokens, caches));
+    /* A root with a forward of its own may reach no part of it: the choice is then its own, or from its logits. */
+    if (model->base.forward != zm_causal_lm_forward) {
+        bool chosen = false;
+        zm_call call = {.mask = {.mode = ""}, .cache = caches, .chosen = &chosen};
+        mlx_array result = zm_module_call(&model->base, scope, tokens, &call);
+        return chosen ? result : choose_greedily(scope, result);
+    }
     mlx_array hidden = zm_decoder_call(model->decoder, scope, tokens, caches);
     return zm_module_call(&model->greedy_head->base, scope, hidden, NULL);
 }

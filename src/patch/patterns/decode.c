@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* decode: a call of one token on a CUDA device as one chain of kernels, with the bits of the operations they replace
- * (fused/cuda/decode.h). Attention is MLX's vector kernel at every length; from 256 keys on MLX may take cuDNN's
- * instead, whose sums are in another order. */
-#include <stdlib.h>
-
+ * (fused/cuda/decode.h). Attention is MLX's vector kernel. From 256 keys on MLX may take cuDNN's instead, whose sums are in
+ * another order: then attention is MLX's own operation, between chains. */
 #include "fused/cuda/decode.h"
 #include "model/cache.h"
 #include "patch/pattern.h"
@@ -48,7 +46,7 @@ static bool serves_attention(const zm_attention *attention, int hidden_size, wei
     if (attention->q_proj->weight.out_features != attention->n_heads * head_dim ||
         attention->k_proj->weight.out_features != attention->n_kv_heads * head_dim ||
         attention->v_proj->weight.out_features != attention->n_kv_heads * head_dim ||
-        !zm_decode_fits(attention->o_proj->weight.in_features, 1) ||
+        !zm_decode_fits(&attention->o_proj->weight, 1) ||
         attention->q_proj->weight.in_features != hidden_size || attention->o_proj->weight.out_features != hidden_size)
         return false;
     *reason = "one of its heads' norms is missing";
@@ -83,7 +81,7 @@ static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_line
     *reason = "its activation is not SiLU gating";
     if (activation != ZM_ACTIVATION_SWIGLU) return false;
     *reason = "its hidden layer does not fit shared memory";
-    if (!zm_decode_fits(down->weight.in_features, top_k)) return false;
+    if (!zm_decode_fits(&down->weight, top_k)) return false;
     *reason = "its projections do not fit together";
     return same_packing(gate, up) && gate->weight.in_features == hidden_size && up->weight.in_features == hidden_size &&
            gate->weight.out_features == up->weight.out_features &&
@@ -204,34 +202,102 @@ typedef struct decode_step {
     const zm_causal_lm *model;
     zm_scope *scope;
     zm_cache *caches;
+    bool vector_attention;
     zm_decode decode;
     zm_place h;
+    /* Of the chain that is being built. */
+    int first_block;
     zm_cache_rows rows[MOST_BLOCKS]; /* of a block's attention */
+    int written[MOST_BLOCKS];        /* the first output with what a block keeps */
+    int h_output;                    /* the one with h, where h is published */
     mlx_array results[ZM_CHAIN_MAX_OUTPUTS];
 } decode_step;
 
+/* Whether a block's attention is left to MLX, whose operation sees by itself whether cuDNN serves. */
+static bool splits(const decode_step *step, int block) {
+    enum { LEAST_CUDNN_KEYS = 256 };
+    const zm_decoder *decoder = step->model->decoder;
+    return !step->vector_attention && block < decoder->n_blocks &&
+           decoder->blocks[block]->operator->kind == ZM_MODULE_ATTENTION &&
+           step->caches[block].offset + 1 >= LEAST_CUDNN_KEYS;
+}
+
+static void begin_chain(decode_step *step, int block) {
+    const zm_decoder *decoder = step->model->decoder;
+    step->first_block = block;
+    zm_decode_begin(&step->decode, step->scope, decoder->embed_tokens->weight.in_features, common_head_dim(decoder),
+                    common_top_k(decoder));
+}
+
+/* Ends the chain behind block `end` - 1 and gives the caches of its blocks what it has written. */
+static void end_chain(decode_step *step, int end) {
+    const zm_decoder *decoder = step->model->decoder;
+    zm_decode_end(&step->decode, step->results);
+    for (int i = step->first_block; i < end && !zm_scope_failed(step->scope); i++) {
+        zm_cache *cache = &step->caches[i];
+        const mlx_array *written = &step->results[step->written[i]];
+        if (decoder->blocks[i]->operator->kind == ZM_MODULE_ATTENTION) {
+            step->rows[i].keys = written[0];
+            step->rows[i].values = written[1];
+            zm_cache_accept(cache, step->scope, &step->rows[i], 1);
+        } else {
+            zm_scope_keep(step->scope, &cache->state, written[0]);
+            cache->offset++;
+        }
+    }
+}
+
+/* The stream that the next part leaves is needed behind this chain, if the block after it splits. */
+static void publish_before(decode_step *step, int block) {
+    if (!splits(step, block)) return;
+    step->h_output = step->decode.n_outputs;
+    zm_decode_publish(&step->decode);
+}
+
 static zm_decode_norm norm_of(const zm_norm *norm) { return (zm_decode_norm){norm->weight, norm->eps}; }
 
-static void convolve(decode_step *step, const zm_block *block, const zm_cache *cache) {
+static void convolve(decode_step *step, int index) {
+    const zm_block *block = step->model->decoder->blocks[index];
     const zm_short_conv *module = (const zm_short_conv *)block->operator;
     zm_decode *decode = &step->decode;
-    mlx_array state = cache->state;
+    mlx_array state = step->caches[index].state;
+    step->written[index] = decode->n_outputs;
     if (!zm_is_set(state)) state = zm_zeros(step->scope, (const int[]){1, 2, module->hidden_size}, 3, MLX_BFLOAT16);
     zm_place y = zm_decode_conv(decode, step->h, norm_of(block->operator_norm), &module->in_proj->weight,
                                 module->conv->weight, zm_decode_overwrite(decode, state));
     step->h = zm_decode_linear_add(decode, y, &module->out_proj->weight, step->h);
 }
 
-static void attend(decode_step *step, const zm_block *block, const zm_cache *cache, zm_cache_rows *rows) {
+/* The rest of an attention whose chain has ended, up to the sum with h, which begins the next. */
+static void attend_with_mlx(decode_step *step, int index, mlx_array queries) {
+    static const int heads_first[4] = {0, 2, 1, 3};
+    const zm_attention *attention = (const zm_attention *)step->model->decoder->blocks[index]->operator;
+    zm_scope *scope = step->scope;
+    const zm_cache_rows *rows = &step->rows[index];
+    mlx_array keys = zm_slice_axis(scope, rows->keys, 2, 0, rows->n_rows, 1);
+    mlx_array values = zm_slice_axis(scope, rows->values, 2, 0, rows->n_rows, 1);
+    mlx_array y = zm_scaled_dot_product_attention(scope, zm_transpose(scope, queries, heads_first, 4), keys, values,
+                                                  attention->scale, "", (mlx_array){NULL}, (mlx_array){NULL});
+    mlx_array h = step->results[step->h_output];
+    begin_chain(step, index + 1);
+    step->h = zm_decode_linear_add(&step->decode, zm_decode_input(&step->decode, y), &attention->o_proj->weight,
+                                   zm_decode_input(&step->decode, h));
+}
+
+static void attend(decode_step *step, int index) {
+    const zm_block *block = step->model->decoder->blocks[index];
     const zm_attention *attention = (const zm_attention *)block->operator;
     zm_decode *decode = &step->decode;
+    zm_cache_rows *rows = &step->rows[index];
     zm_cache_tokens token = {.batch = 1,
                              .n_heads = attention->n_kv_heads,
                              .length = 1,
                              .key_dim = attention->head_dim,
                              .value_dim = attention->head_dim,
                              .dtype = MLX_BFLOAT16};
-    *rows = zm_cache_reserve(cache, step->scope, &token);
+    bool apart = splits(step, index);
+    *rows = zm_cache_reserve(&step->caches[index], step->scope, &token);
+    step->written[index] = decode->n_outputs;
     zm_place keys = zm_decode_overwrite(decode, rows->keys), values = zm_decode_overwrite(decode, rows->values);
     zm_place qkv = zm_decode_qkv(decode, step->h, norm_of(block->operator_norm), &attention->q_proj->weight,
                                  &attention->k_proj->weight, &attention->v_proj->weight);
@@ -254,7 +320,15 @@ static void attend(decode_step *step, const zm_block *block, const zm_cache *cac
         .n_heads = attention->n_heads,
         .n_kv_heads = attention->n_kv_heads,
     };
-    step->h = zm_decode_attention(decode, qkv, &arguments, &attention->o_proj->weight, step->h);
+    if (!apart) {
+        step->h = zm_decode_attention(decode, qkv, &arguments, &attention->o_proj->weight, step->h);
+        return;
+    }
+    int queries = decode->n_outputs;
+    const int shape[] = {1, 1, attention->n_heads, attention->head_dim};
+    zm_decode_heads(decode, qkv, &arguments, &attention->o_proj->weight, zm_decode_output(decode, MLX_BFLOAT16, 4, shape));
+    end_chain(step, index + 1);
+    attend_with_mlx(step, index, step->results[queries]);
 }
 
 static void feed_forward(decode_step *step, const zm_block *block) {
@@ -282,40 +356,28 @@ static void feed_forward(decode_step *step, const zm_block *block) {
     step->h = zm_decode_moe(&step->decode, step->h, norm, &arguments);
 }
 
-/* Gives the caches what the step has written: the first outputs, in the blocks' order. */
-static void accept(decode_step *step) {
-    const zm_decoder *decoder = step->model->decoder;
-    const mlx_array *written = step->results;
-    for (int i = 0; i < decoder->n_blocks && !zm_scope_failed(step->scope); i++) {
-        zm_cache *cache = &step->caches[i];
-        if (decoder->blocks[i]->operator->kind == ZM_MODULE_ATTENTION) {
-            step->rows[i].keys = *written++;
-            step->rows[i].values = *written++;
-            zm_cache_accept(cache, step->scope, &step->rows[i], 1);
-        } else {
-            zm_scope_keep(step->scope, &cache->state, *written++);
-            cache->offset++;
-        }
-    }
-}
-
-static mlx_array run(decode_step *step, mlx_array token) {
+/* What the step is for: the logits, or (choose) the likeliest token. */
+static mlx_array run(decode_step *step, mlx_array token, bool choose) {
     const zm_decoder *decoder = step->model->decoder;
     const zm_weight *table = &decoder->embed_tokens->weight, *head = &step->model->lm_head->weight;
     zm_decode *decode = &step->decode;
-    zm_decode_begin(decode, step->scope, table->in_features, common_head_dim(decoder), common_top_k(decoder));
+    begin_chain(step, 0);
+    publish_before(step, 0);
     step->h = zm_decode_embed(decode, token, table);
     for (int i = 0; i < decoder->n_blocks && !zm_scope_failed(step->scope); i++) {
         const zm_block *block = decoder->blocks[i];
-        if (block->operator->kind == ZM_MODULE_ATTENTION) attend(step, block, &step->caches[i], &step->rows[i]);
-        else convolve(step, block, &step->caches[i]);
+        if (block->operator->kind == ZM_MODULE_ATTENTION) attend(step, i);
+        else convolve(step, i);
+        publish_before(step, i + 1);
         feed_forward(step, block);
     }
     int index = decode->n_outputs;
-    zm_place logits = zm_decode_output(decode, 3, (const int[]){1, 1, head->out_features});
+    zm_place logits = choose ? zm_decode_logits(decode, head)
+                             : zm_decode_output(decode, MLX_BFLOAT16, 3, (const int[]){1, 1, head->out_features});
     zm_decode_head(decode, step->h, norm_of(decoder->norm), head, logits);
-    zm_decode_end(decode, step->results);
-    accept(step);
+    if (choose)
+        zm_decode_choose(decode, logits, head, zm_decode_output(decode, MLX_INT32, 2, (const int[]){1, 1}));
+    end_chain(step, decoder->n_blocks);
     return step->results[index];
 }
 
@@ -338,6 +400,7 @@ mlx_array zm_patch_decode_forward(zm_module *self, zm_scope *scope, mlx_array x,
     if (!one_token || state->max_fused_tokens < 1 || state->dtype != MLX_BFLOAT16 || !call || !call->cache ||
         !serves_caches(model->decoder, call->cache) || !serves(model, zm_decode_serves_layout, &reason))
         return zm_patch_original(self, scope, x, call);
-    decode_step step = {.model = model, .scope = scope, .caches = call->cache};
-    return run(&step, x);
+    decode_step step = {.model = model, .scope = scope, .caches = call->cache, .vector_attention = state->vector_attention};
+    if (call->chosen) *call->chosen = true;
+    return run(&step, x, call->chosen != NULL);
 }

@@ -8,7 +8,10 @@
 #include "fused/rms_norm/norm.h"
 #include "fused/step.h"
 
-enum { MAX_BLOCK_INPUTS = 3 + 2 * ZM_MAX_INPUTS };
+enum {
+    MAX_BLOCK_INPUTS = 3 + 2 * ZM_MAX_INPUTS,
+    GRAIN_VALUES = 16 * 1024 /* below, waking a thread costs more than it brings */
+};
 
 /* A step inside the node. Its x is the block's own scratch; the rest are inputs [first, first + count) of the node. */
 typedef struct part {
@@ -19,6 +22,7 @@ typedef struct part {
 
 typedef struct block {
     const zm_cpu_level *level;
+    zm_pool *pool;
     part operator, feed_forward;
     float operator_eps, feed_forward_eps;
     size_t n_tokens, size;
@@ -34,13 +38,34 @@ static void run_part(const part *of, zm_view x, const zm_view *inputs, zm_view *
     of->node_class->evaluate_cpu(of->state, views, of->count + 1, outputs, n_outputs);
 }
 
+typedef struct rows {
+    const float *x, *with; /* rows; the norm's weight, or rows to add */
+    float *results;
+    size_t size;
+    float eps;
+} rows;
+
+static void norm_rows(void *context, size_t begin, size_t end) {
+    const rows *of = context;
+    for (size_t t = begin; t < end; t++)
+        zm_rms_norm_row(of->results + t * of->size, of->x + t * of->size, of->with, of->size, of->eps);
+}
+
+static void add_rows(void *context, size_t begin, size_t end) {
+    const rows *of = context;
+    for (size_t i = begin * of->size; i < end * of->size; i++) of->results[i] = of->x[i] + of->with[i];
+}
+
 /* The norm of all tokens, stored in the type of the activations; the result's data is scratch. */
 static zm_view norm_tokens(const block *self, float *scratch, zm_view like, const float *x, const zm_view *weight,
                            size_t weight_place, float eps) {
     float *normed = scratch + self->normed_place;
-    const float *numbers = zm_read_floats(self->level, weight, scratch + weight_place);
-    for (size_t t = 0; t < self->n_tokens; t++)
-        zm_rms_norm_row(normed + t * self->size, x + t * self->size, numbers, self->size, eps);
+    rows of = {.x = x,
+               .with = zm_read_floats(self->level, weight, scratch + weight_place),
+               .results = normed,
+               .size = self->size,
+               .eps = eps};
+    zm_pool_run(self->pool, self->n_tokens, 1 + GRAIN_VALUES / self->size, norm_rows, &of);
     like.data = like.dtype == MLX_FLOAT32 ? normed : scratch + self->stored_place;
     zm_round_floats(&like, normed);
     return like;
@@ -48,9 +73,12 @@ static zm_view norm_tokens(const block *self, float *scratch, zm_view like, cons
 
 /* sum = x + the numbers of result, rounded to its type, which gets them too; sum may be x. */
 static void add_result(const block *self, float *scratch, float *sum, const float *x, zm_view *result) {
-    const float *added = zm_read_floats(self->level, result, scratch + self->normed_place);
-    for (size_t i = 0; i < result->size; i++) sum[i] = x[i] + added[i];
-    zm_store_floats(result, sum);
+    rows of = {.x = x,
+               .with = zm_read_floats(self->level, result, scratch + self->normed_place),
+               .results = result->dtype == MLX_FLOAT32 ? result->data : sum,
+               .size = self->size};
+    zm_pool_run(self->pool, self->n_tokens, 1 + GRAIN_VALUES / self->size, add_rows, &of);
+    zm_round_floats(result, sum);
     zm_copy_floats(self->level, result, sum);
 }
 
@@ -131,7 +159,7 @@ static zmlx_status add_parts(block *self, block_inputs *inputs, zm_step *operato
     return ZMLX_OK;
 }
 
-static zmlx_status make_workspace(block *self, zm_pool *pool, zmlx_error *error) {
+static zmlx_status make_workspace(block *self, zmlx_error *error) {
     zm_workspace *workspace = &self->workspace;
     self->x_place = zm_workspace_add(workspace, self->n_tokens, self->size);
     self->h_place = zm_workspace_add(workspace, self->n_tokens, self->size);
@@ -140,7 +168,7 @@ static zmlx_status make_workspace(block *self, zm_pool *pool, zmlx_error *error)
     self->result_place = zm_workspace_add(workspace, self->n_tokens, self->size);
     self->operator_norm_place = zm_workspace_add(workspace, 1, self->size);
     self->feed_forward_norm_place = zm_workspace_add(workspace, 1, self->size);
-    return zm_workspace_reserve(workspace, pool, error);
+    return zm_workspace_reserve(workspace, self->pool, error);
 }
 
 static zmlx_status set_up(block *self, block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
@@ -149,6 +177,7 @@ static zmlx_status set_up(block *self, block_inputs *inputs, zm_step *operator, 
     if (!zm_is_set(x) || mlx_array_ndim(x) != 3 || zm_dim(x, 0) != 1 || !zm_dim(x, 2))
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, block_class.name, "the input is not one sequence");
     self->level = zm_fused_best_level();
+    self->pool = compute.pool;
     self->size = (size_t)zm_dim(x, 2);
     self->n_tokens = zm_token_count(x, self->size);
     self->operator_eps = arguments->operator_eps;
@@ -157,7 +186,7 @@ static zmlx_status set_up(block *self, block_inputs *inputs, zm_step *operator, 
     ZM_TRY(add_norm(inputs, arguments->operator_norm, self->size, error));
     ZM_TRY(add_norm(inputs, arguments->feed_forward_norm, self->size, error));
     ZM_TRY(add_parts(self, inputs, operator, arguments, compute, error));
-    return make_workspace(self, compute.pool, error);
+    return make_workspace(self, error);
 }
 
 /* The outputs of the node: y and what the operator keeps, whose inputs have moved. */

@@ -7,6 +7,8 @@
 #include "fused/cpu/product.h"
 #include "fused/step.h"
 
+enum { GRAIN_VALUES = 16 * 1024 }; /* below, waking a thread costs more than it brings */
+
 typedef struct short_conv {
     zm_engine engine;
     zm_operand in_proj, out_proj;
@@ -18,30 +20,47 @@ typedef struct short_conv {
     size_t y_place;
 } short_conv;
 
-/* joined (taps - 1 + n_tokens, size): the last inputs (zeros where there are none), then input gate * x. */
-static void join(const short_conv *self, float *joined, const float *projected, const zm_view *last) {
-    size_t size = self->size, kept = (self->taps - 1) * size;
-    if (last) zm_copy_floats(self->engine.level, last, joined);
-    else memset(joined, 0, kept * sizeof *joined);
-    for (size_t t = 0; t < self->n_tokens; t++) {
-        const float *gate = projected + 3 * t * size, *x = gate + 2 * size;
-        float *to = joined + kept + t * size;
+/* The convolution of one evaluation. */
+typedef struct convolution {
+    const short_conv *self;
+    const float *projected;      /* (n_tokens, 3 * size) */
+    const float *weight, *bias;  /* (size, taps); (size,) or NULL */
+    float *joined, *gated;
+} convolution;
+
+/* Of joined (taps - 1 + n_tokens, size), which begins with the last inputs: input gate * x. */
+static void join(void *context, size_t begin, size_t end) {
+    const convolution *of = context;
+    size_t size = of->self->size, kept = (of->self->taps - 1) * size;
+    for (size_t t = begin; t < end; t++) {
+        const float *gate = of->projected + 3 * t * size, *x = gate + 2 * size;
+        float *to = of->joined + kept + t * size;
         for (size_t i = 0; i < size; i++) to[i] = gate[i] * x[i];
     }
 }
 
-/* gated (n_tokens, size) = output gate * convolution; weight (size, taps). */
-static void convolve(const short_conv *self, float *gated, const float *joined, const float *projected,
-                     const float *weight, const float *bias) {
-    size_t size = self->size, taps = self->taps;
-    for (size_t t = 0; t < self->n_tokens; t++) {
-        const float *gate = projected + (3 * t + 1) * size;
+/* Of gated (n_tokens, size): output gate * convolution. */
+static void convolve(void *context, size_t begin, size_t end) {
+    const convolution *of = context;
+    size_t size = of->self->size, taps = of->self->taps;
+    for (size_t t = begin; t < end; t++) {
+        const float *gate = of->projected + (3 * t + 1) * size;
         for (size_t i = 0; i < size; i++) {
             float sum = 0;
-            for (size_t tap = 0; tap < taps; tap++) sum += weight[i * taps + tap] * joined[(t + tap) * size + i];
-            gated[t * size + i] = gate[i] * (bias ? sum + bias[i] : sum);
+            for (size_t tap = 0; tap < taps; tap++)
+                sum += of->weight[i * taps + tap] * of->joined[(t + tap) * size + i];
+            of->gated[t * size + i] = gate[i] * (of->bias ? sum + of->bias[i] : sum);
         }
     }
+}
+
+static void run_convolution(convolution *of, const zm_view *last) {
+    const short_conv *self = of->self;
+    size_t grain = 1 + GRAIN_VALUES / self->size;
+    if (last) zm_copy_floats(self->engine.level, last, of->joined);
+    else memset(of->joined, 0, (self->taps - 1) * self->size * sizeof *of->joined);
+    zm_pool_run(self->engine.pool, self->n_tokens, grain, join, of);
+    zm_pool_run(self->engine.pool, self->n_tokens, grain, convolve, of);
 }
 
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs,
@@ -61,12 +80,15 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 
     zm_prepare(self->engine, &in_x, zm_read_floats(level, &inputs[0], scratch + self->x_place), self->n_tokens);
     zm_product_run(self->engine, &in_proj, &in_x, self->n_tokens, projected);
-    join(self, joined, projected, self->last < 0 ? NULL : &inputs[self->last]);
-    const float *bias = NULL;
-    if (self->conv_bias >= 0)
-        bias = zm_read_floats(level, &inputs[self->conv_bias], scratch + self->bias_place);
-    convolve(self, gated, joined, projected,
-             zm_read_floats(level, &inputs[self->conv_weight], scratch + self->weight_place), bias);
+    convolution conv = {
+        .self = self,
+        .projected = projected,
+        .weight = zm_read_floats(level, &inputs[self->conv_weight], scratch + self->weight_place),
+        .joined = joined,
+        .gated = gated,
+    };
+    if (self->conv_bias >= 0) conv.bias = zm_read_floats(level, &inputs[self->conv_bias], scratch + self->bias_place);
+    run_convolution(&conv, self->last < 0 ? NULL : &inputs[self->last]);
     float *y = zm_result_floats(&outputs[0], scratch + self->y_place);
     zm_prepare(self->engine, &out_x, gated, self->n_tokens);
     zm_product_run(self->engine, &out_proj, &out_x, self->n_tokens, y);

@@ -17,7 +17,7 @@ typedef struct zm_scratch {
     size_t used;
 } zm_scratch;
 
-enum { ZM_SCRATCH_ALIGNMENT = 64, ZM_SCRATCH_DEPTH = 2 };
+enum { ZM_SCRATCH_ALIGNMENT = 64, ZM_SCRATCH_DEPTH = 3 };
 
 void zm_scratch_init(zm_scratch *scratch);
 void zm_scratch_end(zm_scratch *scratch);

@@ -111,4 +111,8 @@ mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx
 mlx_array zm_fused_block(zm_scope *, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
                          zm_compute compute);
 
+/* n_blocks >= 1 of them, one behind the other, in one node: the same bits. kept[i] are the further results of block i. */
+mlx_array zm_fused_blocks(zm_scope *, mlx_array (*kept)[2], mlx_array x, const zm_block_arguments *arguments,
+                          int n_blocks, zm_compute compute);
+
 #endif

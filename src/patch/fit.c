@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A float32 model holds a bfloat16 checkpoint's scales in twice their bytes, because MLX's operations want one type. Fused
- * products take either, so patched modules get them back as they were. */
+/* A float32 model holds a bfloat16 checkpoint's scales in twice their bytes, because MLX's operations want one type.
+ * Fused products take either, so patched modules get them back as they were. */
 #include <stdatomic.h>
 #include <stdlib.h>
 

@@ -30,8 +30,8 @@ zmlx_status zm_patch_apply(zm_report *report, zmlx_model *model, const zm_patch_
 size_t zm_patch_count(const zmlx_model *model);
 /* Undoes all but the first n_kept; the record stays. */
 void zm_patch_undo(zmlx_model *model, size_t n_kept);
-/* Gives the weights of patched modules the type of scales that fused products read fastest, those of others that of MLX's
- * operations; both hold the same numbers. After patching, and after switching where speed matters. */
+/* Gives the weights of patched modules the type of scales that fused products read fastest, those of others that of
+ * MLX's operations; both hold the same numbers. After patching, and after switching where speed matters. */
 zmlx_status zm_patch_fit(zmlx_model *model, zmlx_error *error);
 /* Puts the modules from number first on into their patched or their original state, for comparisons. */
 void zm_patch_switch(zmlx_model *model, size_t first, bool patched);

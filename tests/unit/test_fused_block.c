@@ -65,17 +65,27 @@ static zm_moe_arguments moe_of(const parts *of) {
                               .normalize_epsilon = 1e-6f, .routed_scaling_factor = 1};
 }
 
+/* What the arguments of a block point to. */
+typedef struct pointed {
+    zm_attention_arguments attention;
+    zm_short_conv_arguments short_conv;
+    zm_gated_mlp_arguments gated_mlp;
+    zm_moe_arguments moe;
+} pointed;
+
 /* which: bit 0 the operator (attention or short_conv), bit 1 the feed-forward part (gated_mlp or moe). */
+static zm_block_arguments block_of(pointed *to, const parts *of, int which) {
+    *to = (pointed){attention_of(of), short_conv_of(of), gated_mlp_of(of), moe_of(of)};
+    return (zm_block_arguments){.operator_norm = of->norms[0], .feed_forward_norm = of->norms[1],
+                                .operator_eps = 1e-5f, .feed_forward_eps = 1e-6f,
+                                .attention = which & 1 ? NULL : &to->attention,
+                                .short_conv = which & 1 ? &to->short_conv : NULL,
+                                .gated_mlp = which & 2 ? NULL : &to->gated_mlp, .moe = which & 2 ? &to->moe : NULL};
+}
+
 static mlx_array block(zm_scope *scope, mlx_array kept[2], const parts *of, int which) {
-    zm_attention_arguments attention = attention_of(of);
-    zm_short_conv_arguments short_conv = short_conv_of(of);
-    zm_gated_mlp_arguments gated_mlp = gated_mlp_of(of);
-    zm_moe_arguments moe = moe_of(of);
-    zm_block_arguments arguments = {.operator_norm = of->norms[0], .feed_forward_norm = of->norms[1],
-                                    .operator_eps = 1e-5f, .feed_forward_eps = 1e-6f,
-                                    .attention = which & 1 ? NULL : &attention,
-                                    .short_conv = which & 1 ? &short_conv : NULL,
-                                    .gated_mlp = which & 2 ? NULL : &gated_mlp, .moe = which & 2 ? &moe : NULL};
+    pointed to;
+    zm_block_arguments arguments = block_of(&to, of, which);
     return zm_fused_block(scope, kept, of->x, &arguments, compute);
 }
 
@@ -117,6 +127,59 @@ static void equals_its_parts(void **state) {
         }
 }
 
+/* Blocks in one node, in every type, alone and several with all kinds of parts: the bits of one node each. */
+static void blocks_equal_one_by_one(void **state) {
+    (void)state;
+    enum { BLOCKS = 5 };
+    static const mlx_dtype types[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
+    static const int kinds[BLOCKS] = {3, 0, 1, 2, 3};
+    for (int t = 0; t < 3; t++)
+        for (int n_blocks = 1; n_blocks <= BLOCKS; n_blocks += 2) {
+            zm_scope scope;
+            parts of[BLOCKS];
+            pointed to[BLOCKS];
+            zm_block_arguments arguments[BLOCKS];
+            mlx_array kept[BLOCKS][2], expected_kept[BLOCKS][2];
+            zm_scope_begin(&scope, stream);
+            for (int i = 0; i < n_blocks; i++) of[i] = random_parts(&scope, types[t]);
+            mlx_array x = of[0].x, expected = x;
+            for (int i = 0; i < n_blocks; i++) {
+                parts copy = of[i]; /* the nodes write into the buffers they are given */
+                copy.x = expected;
+                copy.keys = zm_add(&scope, of[i].keys, zm_scalar_like(&scope, 0, of[i].keys));
+                copy.values = zm_add(&scope, of[i].values, zm_scalar_like(&scope, 0, of[i].values));
+                expected = block(&scope, expected_kept[i], &copy, kinds[i]);
+                arguments[i] = block_of(&to[i], &of[i], kinds[i]);
+            }
+            assert_int_equal(mlx_array_eval(expected), 0);
+            mlx_array y = zm_fused_blocks(&scope, kept, x, arguments, n_blocks, compute);
+            expect_same(&scope, y, expected, 0);
+            for (int i = 0; i < n_blocks; i++)
+                for (int j = 0; j < 2; j++) {
+                    assert_int_equal(zm_is_set(kept[i][j]), zm_is_set(expected_kept[i][j]));
+                    if (zm_is_set(kept[i][j])) expect_same(&scope, kept[i][j], expected_kept[i][j], 0);
+                }
+            end_well(&scope);
+        }
+}
+
+/* One wrong block among right ones. */
+static void a_wrong_block_is_refused(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    parts of[2] = {random_parts(&scope, MLX_FLOAT32), random_parts(&scope, MLX_FLOAT32)};
+    of[1].down = of[1].up;
+    pointed to[2];
+    zm_block_arguments arguments[2] = {block_of(&to[0], &of[0], 0), block_of(&to[1], &of[1], 0)};
+    mlx_array kept[2][2];
+    assert_false(zm_is_set(zm_fused_blocks(&scope, kept, of[0].x, arguments, 2, compute)));
+    for (int i = 0; i < 2; i++) assert_true(!zm_is_set(kept[i][0]) && !zm_is_set(kept[i][1]));
+    zmlx_error error;
+    assert_int_equal(zm_scope_end(&scope, &error), ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "zmlx.gated_mlp");
+}
+
 static void wrong_parts_are_refused(void **state) {
     (void)state;
     static const char *const places[] = {"zmlx.block", "zmlx.block", "zmlx.block", "zmlx.gated_mlp", "zmlx.attention"};
@@ -148,6 +211,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_its_parts),
         cmocka_unit_test(wrong_parts_are_refused),
+        cmocka_unit_test(blocks_equal_one_by_one),
+        cmocka_unit_test(a_wrong_block_is_refused),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

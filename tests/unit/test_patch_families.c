@@ -43,27 +43,27 @@ typedef struct family_case {
 static const family_case cases[] = {
     {"{\"model_type\":\"lfm2_moe\"," LFM2 "\"moe_intermediate_size\":64,\"num_experts\":8,"
      "\"num_experts_per_tok\":3,\"norm_topk_prob\":true,\"use_expert_bias\":true,\"num_dense_layers\":1}",
-     {1, 0, 3, 2, 2, 13, 1, 1, 4}},
+     {1, 0, 3, 2, 2, 13, 1, 1, 5}},
     {"{\"model_type\":\"lfm2\"," LFM2 "\"block_dim\":128,\"block_ff_dim\":192,\"block_multiple_of\":64,"
      "\"block_ffn_dim_multiplier\":1.0,\"block_auto_adjust_ff_dim\":false}",
-     {4, 0, 0, 2, 2, 13, 1, 1, 4}},
+     {4, 0, 0, 2, 2, 13, 1, 1, 5}},
     {"{\"model_type\":\"llama\"," SIZES "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 4, 9, 1, 1, 4}},
+     {4, 0, 0, 0, 4, 9, 1, 1, 5}},
     {"{\"model_type\":\"qwen3\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 4, 17, 1, 1, 4}},
+     {4, 0, 0, 0, 4, 17, 1, 1, 5}},
     {"{\"model_type\":\"qwen3_moe\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":false,\"num_experts\":8,\"num_experts_per_tok\":2,\"decoder_sparse_step\":1,"
      "\"mlp_only_layers\":[1],\"moe_intermediate_size\":64,\"norm_topk_prob\":true}",
-     {1, 0, 3, 0, 4, 17, 1, 1, 4}},
+     {1, 0, 3, 0, 4, 17, 1, 1, 5}},
     {"{\"model_type\":\"mixtral\"," SIZES "\"rms_norm_eps\":1e-5,\"num_local_experts\":4,"
      "\"num_experts_per_tok\":2}",
-     {0, 0, 4, 0, 4, 9, 1, 1, 4}},
+     {0, 0, 4, 0, 4, 9, 1, 1, 5}},
     {"{\"model_type\":\"gpt_oss\"," SIZES "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"num_local_experts\":8,"
      "\"num_experts_per_tok\":3,\"sliding_window\":32,\"rope_theta\":150000,\"rope_scaling\":{"
      "\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,\"beta_slow\":1.0,"
      "\"original_max_position_embeddings\":128}}",
-     {0, 0, 4, 0, 4, 9, 1, 1, 4}},
+     {0, 0, 4, 0, 4, 9, 1, 1, 5}},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -188,7 +188,7 @@ static void test_rotations(void **state) {
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         char config[1024];
         snprintf(config, sizeof config, "{\"model_type\":\"llama\",%s%s,\"rms_norm_eps\":1e-5}", WIDTHS, rules[i]);
-        validate_case(&(family_case){config, {4, 0, 0, 0, 4, 9, 1, 1, 4}}, 4, SHORT_PROMPT, NULL);
+        validate_case(&(family_case){config, {4, 0, 0, 0, 4, 9, 1, 1, 5}}, 4, SHORT_PROMPT, NULL);
     }
 }
 

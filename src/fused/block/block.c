@@ -4,14 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fused/block/block.h"
 #include "fused/cpu/product.h"
 #include "fused/rms_norm/norm.h"
-#include "fused/step.h"
 
-enum {
-    MAX_BLOCK_INPUTS = 3 + 2 * ZM_MAX_INPUTS,
-    GRAIN_VALUES = 16 * 1024 /* below, waking a thread costs more than it brings */
-};
+enum { GRAIN_VALUES = 16 * 1024 }; /* below, waking a thread costs more than it brings */
 
 /* A step inside the node. Its x is the block's own scratch; the rest are inputs [first, first + count) of the node. */
 typedef struct part {
@@ -115,15 +112,10 @@ static void free_block(void *state) {
     free(self);
 }
 
-static const zm_node_class block_class = {.name = "zmlx.block", .evaluate_cpu = evaluate, .free_state = free_block};
-
-typedef struct block_inputs {
-    mlx_array arrays[MAX_BLOCK_INPUTS];
-    int count;
-} block_inputs;
+const zm_node_class zm_block_class = {.name = "zmlx.block", .evaluate_cpu = evaluate, .free_state = free_block};
 
 /* Takes the step's state over and its arrays but x into the node's. */
-static void take_step(part *of, block_inputs *inputs, const zm_step *step) {
+static void take_step(part *of, zm_block_inputs *inputs, const zm_step *step) {
     *of = (part){.node_class = step->node_class,
                  .state = step->state,
                  .first = inputs->count,
@@ -132,21 +124,21 @@ static void take_step(part *of, block_inputs *inputs, const zm_step *step) {
     inputs->count += of->count;
 }
 
-static zmlx_status add_norm(block_inputs *inputs, mlx_array weight, size_t size, zmlx_error *error) {
+static zmlx_status add_norm(zm_block_inputs *inputs, mlx_array weight, size_t size, zmlx_error *error) {
     zm_storage storage;
     if (!zm_is_set(weight) || mlx_array_ndim(weight) != 1 || mlx_array_size(weight) != size ||
         !zm_storage_of(&storage, mlx_array_dtype(weight)))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, block_class.name, "a norm's weight does not fit");
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, zm_block_class.name, "a norm's weight does not fit");
     inputs->arrays[inputs->count++] = weight;
     return ZMLX_OK;
 }
 
-static zmlx_status add_parts(block *self, block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
-                             zm_compute compute, zmlx_error *error) {
+static zmlx_status add_parts(block *self, zm_block_inputs *inputs, zm_step *operator,
+                             const zm_block_arguments *arguments, zm_compute compute, zmlx_error *error) {
     mlx_array x = inputs->arrays[0];
     zm_step feed_forward;
     if (!arguments->attention == !arguments->short_conv || !arguments->gated_mlp == !arguments->moe)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, block_class.name, "not one operator and one feed-forward part");
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, zm_block_class.name, "not one operator and one feed-forward part");
     if (arguments->attention) ZM_TRY(zm_attention_step(operator, x, arguments->attention, compute, error));
     else ZM_TRY(zm_short_conv_step(operator, x, arguments->short_conv, compute, error));
     take_step(&self->operator, inputs, operator);
@@ -155,7 +147,7 @@ static zmlx_status add_parts(block *self, block_inputs *inputs, zm_step *operato
     take_step(&self->feed_forward, inputs, &feed_forward);
     int size = (int)self->size;
     if (operator->outputs[0].shape[2] != size || feed_forward.outputs[0].shape[2] != size)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, block_class.name, "the parts do not keep the size of x");
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, zm_block_class.name, "the parts do not keep the size of x");
     return ZMLX_OK;
 }
 
@@ -171,18 +163,18 @@ static zmlx_status make_workspace(block *self, zmlx_error *error) {
     return zm_workspace_reserve(workspace, self->pool, error);
 }
 
-static zmlx_status set_up(block *self, block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
+static zmlx_status set_up(block *self, zm_block_inputs *inputs, zm_step *operator, const zm_block_arguments *arguments,
                           zm_compute compute, zmlx_error *error) {
     mlx_array x = inputs->arrays[0];
     if (!zm_is_set(x) || mlx_array_ndim(x) != 3 || zm_dim(x, 0) != 1 || !zm_dim(x, 2))
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, block_class.name, "the input is not one sequence");
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, zm_block_class.name, "the input is not one sequence");
     self->level = zm_fused_best_level();
     self->pool = compute.pool;
     self->size = (size_t)zm_dim(x, 2);
     self->n_tokens = zm_token_count(x, self->size);
     self->operator_eps = arguments->operator_eps;
     self->feed_forward_eps = arguments->feed_forward_eps;
-    ZM_TRY(zm_check_activations(x, self->size, block_class.name, error));
+    ZM_TRY(zm_check_activations(x, self->size, zm_block_class.name, error));
     ZM_TRY(add_norm(inputs, arguments->operator_norm, self->size, error));
     ZM_TRY(add_norm(inputs, arguments->feed_forward_norm, self->size, error));
     ZM_TRY(add_parts(self, inputs, operator, arguments, compute, error));
@@ -198,22 +190,32 @@ static int node_outputs(zm_node_output *outputs, const block *self, const zm_ste
     return operator->n_outputs;
 }
 
+zmlx_status zm_block_new(void **state, zm_block_inputs *inputs, zm_node_output *outputs, int *n_outputs,
+                         const zm_block_arguments *arguments, zm_compute compute, zmlx_error *error) {
+    block *self = calloc(1, sizeof *self);
+    if (!self) return zm_fail_memory(error);
+    zm_step operator;
+    zmlx_status status = set_up(self, inputs, &operator, arguments, compute, error);
+    if (status) {
+        free_block(self);
+        return status;
+    }
+    *n_outputs = node_outputs(outputs, self, &operator);
+    *state = self;
+    return ZMLX_OK;
+}
+
 mlx_array zm_fused_block(zm_scope *scope, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
                          zm_compute compute) {
-    kept[0] = kept[1] = (mlx_array){NULL};
-    if (zm_scope_failed(scope)) return (mlx_array){NULL};
-    block *self = calloc(1, sizeof *self);
-    if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, block_class.name, "out of memory");
-    block_inputs inputs = {.arrays = {x}, .count = 1};
-    zm_step operator;
-    if (set_up(self, &inputs, &operator, arguments, compute, &scope->failure)) {
-        free_block(self);
-        return (mlx_array){NULL};
-    }
+    zm_block_inputs inputs = {.arrays = {x}, .count = 1};
     zm_node_output outputs[ZM_STEP_OUTPUTS];
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    int n_outputs = node_outputs(outputs, self, &operator);
-    if (zm_node_apply(results, outputs, n_outputs, &block_class, self, inputs.arrays, inputs.count, scope->stream,
+    void *state;
+    int n_outputs;
+    kept[0] = kept[1] = (mlx_array){NULL};
+    if (zm_scope_failed(scope) ||
+        zm_block_new(&state, &inputs, outputs, &n_outputs, arguments, compute, &scope->failure) ||
+        zm_node_apply(results, outputs, n_outputs, &zm_block_class, state, inputs.arrays, inputs.count, scope->stream,
                       &scope->failure))
         return (mlx_array){NULL};
     for (int i = 1; i < n_outputs; i++) kept[i - 1] = zm_scope_own(scope, results[i]);

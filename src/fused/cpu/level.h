@@ -17,10 +17,10 @@
 
 enum { ZM_MAX_LANES = 16, ZM_MAX_CODES = 16 };
 
-/* How prepared activations are stored: as limbs, see kernels_limbs.h, or as floats. Then a row of codes is read as words
- * of n_codes codes, a vector of words at a time: the activations of a vector's first codes come first, then those of its
- * second ones, each times the factor that undoes the place of its code inside the word. Zeros fill up the last
- * vector; the sums of the groups follow. */
+/* How prepared activations are stored: as limbs, see kernels_limbs.h, or as floats. Then a row of codes is read as
+ * words of n_codes codes, a vector of words at a time: the activations of a vector's first codes come first, then those
+ * of its second ones, each times the factor that undoes the place of its code inside the word. Zeros fill up the
+ * last vector; the sums of the groups follow. */
 typedef struct zm_order {
     size_t in_features, group_size;
     size_t n_values;       /* the size of all activations, in floats */

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* A decoder block that is set up, for a node of one or of several. */
+#ifndef ZM_FUSED_BLOCK_BLOCK_H
+#define ZM_FUSED_BLOCK_BLOCK_H
+
+#include "fused/step.h"
+
+enum { ZM_MAX_BLOCK_INPUTS = 3 + 2 * ZM_MAX_INPUTS };
+
+typedef struct zm_block_inputs {
+    mlx_array arrays[ZM_MAX_BLOCK_INPUTS]; /* borrowed */
+    int count;
+} zm_block_inputs;
+
+extern const zm_node_class zm_block_class;
+
+/* *state: of zm_block_class, the caller's. inputs holds x, of which only shape and type count; the weights and the
+ * cache follow. outputs (ZM_STEP_OUTPUTS): y and what the operator keeps. */
+zmlx_status zm_block_new(void **state, zm_block_inputs *inputs, zm_node_output *outputs, int *n_outputs,
+                         const zm_block_arguments *arguments, zm_compute compute, zmlx_error *error);
+
+#endif

@@ -6,15 +6,20 @@ static void multiply_then(zm_catalog_call *call, const char *part) {
     zm_scope *scope = call->scope;
     int shape[ZM_SIGNATURE_MAX_DIMS], n_dims;
     if (zm_scope_failed(scope)) return;
+    mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32), w = zm_astype(scope, call->inputs[1], MLX_FLOAT32), product;
+    bool is_empty = !mlx_array_size(call->inputs[0]) || !mlx_array_size(call->inputs[1]);
     /* MLX's empty products have no buffer with CUDA, which what comes behind would read. */
-    if (!mlx_array_size(call->inputs[0]) &&
-        zm_pattern_shape(shape, &n_dims, &call->entry->signature.output_patterns[0], &call->sizes)) {
-        call->outputs[0] = zm_zeros(scope, shape, n_dims, call->output_types[0]);
-        return;
+    if (is_empty && zm_pattern_shape(shape, &n_dims, &call->entry->signature.output_patterns[0], &call->sizes)) {
+        product = zm_zeros(scope, shape, n_dims, MLX_FLOAT32);
+        if (zm_scope_failed(scope)) return;
+        if (!mlx_array_size(product)) {
+            call->outputs[0] = zm_astype(scope, product, call->output_types[0]);
+            return;
+        }
+    } else {
+        product = zm_matmul(scope, x, zm_swapaxes(scope, w, -1, -2));
     }
-    mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32), w = zm_astype(scope, call->inputs[1], MLX_FLOAT32);
-    mlx_array inputs[2] = {zm_matmul(scope, x, zm_swapaxes(scope, w, -1, -2)),
-                           zm_astype(scope, call->inputs[2], MLX_FLOAT32)};
+    mlx_array inputs[2] = {product, zm_astype(scope, call->inputs[2], MLX_FLOAT32)};
     zm_call_part(call, call->outputs, part, inputs, call->entry->signature.n_numbers ? call->values : NULL,
                  call->output_types);
 }

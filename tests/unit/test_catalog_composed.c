@@ -157,6 +157,68 @@ static void test_decode_row(void **state) {
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
 }
 
+static int rope_function(mlx_vector_array *results, const mlx_vector_array inputs) {
+    mlx_array in[3] = {{NULL}, {NULL}, {NULL}}, y = {NULL};
+    int failed = 0;
+    for (size_t i = 0; i < 3 && !failed; i++) failed = mlx_vector_array_get(&in[i], inputs, i);
+    if (!failed) failed = zmlx_apply_rope(&y, in[0], in[1], in[2], stream, NULL) != ZMLX_OK;
+    if (!failed) failed = mlx_vector_array_set_value(results, y);
+    for (int i = 0; i < 3; i++) mlx_array_free(in[i]);
+    mlx_array_free(y);
+    return failed;
+}
+
+/* rope over a batch whose axis in x, cosines and sines is axes[i], -1 for none; an empty array where it is refused. */
+static mlx_array batched_rope(zm_scope *scope, const mlx_array *inputs, const int *axes) {
+    mlx_closure function = mlx_closure_new_func(rope_function);
+    mlx_vector_array given = mlx_vector_array_new_data(inputs, 3), in = mlx_vector_array_new(), out = mlx_vector_array_new(),
+                     results = mlx_vector_array_new();
+    mlx_array y = {NULL};
+    if (!mlx_detail_vmap_trace(&in, &out, function, given, axes, 3) &&
+        !mlx_detail_vmap_replace(&results, given, in, out, axes, 3, (const int[]){0}, 1))
+        assert_int_equal(mlx_vector_array_get(&y, results, 0), 0);
+    mlx_vector_array lists[] = {given, in, out, results};
+    for (int i = 0; i < COUNT(lists); i++) mlx_vector_array_free(lists[i]);
+    mlx_closure_free(function);
+    return y.ctx ? zm_scope_own(scope, y) : y;
+}
+
+/* A batch in any of the arrays is a loop over it; one dimension too many is refused. */
+static void test_rope_batches(void **state) {
+    (void)state;
+    enum { B = 3, H = 2, S = 5, N = 4, SIZE = H * S * 2 * N };
+    zmlx_error error = {0};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    for (int batched = 1; batched < 8; batched++) {
+        mlx_array inputs[3];
+        int axes[3];
+        for (int i = 0; i < 3; i++) {
+            bool has = batched >> i & 1;
+            axes[i] = has ? 1 : -1;
+            inputs[i] = i ? random_floats(&scope, 20u + (uint32_t)i, has ? (const int[]){S, B, N} : (const int[]){S, N}, has ? 3 : 2)
+                          : random_floats(&scope, 20, has ? (const int[]){H, B, S, 2 * N} : (const int[]){H, S, 2 * N}, has ? 4 : 3);
+        }
+        mlx_array all = batched_rope(&scope, inputs, axes);
+        assert_non_null(all.ctx);
+        expect_shape(all, SHAPE(B, H, S, 2 * N));
+        double ours[B * SIZE], theirs[SIZE];
+        read(ours, &scope, all);
+        for (int b = 0; b < B; b++) {
+            mlx_array own[3], y = {NULL};
+            for (int i = 0; i < 3; i++)
+                own[i] = axes[i] < 0 ? inputs[i] : zm_squeeze(&scope, zm_slice_axis(&scope, inputs[i], 1, b, b + 1, 1), 1);
+            assert_int_equal(zmlx_apply_rope(&y, own[0], own[1], own[2], stream, &error), ZMLX_OK);
+            read(theirs, &scope, zm_scope_own(&scope, y));
+            for (int i = 0; i < SIZE; i++) assert_true(ours[b * SIZE + i] == theirs[i]);
+        }
+    }
+    mlx_array deep[] = {zm_zeros(&scope, SHAPE(2, 1, 1, 1, 1, 1, 1, S, 2 * N), MLX_FLOAT32), zm_zeros(&scope, SHAPE(S, N), MLX_FLOAT32),
+                        zm_zeros(&scope, SHAPE(S, N), MLX_FLOAT32)};
+    assert_null(batched_rope(&scope, deep, (const int[]){0, -1, -1}).ctx);
+    assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     zmlx_error error = {0};
@@ -183,7 +245,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_paged_attention_is_attention), cmocka_unit_test(test_scores_and_softmax_are_attention),
         cmocka_unit_test(test_combine_exact_bits),           cmocka_unit_test(test_ties),
-        cmocka_unit_test(test_decode_row),                   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_decode_row),                   cmocka_unit_test(test_rope_batches),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -127,22 +127,47 @@ static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_resu
     return apply(&result_tangents[0], same, (mlx_array[]){tangents[0], primals[1], primals[2]}, stream, error);
 }
 
+/* a with its batch, of n, in front: repeated where it has none. */
+static mlx_array lead_with_batch(zm_scope *scope, mlx_array a, int axis, int n) {
+    int n_dims = (int)mlx_array_ndim(a), order[ZM_NODE_MAX_DIMS + 1] = {axis}, shape[ZM_NODE_MAX_DIMS + 1] = {n};
+    for (int i = 0; i < n_dims && axis < 0; i++) shape[i + 1] = mlx_array_dim(a, i);
+    if (axis < 0) return zm_broadcast_to(scope, a, shape, n_dims + 1);
+    for (int i = 0, place = 1; i < n_dims; i++)
+        if (i != axis) order[place++] = i;
+    return zm_transpose(scope, a, order, n_dims);
+}
+
+/* Angles of a batch, for each row of x (batch, ...) its own. */
+static mlx_array spread_angles(zm_scope *scope, mlx_array angles, const rotation *self, int n, int lead) {
+    if (zm_scope_failed(scope)) return angles;
+    const int own[] = {n, 1, self->positions, 1, self->pairs_of_row};
+    const int whole[] = {n, lead, self->positions, self->inner, self->pairs_of_row};
+    return zm_broadcast_to(scope, zm_reshape(scope, angles, own, 5), whole, 5);
+}
+
 /* A leading dimension more: rows are counted from the last on. */
 static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes, int n_results, const mlx_array *inputs,
                         const int *axes, int n_inputs, mlx_stream stream, zmlx_error *error) {
-    (void)n_results, (void)n_inputs;
+    (void)n_results;
     rotation *same;
-    if (axes[1] >= 0 || axes[2] >= 0)
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "rope", "cosines and sines cannot be batched");
+    int n = 0, n_dims = (int)mlx_array_ndim(inputs[0]) - (axes[0] >= 0), lead = 1;
+    if (n_dims == ZM_NODE_MAX_DIMS)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "rope", "more than %d dimensions", ZM_NODE_MAX_DIMS);
     ZM_TRY(copy(&same, state, ((const rotation *)state)->is_back, error));
-    int n_dims = (int)mlx_array_ndim(inputs[0]), order[ZM_NODE_MAX_DIMS + 1] = {axes[0]};
-    for (int i = 0, n = 1; i < n_dims; i++)
-        if (i != axes[0]) order[n++] = i;
+    for (int i = 0; i < n_inputs; i++)
+        if (axes[i] >= 0) n = mlx_array_dim(inputs[i], axes[i]);
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    mlx_array moved = zm_transpose(&scope, inputs[0], order, n_dims);
-    zmlx_status status = zm_scope_failed(&scope) ? ZMLX_ERROR_MLX
-                                                 : apply(&results[0], same, (mlx_array[]){moved, inputs[1], inputs[2]}, stream, error);
+    mlx_array moved[3] = {lead_with_batch(&scope, inputs[0], axes[0], n), inputs[1], inputs[2]};
+    if (axes[1] >= 0 || axes[2] >= 0) {
+        for (int i = 1; i < n_dims; i++) lead *= zm_dim(moved[0], i);
+        for (int i = 1; i < 3; i++)
+            moved[i] = spread_angles(&scope, lead_with_batch(&scope, inputs[i], axes[i], n), same, n,
+                                     lead / same->positions / same->inner);
+        same->positions = n * lead;
+        same->inner = 1;
+    }
+    zmlx_status status = zm_scope_failed(&scope) ? ZMLX_ERROR_MLX : apply(&results[0], same, moved, stream, error);
     if (zm_scope_failed(&scope)) free(same);
     result_axes[0] = 0;
     zmlx_status graph = zm_scope_end(&scope, status ? NULL : error);

@@ -64,6 +64,18 @@ static mlx_array add_parts(zm_scope *scope, mlx_array parts, mlx_array primal) {
     return zm_reshape(scope, zm_sum(scope, parts, 0, false), shape, n_dims);
 }
 
+/* Whether the gradient of an argument is also that of one before it. */
+static bool is_repeated(const zm_derived *derived, const int *argument_numbers, int argument, int n_inputs) {
+    for (int i = 0; i < argument; i++)
+        if (argument_numbers[i] < n_inputs && argument_numbers[argument] < n_inputs &&
+            derived->gradient_outputs[argument_numbers[i]] == derived->gradient_outputs[argument_numbers[argument]])
+            return true;
+    return false;
+}
+
+/* MLX takes an array that is given twice for one: it drops the cotangent of the second and moves its batch axis twice. */
+static mlx_array as_another(zm_scope *scope, mlx_array a) { return zm_squeeze(scope, zm_expand_dims(scope, a, 0), 0); }
+
 zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape,
                                const zm_numbers *numbers, const int *argument_numbers, int n_arguments,
                                const mlx_array *primals, const mlx_array *cotangents, const mlx_array *results,
@@ -106,6 +118,7 @@ zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const 
         mlx_array gradient = number < ir->n_inputs ? zm_shape_sum_to(&scope, outputs[derived->gradient_outputs[number]],
                                                                     primals[number])
                                                    : primals[number]; /* Metal's scalars: nobody asks */
+        if (is_repeated(derived, argument_numbers, i, ir->n_inputs)) gradient = as_another(&scope, gradient);
         zm_scope_keep(&scope, &gradients[i], gradient);
     }
     return zm_scope_end(&scope, error);

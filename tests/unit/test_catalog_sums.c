@@ -114,9 +114,61 @@ static void test_second_derivatives(void **state) {
     mlx_array_free(halves.cotangent);
 }
 
+static int residual_norm(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
+    mlx_array in[2] = {{NULL}, {NULL}}, y = {NULL};
+    int failed = mlx_vector_array_get(&in[0], inputs, 0) || mlx_vector_array_get(&in[1], inputs, 1);
+    if (!failed) failed = zmlx_residual_rmsnorm(&y, in[0], in[1], *(mlx_array *)context, 1e-3f, stream, NULL) != ZMLX_OK;
+    if (!failed) failed = mlx_vector_array_set_value(results, y);
+    mlx_array_free(in[0]);
+    mlx_array_free(in[1]);
+    mlx_array_free(y);
+    return failed;
+}
+
+/* Of x, residual, cotangent: the gradients of x and residual, which are the same. */
+static int residual_gradients(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
+    mlx_array in[3] = {{NULL}, {NULL}, {NULL}};
+    int failed = 0;
+    for (size_t i = 0; i < 3 && !failed; i++) failed = mlx_vector_array_get(&in[i], inputs, i);
+    mlx_vector_array primals = mlx_vector_array_new_data(in, 2), cotangents = mlx_vector_array_new_value(in[2]),
+                     values = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func_payload(residual_norm, context, NULL);
+    if (!failed) failed = mlx_vjp(&values, results, function, primals, cotangents);
+    mlx_closure_free(function);
+    mlx_vector_array_free(primals);
+    mlx_vector_array_free(cotangents);
+    mlx_vector_array_free(values);
+    for (int i = 0; i < 3; i++) mlx_array_free(in[i]);
+    return failed;
+}
+
+/* What comes back from cotangents c of both gradients is what comes back from 2 c of the first. */
+static void test_shared_gradient(void **state) {
+    (void)state;
+    mlx_array weight = random_array(1, 0, COLUMNS), in[3], back[2] = {{NULL}, {NULL}};
+    for (int i = 0; i < 3; i++) in[i] = random_array(2u + (uint32_t)i, ROWS, COLUMNS);
+    mlx_array c = random_array(5, ROWS, COLUMNS), zero = moved(c, c, -1), twice = moved(c, c, 1);
+    mlx_vector_array primals = mlx_vector_array_new_data(in, 3), values = mlx_vector_array_new(), made = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func_payload(residual_gradients, &weight, NULL);
+    for (int i = 0; i < 2; i++) {
+        mlx_vector_array cotangents = mlx_vector_array_new_data((mlx_array[]){i ? twice : c, i ? zero : c}, 2);
+        assert_int_equal(mlx_vjp(&values, &made, function, primals, cotangents) || mlx_vector_array_get(&back[i], made, 0), 0);
+        mlx_vector_array_free(cotangents);
+    }
+    mlx_array rest = moved(back[0], back[1], -1);
+    assert_true(dot(back[1], back[1]) > 1);
+    assert_true(dot(rest, rest) < 1e-10 * dot(back[1], back[1])); /* roundings of float32 */
+    mlx_array all[] = {weight, in[0], in[1], in[2], c, zero, twice, back[0], back[1], rest};
+    for (int i = 0; i < COUNT(all); i++) mlx_array_free(all[i]);
+    mlx_vector_array lists[] = {primals, values, made};
+    for (int i = 0; i < COUNT(lists); i++) mlx_vector_array_free(lists[i]);
+    mlx_closure_free(function);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_second_derivatives),
+        cmocka_unit_test(test_shared_gradient),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

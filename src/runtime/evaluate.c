@@ -179,14 +179,26 @@ int zm_application_words(uint32_t words[ZM_GPU_MAX_SCALARS], const zm_applicatio
     return n_words;
 }
 
+bool zm_application_is_aligned(const zm_application *application, const zm_view *inputs, int n_inputs) {
+    int n_own = application->kernel->forward->n_inputs;
+    const zm_storage *storages = application->variant->storages;
+    bool is_aligned = true;
+    for (int i = 0; i < n_inputs; i++) {
+        size_t begin = inputs[i].offset;
+        if (i < n_own && application->extent.layouts[i] & ZM_LAYOUT_SECOND)
+            begin += (size_t)application->extent.columns * (size_t)zm_storage_bytes(storages[i]);
+        is_aligned = is_aligned && begin % VECTOR_BYTES == 0;
+    }
+    size_t half = (size_t)application->extent.columns * (size_t)zm_storage_bytes(storages[n_own]);
+    return is_aligned && !(application->joins_outputs && half % VECTOR_BYTES);
+}
+
 zmlx_status zm_application_launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
                                   const zm_view *outputs, int n_outputs, zmlx_error *error) {
     (void)outputs, (void)n_outputs;
     const zm_application *application = state;
     const zm_variant *variant = application->variant;
-    bool is_aligned = true;
-    for (int i = 0; i < n_inputs; i++) is_aligned = is_aligned && inputs[i].offset % VECTOR_BYTES == 0;
-    zm_gpu_plan plan = plan_launch(application, is_aligned);
+    zm_gpu_plan plan = plan_launch(application, zm_application_is_aligned(application, inputs, n_inputs));
     launch->name = application->kernel->symbol;
     launch->code = variant->code;
     launch->code_size = variant->code_size;

@@ -150,6 +150,8 @@ typedef struct zm_application {
 void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs);
 zmlx_status zm_application_launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
                                   const zm_view *outputs, int n_outputs, zmlx_error *error);
+/* On a GPU: whether the arrays and the second halves of their rows begin at a multiple of 16 bytes. */
+bool zm_application_is_aligned(const zm_application *application, const zm_view *inputs, int n_inputs);
 /* Parts of its sums over rows; they depend on shape and types alone. */
 int64_t zm_application_sum_rows(const zm_application *application);
 /* The words of emit/gpu/gpu.h; returns their number. */

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Gradients that are added up over rows, and halves of rows, differentiated again: by the adjoint identity of the two
- * modes and by finite differences. */
+ * modes and by finite differences; how halves lie. */
+#include "kernels/compose.h"
 #include "mlx_testing.h"
+#include "runtime/kernel.h"
 #include "zmlx/kernels.h"
 
 enum { ROWS = 37, COLUMNS = 48, SIZE = ROWS * COLUMNS };
@@ -165,10 +167,31 @@ static void test_shared_gradient(void **state) {
     mlx_closure_free(function);
 }
 
+/* Second halves of rows that are no multiple of 16 bytes begin between two vectors: a GPU's wide accesses would fault. */
+static void test_alignment_of_halves(void **state) {
+    (void)state;
+    zmlx_kernel *kernel;
+    const zm_variant variant = {.storages = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32}};
+    assert_int_equal(zm_catalog_kernel(&kernel, zm_catalog_lookup("swiglu2"), NULL), ZMLX_OK);
+    for (int columns = 1; columns <= 8; columns++) {
+        zm_application forward = {.kernel = kernel, .variant = &variant, .extent = {.rows = 1, .columns = columns}};
+        zm_application joined = forward, whole = forward;
+        forward.extent.layouts[1] = ZM_LAYOUT_COLUMN | ZM_LAYOUT_HALF | ZM_LAYOUT_SECOND;
+        joined.joins_outputs = true;
+        zm_view inputs[2] = {{.offset = 32}, {.offset = 0}};
+        assert_int_equal(zm_application_is_aligned(&forward, inputs, 2), columns % 4 == 0);
+        assert_int_equal(zm_application_is_aligned(&joined, inputs, 2), columns % 4 == 0);
+        assert_true(zm_application_is_aligned(&whole, inputs, 2));
+        inputs[0].offset = 4;
+        assert_false(zm_application_is_aligned(&whole, inputs, 2));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_second_derivatives),
         cmocka_unit_test(test_shared_gradient),
+        cmocka_unit_test(test_alignment_of_halves),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

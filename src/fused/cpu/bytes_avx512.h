@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What kernels_limbs.h asks of a level: vectors of bytes, with AVX-512 VNNI and VBMI. */
+enum { SIGNED_CODES = 0 };
 
 /* Lane i of sum, plus the four products of unsigned bytes of a and signed bytes of b there. */
 static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b) {

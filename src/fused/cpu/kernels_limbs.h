@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Products in integers; part of kernels.h for levels that define LIMBS and, in their bytes_*.h: load_codes,
- * mxfp4_bytes, dot_bytes, halve_groups, order_groups, transpose_words; even_lanes, odd_lanes, round_to_int,
- * store_low_bytes.
+ * mxfp4_bytes, halve_groups, order_groups, transpose_words; even_lanes, odd_lanes, round_to_int, store_low_bytes; and
+ * dot_bytes, with SIGNED_CODES where it takes signed bytes as codes: those of eight bits are then counted from -128 on.
  *
  * The activations of a group are x_i = scale * q_i with whole numbers q_i, split into signed bytes, the limbs: one
  * (|q_i| <= 127), or three for as many digits as a float has (|q_i| < 2^23). With the group's unsigned codes c_i,
@@ -40,6 +40,7 @@ INLINE int limb_bytes(limb_form of) { return VECTOR_BYTES * code_planes(of.bits)
 
 /* The codes of a plane of a vector of words. */
 INLINE vector_word plane_codes(vector_word words, int plane, limb_form of) {
+    if (of.bits == 8 && SIGNED_CODES) return words ^ 0x80808080u;
     if (of.bits != 4) return words;
     vector_word codes = (plane ? words >> 4 : words) & 0x0f0f0f0fu;
     return of.kind == ZM_MATRIX_MXFP4 ? mxfp4_bytes(codes) : codes;
@@ -160,9 +161,10 @@ INLINE void load_groups(vector *scales, vector *biases, const unsigned char *sca
         return;
     }
     *biases = load_scales(bias_row, first, n_groups, of.kind, matrix->storage);
+    if (of.bits == 8 && SIGNED_CODES) *biases = multiply_add(*scales, splat(128.0f), *biases);
 }
 
-/* The sums of limb `limb` in one part of a block: one vector of words, or two. */
+/* The sums of limb `limb` in one part of a block, of `pieces` vectors of words. */
 INLINE vector_int dot_part(vector_int sum, const vector_word *words, const unsigned char *limbs, int pieces, int limb,
                            limb_form of) {
     UNROLL
@@ -202,7 +204,7 @@ INLINE vector dot_groups(const unsigned char *codes, const unsigned char *limbs,
     vector_int high[LANES], low[LANES];
     UNROLL
     for (int part = 0; part < n_parts; part++) {
-        vector_word stored[2];
+        vector_word stored[MAX_GROUP_WORDS / LANES];
         high[part] = low[part] = (vector_int){0};
         if (part * pieces * LANES >= n_words) continue;
         UNROLL

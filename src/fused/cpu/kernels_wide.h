@@ -14,27 +14,36 @@ typedef struct wide {
     vector sums[WIDE_SLICE][LANES][WIDE_VECTORS];
 } wide;
 
-/* How a group's words lie among the limbs: runs of neighbours, one a plane or one a vector. */
+/* How a group's words lie among the limbs: in each plane some runs of neighbours, each in a vector. */
 typedef struct limb_runs {
-    int n_runs, run_words;
+    int planes, n_runs, run_words;
     size_t run_stride, limb_stride;
 } limb_runs;
 
 INLINE limb_runs runs_of(limb_form of) {
     int words = group_words(of), planes = code_planes(of.bits);
-    limb_runs runs = {.n_runs = planes, .run_words = words, .run_stride = VECTOR_BYTES,
-                      .limb_stride = (size_t)planes * VECTOR_BYTES};
-    if (words <= LANES) return runs;
-    runs.n_runs = words / LANES; /* of one plane */
-    runs.run_words = LANES;
-    runs.run_stride = (size_t)limb_bytes(of);
-    return runs;
+    return (limb_runs){.planes = planes, .n_runs = words > LANES ? words / LANES : 1,
+                       .run_words = words > LANES ? LANES : words, .run_stride = (size_t)limb_bytes(of),
+                       .limb_stride = (size_t)planes * VECTOR_BYTES};
 }
 
 INLINE vector_int splat_word(const unsigned char *word) {
     int32_t value;
     memcpy(&value, word, sizeof value);
     return value - (vector_int){0};
+}
+
+/* Adds the products of a run of words; place: of its limbs in a prepared token. */
+INLINE void add_run(vector_int (*dots)[WIDE_VECTORS], const vector_word *words, const unsigned char *const *tokens,
+                    size_t place, int n_words, int n_tokens) {
+    for (int w = 0; w < n_words; w++, words += WIDE_VECTORS, place += 4) {
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            vector_int numbers = splat_word(tokens[t] + place);
+            UNROLL
+            for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = dot_bytes(dots[t][v], words[v], numbers);
+        }
+    }
 }
 
 /* Adds one group to the sums of n_tokens tokens; x: the place of its limbs in a prepared token; group: its place there,
@@ -54,15 +63,10 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
             for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = limb < 2 ? (vector_int){0} : dots[t][v] << 8;
         }
         const vector_word *words = of->words;
-        for (int run = 0; run < runs.n_runs; run++) {
-            size_t place = x + (size_t)limb * runs.limb_stride + (size_t)run * runs.run_stride;
-            for (int w = 0; w < runs.run_words; w++, words += WIDE_VECTORS, place += 4) {
-                UNROLL
-                for (int t = 0; t < n_tokens; t++) {
-                    vector_int numbers = splat_word(tokens[t] + place);
-                    UNROLL
-                    for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = dot_bytes(dots[t][v], words[v], numbers);
-                }
+        for (int plane = 0; plane < runs.planes; plane++) {
+            for (int run = 0; run < runs.n_runs; run++, words += runs.run_words * WIDE_VECTORS) {
+                size_t place = x + (size_t)limb * runs.limb_stride + (size_t)plane * VECTOR_BYTES;
+                add_run(dots, words, tokens, place + (size_t)run * runs.run_stride, runs.run_words, n_tokens);
             }
         }
         if (limb || limbs == 1) continue;
@@ -128,7 +132,7 @@ INLINE void unpack_group(wide *of, size_t group, limb_form form) {
         turn_group(of, of->codes, offset, form);
         return;
     }
-    unsigned char unpacked[WIDE_ROWS][2 * VECTOR_BYTES];
+    unsigned char unpacked[WIDE_ROWS][4 * MAX_GROUP_WORDS];
     const unsigned char *rows[WIDE_ROWS];
     for (int r = 0; r < WIDE_ROWS; r++) {
         for (int w = 0; w < words; w += LANES) {

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdatomic.h>
 
+#include "fused/cpu/features_arm.h"
 #include "fused/cpu/level.h"
 
 extern const zm_cpu_level zm_level_baseline;
 #if defined(__x86_64__)
 extern const zm_cpu_level zm_level_avx2, zm_level_avx512, zm_level_avx512vnni;
+#elif defined(__aarch64__)
+extern const zm_cpu_level zm_level_neon, zm_level_neon_dotprod, zm_level_neon_i8mm;
 #endif
 
 static const zm_cpu_level *const levels[] = {
@@ -14,6 +17,12 @@ static const zm_cpu_level *const levels[] = {
     &zm_level_avx2,
     &zm_level_avx512,
     &zm_level_avx512vnni,
+#elif defined(__aarch64__)
+    &zm_level_neon,
+#if defined(ZM_ARM_BYTES)
+    &zm_level_neon_dotprod,
+    &zm_level_neon_i8mm,
+#endif
 #endif
     NULL,
 };

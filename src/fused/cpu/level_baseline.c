@@ -3,9 +3,6 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__ARM_FEATURE_FMA)
-#include <arm_neon.h>
-#endif
 
 #include "base/half.h"
 #include "fused/cpu/level.h"
@@ -17,13 +14,7 @@ typedef int32_t vector_int __attribute__((vector_size(16)));
 typedef uint32_t vector_word __attribute__((vector_size(16)));
 typedef uint16_t vector_half __attribute__((vector_size(8)));
 
-static inline vector multiply_add(vector a, vector b, vector c) {
-#if defined(__ARM_FEATURE_FMA)
-    return (vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#else
-    return a * b + c;
-#endif
-}
+static inline vector multiply_add(vector a, vector b, vector c) { return a * b + c; }
 
 /* Codes below 2^31 as floats. */
 static inline vector codes_to_float(vector_word codes) {

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/* What kernels_limbs.h asks of a level, but dot_bytes: vectors of bytes, with NEON. */
+
+/* The codes of a vector of words, one a byte; two a byte where they have 4 bits. Groups fill whole vectors here. */
+static inline vector_word load_codes(const unsigned char *source, int bits, int n_words) {
+    (void)n_words;
+    if (bits == 4 || bits == 8) return (vector_word)vld1q_u8(source);
+    /* The byte in which a code begins, shifted down, and the next one, shifted up. */
+    uint8x16_t packed = load_bytes(source, 2 * bits);
+    const uint8x16_t numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    uint8x16_t places = numbers * (uint8_t)bits; /* in bits */
+    uint8x16_t first = places >> 3, shift = places & 7;
+    uint8x16_t codes = vshlq_u8(vqtbl1q_u8(packed, first), -(int8x16_t)shift);
+    if (bits != 2) codes |= vshlq_u8(vqtbl1q_u8(packed, first + 1), 8 - (int8x16_t)shift);
+    return (vector_word)(codes & (uint8_t)((1 << bits) - 1));
+}
+
+/* Twice the values of e2m1 codes, plus 12. */
+static inline vector_word mxfp4_bytes(vector_word codes) {
+    const uint8x16_t values = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+    return (vector_word)vqtbl1q_u8(values, (uint8x16_t)codes);
+}
+
+/* a and b have groups of neighbouring lanes: the result has groups of half as many, of a's sums and b's. */
+static inline vector_int halve_groups(vector_int a, vector_int b, int step) {
+    (void)step;
+    return (vector_int)vpaddq_s32((int32x4_t)a, (int32x4_t)b);
+}
+
+/* They are in their order. */
+static inline vector order_groups(vector sums, int group_words) {
+    (void)group_words;
+    return sums;
+}
+
+/* Word i of the four words of each of LANES rows, for i from 0 to 3. */
+static inline void transpose_words(vector_word result[4], const unsigned char *const *rows, size_t offset) {
+    uint32x4_t a = (uint32x4_t)vld1q_u8(rows[0] + offset), b = (uint32x4_t)vld1q_u8(rows[1] + offset);
+    uint32x4_t c = (uint32x4_t)vld1q_u8(rows[2] + offset), d = (uint32x4_t)vld1q_u8(rows[3] + offset);
+    uint64x2_t even = (uint64x2_t)vtrn1q_u32(a, b), odd = (uint64x2_t)vtrn2q_u32(a, b);
+    uint64x2_t next_even = (uint64x2_t)vtrn1q_u32(c, d), next_odd = (uint64x2_t)vtrn2q_u32(c, d);
+    result[0] = (vector_word)vtrn1q_u64(even, next_even);
+    result[1] = (vector_word)vtrn1q_u64(odd, next_odd);
+    result[2] = (vector_word)vtrn2q_u64(even, next_even);
+    result[3] = (vector_word)vtrn2q_u64(odd, next_odd);
+}
+
+static inline vector even_lanes(vector a, vector b) {
+    return (vector)vuzp1q_f32((float32x4_t)a, (float32x4_t)b);
+}
+
+static inline vector odd_lanes(vector a, vector b) { return (vector)vuzp2q_f32((float32x4_t)a, (float32x4_t)b); }
+
+/* To the nearest, halves to the even one. */
+static inline vector_int round_to_int(vector v) { return (vector_int)vcvtnq_s32_f32((float32x4_t)v); }
+
+/* The lowest byte of each lane. */
+static inline void store_low_bytes(unsigned char *to, vector_int v) {
+    int16x4_t halves = vmovn_s32((int32x4_t)v);
+    uint32x2_t bytes = vreinterpret_u32_s8(vmovn_s16(vcombine_s16(halves, halves)));
+    uint32_t word = vget_lane_u32(bytes, 0);
+    memcpy(to, &word, sizeof word);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* What kernels.h asks of a level, with four lanes: for 64-bit ARM processors, all of which have NEON. */
+enum { LANES = 4, ONE_TOKEN_ROWS = 4, TOKEN_ROWS = 2, LOOKUP_BITS = 0 };
+
+typedef float vector __attribute__((vector_size(16)));
+typedef int32_t vector_int __attribute__((vector_size(16)));
+typedef uint32_t vector_word __attribute__((vector_size(16)));
+typedef uint16_t vector_half __attribute__((vector_size(8)));
+
+static inline vector multiply_add(vector a, vector b, vector c) {
+    return (vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+
+/* Codes below 2^31 as floats. */
+static inline vector codes_to_float(vector_word codes) { return (vector)vcvtq_f32_s32((int32x4_t)codes); }
+
+/* Of stored words, the LANES words of word_bits bits, each with what follows it. */
+static inline vector_word spread_words(uint8x16_t stored, int word_bits) {
+    static const uint8_t of_20[] = {0, 1, 2, 255, 2, 3, 4, 255, 5, 6, 7, 255, 7, 8, 9, 255};
+    static const uint8_t of_24[] = {0, 1, 2, 255, 3, 4, 5, 255, 6, 7, 8, 255, 9, 10, 11, 255};
+    if (word_bits == 32) return (vector_word)stored;
+    return (vector_word)vqtbl1q_u8(stored, vld1q_u8(word_bits == 24 ? of_24 : of_20));
+}
+
+/* n_bytes bytes, 4 to 16 of them and an even number; then zeros. */
+static inline uint8x16_t load_bytes(const unsigned char *source, int n_bytes) {
+    uint64_t low = 0, high = 0;
+    if (n_bytes == 16) return vld1q_u8(source);
+    memcpy(&low, source, n_bytes < 8 ? (size_t)n_bytes : 8);
+    if (n_bytes > 8) memcpy(&high, source + 8, (size_t)n_bytes - 8);
+    return (uint8x16_t)(uint64x2_t){low, high};
+}
+
+/* A vector of words of which only n_bytes, a multiple of 4, can be read; the other codes are 0. */
+static __attribute__((noinline)) vector_word load_some_words(const unsigned char *source, int word_bits,
+                                                             size_t n_bytes) {
+    unsigned char stored[4 * LANES] = {0};
+    memcpy(stored, source, n_bytes);
+    return spread_words(vld1q_u8(stored), word_bits);
+}
+
+static inline vector_word load_words(const unsigned char *source, int word_bits) {
+    return spread_words(load_bytes(source, LANES * word_bits / 8), word_bits);
+}
+
+/* The first count bytes, one a lane; the other lanes are 0. */
+static inline vector_word load_some_bytes(const unsigned char *bytes, size_t count) {
+    uint32_t packed = 0;
+    if (count < LANES) memcpy(&packed, bytes, count);
+    else memcpy(&packed, bytes, LANES);
+    return (vector_word)vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(packed)))));
+}
+
+/* Lane i gets values[lanes[i]]. */
+static inline vector pick_lanes(vector values, vector_word lanes) {
+    return (vector)vqtbl1q_u8((uint8x16_t)values, (uint8x16_t)(lanes * 0x04040404u + 0x03020100u));
+}
+
+static inline vector look_up_codes(vector_word words, int bits) {
+    (void)bits; /* LOOKUP_BITS is 0 */
+    return codes_to_float(words);
+}
+
+/* The values of the e2m1 codes in the low four bits of each lane: their two high bytes are looked up. */
+static inline vector mxfp4_values(vector_word codes) {
+    static const uint8_t bytes[2][16] = {
+        {0x00, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, 0x80, 0xbf, 0xbf, 0xbf, 0xc0, 0xc0, 0xc0, 0xc0},
+        {0x00, 0x00, 0x80, 0xc0, 0x00, 0x40, 0x80, 0xc0, 0x00, 0x00, 0x80, 0xc0, 0x00, 0x40, 0x80, 0xc0}};
+    uint8x16x2_t table = {{vld1q_u8(bytes[0]), vld1q_u8(bytes[1])}};
+    return (vector)vqtbl2q_u8(table, (uint8x16_t)((codes & 15) * 0x01010000u + 0x0010ffffu));
+}
+
+static inline vector float16_to_float(vector_half halves) { return (vector)vcvt_f32_f16((float16x4_t)halves); }
+
+static inline vector bfloat16_to_float(vector_half halves) { return (vector)vshll_n_u16((uint16x4_t)halves, 16); }
+
+/* The first count < LANES values; the other lanes are 0. */
+static __attribute__((noinline)) vector_half load_some_halves(const unsigned char *values, size_t count) {
+    vector_half result = {0};
+    memcpy(&result, values, 2 * count);
+    return result;
+}
+
+static __attribute__((noinline)) vector load_some_floats(const unsigned char *values, size_t count) {
+    vector result = {0};
+    memcpy(&result, values, 4 * count);
+    return result;
+}
+
+static inline float sum_lanes(vector v) {
+    return vpadds_f32(vadd_f32(vget_low_f32((float32x4_t)v), vget_high_f32((float32x4_t)v)));
+}

@@ -13,7 +13,7 @@
  * tokens, across rows for many.
  *
  * Codes are read as words of four bytes, 4-bit codes as two planes of them: the even and the odd ones. The limbs lie
- * vector of words by vector of words, in each limb by limb, the highest first, in each plane by plane. The scales
+ * vector of words by vector of words, in each plane by plane, in each limb by limb, the highest first. The scales
  * of the groups and scale * (sum of q_i) follow. */
 
 enum {
@@ -25,6 +25,8 @@ enum {
     WIDE_LEAST = 4,                   /* tokens: fewer go one by one */
     MAX_GROUP_WORDS = 32
 };
+
+typedef uint8_t vector_byte __attribute__((vector_size(VECTOR_BYTES)));
 
 /* What a kernel is made for: always constants. */
 typedef struct limb_form {
@@ -42,7 +44,7 @@ INLINE int limb_bytes(limb_form of) { return VECTOR_BYTES * code_planes(of.bits)
 INLINE vector_word plane_codes(vector_word words, int plane, limb_form of) {
     if (of.bits == 8 && SIGNED_CODES) return words ^ 0x80808080u;
     if (of.bits != 4) return words;
-    vector_word codes = (plane ? words >> 4 : words) & 0x0f0f0f0fu;
+    vector_word codes = plane ? (vector_word)((vector_byte)words >> 4) : words & 0x0f0f0f0fu;
     return of.kind == ZM_MATRIX_MXFP4 ? mxfp4_bytes(codes) : codes;
 }
 
@@ -102,10 +104,10 @@ INLINE float group_largest(const float *x, size_t size) {
     return largest;
 }
 
-/* Writes the limbs of LANES numbers, the highest first, limb_stride apart. */
-INLINE void store_limbs(unsigned char *to, vector_int q, size_t limb_stride, int limbs) {
+/* Writes the limbs of LANES numbers, the highest first. */
+INLINE void store_limbs(unsigned char *to, vector_int q, int limbs) {
     for (int limb = limbs - 1; limb >= 0; limb--) {
-        store_low_bytes(to + (size_t)limb * limb_stride, q);
+        store_low_bytes(to + limb * VECTOR_BYTES, q);
         q = (q + 128) >> 8;
     }
 }
@@ -113,7 +115,7 @@ INLINE void store_limbs(unsigned char *to, vector_int q, size_t limb_stride, int
 INLINE void prepare_limbs_of(float *prepared, const float *x, const zm_order *plan, int limbs, int planes) {
     unsigned char *bytes = (unsigned char *)prepared;
     size_t size = plan->group_size, n_groups = plan->in_features / size;
-    size_t limb_stride = (size_t)planes * VECTOR_BYTES, stride = (size_t)limbs * limb_stride;
+    size_t stride = (size_t)(planes * limbs) * VECTOR_BYTES;
     float *scales = prepared + plan->n_values, *sums = scales + plan->n_group_values / 2;
     memset(bytes, 0, plan->n_values * sizeof *prepared); /* the last vector */
     memset(scales, 0, plan->n_group_values * sizeof *scales);
@@ -131,11 +133,11 @@ INLINE void prepare_limbs_of(float *prepared, const float *x, const zm_order *pl
                 a = even_lanes(a, next);
                 vector_int q = round_to_int(b * factor);
                 sum += (vector_word)q;
-                store_limbs(to + VECTOR_BYTES, q, limb_stride, limbs);
+                store_limbs(to + limbs * VECTOR_BYTES, q, limbs);
             }
             vector_int q = round_to_int(a * factor);
             sum += (vector_word)q;
-            store_limbs(to, q, limb_stride, limbs);
+            store_limbs(to, q, limbs);
         }
         uint32_t lanes[LANES], total = 0;
         memcpy(lanes, &sum, sizeof lanes);
@@ -171,8 +173,7 @@ INLINE vector_int dot_part(vector_int sum, const vector_word *words, const unsig
     for (int piece = 0; piece < pieces; piece++) {
         UNROLL
         for (int plane = 0; plane < code_planes(of.bits); plane++) {
-            const unsigned char *place = limbs + piece * limb_bytes(of) +
-                                         (limb * code_planes(of.bits) + plane) * VECTOR_BYTES;
+            const unsigned char *place = limbs + piece * limb_bytes(of) + (plane * of.limbs + limb) * VECTOR_BYTES;
             sum = dot_bytes(sum, plane_codes(words[piece], plane, of), load_limbs(place));
         }
     }
@@ -211,7 +212,8 @@ INLINE vector dot_groups(const unsigned char *codes, const unsigned char *limbs,
         for (int piece = 0; piece < pieces; piece++) {
             int place = part * pieces + piece;
             stored[piece] = load_codes(codes + place * code_bytes(of), of.bits, n_words - place * LANES);
-            __builtin_prefetch(codes + place * code_bytes(of) + AHEAD);
+            if (place * code_bytes(of) % 64 < code_bytes(of)) /* a line begins */
+                __builtin_prefetch(codes + place * code_bytes(of) + AHEAD);
         }
         const unsigned char *x = limbs + part * pieces * limb_bytes(of);
         low[part] = dot_part((vector_int){0}, stored, x, pieces, 0, of);

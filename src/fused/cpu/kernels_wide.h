@@ -10,40 +10,26 @@ typedef struct wide {
     size_t n_tokens, n_values, padded_groups;
     /* Of LANES groups: the first index counts them. */
     vector scales[LANES][WIDE_VECTORS], biases[LANES][WIDE_VECTORS];
-    vector_word words[2 * MAX_GROUP_WORDS * WIDE_VECTORS]; /* of a group: plane by plane, word by word */
+    vector_word words[2 * MAX_GROUP_WORDS * WIDE_VECTORS]; /* of a group, run by run */
     vector sums[WIDE_SLICE][LANES][WIDE_VECTORS];
 } wide;
 
-/* How a group's words lie among the limbs: in each plane some runs of neighbours, each in a vector. */
+/* How a group's words lie among the limbs: runs of neighbours, one a vector and plane. */
 typedef struct limb_runs {
-    int planes, n_runs, run_words;
-    size_t run_stride, limb_stride;
+    int n_runs, run_words;
+    size_t stride;
 } limb_runs;
 
 INLINE limb_runs runs_of(limb_form of) {
-    int words = group_words(of), planes = code_planes(of.bits);
-    return (limb_runs){.planes = planes, .n_runs = words > LANES ? words / LANES : 1,
-                       .run_words = words > LANES ? LANES : words, .run_stride = (size_t)limb_bytes(of),
-                       .limb_stride = (size_t)planes * VECTOR_BYTES};
+    int words = group_words(of), run_words = words < LANES ? words : LANES;
+    return (limb_runs){.n_runs = words / run_words * code_planes(of.bits), .run_words = run_words,
+                       .stride = (size_t)of.limbs * VECTOR_BYTES};
 }
 
 INLINE vector_int splat_word(const unsigned char *word) {
     int32_t value;
     memcpy(&value, word, sizeof value);
     return value - (vector_int){0};
-}
-
-/* Adds the products of a run of words; place: of its limbs in a prepared token. */
-INLINE void add_run(vector_int (*dots)[WIDE_VECTORS], const vector_word *words, const unsigned char *const *tokens,
-                    size_t place, int n_words, int n_tokens) {
-    for (int w = 0; w < n_words; w++, words += WIDE_VECTORS, place += 4) {
-        UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            vector_int numbers = splat_word(tokens[t] + place);
-            UNROLL
-            for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = dot_bytes(dots[t][v], words[v], numbers);
-        }
-    }
 }
 
 /* Adds one group to the sums of n_tokens tokens; x: the place of its limbs in a prepared token; group: its place there,
@@ -63,10 +49,15 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
             for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = limb < 2 ? (vector_int){0} : dots[t][v] << 8;
         }
         const vector_word *words = of->words;
-        for (int plane = 0; plane < runs.planes; plane++) {
-            for (int run = 0; run < runs.n_runs; run++, words += runs.run_words * WIDE_VECTORS) {
-                size_t place = x + (size_t)limb * runs.limb_stride + (size_t)plane * VECTOR_BYTES;
-                add_run(dots, words, tokens, place + (size_t)run * runs.run_stride, runs.run_words, n_tokens);
+        for (int run = 0; run < runs.n_runs; run++) {
+            size_t place = x + (size_t)limb * VECTOR_BYTES + (size_t)run * runs.stride;
+            for (int w = 0; w < runs.run_words; w++, words += WIDE_VECTORS, place += 4) {
+                UNROLL
+                for (int t = 0; t < n_tokens; t++) {
+                    vector_int numbers = splat_word(tokens[t] + place);
+                    UNROLL
+                    for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = dot_bytes(dots[t][v], words[v], numbers);
+                }
             }
         }
         if (limb || limbs == 1) continue;
@@ -108,17 +99,17 @@ static void add_group_three_limbs(wide *of, size_t x, size_t group, size_t lane,
 
 /* Turns the words at `offset` of the rows so that a row is a lane. */
 INLINE void turn_group(wide *of, const unsigned char *const *rows, size_t offset, limb_form form) {
-    int words = group_words(form);
+    int words = group_words(form), planes = code_planes(form.bits), run_words = runs_of(form).run_words;
     UNROLL
     for (int v = 0; v < WIDE_VECTORS; v++) {
         for (int w = 0; w < words; w += 4) {
-            vector_word some[4];
+            vector_word some[4], *turned = of->words + (w / run_words * planes * run_words + w % run_words) * WIDE_VECTORS;
             transpose_words(some, rows + v * LANES, offset + 4 * (size_t)w);
             UNROLL
             for (int i = 0; i < 4; i++) {
                 UNROLL
-                for (int plane = 0; plane < code_planes(form.bits); plane++)
-                    of->words[(plane * words + w + i) * WIDE_VECTORS + v] = plane_codes(some[i], plane, form);
+                for (int plane = 0; plane < planes; plane++)
+                    turned[(plane * run_words + i) * WIDE_VECTORS + v] = plane_codes(some[i], plane, form);
             }
         }
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Products in integers; part of kernels.h for levels that define LIMBS and, in their bytes_*.h: load_codes,
  * mxfp4_bytes, halve_groups, order_groups, transpose_words; even_lanes, odd_lanes, round_to_int, store_low_bytes; and
- * dot_bytes, with SIGNED_CODES where it takes signed bytes as codes: those of eight bits are then counted from -128 on.
+ * dot_bytes and dot_word, with SIGNED_CODES where they take signed bytes as codes: those of eight bits are then counted
+ * from -128 on. DOT_WORDS: how many words of a token are best read together.
  *
  * The activations of a group are x_i = scale * q_i with whole numbers q_i, split into signed bytes, the limbs: one
  * (|q_i| <= 127), or three for as many digits as a float has (|q_i| < 2^23). With the group's unsigned codes c_i,

@@ -26,10 +26,18 @@ INLINE limb_runs runs_of(limb_form of) {
                        .stride = (size_t)of.limbs * VECTOR_BYTES};
 }
 
-INLINE vector_int splat_word(const unsigned char *word) {
-    int32_t value;
-    memcpy(&value, word, sizeof value);
-    return value - (vector_int){0};
+/* Adds the products of DOT_WORDS words of the group; place: of their limbs in a prepared token. */
+INLINE void dot_words(vector_int (*dots)[WIDE_VECTORS], const vector_word *words, const unsigned char *const *tokens,
+                      size_t place, int n_tokens) {
+    UNROLL
+    for (int w = 0; w < DOT_WORDS; w++) {
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            UNROLL
+            for (int v = 0; v < WIDE_VECTORS; v++)
+                dots[t][v] = dot_word(dots[t][v], words[w * WIDE_VECTORS + v], tokens[t] + place, w);
+        }
+    }
 }
 
 /* Adds one group to the sums of n_tokens tokens; x: the place of its limbs in a prepared token; group: its place there,
@@ -51,14 +59,8 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
         const vector_word *words = of->words;
         for (int run = 0; run < runs.n_runs; run++) {
             size_t place = x + (size_t)limb * VECTOR_BYTES + (size_t)run * runs.stride;
-            for (int w = 0; w < runs.run_words; w++, words += WIDE_VECTORS, place += 4) {
-                UNROLL
-                for (int t = 0; t < n_tokens; t++) {
-                    vector_int numbers = splat_word(tokens[t] + place);
-                    UNROLL
-                    for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = dot_bytes(dots[t][v], words[v], numbers);
-                }
-            }
+            for (int w = 0; w < runs.run_words; w += DOT_WORDS, words += DOT_WORDS * WIDE_VECTORS, place += 4 * DOT_WORDS)
+                dot_words(dots, words, tokens, place, n_tokens);
         }
         if (limb || limbs == 1) continue;
         UNROLL

@@ -23,11 +23,20 @@ static bool supported(void) { return zm_arm_has_i8mm(); }
 #include "fused/cpu/vectors_neon.h"
 #include "fused/cpu/bytes_neon.h"
 
-enum { SIGNED_CODES = 0 };
+enum { SIGNED_CODES = 0, DOT_WORDS = 4 };
 
 /* Lane i of sum, plus the four products of unsigned bytes of a and signed bytes of b there. */
 static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b) {
     return (vector_int)vusdotq_s32((int32x4_t)sum, (uint8x16_t)a, (int8x16_t)b);
+}
+
+/* The same with the four bytes of word i < DOT_WORDS at `numbers` in each lane of b. */
+static inline vector_int dot_word(vector_int sum, vector_word a, const unsigned char *numbers, int i) {
+    int8x16_t four = vld1q_s8((const int8_t *)numbers);
+    if (i == 0) return (vector_int)vusdotq_laneq_s32((int32x4_t)sum, (uint8x16_t)a, four, 0);
+    if (i == 1) return (vector_int)vusdotq_laneq_s32((int32x4_t)sum, (uint8x16_t)a, four, 1);
+    if (i == 2) return (vector_int)vusdotq_laneq_s32((int32x4_t)sum, (uint8x16_t)a, four, 2);
+    return (vector_int)vusdotq_laneq_s32((int32x4_t)sum, (uint8x16_t)a, four, 3);
 }
 
 #define LIMBS

@@ -22,7 +22,7 @@ build     = CMAKE_GENERATOR="$(generator)" cmake --preset $1 -B $2 --log-level=W
             cmake --build $2 --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build docs demo test check debug asan tsan fuzz install clean
+.PHONY: help setup build docs demo test check debug asan tsan arm64 fuzz install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,12 @@ asan: setup ## unit, fuzz and command-line tests under address and undefined san
 tsan: setup ## unit tests under the thread sanitizer
 	@$(call build,tsan,$(BUILD)/tsan)
 	$(ctest) $(BUILD)/tsan --label-regex unit
+
+arm64: BACKEND = arm64
+arm64: setup ## cross-compile for 64-bit ARM, in $(BUILD)/arm64, and run the unit tests in qemu
+	@$(call build,arm64,$(BUILD)/arm64)
+	QEMU_CPU=max $(ctest) $(BUILD)/arm64 --label-regex unit
+	QEMU_CPU=cortex-a72 $(ctest) $(BUILD)/arm64 --label-regex unit --tests-regex fused
 
 fuzz: ## fuzz each target for SECONDS (60) with clang's libFuzzer
 	@CC=clang $(setup)

@@ -13,7 +13,7 @@ if(APPLE)
 else()
   set(default_backend cpu)
 endif()
-set(ZMLX_BACKEND ${default_backend} CACHE STRING "MLX wheel to use: cpu, cuda or metal")
+set(ZMLX_BACKEND ${default_backend} CACHE STRING "MLX wheel to use: cpu, cuda or metal; arm64: cpu for the preset of that name")
 set_property(CACHE ZMLX_BACKEND PROPERTY STRINGS cpu cuda metal)
 set(MLX_DIR "" CACHE PATH "An MLX to use instead of the fetched wheel")
 set(ZMLX_MLXC AUTO CACHE STRING

@@ -5,7 +5,7 @@
 #   tools/setup.sh FOLDER BACKEND [oracles]
 #
 # Wheels go below FOLDER (the build folder); only apt packages go elsewhere. BACKEND is cpu, cuda,
-# metal, or none for an MLX of the user's own. With nothing missing it does nothing.
+# metal, arm64 for `make arm64`, or none for an MLX of the user's own. With nothing missing it does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source cmake/versions.env
@@ -41,6 +41,9 @@ libjemalloc-dev -           [ "$(uname -s)" != Linux ] || module jemalloc
 libpcre2-dev    pcre2       module libpcre2-8
 libutf8proc-dev utf8proc    module libutf8proc
 libcmocka-dev   cmocka      module cmocka
+gcc-aarch64-linux-gnu - [ "$backend" != arm64 ] || have aarch64-linux-gnu-gcc
+g++-aarch64-linux-gnu - [ "$backend" != arm64 ] || have aarch64-linux-gnu-g++
+qemu-user       -           [ "$backend" != arm64 ] || have qemu-aarch64
 python3-venv    python3     python3 -c "import venv, ensurepip" 2>/dev/null || pip_works
 ca-certificates -           [ "$(uname -s)" != Linux ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || ! have apt-get
 ROWS
@@ -92,6 +95,7 @@ fetch_wheel() {
     cpu) name=mlx-cpu dependencies=--no-deps ;;
     cuda) name=mlx-cuda-13 ;;
     metal) name=mlx-metal dependencies=--no-deps ;;
+    arm64) name=mlx-cpu dependencies="--no-deps --platform manylinux_2_35_aarch64 --only-binary=:all:" ;;
     *) fail "BACKEND=$backend is not known; use cpu, cuda or metal" ;;
     esac
     [ ! -d "$wheel" ] || return 0
@@ -99,6 +103,29 @@ fetch_wheel() {
     pip_install "MLX $MLX_VERSION ($backend)" $dependencies --target "$wheel.partial" \
         "$name==$MLX_VERSION"
     mv "$wheel.partial" "$wheel"
+}
+
+# The libraries for 64-bit ARM, as Debian's packages, with lists of packages of their own: nothing is installed.
+fetch_sysroot() {
+    local sysroot=$PWD/$folder/sysroot-arm64 options packages package
+    local needed="libjansson-dev libpcre2-dev libutf8proc-dev libcmocka-dev"
+    [ "$backend" = arm64 ] && [ ! -d "$sysroot" ] || return 0
+    have apt-get || fail "BACKEND=arm64 needs Debian's packages"
+    say "fetching libraries for arm64 ..."
+    rm -rf "$sysroot.partial"
+    mkdir -p "$sysroot.partial/apt/lists/partial" "$sysroot.partial/apt/archives/partial"
+    touch "$sysroot.partial/apt/status"
+    options="-qq -o Dir::State=$sysroot.partial/apt -o Dir::State::status=$sysroot.partial/apt/status
+        -o Dir::Cache=$sysroot.partial/apt -o APT::Architecture=arm64 -o APT::Architectures=arm64
+        -o APT::Sandbox::User=root"
+    apt-get $options update &&
+        packages=$(apt-get $options --simulate --no-install-recommends install $needed |
+            awk '$1 == "Inst" && $2 ~ /^lib(jansson|pcre2|utf8proc|cmocka)/ {print $2}') &&
+        (cd "$sysroot.partial/apt/archives" && apt-get $options download $packages) ||
+        fail "apt-get could not fetch $needed for arm64"
+    for package in "$sysroot.partial"/apt/archives/*.deb; do dpkg-deb --extract "$package" "$sysroot.partial"; done
+    rm -r "$sysroot.partial/apt"
+    mv "$sysroot.partial" "$sysroot"
 }
 
 fetch_oracles() {
@@ -114,4 +141,5 @@ fetch_oracles() {
 mkdir -p "$folder"
 install_packages
 fetch_wheel
+fetch_sysroot
 [ -z "$oracles" ] || fetch_oracles

@@ -64,10 +64,10 @@ tsan: setup ## unit tests under the thread sanitizer
 	$(ctest) $(BUILD)/tsan --label-regex unit
 
 arm64: BACKEND = arm64
-arm64: setup ## cross-compile for 64-bit ARM, in $(BUILD)/arm64, and run the unit tests in qemu
+arm64: setup ## cross-compile for 64-bit ARM, in $(BUILD)/arm64, and test in qemu
 	@$(call build,arm64,$(BUILD)/arm64)
-	QEMU_CPU=max $(ctest) $(BUILD)/arm64 --label-regex unit
-	QEMU_CPU=cortex-a72 $(ctest) $(BUILD)/arm64 --label-regex unit --tests-regex fused
+	QEMU_CPU=max $(ctest) $(BUILD)/arm64 --label-regex 'unit|tokens' --exclude-regex 'emit_metal|kernel_cache|smart_patch'
+	QEMU_CPU=cortex-a72 $(ctest) $(BUILD)/arm64 --tests-regex 'unit/fused|tokens'
 
 fuzz: ## fuzz each target for SECONDS (60) with clang's libFuzzer
 	@CC=clang $(setup)

@@ -69,10 +69,11 @@ int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const
 }
 
 zmlx_patch_options cli_patterns_options(const cli_patterns *patterns, int activations) {
+    static const zmlx_activations kinds[] = {ZMLX_ACTIVATIONS_FLOAT32, ZMLX_ACTIVATIONS_FLOAT32, ZMLX_ACTIVATIONS_INT8};
     const char *cudnn = getenv("MLX_CUDA_USE_CUDNN_SDPA"); /* MLX's own switch */
     return (zmlx_patch_options){.patterns = patterns->automatic ? NULL : patterns->names,
                                 .n_patterns = patterns->count,
-                                .activations = activations == 2 ? ZMLX_ACTIVATIONS_INT8 : ZMLX_ACTIVATIONS_FLOAT32,
+                                .activations = kinds[activations],
                                 .vector_attention = cudnn && !strcmp(cudnn, "0")};
 }
 

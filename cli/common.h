@@ -49,7 +49,7 @@ typedef struct cli_patterns {
 
 int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const char *text, bool allow_none);
 /* The fields of zmlx_patch_options for the choice; patterns must outlive the options. */
-/* activations: what the option below was set to. */
+/* activations: what the option below was set to, 0 where it was not. */
 zmlx_patch_options cli_patterns_options(const cli_patterns *patterns, int activations);
 
 /* How fused products take their activations; values holds it in a member `activations`. */

@@ -125,6 +125,23 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
 
 static const zm_node_class topk_class = {.name = "zmlx.topk", .evaluate_cpu = evaluate, .vjp = vjp, .free_state = free};
 
+void zm_select_apply(zm_scope *scope, mlx_array *values, mlx_array *indices, const zm_node_class *node_class, void *state,
+                     mlx_array x, int k, mlx_dtype dtype) {
+    zm_node_output specs[2] = {{.n_dims = (int)mlx_array_ndim(x), .dtype = dtype}};
+    memcpy(specs[0].shape, mlx_array_shape(x), (size_t)specs[0].n_dims * sizeof(int));
+    specs[0].shape[specs[0].n_dims - 1] = k;
+    specs[1] = specs[0];
+    specs[1].dtype = MLX_UINT32;
+    mlx_array made[2] = {{NULL}, {NULL}};
+    zmlx_error error;
+    if (zm_node_apply(made, specs, 2, node_class, state, &x, 1, scope->stream, &error)) {
+        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
+        return;
+    }
+    *values = zm_scope_own(scope, made[0]);
+    *indices = zm_scope_own(scope, made[1]);
+}
+
 static void select_on_cpu(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
     topk *self = malloc(sizeof *self);
     if (!self) {
@@ -132,19 +149,7 @@ static void select_on_cpu(zm_scope *scope, mlx_array x, int k, mlx_array *values
         return;
     }
     *self = (topk){k, zm_dim(x, -1), mlx_array_dtype(x)};
-    zm_node_output specs[2] = {{.n_dims = (int)mlx_array_ndim(x), .dtype = mlx_array_dtype(x)}};
-    memcpy(specs[0].shape, mlx_array_shape(x), (size_t)specs[0].n_dims * sizeof(int));
-    specs[0].shape[specs[0].n_dims - 1] = k;
-    specs[1] = specs[0];
-    specs[1].dtype = MLX_UINT32;
-    mlx_array made[2] = {{NULL}, {NULL}};
-    zmlx_error error;
-    if (zm_node_apply(made, specs, 2, &topk_class, self, &x, 1, scope->stream, &error)) {
-        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
-        return;
-    }
-    *values = zm_scope_own(scope, made[0]);
-    *indices = zm_scope_own(scope, made[1]);
+    zm_select_apply(scope, values, indices, &topk_class, self, x, k, mlx_array_dtype(x));
 }
 
 /* Keys that rise as numbers fall, times 2^32, plus the column: all different, so any sort gives the order. */

@@ -3,6 +3,7 @@
 #ifndef ZM_KERNELS_SELECT_H
 #define ZM_KERNELS_SELECT_H
 
+#include "mlx/node.h"
 #include "mlx/scope.h"
 
 /* values (..., k) of x's type, indices (..., k) uint32: descending, equal values by ascending index, NaN larger than all;
@@ -11,5 +12,9 @@
 void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices);
 /* The second way on any device. */
 void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices);
+
+/* Applies a node that gives the k values of each row, of type dtype, and their indices. state is the node's. */
+void zm_select_apply(zm_scope *scope, mlx_array *values, mlx_array *indices, const zm_node_class *node_class, void *state,
+                     mlx_array x, int k, mlx_dtype dtype);
 
 #endif

@@ -128,7 +128,7 @@ static zmlx_status emit_target(zm_text *text, const zmlx_kernel *kernel, const z
         inputs[i] = ir->inputs[i].type == ZM_TYPE_UINT ? ZM_STORAGE_UINT32 : storage;
     for (int i = 0; i < ir->n_outputs; i++)
         outputs[i] = ir->values[ir->outputs[i].value].type == ZM_TYPE_UINT ? ZM_STORAGE_UINT32 : storage;
-    zm_emit_request request = {ir, inputs, outputs, kernel->symbol, false, 0};
+    zm_emit_request request = {.ir = ir, .inputs = inputs, .outputs = outputs, .entry = kernel->symbol};
     return target->emit(text, &request, error);
 }
 

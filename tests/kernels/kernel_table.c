@@ -115,6 +115,17 @@ static bool is_chosen(const char *name, char **names, int n_names) {
 }
 
 /* Another name of a kernel counts as that kernel's result does: it is the same function. */
+/* The first name that is no kernel's: an option that is misspelt would else leave nothing to fail. */
+static const char *unknown_name(char **names, int n_names) {
+    for (int i = 0; i < n_names; i++) {
+        bool known = false;
+        for (int j = 0; zm_catalog_at(j) && !known; j++)
+            known = !zm_catalog_at(j)->row->is_part && !strcmp(zm_catalog_at(j)->entry.name, names[i]);
+        if (!known) return names[i];
+    }
+    return NULL;
+}
+
 static int run_table(const char *device, char **names, int n_names, FILE *json) {
     mlx_stream stream = {NULL}, cpu = {NULL};
     zmlx_error error;
@@ -224,6 +235,11 @@ int main(int argc, char **argv) {
     zmlx_error error;
     if (zm_catalog_check(&error)) {
         fprintf(stderr, "%s: %s\n", error.where, error.message);
+        return 2;
+    }
+    const char *unknown = unknown_name(names, n_names);
+    if (unknown) {
+        fprintf(stderr, "kernel_table: no kernel is named %s; zmlx kernels lists them\n", unknown);
         return 2;
     }
     if (control) return run_controls();

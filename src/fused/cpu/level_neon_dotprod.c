@@ -31,14 +31,7 @@ static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b) 
     return (vector_int)vdotq_s32((int32x4_t)sum, (int8x16_t)a, (int8x16_t)b);
 }
 
-/* The same with the four bytes of word i < DOT_WORDS at `numbers` in each lane of b. */
-static inline vector_int dot_word(vector_int sum, vector_word a, const unsigned char *numbers, int i) {
-    int8x16_t four = vld1q_s8((const int8_t *)numbers);
-    if (i == 0) return (vector_int)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)a, four, 0);
-    if (i == 1) return (vector_int)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)a, four, 1);
-    if (i == 2) return (vector_int)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)a, four, 2);
-    return (vector_int)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)a, four, 3);
-}
+DEFINE_DOT_WORD(vdotq_laneq_s32, int8x16_t)
 
 #define LIMBS
 #define SYMBOL zm_level_neon_dotprod

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/cuda/text.h"
+#include "kernels/select.h"
 
 /* As in topk.cuh. */
 enum { THREADS = 256, ROWS_OF_BLOCK = 8, MAX_ITEMS = 32, MIN_ITEMS = 4, SEGMENT = 8192, COLUMNS_OF_WARP = 2048, MAX_BLOCKS = 1 << 20 };
@@ -104,17 +105,5 @@ void zm_cuda_select(zm_scope *scope, mlx_array x, int k, bool gates, mlx_dtype d
         return;
     }
     *self = (topk){k, zm_dim(x, -1), mlx_array_dtype(x), dtype, gates};
-    zm_node_output specs[2] = {{.n_dims = (int)mlx_array_ndim(x), .dtype = dtype}};
-    memcpy(specs[0].shape, mlx_array_shape(x), (size_t)specs[0].n_dims * sizeof(int));
-    specs[0].shape[specs[0].n_dims - 1] = k;
-    specs[1] = specs[0];
-    specs[1].dtype = MLX_UINT32;
-    mlx_array made[2] = {{NULL}, {NULL}};
-    zmlx_error error;
-    if (zm_node_apply(made, specs, 2, &topk_class, self, &x, 1, scope->stream, &error)) {
-        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
-        return;
-    }
-    *values = zm_scope_own(scope, made[0]);
-    *indices = zm_scope_own(scope, made[1]);
+    zm_select_apply(scope, values, indices, &topk_class, self, x, k, dtype);
 }

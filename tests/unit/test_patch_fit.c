@@ -12,32 +12,10 @@
 
 #include "model/layers.h"
 #include "patch/record.h"
-
-#define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
+#include "demonstration_model.h"
 
 enum { N_PROMPT = 9, MAX_WEIGHTS = 256 };
 static const int32_t prompt[N_PROMPT] = {1, 501, 77, 1203, 310, 2044, 95, 640, 12};
-
-static zmlx_model *model;
-static zmlx_error error;
-
-static void check(zmlx_status status) {
-    if (status) fail_msg("%s: %s", error.where, error.message);
-}
-
-static int set_up(void **state) {
-    (void)state;
-    zmlx_model_options options = {.device = ZMLX_DEVICE_CPU};
-    zmlx_status status = zmlx_model_load(&model, MODEL_FOLDER, &options, &error);
-    if (status) fprintf(stderr, "%s: %s\n", error.where, error.message);
-    return (int)status;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    zmlx_model_free(model);
-    return 0;
-}
 
 typedef struct weights {
     zm_weight *items[MAX_WEIGHTS];
@@ -162,5 +140,5 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(scales_are_narrow_while_patched),
                                        cmocka_unit_test(other_scales_stay),
                                        cmocka_unit_test(only_patched_modules_change)};
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, load_model, free_model);
 }

@@ -12,30 +12,9 @@
 #include <time.h>
 
 #include "patch/smart_patch.h"
+#include "demonstration_model.h"
 
-#define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
-
-static zmlx_model *model;
-static zmlx_error error;
 static char lines[8192];
-
-static void check(zmlx_status status) {
-    if (status) fail_msg("%s: %s", error.where, error.message);
-}
-
-static int set_up(void **state) {
-    (void)state;
-    zmlx_model_options options = {.device = ZMLX_DEVICE_CPU};
-    zmlx_status status = zmlx_model_load(&model, MODEL_FOLDER, &options, &error);
-    if (status) fprintf(stderr, "%s: %s\n", error.where, error.message);
-    return (int)status;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    zmlx_model_free(model);
-    return 0;
-}
 
 static int unpatch(void **state) {
     (void)state;
@@ -256,5 +235,5 @@ int main(void) {
         TEST(test_kept_patterns_stay),
         TEST(test_refusals),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, load_model, free_model);
 }

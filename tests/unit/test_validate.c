@@ -13,6 +13,7 @@
 
 #include "fused/fused.h"
 #include "validate/validate.h"
+#include "demonstration_model.h"
 
 #define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
 #define BROKEN_MODULE "model.layers.4.feed_forward"
@@ -20,27 +21,11 @@
 enum { N_PROMPT = 9, N_TOKENS = 48, BROKEN_EXPERT = 5 };
 static const int32_t prompt[N_PROMPT] = {1, 501, 77, 1203, 310, 2044, 95, 640, 12};
 
-static zmlx_model *model;
-static zmlx_error error;
 static mlx_array broken_scales;
 
-static void check(zmlx_status status) {
-    if (status) fail_msg("%s: %s", error.where, error.message);
-}
-
-static int set_up(void **state) {
-    (void)state;
-    zmlx_model_options options = {.device = ZMLX_DEVICE_CPU};
-    zmlx_status status = zmlx_model_load(&model, MODEL_FOLDER, &options, &error);
-    if (status) fprintf(stderr, "%s: %s\n", error.where, error.message);
-    return (int)status;
-}
-
 static int tear_down(void **state) {
-    (void)state;
     mlx_array_free(broken_scales);
-    zmlx_model_free(model);
-    return 0;
+    return free_model(state);
 }
 
 static zm_match broken_match(const zm_module *module, const char **reason) {
@@ -345,5 +330,5 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_default_prompt),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, load_model, tear_down);
 }

@@ -9,7 +9,6 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,14 +24,9 @@ static inline int make_folder(void **state) {
     return mkdtemp(temporary_template(folder)) ? 0 : -1;
 }
 
-static inline int remove_item(const char *path, const struct stat *info, int kind, struct FTW *place) {
-    (void)info, (void)kind, (void)place;
-    return remove(path);
-}
-
 static inline int remove_folder(void **state) {
     (void)state;
-    return nftw(folder, remove_item, 8, FTW_DEPTH | FTW_PHYS);
+    return temporary_remove(folder);
 }
 
 static inline void write_bytes(const char *name, const void *bytes, size_t size) {

@@ -37,9 +37,7 @@ static int open_kernels(void **state) {
 
 static int close_kernels(void **state) {
     close_stream(state);
-    char command[TEMPORARY_SIZE + 20];
-    snprintf(command, sizeof command, "rm -rf '%s'", cache_folder);
-    return system(command);
+    return temporary_remove(cache_folder);
 }
 
 static inline mlx_array apply_to(zm_scope *scope, zmlx_kernel *kernel, const mlx_array *inputs, size_t n_inputs) {

@@ -20,9 +20,7 @@ static int open_folder(void **state) {
 
 static int remove_folder(void **state) {
     close_stream(state);
-    char command[MAX_PATH];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
+    return temporary_remove(folder);
 }
 
 static zmlx_arrays *load(void) {

@@ -7,7 +7,6 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,13 +80,6 @@ static int32_t likeliest(const comparison *of) {
         if (of->logits[0][i] > of->logits[0][best]) best = i;
     return (int32_t)best;
 }
-
-static int remove_one(const char *path, const struct stat *status, int flag, struct FTW *place) {
-    (void)status, (void)flag, (void)place;
-    return remove(path);
-}
-
-static void remove_folder(const char *folder) { nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
 
 /* A prompt (at least one token), then steps of one token. */
 static void compare(const char *folder, int n_prompt, int n_steps) {
@@ -180,7 +172,7 @@ static void test_published_shapes(void **state) {
         print_message("%s, %d bits: ", cases[i].shape, cases[i].options.bits);
         compare(folder, 1, 12);
         compare_choices(folder, 40);
-        remove_folder(folder);
+        temporary_remove(folder);
     }
 }
 

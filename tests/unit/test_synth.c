@@ -134,7 +134,7 @@ static void test_tensors_and_moments(void **state) {
         char command[256];
         snprintf(command, sizeof command, "%s/old", folder);
         assert_int_equal(rename(target, command), 0);
-        nftw(command, remove_item, 8, FTW_DEPTH | FTW_PHYS);
+        temporary_remove(command);
     }
 }
 
@@ -146,7 +146,7 @@ static uint64_t hash_target(void) {
     uint64_t hash = 14695981039346656037u;
     for (int byte; (byte = getc(file)) != EOF;) hash = (hash ^ (uint64_t)byte) * 1099511628211u;
     fclose(file);
-    nftw(target, remove_item, 8, FTW_DEPTH | FTW_PHYS);
+    temporary_remove(target);
     return hash;
 }
 
@@ -235,7 +235,7 @@ static void expect_loads(const char *config, int n_layers) {
     for (int i = 0; i < 300; i++) assert_true(isfinite(logits[i]));
     zmlx_session_free(session);
     zmlx_model_free(model);
-    nftw(target, remove_item, 8, FTW_DEPTH | FTW_PHYS);
+    temporary_remove(target);
 }
 
 /* Fields that a config leaves out, and layers cut to a number of another kind. */

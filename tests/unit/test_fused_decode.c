@@ -163,6 +163,9 @@ static void test_published_shapes(void **state) {
         {"llama-3.2-1b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
         {"qwen3-4b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
         {"qwen3-4b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}},
+        {"qwen3-30b-a3b", {.bits = 4, .n_layers = 3, .vocab_size = 4096}},
+        {"qwen3-30b-a3b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}},
+        {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char folder[TEMPORARY_SIZE];

@@ -48,8 +48,10 @@ bool zm_decode_serves_weight(const zm_weight *weight, const char **reason);
 bool zm_decode_serves_layout(const zm_weight *weight, const char **reason);
 /* Compiles the kernels for this weight in a model of those sizes, unless they are there. */
 zmlx_status zm_decode_prepare(const zm_weight *weight, int hidden_size, int head_dim, int top_k, zmlx_error *error);
-/* Whether count of its inputs fit a block's shared memory: 1, or top_k before the experts' down projection. */
+/* Whether count of its inputs fit a block's shared memory. */
 bool zm_decode_fits(const zm_weight *weight, int count);
+/* Whether there are kernels for top_k chosen experts of these sizes. */
+bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, int top_k, const char **reason);
 
 /* head_dim: 64 or 128; top_k: 1 where there are no experts. */
 void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k);
@@ -86,7 +88,7 @@ zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, cons
 /* h + down(silu(gate n) * up n), n = norm(h). */
 zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *gate, const zm_weight *up,
                        const zm_weight *down);
-/* h + the experts' weighted sum, with sigmoid gating and top_k of zm_decode_begin. */
+/* h + the experts' weighted sum, with the top_k of zm_decode_begin. */
 zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments);
 /* to = W norm(h), for many rows. */
 void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to);

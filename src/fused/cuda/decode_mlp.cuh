@@ -46,23 +46,18 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
     results.flush(lane);
 }
 
+#if ZM_TOP_K < 8
 /* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts. */
 ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs,
                                     const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
                                     uint n, uint n_slots, uint n_ahead) {
-    enum { LEAST_THREADS = 128, VECTORS = (layout<ZM_HIDDEN>::X + LEAST_THREADS - 1) / LEAST_THREADS };
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {};
     wait_for_last();
     uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
-    uint4 own[VECTORS]; /* read before the copies begin, for which they would wait */
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) {
-        uint v = i * blockDim.x + thread;
-        own[i] = make_uint4(0, 0, 0, 0);
-        if (v < ROW_VECTORS) own[i] = read_fresh(x + v);
-    }
+    stage<ZM_HIDDEN>(staged, x, thread, blockDim.x); /* before the copies begin, for which it would wait */
+    __syncthreads();
     multiply<ZM_HIDDEN, 2>(
         blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
         n_slots, n_ahead,
@@ -70,21 +65,16 @@ ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const u
             matrices[0] = &gate, matrices[1] = &up;
             rows[0] = rows[1] = __shfl_sync(~0u, chosen, task % ZM_TOP_K) * n + task / ZM_TOP_K;
         },
-        [&] {
-#pragma unroll
-            for (int i = 0; i < VECTORS; i++) {
-                uint v = i * blockDim.x + thread;
-                if (v < layout<ZM_HIDDEN>::X) place_x(staged, v, own[i]);
-            }
-            __syncthreads();
-        },
+        [] {},
         [&](uint task, const float *parts) {
             results.keep(act + (task % ZM_TOP_K * n + task / ZM_TOP_K), parts, lane);
         });
     results.flush(lane);
 }
 #endif
+#endif
 
+#if ZM_TOP_K < 8
 /* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A block has
  * OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
 enum { OUT_WARP_ROWS = 4, OUT_GROUPS = WARPS / ZM_TOP_K, OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS };
@@ -129,3 +119,4 @@ ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, cons
     for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * widen(share[i])));
     h_next[own] = narrow(widen(before) + sum);
 }
+#endif

@@ -11,6 +11,8 @@
 
 extern const char zm_cuda_decode[]; /* decode.cuh and its parts */
 
+enum { TILE_K = 256 }; /* as in decode_tiles.cuh */
+
 static const char *const symbols[] = {
 #define ZM_DECODE_KERNEL(name, rows) "zm_" #name,
 #include "fused/cuda/kernels.def"
@@ -27,6 +29,12 @@ bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel) {
     return rows_of[kernel] == HIDDEN;
 }
 
+/* From 8 rows on MLX's gathered product is its matrix kernel. */
+bool zm_decode_takes_tiles(int top_k) {
+    enum { LEAST_ROWS = 8 };
+    return top_k >= LEAST_ROWS;
+}
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static zm_decode_program *programs;
 
@@ -39,6 +47,8 @@ static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *modu
     for (int i = 0; i < ZM_DECODE_KERNEL_COUNT; i++) {
         if (zm_decode_kernel_is_hidden((zm_decode_kernel)i) && program->settings.k != program->settings.hidden_size)
             continue;
+        bool experts = i == ZM_DECODE_KERNEL_experts_in || i == ZM_DECODE_KERNEL_experts_out;
+        if (experts && zm_decode_takes_tiles(program->settings.top_k) && program->settings.k % TILE_K) continue;
         program->kernels[i] = zm_cuda_module_kernel(module, symbols[i], ZM_DECODE_MAX_SHARED);
         if (!program->kernels[i])
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, symbols[i], "this GPU cannot load it");
@@ -89,4 +99,15 @@ zmlx_status zm_decode_program_get(const zm_decode_program **program, zm_decode_s
     if (!known) status = add(program, settings, error);
     pthread_mutex_unlock(&lock);
     return status;
+}
+
+zmlx_status zm_decode_program_for(const zm_decode_program **program, const zm_weight *weight, int k, int hidden_size,
+                                  int head_dim, int top_k, zmlx_error *error) {
+    zm_decode_settings settings = {.bits = weight->quantization.bits,
+                                   .group_size = weight->quantization.group_size,
+                                   .k = k,
+                                   .hidden_size = hidden_size,
+                                   .head_dim = head_dim,
+                                   .top_k = top_k};
+    return zm_decode_program_get(program, settings, error);
 }

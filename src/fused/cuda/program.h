@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "base/error.h"
+#include "mlx/weight.h"
 
 typedef enum zm_decode_kernel {
 #define ZM_DECODE_KERNEL(name, rows) ZM_DECODE_KERNEL_##name,
@@ -34,7 +35,12 @@ typedef struct zm_decode_program {
 
 /* Whether the kernel is for rows of the hidden size only. */
 bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel);
+/* Whether so many chosen experts are multiplied on tensor cores (decode_tiles.cuh). */
+bool zm_decode_takes_tiles(int top_k);
 /* Compiles (or takes from the cache) and loads it; the process keeps it. Any thread. */
 zmlx_status zm_decode_program_get(const zm_decode_program **program, zm_decode_settings settings, zmlx_error *error);
+/* The same for a weight's quantisation. */
+zmlx_status zm_decode_program_for(const zm_decode_program **program, const zm_weight *weight, int k, int hidden_size,
+                                  int head_dim, int top_k, zmlx_error *error);
 
 #endif

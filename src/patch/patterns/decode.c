@@ -80,20 +80,18 @@ static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_line
         return false;
     *reason = "its activation is not SiLU gating";
     if (activation != ZM_ACTIVATION_SWIGLU) return false;
-    *reason = "its hidden layer does not fit shared memory";
-    if (!zm_decode_fits(&down->weight, top_k)) return false;
+    if (!zm_decode_serves_experts(&gate->weight, &down->weight, top_k, reason)) return false;
     *reason = "its projections do not fit together";
     return same_packing(gate, up) && gate->weight.in_features == hidden_size && up->weight.in_features == hidden_size &&
            gate->weight.out_features == up->weight.out_features &&
            down->weight.in_features == gate->weight.out_features && down->weight.out_features == hidden_size;
 }
 
-/* From 8 rows on MLX's gathered product is a matrix kernel with another order of sums. */
-enum { MOST_CHOSEN = 7, MOST_EXPERTS = 256 };
+enum { MOST_CHOSEN = 8, MOST_EXPERTS = 256 }; /* of a router */
 
 static bool serves_moe(const zm_moe *moe, int hidden_size, weight_check check, const char **reason) {
-    *reason = "its gating is not a sigmoid's, or has too many experts";
-    if (moe->gating != ZM_GATING_SIGMOID_BIAS || moe->top_k > MOST_CHOSEN || moe->n_experts > MOST_EXPERTS) return false;
+    *reason = "a token has more than 8 experts, or there are more than 256";
+    if (moe->top_k > MOST_CHOSEN || moe->n_experts > MOST_EXPERTS) return false;
     if (zm_is_set(moe->expert_bias) && mlx_array_dtype(moe->expert_bias) != MLX_FLOAT32) return false;
     *reason = "its experts are missing or of another kind";
     const zm_switch_glu *experts = moe->experts;

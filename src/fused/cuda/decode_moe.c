@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* Mixtures of experts: the router and the chosen experts. */
+#include <stdint.h>
+
+#include "fused/cuda/launch.h"
+
+/* As in decode_router.cuh and decode_mlp.cuh. */
+enum {
+    ROUTER_BLOCKS = 8, /* a cluster */
+    ROUTER_WARPS = 8,
+    OUT_WARP_ROWS = 4,
+};
+
+/* Places of a token's normed hidden state and choice of experts. */
+typedef struct routed {
+    zm_place normed, experts, weights;
+} routed;
+
+static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
+    const zm_weight *router = arguments->router;
+    zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_router, router);
+    zm_product_plan plan = {router, .n_tasks = router->out_features, .task_rows = 1, .n_inputs = 1};
+    launch.record.grid = ROUTER_BLOCKS;
+    zm_launch_reserve(&launch, &plan, ROUTER_WARPS, zm_divide_up(plan.n_tasks, ROUTER_BLOCKS * ROUTER_WARPS));
+    routed places = {-1, -1, -1};
+    if (zm_decode_failed(decode)) return places;
+    places.normed = zm_decode_temporary(decode, decode->hidden_size);
+    places.experts = zm_chain_temporary(decode->chain, (size_t)decode->top_k * sizeof(int32_t));
+    places.weights = zm_decode_temporary(decode, decode->top_k);
+    zm_launch_add_place(&launch, h);
+    zm_launch_add_constant(&launch, norm.weight);
+    zm_launch_add_weight(&launch, router);
+    zm_launch_add_constant(&launch, arguments->expert_bias);
+    zm_launch_add_place(&launch, places.normed);
+    zm_launch_add_place(&launch, places.experts);
+    zm_launch_add_place(&launch, places.weights);
+    zm_launch_add_float(&launch, norm.eps);
+    zm_launch_add_int(&launch, router->out_features);
+    zm_launch_add_int(&launch, decode->top_k);
+    zm_launch_add_int(&launch, (int)arguments->gating);
+    bool sigmoid = arguments->gating == ZM_GATING_SIGMOID_BIAS;
+    zm_launch_add_int(&launch,
+                      arguments->normalize_top_k && (sigmoid || arguments->gating == ZM_GATING_SOFTMAX_THEN_TOP_K));
+    zm_launch_add_float(&launch, sigmoid ? arguments->normalize_epsilon : 0);
+    zm_launch_add_float(&launch, sigmoid ? arguments->routed_scaling_factor : 1);
+    zm_launch_add_ring(&launch, &plan);
+    zm_launch_end(&launch);
+    return places;
+}
+
+/* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles.cuh. */
+static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
+    int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k,
+        rows = OUT_WARP_ROWS * groups; /* of a block of out */
+    zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
+                               .n_ahead = ZM_DECODE_MOST_AHEAD};
+    zm_launch_spread(in, &in_plan);
+    zm_launch_add_ring(in, &in_plan);
+    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = 1};
+    out->record.grid = zm_divide_up(down->out_features, rows);
+    zm_launch_reserve(out, &out_plan, top_k * groups, OUT_WARP_ROWS / out_plan.task_rows);
+    zm_launch_add_ring(out, &out_plan);
+}
+
+/* Shared memory that a warp needs for its pieces of weights. */
+static int tile_bytes(const zm_weight *weight) {
+    enum { ROWS = 16, PIECE = 256, PADDING = 16, MOST_SLOTS_4 = 8, MOST_SLOTS_8 = 4 };
+    int bits = weight->quantization.bits, n_pieces = weight->in_features / PIECE;
+    int most = bits == 4 ? MOST_SLOTS_4 : MOST_SLOTS_8, n_slots = n_pieces < most ? n_pieces : most;
+    int groups = PIECE / weight->quantization.group_size;
+    return n_slots * ROWS * (PIECE * bits / 8 + PADDING + 2 * groups * (int)sizeof(uint16_t));
+}
+
+static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
+    enum { IN_ROWS = 8, OUT_ROWS = 16 };
+    int top_k = in->decode->top_k, n_tasks = top_k * gate->out_features / IN_ROWS;
+    int x_bytes = gate->in_features * (int)sizeof(uint16_t), warp_bytes = tile_bytes(gate);
+    int most = (ZM_DECODE_MAX_SHARED - x_bytes) / warp_bytes;
+    if (most > ZM_DECODE_WARPS) most = ZM_DECODE_WARPS;
+    int rounds = zm_divide_up(n_tasks, ZM_MULTIPROCESSORS * most),
+        warps = zm_divide_up(n_tasks, ZM_MULTIPROCESSORS * rounds);
+    in->record.grid = zm_divide_up(n_tasks, warps * rounds);
+    in->record.block = 32 * warps;
+    in->record.shared_bytes = x_bytes + warps * warp_bytes;
+    out->record.grid = down->out_features / OUT_ROWS;
+    out->record.block = 32 * top_k;
+    out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));
+}
+
+bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, int top_k, const char **reason) {
+    enum { PIECE = 256, MLX_COLUMNS = 128 };
+    if (!zm_decode_takes_tiles(top_k)) {
+        *reason = "its hidden layer does not fit shared memory";
+        return zm_decode_fits(down, top_k);
+    }
+    *reason = "its experts' sizes are not those of MLX's matrix kernel that its own for many chosen experts follow";
+    if (gate->in_features % PIECE || down->in_features % PIECE || gate->out_features % MLX_COLUMNS ||
+        down->out_features % MLX_COLUMNS)
+        return false;
+    *reason = "its experts do not fit shared memory";
+    return top_k <= ZM_DECODE_WARPS &&
+           tile_bytes(gate) + gate->in_features * (int)sizeof(uint16_t) <= ZM_DECODE_MAX_SHARED &&
+           top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down)) <= ZM_DECODE_MAX_SHARED;
+}
+
+zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
+    const zm_weight *gate = arguments->gate, *down = arguments->down;
+    routed places = route(decode, h, norm, arguments);
+    zm_launch in = zm_launch_begin(decode, ZM_DECODE_KERNEL_experts_in, gate);
+    zm_launch out = zm_launch_begin(decode, ZM_DECODE_KERNEL_experts_out, down);
+    zm_place act = zm_decode_temporary(decode, decode->top_k * gate->out_features), to = zm_decode_residual(decode);
+    zm_launch_add_place(&in, places.normed);
+    zm_launch_add_place(&in, places.experts);
+    zm_launch_add_weight(&in, gate);
+    zm_launch_add_weight(&in, arguments->up);
+    zm_launch_add_place(&in, act);
+    zm_launch_add_int(&in, gate->out_features);
+    zm_launch_add_place(&out, act);
+    zm_launch_add_place(&out, places.experts);
+    zm_launch_add_place(&out, places.weights);
+    zm_launch_add_weight(&out, down);
+    zm_launch_add_place(&out, h);
+    zm_launch_add_place(&out, to);
+    zm_launch_add_int(&out, down->out_features);
+    if (zm_decode_takes_tiles(decode->top_k))
+        plan_tiled_experts(&in, &out, gate, down);
+    else
+        plan_vector_experts(&in, &out, gate, down);
+    zm_launch_end(&in);
+    zm_launch_end(&out);
+    return to;
+}

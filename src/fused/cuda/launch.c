@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/cuda/launch.h"
+
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    VECTOR_BYTES = 16,
+    WORD_BYTES = 8, /* of weights that a lane takes in a step */
+    SHORT_ROW = 4,  /* steps: where a row is a single short piece, copies one piece ahead are faster than two */
+};
+
+/* Elements of a row that a warp takes in a step. */
+static int step_of(int bits) { return bits == 4 ? 512 : 256; }
+
+/* How rows of k elements go through the kernels: layout of decode.cuh. */
+typedef struct row_layout {
+    int steps; /* of a piece */
+    int n_pieces;
+    int staged_bytes; /* of x in shared memory */
+} row_layout;
+
+static row_layout layout_of(int k, int bits) {
+    int row_steps = zm_divide_up(k, step_of(bits)), steps = row_steps;
+    if (steps > 5) steps = zm_divide_up(row_steps, 5) * 5 < zm_divide_up(row_steps, 4) * 4 ? 5 : 4;
+    int n_pieces = zm_divide_up(row_steps, steps);
+    return (row_layout){steps, n_pieces, n_pieces * steps * step_of(bits) / 8 * VECTOR_BYTES};
+}
+
+int zm_launch_staged_bytes(const zm_weight *weight) {
+    return layout_of(weight->in_features, weight->quantization.bits).staged_bytes;
+}
+
+bool zm_decode_failed(const zm_decode *decode) { return !decode->chain || zm_scope_failed(decode->scope); }
+
+zm_place zm_decode_temporary(zm_decode *decode, int elements) {
+    if (zm_decode_failed(decode)) return -1;
+    return zm_chain_temporary(decode->chain, (size_t)elements * sizeof(uint16_t));
+}
+
+zm_place zm_decode_residual(zm_decode *decode) {
+    if (!decode->publishes) return zm_decode_temporary(decode, decode->hidden_size);
+    decode->publishes = false;
+    return zm_decode_output(decode, MLX_BFLOAT16, 3, (const int[]){1, 1, decode->hidden_size});
+}
+
+zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight) {
+    zm_launch made = {.decode = decode};
+    made.record.block = 32 * ZM_DECODE_WARPS;
+    made.record.grid = 1;
+    if (zm_decode_failed(decode)) return made;
+    const zm_decode_program *program;
+    int k = zm_decode_kernel_is_hidden(kernel) ? decode->hidden_size : weight->in_features;
+    if (!zm_decode_program_for(&program, weight, k, decode->hidden_size, decode->head_dim, decode->top_k,
+                               &decode->scope->failure))
+        made.record.kernel = program->kernels[kernel];
+    return made;
+}
+
+void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds) {
+    zm_quantization quantization = plan->weight->quantization;
+    row_layout row = layout_of(plan->weight->in_features, quantization.bits);
+    int n_pieces = rounds * row.n_pieces, groups = row.steps * step_of(quantization.bits) / quantization.group_size;
+    int slot_bytes = plan->task_rows * (row.steps * 32 * WORD_BYTES + 2 * groups * (int)sizeof(uint16_t));
+    int all_bytes = warps * zm_divide_up(slot_bytes, VECTOR_BYTES) * VECTOR_BYTES; /* a slot for each warp */
+    if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 && row.steps <= SHORT_ROW ? 1 : ZM_DECODE_MOST_AHEAD;
+    plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;
+    launch->record.block = 32 * warps;
+    launch->record.shared_bytes = plan->n_inputs * row.staged_bytes + plan->n_slots * all_bytes;
+}
+
+void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
+    enum { LEAST_WARPS = 4 };
+    int most = ZM_DECODE_WARPS;
+    for (;;) {
+        int rounds = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * most);
+        int warps = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * rounds);
+        if (warps < LEAST_WARPS) warps = LEAST_WARPS;
+        launch->record.grid = zm_divide_up(plan->n_tasks, warps * rounds);
+        zm_launch_reserve(launch, plan, warps, rounds);
+        if (launch->record.shared_bytes <= ZM_DECODE_MAX_SHARED || most == LEAST_WARPS) return;
+        most--;
+    }
+}
+
+static void add(zm_launch *launch, zm_chain_argument argument) {
+    if (launch->record.n_arguments < ZM_CHAIN_MAX_ARGUMENTS)
+        launch->record.arguments[launch->record.n_arguments++] = argument;
+}
+void zm_launch_add_place(zm_launch *launch, zm_place place) {
+    add(launch, (zm_chain_argument){.kind = ZM_ARGUMENT_ARRAY, .place = place});
+}
+void zm_launch_add_null(zm_launch *launch) { add(launch, (zm_chain_argument){.kind = ZM_ARGUMENT_NULL}); }
+void zm_launch_add_int(zm_launch *launch, int value) {
+    add(launch, (zm_chain_argument){.kind = ZM_ARGUMENT_WORD, .word = (uint32_t)value});
+}
+void zm_launch_add_float(zm_launch *launch, float value) {
+    zm_chain_argument argument = {.kind = ZM_ARGUMENT_WORD};
+    memcpy(&argument.word, &value, sizeof value);
+    add(launch, argument);
+}
+void zm_launch_add_ring(zm_launch *launch, const zm_product_plan *plan) {
+    zm_launch_add_int(launch, plan->n_slots);
+    zm_launch_add_int(launch, plan->n_ahead);
+}
+
+void zm_launch_add_constant(zm_launch *launch, mlx_array array) {
+    if (!zm_is_set(array) || zm_decode_failed(launch->decode))
+        zm_launch_add_null(launch);
+    else
+        zm_launch_add_place(launch, zm_chain_constant(launch->decode->chain, array));
+}
+void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight) {
+    zm_launch_add_constant(launch, weight->weight);
+    zm_launch_add_constant(launch, weight->scales);
+    zm_launch_add_constant(launch, weight->biases);
+}
+
+void zm_launch_end(const zm_launch *launch) {
+    if (!zm_decode_failed(launch->decode)) zm_chain_launch(launch->decode->chain, &launch->record);
+}

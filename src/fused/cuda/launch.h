@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* Launches of decode kernels while they are put together, and how weights go through those kernels. */
+#ifndef ZM_FUSED_CUDA_LAUNCH_H
+#define ZM_FUSED_CUDA_LAUNCH_H
+
+#include "fused/cuda/decode.h"
+#include "fused/cuda/program.h"
+
+/* As in decode.cuh. */
+enum { ZM_DECODE_WARPS = 16 };
+/* Pieces of weights that copies are ahead of products. */
+enum { ZM_DECODE_MOST_AHEAD = 2 };
+enum { ZM_MULTIPROCESSORS = 132 }; /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
+
+typedef struct zm_launch {
+    zm_decode *decode;
+    zm_chain_launch_record record;
+} zm_launch;
+
+/* What the warps of a kernel multiply: tasks of a few rows of a weight, of which a piece at a time is in
+ * shared memory. */
+typedef struct zm_product_plan {
+    const zm_weight *weight;
+    int n_tasks, task_rows;
+    int n_inputs; /* rows of x in shared memory */
+    int n_slots;  /* for pieces, a warp; zm_launch_reserve sets it */
+    int n_ahead;  /* pieces that copies are ahead of products; 0: as the rows' length suggests */
+} zm_product_plan;
+
+static inline int zm_divide_up(int a, int b) { return (a + b - 1) / b; }
+
+bool zm_decode_failed(const zm_decode *decode);
+/* Memory for elements in bfloat16. */
+zm_place zm_decode_temporary(zm_decode *decode, int elements);
+/* Where a part leaves the residual stream. */
+zm_place zm_decode_residual(zm_decode *decode);
+
+/* Shared memory of a row of a product's x. */
+int zm_launch_staged_bytes(const zm_weight *weight);
+
+/* A kernel of the program for the weight's quantisation: one block of all warps. */
+zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight);
+void zm_launch_end(const zm_launch *launch);
+/* Blocks of so many warps that take `rounds` tasks each, and their shared memory. */
+void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds);
+/* Warps of one block a multiprocessor that take the same number of tasks each, as nearly as there is such a
+ * number. */
+void zm_launch_spread(zm_launch *launch, zm_product_plan *plan);
+
+/* Arguments, in order. */
+void zm_launch_add_place(zm_launch *launch, zm_place place);
+void zm_launch_add_null(zm_launch *launch);
+void zm_launch_add_int(zm_launch *launch, int value);
+void zm_launch_add_float(zm_launch *launch, float value);
+/* An evaluated array; an empty one is NULL. */
+void zm_launch_add_constant(zm_launch *launch, mlx_array array);
+/* Codes, scales and biases. */
+void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight);
+/* The last arguments of a kernel that multiplies. */
+void zm_launch_add_ring(zm_launch *launch, const zm_product_plan *plan);
+
+#endif

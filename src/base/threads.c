@@ -6,13 +6,17 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    SHARE = 2,              /* a thread takes 1/SHARE of its even part of what is left */
+    SHARE = 4, /* a thread takes 1/SHARE of its own part of the pieces that is left */
+    LINE = 64, /* bytes of a cache line */
+    AHEAD_BYTES = 384 * 1024, /* a thread fetches before a loop: less than its second cache holds */
+    AHEAD_ROUND = 4096,       /* between two looks for work */
     PAUSES_PER_LOOK = 32,   /* between two looks at the clock */
     SPIN_NANOSECONDS = 30000
 };
@@ -20,15 +24,22 @@ enum {
 typedef struct job {
     zm_range_body body;
     void *context;
-    size_t count, grain, n_threads;
+    size_t count, grain;
+    zm_ahead ahead;
 } job;
+
+/* The pieces [first, last) that a thread has left, as first * 2^32 + last: it takes them from the front, one behind the
+ * other, so that what it reads is one stream; threads that have none left take theirs from the back. */
+typedef struct part {
+    _Alignas(LINE) atomic_uint_least64_t pieces;
+} part;
 
 /* One loop runs at a time. The caller publishes it in `current`, opens it and then works on it itself;
  * a worker counts itself into `active` before it looks whether the loop is still open, so the caller, who
  * closes the loop and then waits until `active` is zero, never waits for a worker that has not started. */
 struct zm_pool {
     job current;
-    atomic_size_t next;        /* first index nobody has taken */
+    part *parts;               /* of the current loop; the caller's is the first */
     atomic_uint open;          /* the current loop may be entered */
     atomic_uint generation;    /* counts loops */
     atomic_int active;         /* workers inside the current loop */
@@ -38,6 +49,8 @@ struct zm_pool {
     pthread_mutex_t sleep_lock;
     pthread_cond_t wake;
     zm_scratch scratch;
+    atomic_int n_numbered;     /* workers that know which part is theirs */
+    zm_ahead expected;         /* under turn */
     int n_workers;
     pthread_t workers[];
 };
@@ -68,27 +81,105 @@ int zm_processor_count(void) {
     return count < 1 ? 1 : count > ZM_MAX_THREADS ? ZM_MAX_THREADS : (int)count;
 }
 
-/* Long pieces first, which memory delivers fastest, and short ones last, so that slow and fast threads end together. */
-static void take_pieces(zm_pool *pool) {
-    const job *loop = &pool->current;
-    size_t begin = atomic_load_explicit(&pool->next, memory_order_relaxed);
-    while (begin < loop->count) {
-        size_t left = loop->count - begin, size = left / (SHARE * loop->n_threads);
-        if (size < loop->grain) size = loop->grain < left ? loop->grain : left;
-        if (!atomic_compare_exchange_weak_explicit(&pool->next, &begin, begin + size, memory_order_relaxed,
-                                                   memory_order_relaxed))
-            continue;
-        loop->body(loop->context, begin, begin + size);
-        begin = atomic_load_explicit(&pool->next, memory_order_relaxed);
+static uint64_t pack_pieces(uint64_t first, uint64_t last) { return first << 32 | last; }
+
+static uint64_t first_piece(uint64_t pieces) { return pieces >> 32; }
+
+static uint64_t pieces_left(uint64_t pieces) { return (pieces & UINT32_MAX) - first_piece(pieces); }
+
+/* Splits size pieces off, from the front or from the back; what it returns is the caller's alone. */
+static bool take_pieces(part *from, bool front, uint64_t *taken) {
+    uint64_t all = atomic_load_explicit(&from->pieces, memory_order_relaxed), rest;
+    do {
+        uint64_t first = first_piece(all), left = pieces_left(all);
+        if (!left) return false;
+        uint64_t size = front ? (left + SHARE - 1) / SHARE : (left + 1) / 2;
+        *taken = front ? pack_pieces(first, first + size) : pack_pieces(first + left - size, first + left);
+        rest = front ? pack_pieces(first + size, first + left) : pack_pieces(first, first + left - size);
+    } while (!atomic_compare_exchange_weak_explicit(&from->pieces, &all, rest, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
+}
+
+/* Makes half of what the thread with most pieces has left the thread's own. */
+static bool take_over(zm_pool *pool, int thread) {
+    for (;;) {
+        int richest = thread;
+        uint64_t most = 0, taken;
+        for (int i = 0; i <= pool->n_workers; i++) {
+            uint64_t left = pieces_left(atomic_load_explicit(&pool->parts[i].pieces, memory_order_relaxed));
+            if (left > most) most = left, richest = i;
+        }
+        if (!most) return false;
+        if (!take_pieces(&pool->parts[richest], false, &taken)) continue;
+        atomic_store_explicit(&pool->parts[thread].pieces, taken, memory_order_relaxed);
+        return true;
     }
+}
+
+static void run_pieces(const job *loop, uint64_t pieces) {
+    size_t begin = (size_t)first_piece(pieces) * loop->grain, size = (size_t)pieces_left(pieces) * loop->grain;
+    loop->body(loop->context, begin, size < loop->count - begin ? begin + size : loop->count);
+}
+
+/* Long pieces first and short ones last, so that slow and fast threads end together. */
+static void work_through(zm_pool *pool, int thread) {
+    uint64_t pieces;
+    do {
+        while (take_pieces(&pool->parts[thread], true, &pieces)) run_pieces(&pool->current, pieces);
+    } while (take_over(pool, thread));
+}
+
+static void share_out(zm_pool *pool, size_t n_pieces) {
+    size_t n_threads = (size_t)pool->n_workers + 1;
+    for (size_t i = 0; i < n_threads; i++) {
+        uint64_t first = (n_pieces * i + n_threads - 1) / n_threads;
+        uint64_t last = (n_pieces * (i + 1) + n_threads - 1) / n_threads;
+        atomic_store_explicit(&pool->parts[i].pieces, pack_pieces(first, last), memory_order_relaxed);
+    }
+}
+
+/* How far a thread has fetched its part of what the next loop reads. */
+typedef struct fetching {
+    zm_ahead ahead; /* the thread's parts */
+    size_t total, done;
+} fetching;
+
+static fetching start_fetching(const zm_ahead *ahead, size_t thread, size_t n_threads) {
+    fetching of = {.ahead = *ahead};
+    for (int i = 0; i < ahead->count; i++) {
+        zm_stream *stream = &of.ahead.streams[i];
+        size_t begin = stream->bytes / n_threads * thread;
+        stream->data = (const unsigned char *)stream->data + begin;
+        stream->bytes /= n_threads;
+        of.total += stream->bytes;
+    }
+    return of;
+}
+
+/* Begins to fetch the next lines, as many of each stream as are read at about the same time; false: enough is. */
+static bool fetch_some(fetching *of) {
+    if (of->done >= of->total || of->done >= AHEAD_BYTES) return false;
+    size_t done = of->done, next = done + AHEAD_ROUND < of->total ? done + AHEAD_ROUND : of->total;
+    for (int i = 0; i < of->ahead.count; i++) {
+        const zm_stream *stream = &of->ahead.streams[i];
+        double share = (double)stream->bytes / (double)of->total;
+        const unsigned char *data = stream->data;
+        size_t last = (size_t)(share * (double)next);
+        for (size_t at = (size_t)(share * (double)done) / LINE * LINE; at < last; at += LINE)
+            __builtin_prefetch(data + at, 0, 2);
+    }
+    of->done = next;
+    return true;
 }
 
 static bool has_work(zm_pool *pool, unsigned seen) {
     return atomic_load(&pool->generation) != seen || atomic_load(&pool->stop);
 }
 
-/* Spins for a while and then sleeps. Each look at the clock also offers the processor to others. */
-static void wait_for_work(zm_pool *pool, unsigned seen) {
+/* Fetches ahead, spins for a while and then sleeps. Each look at the clock also offers the processor to others. */
+static void wait_for_work(zm_pool *pool, unsigned seen, fetching *next) {
+    while (!has_work(pool, seen) && fetch_some(next)) continue;
     int64_t deadline = nanoseconds() + SPIN_NANOSECONDS;
     do {
         for (int i = 0; i < PAUSES_PER_LOOK; i++) {
@@ -106,12 +197,18 @@ static void wait_for_work(zm_pool *pool, unsigned seen) {
 
 static void *work(void *argument) {
     zm_pool *pool = argument;
+    int thread = 1 + atomic_fetch_add(&pool->n_numbered, 1);
+    size_t n_threads = (size_t)pool->n_workers + 1;
+    fetching next = {.total = 0};
     for (unsigned seen = 0;;) {
-        wait_for_work(pool, seen);
+        wait_for_work(pool, seen, &next);
         if (atomic_load(&pool->stop)) return NULL;
         seen = atomic_load(&pool->generation);
         atomic_fetch_add(&pool->active, 1);
-        if (atomic_load(&pool->open)) take_pieces(pool);
+        if (atomic_load(&pool->open)) {
+            next = start_fetching(&pool->current.ahead, (size_t)thread, n_threads);
+            work_through(pool, thread);
+        }
         atomic_fetch_sub(&pool->active, 1);
     }
 }
@@ -129,31 +226,46 @@ static void wake_workers(zm_pool *pool, size_t wanted) {
 }
 
 static void wait_for_workers(zm_pool *pool) {
+    fetching next = start_fetching(&pool->current.ahead, 0, (size_t)pool->n_workers + 1);
+    while (atomic_load(&pool->active) && fetch_some(&next)) continue;
     for (unsigned looks = 0; atomic_load(&pool->active); looks++) {
         if (looks % 1024 == 1023) sched_yield();
         pause_processor();
     }
 }
 
-void zm_pool_run(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context) {
+void zm_pool_run_ahead(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context,
+                       const zm_ahead *ahead) {
     if (!count) return;
     if (!grain) grain = 1;
     if (!pool || !pool->n_workers || count <= grain) {
         body(context, 0, count);
         return;
     }
-    size_t n_threads = (size_t)pool->n_workers + 1, n_pieces = (count - 1) / grain + 1;
+    if (count / grain > UINT32_MAX / 2) grain = count / (UINT32_MAX / 2);
+    size_t n_pieces = (count - 1) / grain + 1;
 
     pthread_mutex_lock(&pool->turn);
-    pool->current =
-        (job){.body = body, .context = context, .count = count, .grain = grain, .n_threads = n_threads};
-    atomic_store(&pool->next, 0);
+    pool->current = (job){.body = body, .context = context, .count = count, .grain = grain};
+    pool->current.ahead = ahead ? *ahead : pool->expected;
+    share_out(pool, n_pieces);
     atomic_store(&pool->open, 1);
     atomic_fetch_add(&pool->generation, 1);
     wake_workers(pool, n_pieces - 1);
-    take_pieces(pool);
+    work_through(pool, 0);
     atomic_store(&pool->open, 0);
     wait_for_workers(pool);
+    pthread_mutex_unlock(&pool->turn);
+}
+
+void zm_pool_run(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context) {
+    zm_pool_run_ahead(pool, count, grain, body, context, NULL);
+}
+
+void zm_pool_expect(zm_pool *pool, const zm_ahead *ahead) {
+    if (!pool) return;
+    pthread_mutex_lock(&pool->turn);
+    pool->expected = ahead ? *ahead : (zm_ahead){.count = 0};
     pthread_mutex_unlock(&pool->turn);
 }
 
@@ -167,6 +279,7 @@ static void stop_workers(zm_pool *pool, int n_started) {
     pthread_mutex_destroy(&pool->sleep_lock);
     pthread_mutex_destroy(&pool->turn);
     zm_scratch_end(&pool->scratch);
+    free(pool->parts);
     free(pool);
 }
 
@@ -179,7 +292,11 @@ zmlx_status zm_pool_new(zm_pool **result, int n_threads, zmlx_error *error) {
     if (n_threads > ZM_MAX_THREADS) n_threads = ZM_MAX_THREADS;
     int n_workers = n_threads - 1;
     zm_pool *pool = calloc(1, sizeof *pool + (size_t)n_workers * sizeof pool->workers[0]);
-    if (!pool) return zm_fail_memory(error);
+    if (pool) pool->parts = aligned_alloc(LINE, (size_t)n_threads * sizeof *pool->parts);
+    if (!pool || !pool->parts) {
+        free(pool);
+        return zm_fail_memory(error);
+    }
     pthread_mutex_init(&pool->turn, NULL);
     pthread_mutex_init(&pool->sleep_lock, NULL);
     pthread_cond_init(&pool->wake, NULL);

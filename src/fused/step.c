@@ -7,6 +7,8 @@ zm_step zm_step_new(const zm_node_class *node_class, void *state, mlx_array x) {
 
 void zm_step_add_output(zm_step *step, zm_node_output output) { step->outputs[step->n_outputs++] = output; }
 
+void zm_step_add_first(zm_step *step, const zm_operand *weight) { step->first[step->n_first++] = weight; }
+
 void zm_step_free(zm_step *step) {
     if (step->node_class) step->node_class->free_state(step->state);
     step->node_class = NULL;

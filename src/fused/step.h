@@ -5,7 +5,7 @@
 
 #include "fused/operand.h"
 
-enum { ZM_STEP_OUTPUTS = 3 };
+enum { ZM_STEP_OUTPUTS = 3, ZM_STEP_FIRST = 2 };
 
 typedef struct zm_step {
     const zm_node_class *node_class; /* NULL: no step */
@@ -13,11 +13,14 @@ typedef struct zm_step {
     zm_inputs inputs;                /* arrays[0] is x */
     zm_node_output outputs[ZM_STEP_OUTPUTS]; /* outputs[0] is y */
     int n_outputs;
+    const zm_operand *first[ZM_STEP_FIRST]; /* the state's: weights that are read first */
+    int n_first;
 } zm_step;
 
 /* A step without outputs on x alone. */
 zm_step zm_step_new(const zm_node_class *node_class, void *state, mlx_array x);
 void zm_step_add_output(zm_step *step, zm_node_output output);
+void zm_step_add_first(zm_step *step, const zm_operand *weight);
 /* Frees the state of a step that became no node. */
 void zm_step_free(zm_step *step);
 /* Makes the node; results (n_outputs of the scope's arrays, empty after a failure) are its outputs. */

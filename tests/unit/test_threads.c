@@ -115,6 +115,51 @@ static void workers_take_part(void **state) {
     zm_pool_free(pool);
 }
 
+/* The piece with index 0 ends only when all indices but its own are done. */
+typedef struct hold_up {
+    atomic_size_t done, done_before; /* the piece */
+} hold_up;
+
+static void wait_for_the_others(void *context, size_t begin, size_t end) {
+    hold_up *of = context;
+    size_t others = COUNT - (end - begin);
+    for (int wait = 0; !begin && wait < 20000 && atomic_load(&of->done) < others; wait++) usleep(100);
+    if (!begin) atomic_store(&of->done_before, atomic_load(&of->done) + end);
+    atomic_fetch_add(&of->done, end - begin);
+}
+
+static void pieces_of_a_slow_thread_are_taken_over(void **state) {
+    (void)state;
+    for (int n_threads = 2; n_threads <= 4; n_threads++) {
+        zm_pool *pool;
+        hold_up of;
+        atomic_init(&of.done, 0);
+        assert_int_equal(zm_pool_new(&pool, n_threads, NULL), ZMLX_OK);
+        zm_pool_run(pool, COUNT, 1, wait_for_the_others, &of);
+        assert_int_equal(atomic_load(&of.done_before), COUNT);
+        zm_pool_free(pool);
+    }
+}
+
+/* Fetching ahead changes nothing, also where streams are empty, odd, or gone when the loop after comes. */
+static void what_is_ahead_is_a_hint(void **state) {
+    (void)state;
+    zm_pool *pool;
+    assert_int_equal(zm_pool_new(&pool, 3, NULL), ZMLX_OK);
+    for (int i = 0; i < 200; i++) {
+        unsigned char *data = malloc(1 << 20);
+        assert_non_null(data);
+        zm_ahead ahead = {.streams = {{data, 1 << 20}, {data + 1, 0}, {NULL, 0}, {data + 3, 1}, {data, 4097}}, .count = 5};
+        loop_record record = {.grain = 1};
+        zm_pool_expect(pool, i % 3 ? NULL : &ahead);
+        zm_pool_run_ahead(pool, 64, 1, visit, &record, i % 2 ? NULL : &ahead);
+        free(data);
+        for (size_t j = 0; j < 64; j++) assert_int_equal(record.visits[j], 1);
+    }
+    zm_pool_free(pool);
+    zm_pool_expect(NULL, NULL);
+}
+
 typedef struct caller {
     pthread_t thread;
     zm_pool *pool;
@@ -161,6 +206,8 @@ int main(void) {
         cmocka_unit_test(no_pool_is_one_plain_call),
         cmocka_unit_test(loops_follow_each_other_fast_and_after_sleep),
         cmocka_unit_test(workers_take_part),
+        cmocka_unit_test(pieces_of_a_slow_thread_are_taken_over),
+        cmocka_unit_test(what_is_ahead_is_a_hint),
         cmocka_unit_test(callers_take_turns),
         cmocka_unit_test(wrong_thread_counts_are_refused),
     };

@@ -44,6 +44,7 @@ typedef struct run {
     float *outputs, *largest, *sums; /* of the parts */
     unsigned char *keys, *values;
     size_t first_token, n_tokens; /* of the slice */
+    zm_ahead ahead;               /* of the output projection */
 } run;
 
 /* Writes a row of a head into the cache, rounded to its type. */
@@ -168,9 +169,10 @@ static void attend_all(run *of) {
     for (size_t done = 0; done < self->n_tokens; done += self->slice) {
         of->first_token = done;
         of->n_tokens = self->n_tokens - done < self->slice ? self->n_tokens - done : self->slice;
-        zm_pool_run(self->engine.pool, of->n_tokens * self->n_kv_heads * self->n_chunks, 1 + GRAIN_BYTES / item,
-                    attend_parts, of);
-        zm_pool_run(self->engine.pool, of->n_tokens * self->n_heads, 1 + GRAIN_VALUES / head, combine_heads, of);
+        zm_pool_run_ahead(self->engine.pool, of->n_tokens * self->n_kv_heads * self->n_chunks, 1 + GRAIN_BYTES / item,
+                          attend_parts, of, &of->ahead);
+        zm_pool_run_ahead(self->engine.pool, of->n_tokens * self->n_heads, 1 + GRAIN_VALUES / head, combine_heads, of,
+                          &of->ahead);
     }
 }
 
@@ -193,8 +195,14 @@ static void project(const attention *self, const zm_view *inputs, run *of, float
     zm_prepare(engine, &q_x, x, self->n_tokens);
     if (k_x.data != q_x.data) zm_prepare(engine, &k_x, x, self->n_tokens);
     if (v_x.data != k_x.data) zm_prepare(engine, &v_x, x, self->n_tokens);
+    zm_ahead next = {.count = 0};
+    zm_ahead_add(&next, &k, 0);
+    engine.ahead = &next;
     zm_product_run(engine, &q, &q_x, self->n_tokens, of->q);
+    next.count = 0;
+    zm_ahead_add(&next, &v, 0);
     zm_product_run(engine, &k, &k_x, self->n_tokens, of->k);
+    engine.ahead = &of->ahead;
     zm_product_run(engine, &v, &v_x, self->n_tokens, of->v);
 }
 
@@ -220,11 +228,12 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     of.q_norm = read_vector(self, inputs, self->q_norm, &vectors);
     of.k_norm = read_vector(self, inputs, self->k_norm, &vectors);
     of.sinks = read_vector(self, inputs, self->sinks, &vectors);
+    zm_matrix o_proj = zm_operand_matrix(&self->o_proj, inputs);
+    zm_ahead_add(&of.ahead, &o_proj, 0);
     project(self, inputs, &of, scratch);
     zm_pool_run(self->engine.pool, self->n_tokens, 1 + GRAIN_VALUES / values, finish_tokens, &of);
     attend_all(&of);
 
-    zm_matrix o_proj = zm_operand_matrix(&self->o_proj, inputs);
     zm_prepared o_x = self->o_x;
     o_x.data = scratch + self->o_x_place;
     float *y = zm_result_floats(&outputs[0], scratch + self->y_place);
@@ -387,6 +396,7 @@ zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arg
                             .n_dims = 4,
                             .dtype = mlx_array_dtype(x),
                             .continues = self->keys};
+    zm_step_add_first(step, &self->q_proj);
     zm_step_add_output(step, zm_output_like(x, self->o_proj.matrix.out_features));
     zm_step_add_output(step, cache);
     cache.continues = self->values;

@@ -15,6 +15,8 @@ typedef struct part {
     const zm_node_class *node_class;
     void *state;
     int first, count;
+    const zm_operand *weights[ZM_STEP_FIRST]; /* that are read first */
+    int n_weights;
 } part;
 
 typedef struct block {
@@ -33,6 +35,18 @@ static void run_part(const part *of, zm_view x, const zm_view *inputs, zm_view *
     zm_view views[ZM_MAX_INPUTS] = {x};
     memcpy(views + 1, inputs + of->first, (size_t)of->count * sizeof *views);
     of->node_class->evaluate_cpu(of->state, views, of->count + 1, outputs, n_outputs);
+}
+
+static void add_ahead(zm_ahead *ahead, const part *of, const zm_view *inputs) {
+    for (int i = 0; i < of->n_weights; i++) {
+        zm_matrix matrix = zm_operand_matrix(of->weights[i], inputs + of->first - 1); /* its inputs count from x */
+        zm_ahead_add(ahead, &matrix, 0);
+    }
+}
+
+void zm_block_ahead(zm_ahead *ahead, const void *state, const zm_view *inputs) {
+    const block *self = state;
+    add_ahead(ahead, &self->operator, inputs);
 }
 
 typedef struct rows {
@@ -79,9 +93,11 @@ static void add_result(const block *self, float *scratch, float *sum, const floa
     zm_copy_floats(self->level, result, sum);
 }
 
-static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
-    (void)n_inputs;
+void zm_block_run(const void *state, const zm_view *inputs, zm_view *outputs, int n_outputs, const zm_ahead *following) {
     const block *self = state;
+    zm_ahead feed_forward = {.count = 0};
+    add_ahead(&feed_forward, &self->feed_forward, inputs);
+    zm_pool_expect(self->pool, &feed_forward);
     float *scratch = zm_workspace_open(&self->workspace), *h = scratch + self->h_place;
     const float *x = zm_read_floats(self->level, &inputs[0], scratch + self->x_place);
 
@@ -95,9 +111,15 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 
     normed = norm_tokens(self, scratch, inputs[0], h, &inputs[FEED_FORWARD_NORM], self->feed_forward_norm_place,
                          self->feed_forward_eps);
+    zm_pool_expect(self->pool, following);
     run_part(&self->feed_forward, normed, inputs, &outputs[0], 1);
     add_result(self, scratch, h, h, &outputs[0]);
     zm_workspace_close(&self->workspace);
+}
+
+static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
+    (void)n_inputs;
+    zm_block_run(state, inputs, outputs, n_outputs, NULL);
 }
 
 static void free_part(part *of) {
@@ -119,7 +141,9 @@ static void take_step(part *of, zm_block_inputs *inputs, const zm_step *step) {
     *of = (part){.node_class = step->node_class,
                  .state = step->state,
                  .first = inputs->count,
-                 .count = step->inputs.count - 1};
+                 .count = step->inputs.count - 1,
+                 .n_weights = step->n_first};
+    memcpy(of->weights, step->first, sizeof of->weights);
     memcpy(inputs->arrays + inputs->count, step->inputs.arrays + 1, (size_t)of->count * sizeof *inputs->arrays);
     inputs->count += of->count;
 }

@@ -14,6 +14,11 @@ typedef struct zm_block_inputs {
 
 extern const zm_node_class zm_block_class;
 
+/* Evaluates the node's state; following: what is read behind it, or NULL. */
+void zm_block_run(const void *state, const zm_view *inputs, zm_view *outputs, int n_outputs, const zm_ahead *following);
+/* Adds what that reads first. */
+void zm_block_ahead(zm_ahead *ahead, const void *state, const zm_view *inputs);
+
 /* *state: of zm_block_class, the caller's. inputs holds x, of which only shape and type count; the weights and the
  * cache follow. outputs (ZM_STEP_OUTPUTS): y and what the operator keeps. */
 zmlx_status zm_block_new(void **state, zm_block_inputs *inputs, zm_node_output *outputs, int *n_outputs,

@@ -33,7 +33,9 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
         memcpy(views + 1, inputs + of->first, (size_t)of->count * sizeof *views);
         memcpy(results + 1, outputs + of->first_kept, (size_t)of->n_kept * sizeof *results);
         x = results[0];
-        zm_block_class.evaluate_cpu(of->state, views, 1 + of->count, results, 1 + of->n_kept);
+        zm_ahead following = {.count = 0};
+        if (i + 1 < self->n_blocks) zm_block_ahead(&following, of[1].state, inputs + of[1].first - 1);
+        zm_block_run(of->state, views, results, 1 + of->n_kept, &following);
     }
     zm_workspace_close(&self->workspace);
 }

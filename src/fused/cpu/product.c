@@ -11,6 +11,18 @@ zm_engine zm_engine_new(zm_compute compute) {
     return (zm_engine){.level = zm_fused_best_level(), .pool = compute.pool, .precision = compute.precision};
 }
 
+static void add_stream(zm_ahead *ahead, const unsigned char *data, size_t bytes, size_t expert) {
+    if (data && ahead->count < ZM_MAX_STREAMS)
+        ahead->streams[ahead->count++] = (zm_stream){.data = data + expert * bytes, .bytes = bytes};
+}
+
+void zm_ahead_add(zm_ahead *ahead, const zm_matrix *matrix, size_t expert) {
+    size_t rows = matrix->out_features, scale_bytes = rows * zm_matrix_scale_row_bytes(matrix);
+    add_stream(ahead, matrix->weight, rows * zm_matrix_row_bytes(matrix), expert);
+    add_stream(ahead, matrix->scales, scale_bytes, expert);
+    add_stream(ahead, matrix->biases, scale_bytes, expert);
+}
+
 zm_prepared zm_prepared_new(zm_engine engine, const zm_matrix *matrix) {
     zm_prepared prepared = {.data = NULL};
     engine.level->order(&prepared.order, matrix, engine.precision);
@@ -68,8 +80,8 @@ void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared
                     .y = y,
                     .y_stride = matrix->out_features},
     };
-    zm_pool_run(engine.pool, zm_row_blocks(matrix, n_tokens), zm_row_grain(matrix, n_tokens, n_tokens),
-                multiply_blocks, &loop);
+    zm_pool_run_ahead(engine.pool, zm_row_blocks(matrix, n_tokens), zm_row_grain(matrix, n_tokens, n_tokens),
+                      multiply_blocks, &loop, engine.ahead);
 }
 
 static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, const zm_prepared *x, size_t expert,

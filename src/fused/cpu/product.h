@@ -11,9 +11,13 @@ typedef struct zm_engine {
     const zm_cpu_level *level;
     zm_pool *pool; /* borrowed; may be NULL */
     zm_precision precision;
+    const zm_ahead *ahead; /* what is read after its loops; NULL: not known here */
 } zm_engine;
 
 zm_engine zm_engine_new(zm_compute compute);
+
+/* Adds the rows of an expert to what a loop over them reads. */
+void zm_ahead_add(zm_ahead *ahead, const zm_matrix *matrix, size_t expert);
 
 /* Activations prepared for the matrices of one order. */
 typedef struct zm_prepared {

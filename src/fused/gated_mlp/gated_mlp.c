@@ -59,8 +59,10 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
         .h = h,
         .h_stride = gate.out_features,
     };
-    zm_pool_run(self->engine.pool, zm_row_blocks(&gate, self->n_tokens),
-                zm_row_grain(&gate, self->n_tokens, 2 * self->n_tokens), run_rows, &loop);
+    zm_ahead next = {.count = 0};
+    zm_ahead_add(&next, &down, 0);
+    zm_pool_run_ahead(self->engine.pool, zm_row_blocks(&gate, self->n_tokens),
+                      zm_row_grain(&gate, self->n_tokens, 2 * self->n_tokens), run_rows, &loop, &next);
     zm_prepare(self->engine, &down_x, h, self->n_tokens);
     zm_product_run(self->engine, &down, &down_x, self->n_tokens, y);
     zm_round_floats(&outputs[0], y);
@@ -120,8 +122,13 @@ zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arg
     *step = zm_step_new(&gated_mlp_class, self, x);
     self->engine = zm_engine_new(compute);
     zmlx_status status = set_up(self, &step->inputs, arguments, error);
-    if (status) zm_step_free(step);
-    else zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
+    if (status) {
+        zm_step_free(step);
+        return status;
+    }
+    zm_step_add_first(step, &self->gate);
+    zm_step_add_first(step, &self->up);
+    zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
     return status;
 }
 

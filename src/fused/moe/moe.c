@@ -184,8 +184,11 @@ static void run_slice(run *of, const float *x, const float *expert_bias) {
     choose_experts(of, logits, expert_bias, scratch + self->scores_place);
     group_tokens(of);
     size_t mean_count = pairs / of->n_groups; /* tokens of an expert */
-    zm_pool_run(engine.pool, of->n_groups * zm_row_blocks(&of->gate, tokens),
-                zm_row_grain(&of->gate, tokens, 2 * mean_count), run_gated, of);
+    zm_ahead next = {.count = 0};
+    for (size_t i = 0; i < of->n_groups && tokens == 1; i++)
+        zm_ahead_add(&next, &of->down, of->groups[i].expert);
+    zm_pool_run_ahead(engine.pool, of->n_groups * zm_row_blocks(&of->gate, tokens),
+                      zm_row_grain(&of->gate, tokens, 2 * mean_count), run_gated, of, &next);
     zm_prepare(engine, &of->down_x, of->h, pairs);
     zm_pool_run(engine.pool, zm_row_blocks(&of->down, tokens), zm_row_grain(&of->down, tokens, pairs), run_down, of);
 }
@@ -297,8 +300,12 @@ zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *argu
     *step = zm_step_new(&moe_class, self, x);
     self->engine = zm_engine_new(compute);
     zmlx_status status = set_up(self, &step->inputs, arguments, error);
-    if (status) zm_step_free(step);
-    else zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
+    if (status) {
+        zm_step_free(step);
+        return status;
+    }
+    zm_step_add_first(step, &self->router);
+    zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
     return status;
 }
 

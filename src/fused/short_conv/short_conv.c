@@ -79,7 +79,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     out_x.data = scratch + self->out_place;
 
     zm_prepare(self->engine, &in_x, zm_read_floats(level, &inputs[0], scratch + self->x_place), self->n_tokens);
-    zm_product_run(self->engine, &in_proj, &in_x, self->n_tokens, projected);
+    zm_ahead next = {.count = 0};
+    zm_engine before = self->engine;
+    before.ahead = &next;
+    zm_ahead_add(&next, &out_proj, 0);
+    zm_product_run(before, &in_proj, &in_x, self->n_tokens, projected);
     convolution conv = {
         .self = self,
         .projected = projected,
@@ -174,6 +178,7 @@ zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_a
         zm_step_free(step);
         return status;
     }
+    zm_step_add_first(step, &self->in_proj);
     zm_step_add_output(step, zm_output_like(x, self->out_proj.matrix.out_features));
     zm_step_add_output(step, (zm_node_output){.shape = {1, arguments->taps - 1, (int)self->size},
                                               .n_dims = 3,

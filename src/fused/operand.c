@@ -69,7 +69,7 @@ bool zm_fused_weight_supported(const zm_weight *weight, const char **reason) {
 }
 
 bool zm_fused_int8_supported(const char **reason) {
-    *reason = zm_fused_best_level()->int8 ? NULL : "int8 needs a processor with AVX-512 VNNI and VBMI, or ARM's FEAT_DotProd";
+    *reason = zm_fused_best_level()->int8 ? NULL : "int8 needs a processor with AVX2, or ARM's FEAT_DotProd";
     return *reason == NULL;
 }
 

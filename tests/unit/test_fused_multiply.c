@@ -152,6 +152,50 @@ static void int8_products_are_approximate(void **state) {
     free_matrix(&matrix);
 }
 
+/* The smallest and the largest codes with activations that are all at the end of their range, of either sign: every number
+ * on the way is whole and below 2^24, so the sums are exact. */
+static void check_largest_sums(zm_matrix matrix, unsigned char codes, float value, float x_value) {
+    fill_matrix(&matrix);
+    memset((unsigned char *)(uintptr_t)matrix.weight, codes, 40 * zm_matrix_row_bytes(&matrix));
+    for (size_t i = 0; i < 40 * zm_matrix_groups(&matrix); i++) {
+        if (matrix.kind == ZM_MATRIX_MXFP4) ((unsigned char *)(uintptr_t)matrix.scales)[i] = 127;
+        else store_value((unsigned char *)(uintptr_t)matrix.scales, ZM_STORAGE_FLOAT32, i, 1);
+        if (matrix.kind == ZM_MATRIX_AFFINE) store_value((unsigned char *)(uintptr_t)matrix.biases, 0, i, -3);
+    }
+    float *x = allocate(4 * 512 * sizeof *x);
+    for (size_t i = 0; i < 4 * 512; i++) x[i] = x_value;
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
+        for (size_t n_tokens = 1; computes(*level) && n_tokens <= 4; n_tokens += 3) {
+            float *y = multiply(*level, &matrix, x, n_tokens, 0, 40);
+            for (size_t i = 0; i < n_tokens * 40; i++)
+                if (y[i] != 512 * value * x_value)
+                    fail_msg("%s: kind %d bits %d", (*level)->name, (int)matrix.kind, matrix.bits);
+            free(y);
+        }
+    }
+    free(x);
+    free_matrix(&matrix);
+}
+
+static void the_largest_sums_are_right(void **state) {
+    (void)state;
+    static const int bits[] = {2, 3, 4, 5, 6, 8};
+    precision = ZM_PRECISION_INT8;
+    for (float x = -127; x <= 127; x += 254) {
+        for (size_t i = 0; i < sizeof bits / sizeof bits[0]; i++) {
+            zm_matrix matrix = {.kind = ZM_MATRIX_AFFINE, .bits = bits[i], .group_size = 128, .in_features = 512,
+                                .out_features = 40, .n_experts = 1};
+            check_largest_sums(matrix, 0xff, (float)((1 << bits[i]) - 1 - 3), x);
+            check_largest_sums(matrix, 0, -3, x);
+        }
+        zm_matrix matrix = {.kind = ZM_MATRIX_MXFP4, .bits = 4, .group_size = 32, .in_features = 512,
+                            .out_features = 40, .n_experts = 1};
+        check_largest_sums(matrix, 0x77, 6, x);
+        check_largest_sums(matrix, 0xff, -6, x);
+    }
+    precision = ZM_PRECISION_FLOAT32;
+}
+
 /* One activation of each group a thousand times the others, and all of them of very different sizes. */
 static void sizes_of_activations_do_not_matter(void **state) {
     (void)state;
@@ -300,6 +344,7 @@ int main(void) {
         cmocka_unit_test(a_bias_is_added_after_the_sum),  cmocka_unit_test(threads_do_not_change_the_bits),
         cmocka_unit_test(special_values_do_not_spread),   cmocka_unit_test(int8_products_are_right),
         cmocka_unit_test(int8_products_are_approximate),  cmocka_unit_test(sizes_of_activations_do_not_matter),
+        cmocka_unit_test(the_largest_sums_are_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

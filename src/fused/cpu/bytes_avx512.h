@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* What kernels_limbs.h asks of a level: vectors of bytes, with AVX-512 VNNI and VBMI. */
-enum { SIGNED_CODES = 0, DOT_WORDS = 1 };
+enum { SIGNED_CODES = 0, EIGHT_DIFFERS = 0, DOT_WORDS = 1, WIDE_TOKENS = 8 };
 
 /* Lane i of sum, plus the four products of unsigned bytes of a and signed bytes of b there. */
-static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b) {
+static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b, bool eight) {
+    (void)eight;
     return (vector_int)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 }
 
 /* The same with the four bytes of word i < DOT_WORDS at `numbers` in each lane of b. */
-static inline vector_int dot_word(vector_int sum, vector_word a, const unsigned char *numbers, int i) {
+static inline vector_int dot_word(vector_int sum, vector_word a, const unsigned char *numbers, int i, bool eight) {
     int32_t word;
     memcpy(&word, numbers + 4 * i, sizeof word);
-    return dot_bytes(sum, a, (vector_int)_mm512_set1_epi32(word));
+    return dot_bytes(sum, a, (vector_int)_mm512_set1_epi32(word), eight);
 }
 
 /* The codes of up to LANES words, one a byte; two a byte where they have 4 bits. A word is four bytes of the result,

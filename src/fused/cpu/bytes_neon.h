@@ -65,7 +65,9 @@ static inline void store_low_bytes(unsigned char *to, vector_int v) {
 /* Defines dot_word: each lane of sum, plus the products of the four bytes of a there with those of word
  * i < DOT_WORDS at `numbers`. dot is the level's instruction by element, codes the type of a's bytes. */
 #define DEFINE_DOT_WORD(dot, codes)                                                                              \
-    static inline vector_int dot_word(vector_int sum, vector_word a, const unsigned char *numbers, int i) {      \
+    static inline vector_int dot_word(vector_int sum, vector_word a, const unsigned char *numbers, int i,        \
+                                      bool eight) {                                                              \
+        (void)eight;                                                                                             \
         int8x16_t four = vld1q_s8((const int8_t *)numbers);                                                      \
         if (i == 0) return (vector_int)dot((int32x4_t)sum, (codes)a, four, 0);                                   \
         if (i == 1) return (vector_int)dot((int32x4_t)sum, (codes)a, four, 1);                                   \

@@ -100,9 +100,9 @@ static void widen(float *result, const void *values, zm_storage storage, size_t 
 static void order(zm_order *result, const zm_matrix *matrix, zm_precision precision) {
 #ifdef LIMBS
     /* Rows of few groups leave most lanes of their scales empty. */
-    bool is_short = precision != ZM_PRECISION_INT8 && zm_matrix_groups(matrix) < LANES / 4;
-    if (matrix->kind != ZM_MATRIX_DENSE && !is_short) {
-        order_limbs(result, matrix, precision == ZM_PRECISION_INT8 ? 1 : 3);
+    int limbs = precision == ZM_PRECISION_INT8 ? 1 : zm_matrix_groups(matrix) < LANES / 4 ? 0 : 3;
+    if (matrix->kind != ZM_MATRIX_DENSE && limbs && limbs <= LIMBS) {
+        order_limbs(result, matrix, limbs);
         return;
     }
 #endif

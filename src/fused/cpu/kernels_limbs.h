@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Products in integers; part of kernels.h for levels that define LIMBS and, in their bytes_*.h: load_codes,
- * mxfp4_bytes, halve_groups, order_groups, transpose_words; even_lanes, odd_lanes, round_to_int, store_low_bytes; and
- * dot_bytes and dot_word, with SIGNED_CODES where they take signed bytes as codes: those of eight bits are then counted
- * from -128 on. DOT_WORDS: how many words of a token are best read together.
+/* Products in integers; part of kernels.h for levels that define LIMBS, the most that pay there (1 or 3), and, in their
+ * bytes_*.h: load_codes, mxfp4_bytes, halve_groups, order_groups, transpose_words; even_lanes, odd_lanes, round_to_int,
+ * store_low_bytes; and dot_bytes and dot_word, with SIGNED_CODES where they take signed bytes as codes: those of eight
+ * bits are then counted from -128 on. EIGHT_DIFFERS: they do something else for codes of eight bits, told by their last
+ * argument. DOT_WORDS: how many words of a token are best read together; WIDE_TOKENS, 4 or more: how many tokens.
  *
  * The activations of a group are x_i = scale * q_i with whole numbers q_i, split into signed bytes, the limbs: one
  * (|q_i| <= 127), or three for as many digits as a float has (|q_i| < 2^23). With the group's unsigned codes c_i,
@@ -21,7 +22,6 @@ enum {
     VECTOR_BYTES = 4 * LANES,
     WIDE_VECTORS = 2,
     WIDE_ROWS = WIDE_VECTORS * LANES, /* computed together for many tokens */
-    WIDE_TOKENS = 8,                  /* computed together */
     WIDE_SLICE = 32,                  /* share one unpacking of the codes */
     WIDE_LEAST = 4,                   /* tokens: fewer go one by one */
     MAX_GROUP_WORDS = 32
@@ -175,7 +175,7 @@ INLINE vector_int dot_part(vector_int sum, const vector_word *words, const unsig
         UNROLL
         for (int plane = 0; plane < code_planes(of.bits); plane++) {
             const unsigned char *place = limbs + piece * limb_bytes(of) + (plane * of.limbs + limb) * VECTOR_BYTES;
-            sum = dot_bytes(sum, plane_codes(words[piece], plane, of), load_limbs(place));
+            sum = dot_bytes(sum, plane_codes(words[piece], plane, of), load_limbs(place), of.bits == 8);
         }
     }
     return sum;
@@ -282,18 +282,17 @@ INLINE void multiply_few(const zm_product *product, size_t row_begin, size_t row
 #define AFFINE_LIMB_ROWS(n_bits, size, n_limbs)                                                              \
     LIMB_ROWS(limbs_##n_limbs##_affine_##n_bits##_##size, .kind = ZM_MATRIX_AFFINE, .bits = n_bits,         \
               .group_size = size, .limbs = n_limbs)
-#define AFFINE_LIMBS(n_bits)                                                            \
-    AFFINE_LIMB_ROWS(n_bits, 32, 1) AFFINE_LIMB_ROWS(n_bits, 64, 1) AFFINE_LIMB_ROWS(n_bits, 128, 1) \
-    AFFINE_LIMB_ROWS(n_bits, 32, 3) AFFINE_LIMB_ROWS(n_bits, 64, 3) AFFINE_LIMB_ROWS(n_bits, 128, 3)
+#define AFFINE_LIMBS(n_bits, n_limbs) \
+    AFFINE_LIMB_ROWS(n_bits, 32, n_limbs) AFFINE_LIMB_ROWS(n_bits, 64, n_limbs) AFFINE_LIMB_ROWS(n_bits, 128, n_limbs)
+#define ALL_LIMBS(n_limbs)                                                                                   \
+    LIMB_ROWS(limbs_##n_limbs##_mxfp4, .kind = ZM_MATRIX_MXFP4, .bits = 4, .group_size = 32, .limbs = n_limbs) \
+    AFFINE_LIMBS(2, n_limbs) AFFINE_LIMBS(3, n_limbs) AFFINE_LIMBS(4, n_limbs)                               \
+    AFFINE_LIMBS(5, n_limbs) AFFINE_LIMBS(6, n_limbs) AFFINE_LIMBS(8, n_limbs)
 
-LIMB_ROWS(limbs_1_mxfp4, .kind = ZM_MATRIX_MXFP4, .bits = 4, .group_size = 32, .limbs = 1)
-LIMB_ROWS(limbs_3_mxfp4, .kind = ZM_MATRIX_MXFP4, .bits = 4, .group_size = 32, .limbs = 3)
-AFFINE_LIMBS(2)
-AFFINE_LIMBS(3)
-AFFINE_LIMBS(4)
-AFFINE_LIMBS(5)
-AFFINE_LIMBS(6)
-AFFINE_LIMBS(8)
+ALL_LIMBS(1)
+#if LIMBS > 1
+ALL_LIMBS(3)
+#endif
 
 typedef struct limb_functions {
     void (*few)(const zm_product *product, size_t row_begin, size_t row_end);
@@ -308,8 +307,13 @@ typedef struct limb_functions {
 #define AFFINE_LIMB_TABLE(n_limbs)                                                                              \
     {AFFINE_LIMB_ROW(n_limbs, 2), AFFINE_LIMB_ROW(n_limbs, 3), AFFINE_LIMB_ROW(n_limbs, 4),                      \
      AFFINE_LIMB_ROW(n_limbs, 5), AFFINE_LIMB_ROW(n_limbs, 6), AFFINE_LIMB_ROW(n_limbs, 8)}
-static const limb_functions affine_limbs[2][9][3] = {AFFINE_LIMB_TABLE(1), AFFINE_LIMB_TABLE(3)};
-static const limb_functions mxfp4_limbs[2] = {LIMB_FUNCTIONS(limbs_1_mxfp4), LIMB_FUNCTIONS(limbs_3_mxfp4)};
+#if LIMBS > 1
+static const limb_functions affine_limbs[][9][3] = {AFFINE_LIMB_TABLE(1), AFFINE_LIMB_TABLE(3)};
+static const limb_functions mxfp4_limbs[] = {LIMB_FUNCTIONS(limbs_1_mxfp4), LIMB_FUNCTIONS(limbs_3_mxfp4)};
+#else
+static const limb_functions affine_limbs[][9][3] = {AFFINE_LIMB_TABLE(1)};
+static const limb_functions mxfp4_limbs[] = {LIMB_FUNCTIONS(limbs_1_mxfp4)};
+#endif
 
 static void multiply_limbs(const zm_product *product, size_t row_begin, size_t row_end) {
     const zm_matrix *matrix = product->matrix;

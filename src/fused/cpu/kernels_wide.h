@@ -28,14 +28,14 @@ INLINE limb_runs runs_of(limb_form of) {
 
 /* Adds the products of DOT_WORDS words of the group; place: of their limbs in a prepared token. */
 INLINE void dot_words(vector_int (*dots)[WIDE_VECTORS], const vector_word *words, const unsigned char *const *tokens,
-                      size_t place, int n_tokens) {
+                      size_t place, int n_tokens, bool eight) {
     UNROLL
     for (int w = 0; w < DOT_WORDS; w++) {
         UNROLL
         for (int t = 0; t < n_tokens; t++) {
             UNROLL
             for (int v = 0; v < WIDE_VECTORS; v++)
-                dots[t][v] = dot_word(dots[t][v], words[w * WIDE_VECTORS + v], tokens[t] + place, w);
+                dots[t][v] = dot_word(dots[t][v], words[w * WIDE_VECTORS + v], tokens[t] + place, w, eight);
         }
     }
 }
@@ -43,7 +43,7 @@ INLINE void dot_words(vector_int (*dots)[WIDE_VECTORS], const vector_word *words
 /* Adds one group to the sums of n_tokens tokens; x: the place of its limbs in a prepared token; group: its place there,
  * lane: in the block. */
 INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lane, limb_runs runs, int n_tokens,
-                      int limbs) {
+                      int limbs, bool eight) {
     vector high[WIDE_TOKENS][WIDE_VECTORS];
     vector_int dots[WIDE_TOKENS][WIDE_VECTORS];
     const unsigned char *tokens[WIDE_TOKENS];
@@ -60,7 +60,7 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
         for (int run = 0; run < runs.n_runs; run++) {
             size_t place = x + (size_t)limb * VECTOR_BYTES + (size_t)run * runs.stride;
             for (int w = 0; w < runs.run_words; w += DOT_WORDS, words += DOT_WORDS * WIDE_VECTORS, place += 4 * DOT_WORDS)
-                dot_words(dots, words, tokens, place, n_tokens);
+                dot_words(dots, words, tokens, place, n_tokens, eight);
         }
         if (limb || limbs == 1) continue;
         UNROLL
@@ -82,21 +82,27 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
     }
 }
 
-INLINE void add_group_tokens(wide *of, size_t x, size_t group, size_t lane, limb_runs runs, int limbs) {
+INLINE void add_group_tokens(wide *of, size_t x, size_t group, size_t lane, limb_runs runs, int limbs,
+                             bool eight) {
     size_t token = 0;
     for (; token + WIDE_TOKENS <= of->n_tokens; token += WIDE_TOKENS)
-        add_group(of, token, x, group, lane, runs, WIDE_TOKENS, limbs);
-    if (of->n_tokens - token >= 4) add_group(of, token, x, group, lane, runs, 4, limbs), token += 4;
-    if (of->n_tokens - token >= 2) add_group(of, token, x, group, lane, runs, 2, limbs), token += 2;
-    if (of->n_tokens - token >= 1) add_group(of, token, x, group, lane, runs, 1, limbs);
+        add_group(of, token, x, group, lane, runs, WIDE_TOKENS, limbs, eight);
+    if (WIDE_TOKENS > 4 && of->n_tokens - token >= 4)
+        add_group(of, token, x, group, lane, runs, 4, limbs, eight), token += 4;
+    if (of->n_tokens - token >= 2) add_group(of, token, x, group, lane, runs, 2, limbs, eight), token += 2;
+    if (of->n_tokens - token >= 1) add_group(of, token, x, group, lane, runs, 1, limbs, eight);
 }
 
 static void add_group_one_limb(wide *of, size_t x, size_t group, size_t lane, limb_runs runs) {
-    add_group_tokens(of, x, group, lane, runs, 1);
+    add_group_tokens(of, x, group, lane, runs, 1, false);
+}
+
+static void add_group_of_eight(wide *of, size_t x, size_t group, size_t lane, limb_runs runs) {
+    add_group_tokens(of, x, group, lane, runs, 1, true);
 }
 
 static void add_group_three_limbs(wide *of, size_t x, size_t group, size_t lane, limb_runs runs) {
-    add_group_tokens(of, x, group, lane, runs, 3);
+    add_group_tokens(of, x, group, lane, runs, 3, false);
 }
 
 /* Turns the words at `offset` of the rows so that a row is a lane. */
@@ -181,7 +187,8 @@ INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
             size_t x = word / LANES * bytes + word % LANES * 4;
             unpack_group(of, group, form);
             if (first_slice) fetch_ahead(of, group, row_bytes, form);
-            if (form.limbs == 1) add_group_one_limb(of, x, group, lane, runs_of(form));
+            if (EIGHT_DIFFERS && form.bits == 8) add_group_of_eight(of, x, group, lane, runs_of(form));
+            else if (form.limbs == 1) add_group_one_limb(of, x, group, lane, runs_of(form));
             else add_group_three_limbs(of, x, group, lane, runs_of(form));
         }
     }

@@ -6,7 +6,7 @@
 
 extern const zm_cpu_level zm_level_baseline;
 #if defined(__x86_64__)
-extern const zm_cpu_level zm_level_avx2, zm_level_avx512, zm_level_avx512vnni;
+extern const zm_cpu_level zm_level_avx2, zm_level_avxvnni, zm_level_avx512, zm_level_avx512vnni;
 #elif defined(__aarch64__)
 extern const zm_cpu_level zm_level_neon, zm_level_neon_dotprod, zm_level_neon_i8mm;
 #endif
@@ -15,6 +15,7 @@ static const zm_cpu_level *const levels[] = {
     &zm_level_baseline,
 #if defined(__x86_64__)
     &zm_level_avx2,
+    &zm_level_avxvnni,
     &zm_level_avx512,
     &zm_level_avx512vnni,
 #elif defined(__aarch64__)

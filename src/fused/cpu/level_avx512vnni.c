@@ -27,7 +27,7 @@ static bool supported(void) {
 #include "fused/cpu/vectors_avx512.h"
 #include "fused/cpu/bytes_avx512.h"
 
-#define LIMBS
+#define LIMBS 3
 #define SYMBOL zm_level_avx512vnni
 #define NAME "avx512vnni"
 #include "fused/cpu/kernels.h"

@@ -24,16 +24,17 @@ static bool supported(void) { return zm_arm_has_dotprod(); }
 #include "fused/cpu/bytes_neon.h"
 
 /* Codes of eight bits are signed ones, less 128. */
-enum { SIGNED_CODES = 1, DOT_WORDS = 4 };
+enum { SIGNED_CODES = 1, EIGHT_DIFFERS = 0, DOT_WORDS = 4, WIDE_TOKENS = 8 };
 
 /* Lane i of sum, plus the four products of signed bytes of a and b there. */
-static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b) {
+static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b, bool eight) {
+    (void)eight;
     return (vector_int)vdotq_s32((int32x4_t)sum, (int8x16_t)a, (int8x16_t)b);
 }
 
 DEFINE_DOT_WORD(vdotq_laneq_s32, int8x16_t)
 
-#define LIMBS
+#define LIMBS 3
 #define SYMBOL zm_level_neon_dotprod
 #define NAME "neon_dotprod"
 #include "fused/cpu/kernels.h"

@@ -5,6 +5,10 @@
 #include "mlx/scope.h"
 #include "validate/kernel_test.h"
 
+static mlx_stream reference_stream(const zm_test_case *test) {
+    return test->reference->takes_float64 ? test->cpu : test->stream;
+}
+
 /* The values as an array that the reference's function takes. */
 static zmlx_status as_argument(mlx_array *argument, const zmlx_test_array *values, const zm_test_case *test,
                                zmlx_error *error) {
@@ -42,8 +46,7 @@ static zmlx_status take_results(zm_test_expected *expected, mlx_vector_array res
     for (size_t i = 0; i < count; i++) {
         mlx_array result = {NULL};
         zmlx_status status = mlx_vector_array_get(&result, results, i) ? zm_mlx_fail(error, "reference") : ZMLX_OK;
-        mlx_stream stream = test->reference->takes_float64 ? test->cpu : test->stream;
-        if (!status) status = zm_test_read(&expected[i].values, test->arena, result, stream, error);
+        if (!status) status = zm_test_read(&expected[i].values, test->arena, result, reference_stream(test), error);
         mlx_array_free(result);
         if (status) return status;
         if (!same_shape(&expected[i].values, &shapes[i]))
@@ -51,6 +54,23 @@ static zmlx_status take_results(zm_test_expected *expected, mlx_vector_array res
                            i);
     }
     return ZMLX_OK;
+}
+
+/* Applies the function, or its gradient where cotangents is not empty, with the stream's device as MLX's default one: there
+ * vjp copies its arguments, and a GPU has no float64. */
+static int apply_function(mlx_vector_array *results, mlx_vector_array *gradients, const zm_test_case *test,
+                          mlx_vector_array arguments, mlx_vector_array cotangents) {
+    mlx_device before = mlx_device_new(), device = mlx_device_new();
+    int failed = mlx_get_default_device(&before) || mlx_stream_get_device(&device, reference_stream(test)) ||
+                 mlx_set_default_device(device);
+    if (!failed && mlx_vector_array_size(cotangents))
+        failed = mlx_vjp(results, gradients, test->reference->function, arguments, cotangents);
+    else if (!failed)
+        failed = mlx_closure_apply(results, test->reference->function, arguments);
+    if (before.ctx && mlx_set_default_device(before)) failed = 1;
+    mlx_device_free(before);
+    mlx_device_free(device);
+    return failed;
 }
 
 static zmlx_status call_function(zm_test_expected *expected, const zm_test_case *test, const zmlx_test_array *shapes,
@@ -61,12 +81,8 @@ static zmlx_status call_function(zm_test_expected *expected, const zm_test_case 
     zmlx_status status = as_arguments(arguments, test->inputs, info->n_inputs, test, error);
     if (!status && want_gradients)
         status = as_arguments(cotangents, test->cotangents, info->n_outputs, test, error);
-    int failed = 0;
-    if (!status && want_gradients)
-        failed = mlx_vjp(&results, &gradients, test->reference->function, arguments, cotangents);
-    else if (!status)
-        failed = mlx_closure_apply(&results, test->reference->function, arguments);
-    if (failed) status = zm_mlx_fail(error, "reference");
+    if (!status && apply_function(&results, &gradients, test, arguments, cotangents))
+        status = zm_mlx_fail(error, "reference");
     if (!status)
         status = take_results(expected, want_gradients ? gradients : results, shapes,
                               want_gradients ? info->n_inputs : info->n_outputs, test, error);

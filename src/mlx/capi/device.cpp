@@ -43,6 +43,14 @@ int mlx_device_get_type(mlx_device_type *type, mlx_device dev) {
     return attempt([&] { *type = get(dev).type == mx::Device::gpu ? MLX_GPU : MLX_CPU; });
 }
 
+int mlx_get_default_device(mlx_device *dev) {
+    return assign(dev, [] { return mx::default_device(); });
+}
+
+int mlx_set_default_device(mlx_device dev) {
+    return attempt([&] { mx::set_default_device(get(dev)); });
+}
+
 int mlx_device_is_available(bool *avail, mlx_device dev) {
     return attempt([&] { *avail = mx::is_available(get(dev)); });
 }

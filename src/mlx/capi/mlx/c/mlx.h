@@ -78,6 +78,8 @@ mlx_device mlx_device_new(void);
 mlx_device mlx_device_new_type(mlx_device_type type, int index);
 int mlx_device_free(mlx_device dev);
 int mlx_device_get_type(mlx_device_type *type, mlx_device dev);
+int mlx_get_default_device(mlx_device *dev);
+int mlx_set_default_device(mlx_device dev);
 int mlx_device_is_available(bool *avail, mlx_device dev);
 mlx_device_info mlx_device_info_new(void);
 int mlx_device_info_get(mlx_device_info *info, mlx_device dev);

@@ -10,7 +10,8 @@
 #include "base/clock.h"
 #include "base/statistics.h"
 
-enum { N_CHECKED_TOKENS = 32, BLOCK_STEPS = 8, DEFAULT_SAMPLE = 16, MAX_RUNS = 1000 };
+enum { N_CHECKED_TOKENS = 32, BLOCK_STEPS = 8, DEFAULT_SAMPLE = 16, MAX_RUNS = 1000, MAX_REPEATS = 64 };
+static const double block_seconds = 0.025; /* shorter blocks are repeated: the threshold is half a per cent */
 
 typedef struct block_time { /* seconds */
     double decode;          /* one step */
@@ -20,10 +21,12 @@ typedef struct block_time { /* seconds */
 typedef struct trial {
     zmlx_model *model;
     const zmlx_smart_patch_options *options;
+    zm_smart_clock clock;
     const int32_t *sample;
     size_t n_sample;
     double threshold;
     int n_warmup, n_runs, max_fused_tokens;
+    int n_repeats; /* of a block */
     int32_t expected[N_CHECKED_TOKENS]; /* greedy tokens of the model as it was given */
     block_time *standing, *candidate;   /* n_runs each */
     double *values;                     /* n_runs: what a median is taken of */
@@ -66,36 +69,55 @@ static zmlx_status greedy_step(zmlx_session *session, int32_t token, zmlx_error 
     return status;
 }
 
-/* A prefill of the sample and a block of single-token steps after it. */
-static zmlx_status time_block(trial *this, block_time *result) {
+/* Adds the times of a prefill of the sample and of n_steps single-token steps after it. */
+static zmlx_status time_once(trial *this, block_time *sum, int n_steps) {
     zmlx_session *session;
     ZM_TRY(zmlx_session_new(&session, this->model, this->error));
-    double start = zm_clock_seconds();
+    double start = this->clock();
     zmlx_status status = zmlx_session_feed(session, this->sample, this->n_sample, NULL, false, this->error);
-    double filled = zm_clock_seconds();
-    for (int i = 0; i < BLOCK_STEPS && !status; i++)
+    double filled = this->clock();
+    for (int i = 0; i < n_steps && !status; i++)
         status = greedy_step(session, this->expected[i], this->error);
-    result->decode = (zm_clock_seconds() - filled) / BLOCK_STEPS;
-    result->prefill = filled - start;
+    sum->decode += this->clock() - filled;
+    sum->prefill += filled - start;
     zmlx_session_free(session);
     return status;
 }
 
-/* Times the model as it stands and, with first below the number of patched modules, the candidate that
- * patched the modules from first on, in turns. Ends with the candidate applied. */
+/* A block, after a pass that brings weights and buffers back into the caches. */
+static zmlx_status time_block(trial *this, block_time *result) {
+    block_time sum = {0}, unused = {0};
+    ZM_TRY(time_once(this, &unused, 1));
+    for (int i = 0; i < this->n_repeats; i++) ZM_TRY(time_once(this, &sum, BLOCK_STEPS));
+    result->decode = sum.decode / (this->n_repeats * BLOCK_STEPS);
+    result->prefill = sum.prefill / this->n_repeats;
+    return ZMLX_OK;
+}
+
+static int choose_repeats(const block_time *once) {
+    double seconds = once->prefill + BLOCK_STEPS * once->decode;
+    return seconds * MAX_REPEATS < block_seconds ? MAX_REPEATS : 1 + (int)(block_seconds / seconds);
+}
+
+static zmlx_status time_side(trial *this, size_t first, bool patched, int slot) {
+    zm_patch_switch(this->model, first, patched);
+    ZM_TRY(zm_patch_fit(this->model, this->error));
+    return time_block(this, patched ? &this->candidate[slot] : &this->standing[slot]);
+}
+
+/* Times the model as it stands and, with first below the number of patched modules, the candidate that patched the
+ * modules from first on, in turns, the other one first every time. Ends with the candidate applied. */
 static zmlx_status time_both(trial *this, size_t first) {
-    bool has_candidate = first < zm_patch_count(this->model);
+    int n_sides = first < zm_patch_count(this->model) ? 2 : 1;
+    this->n_repeats = 1;
     for (int run = -this->n_warmup; run < this->n_runs; run++) {
         int slot = run < 0 ? 0 : run;
-        zm_patch_switch(this->model, first, false);
-        zmlx_status status = zm_patch_fit(this->model, this->error);
-        if (!status) status = time_block(this, &this->standing[slot]);
-        zm_patch_switch(this->model, first, true);
-        if (!status) status = zm_patch_fit(this->model, this->error);
-        if (!status && has_candidate) status = time_block(this, &this->candidate[slot]);
-        ZM_TRY(status);
+        for (int turn = 0; turn < n_sides; turn++)
+            ZM_TRY(time_side(this, first, n_sides == 2 && (run & 1) != turn, slot));
+        if (run == -1) this->n_repeats = choose_repeats(n_sides == 2 ? &this->candidate[0] : &this->standing[0]);
     }
-    return ZMLX_OK;
+    zm_patch_switch(this->model, first, true);
+    return zm_patch_fit(this->model, this->error);
 }
 
 static zmlx_status greedy_tokens(trial *this, int32_t tokens[N_CHECKED_TOKENS]) {
@@ -107,8 +129,12 @@ static zmlx_status greedy_tokens(trial *this, int32_t tokens[N_CHECKED_TOKENS]) 
     return ZMLX_OK;
 }
 
-/* Decides about the candidate that is applied now. A prefill longer than the guard runs the same
- * operations with and without it, so its time says nothing. */
+/* A prefill longer than the guard runs the same operations with and without a candidate, so its time says nothing. */
+static bool prefill_counts(const trial *this) {
+    return this->max_fused_tokens > 0 && this->n_sample <= (size_t)this->max_fused_tokens;
+}
+
+/* Decides about the candidate that is applied now. */
 static zmlx_status judge(trial *this, zmlx_smart_result *result, size_t first) {
     int32_t tokens[N_CHECKED_TOKENS];
     ZM_TRY(greedy_tokens(this, tokens));
@@ -118,18 +144,33 @@ static zmlx_status judge(trial *this, zmlx_smart_result *result, size_t first) {
     ZM_TRY(time_both(this, first));
     result->decode_speedup = median_speedup(this, false);
     result->prefill_speedup = median_speedup(this, true);
-    bool prefill_counts = this->max_fused_tokens > 0 && this->n_sample <= (size_t)this->max_fused_tokens;
     result->choice = ZMLX_SMART_REVERT;
     if (!result->same_tokens)
         snprintf(result->reason, sizeof result->reason, "tokens differ from token %d on", same);
     else if (result->decode_speedup < this->threshold)
         snprintf(result->reason, sizeof result->reason, "below %.3f threshold", this->threshold);
-    else if (prefill_counts && result->prefill_speedup < this->threshold)
+    else if (prefill_counts(this) && result->prefill_speedup < this->threshold)
         snprintf(result->reason, sizeof result->reason, "prefill %.3fx, below %.3f threshold",
                  result->prefill_speedup, this->threshold);
     else
         result->choice = ZMLX_SMART_KEEP;
     return ZMLX_OK;
+}
+
+/* What was measured, and what it means. */
+static void explain(const trial *this, const zmlx_smart_result *result, const zm_patch_pattern *pattern) {
+    const char *what = pattern->summary;
+    if (result->choice == ZMLX_SMART_NO_MATCH) {
+        say(this, "%s: no matches (skipped)", pattern->name);
+        say(this, "    %s; the model has no such part, or the patterns kept above took it", what);
+        return;
+    }
+    if (result->choice == ZMLX_SMART_KEEP)
+        say(this, "%s: %.3fx -> KEEP (%d modules)", pattern->name, result->decode_speedup, result->n_modules);
+    else
+        say(this, "%s: %.3fx -> REVERT (%s)", pattern->name, result->decode_speedup, result->reason);
+    say(this, "    %s; prompt %.3fx%s, tokens %s", what, result->prefill_speedup,
+        prefill_counts(this) ? "" : " (not judged: longer than the guard)", result->same_tokens ? "the same" : "differ");
 }
 
 static zmlx_status try_pattern(trial *this, zmlx_smart_result *result, zm_report *patched, double *current_ms,
@@ -151,12 +192,7 @@ static zmlx_status try_pattern(trial *this, zmlx_smart_result *result, zm_report
         zm_patch_undo(this->model, first);
     }
     zm_report_free(own);
-    if (result->choice == ZMLX_SMART_NO_MATCH)
-        say(this, "%s: no matches (skipped)", pattern->name);
-    else if (result->choice == ZMLX_SMART_KEEP)
-        say(this, "%s: %.3fx -> KEEP (%d modules)", pattern->name, result->decode_speedup, result->n_modules);
-    else if (!status)
-        say(this, "%s: %.3fx -> REVERT (%s)", pattern->name, result->decode_speedup, result->reason);
+    if (!status) explain(this, result, pattern);
     return status;
 }
 
@@ -182,6 +218,11 @@ static zmlx_status try_all(trial *this, zmlx_smart_report *report, zm_report *pa
     ZM_TRY(time_both(this, zm_patch_count(this->model)));
     report->baseline_ms = report->final_ms = median_step_ms(this, this->standing);
     say(this, "Baseline: %.3f ms", report->baseline_ms);
+    say(this,
+        "Each pattern is timed with and without it in turns, beside those kept before: one step of decoding, and a prompt "
+        "of %zu tokens.", this->n_sample);
+    say(this, "It is kept if neither falls below %.3fx and %d greedy tokens stay the same. More than 1x is faster.",
+        this->threshold, N_CHECKED_TOKENS);
     for (size_t i = 0; i < request->n_patterns; i++) {
         zmlx_smart_result *result = &report->results[report->n_results++];
         result->pattern = request->patterns[i]->name;
@@ -217,12 +258,13 @@ static zmlx_status check_options(const zmlx_smart_patch_options *options, zmlx_e
 
 zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched, zmlx_model *model,
                                    const zm_patch_request *request, const zmlx_smart_patch_options *options,
-                                   zmlx_error *error) {
+                                   zm_smart_clock clock, zmlx_error *error) {
     int32_t default_sample[DEFAULT_SAMPLE];
     for (int i = 0; i < DEFAULT_SAMPLE; i++) default_sample[i] = (17 + 31 * i) % model->info.vocab_size;
     trial this = {
         .model = model,
         .options = options,
+        .clock = clock,
         .sample = options->sample ? options->sample : default_sample,
         .n_sample = options->sample ? options->n_sample : DEFAULT_SAMPLE,
         .threshold = options->threshold > 0 ? options->threshold : 0.995,
@@ -245,8 +287,8 @@ zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched
     return status;
 }
 
-zmlx_status zmlx_smart_patch(zmlx_smart_report *report, zmlx_model *model,
-                             const zmlx_smart_patch_options *options, zmlx_error *error) {
+zmlx_status zm_smart_patch_timed(zmlx_smart_report *report, zmlx_model *model, const zmlx_smart_patch_options *options,
+                                 zm_smart_clock clock, zmlx_error *error) {
     static const zmlx_smart_patch_options defaults;
     *report = (zmlx_smart_report){0};
     if (!options) options = &defaults;
@@ -259,10 +301,15 @@ zmlx_status zmlx_smart_patch(zmlx_smart_report *report, zmlx_model *model,
     zm_patch_request request;
     ZM_TRY(zm_report_new(&patched, model->family ? model->family->group : "unknown", error));
     zmlx_status status = zm_patch_resolve(&request, patched, model, &choice, error);
-    if (!status) status = zm_smart_patch_request(report, patched, model, &request, options, error);
+    if (!status) status = zm_smart_patch_request(report, patched, model, &request, options, clock, error);
     if (!status) status = zm_patch_keep_report(model, patched, false, error);
     if (status) zm_report_free(patched);
     return status;
+}
+
+zmlx_status zmlx_smart_patch(zmlx_smart_report *report, zmlx_model *model,
+                             const zmlx_smart_patch_options *options, zmlx_error *error) {
+    return zm_smart_patch_timed(report, model, options, zm_clock_seconds, error);
 }
 
 void zmlx_smart_report_clear(zmlx_smart_report *report) {

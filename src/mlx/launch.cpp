@@ -2,7 +2,11 @@
 #include "mlx/launch.hpp"
 
 #include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <stdexcept>
+#include <string_view>
 
 #include "mlx/fast.h"
 #include "mlx/primitives.h"
@@ -36,17 +40,49 @@ std::vector<mx::Dtype> dtypes_of(const Arrays &arrays) {
     return dtypes;
 }
 
-Arrays cuda(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &outputs, mx::Stream stream) {
-    std::vector<mx::fast::ScalarArg> scalars;
-    for (int i = 0; i < launch.n_scalars; i++) {
-        int word;
-        std::memcpy(&word, &launch.scalars[i], sizeof word);
-        scalars.emplace_back(word);
+/* MLX's primitive of a CUDA kernel holds a copy of the code and the scalars; it says nothing about arrays, so one serves
+ * all launches that differ in arrays alone. */
+class Launches {
+public:
+    std::shared_ptr<mx::Primitive> get(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &outputs,
+                                       mx::Stream stream) {
+        std::vector<uint64_t> key{reinterpret_cast<uintptr_t>(launch.code), static_cast<uint64_t>(launch.grid),
+                                  static_cast<uint64_t>(launch.block), static_cast<uint64_t>(launch.shared_bytes),
+                                  static_cast<uint64_t>(stream.index), std::hash<std::string_view>()(launch.name)};
+        key.insert(key.end(), launch.scalars, launch.scalars + launch.n_scalars);
+        std::lock_guard<std::mutex> lock(mutex_);
+        std::shared_ptr<mx::Primitive> &primitive = primitives_[key];
+        if (primitive) return primitive;
+        constexpr size_t most = 256; /* seeds make a new one each time */
+        std::shared_ptr<mx::Primitive> made = primitive = make(launch, inputs, outputs, stream);
+        if (primitives_.size() > most) primitives_.clear();
+        return made;
     }
-    return mx::fast::precompiled_cuda_kernel(launch.name, std::string(launch.code, launch.code_size), inputs,
-                                             shapes_of(outputs), dtypes_of(outputs), scalars,
-                                             spread(launch.grid, launch.block), {launch.block, 1, 1},
-                                             launch.shared_bytes, std::nullopt, true, stream);
+
+private:
+    std::mutex mutex_;
+    std::map<std::vector<uint64_t>, std::shared_ptr<mx::Primitive>> primitives_;
+
+    static std::shared_ptr<mx::Primitive> make(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &outputs,
+                                               mx::Stream stream) {
+        std::vector<mx::fast::ScalarArg> scalars;
+        for (int i = 0; i < launch.n_scalars; i++) {
+            int word;
+            std::memcpy(&word, &launch.scalars[i], sizeof word);
+            scalars.emplace_back(word);
+        }
+        return mx::fast::precompiled_cuda_kernel(launch.name, std::string(launch.code, launch.code_size), inputs,
+                                                 shapes_of(outputs), dtypes_of(outputs), scalars,
+                                                 spread(launch.grid, launch.block), {launch.block, 1, 1},
+                                                 launch.shared_bytes, std::nullopt, true, stream)[0]
+            .primitive_ptr();
+    }
+};
+
+/* Never destroyed: MLX may still be running at exit. */
+Launches &launches() {
+    static Launches *made = new Launches;
+    return *made;
 }
 
 /* The scalars are the last of inputs here. */
@@ -63,7 +99,8 @@ Arrays metal(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &ou
 }  // namespace
 
 void zm::launch_on_gpu(const zm_gpu_launch &launch, const Arrays &inputs, Arrays &outputs, mx::Stream stream) {
-    Arrays results = (launch.header ? metal : cuda)(launch, inputs, outputs, stream);
+    if (!launch.header) return launches().get(launch, inputs, outputs, stream)->eval_gpu(inputs, outputs);
+    Arrays results = metal(launch, inputs, outputs, stream);
     results[0].primitive().eval_gpu(results[0].inputs(), results);
     for (size_t i = 0; i < outputs.size(); i++) outputs[i].copy_shared_buffer(results[i]);
 }

@@ -29,7 +29,7 @@ typedef struct zm_view {
 } zm_view;
 
 /* A compiled kernel to launch on a GPU through MLX. grid counts threads in all, block those of a block. Pointers are
- * borrowed and live as long as the node's state. */
+ * borrowed and live as long as the node's state; a cubin stays for the life of the process, as launches are known by its address. */
 typedef struct zm_gpu_launch {
     const char *name;   /* CUDA: the symbol; Metal: a valid identifier */
     const char *code;   /* CUDA: a cubin; Metal: the body's text */

@@ -18,6 +18,10 @@ ZM_FUNCTION float zm_bits_float(uint bits) { return __uint_as_float(bits); }
 ZM_FUNCTION uint zm_shuffle(uint value, uint lane) { return __shfl_sync(0xffffffffu, value, int(lane)); }
 ZM_FUNCTION float zm_shuffle(float value, uint lane) { return __shfl_sync(0xffffffffu, value, int(lane)); }
 ZM_FUNCTION void zm_barrier() { __syncthreads(); }
+template <class T>
+ZM_FUNCTION void zm_prefetch_word(const T *p) {
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
+}
 
 template <class T>
 ZM_FUNCTION bool zm_is_aligned(const T *p) {

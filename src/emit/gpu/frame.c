@@ -45,19 +45,35 @@ int zm_gpu_frame_shared_words(const zm_gpu_frame *frame) {
     return frame->has_rows ? (frame->n_slots + 1) * ZM_GPU_SLOT : 0;
 }
 
-/* Operations with a definition that the frame has its own code for. */
+/* Operations with a definition that the frame has its own code for: rows that are read again in every pass have a sum of
+ * exponentials from the pass that finds their largest. */
 static bool has_spelling(zm_op op) { return op == ZM_OP_ROW_EXP_SUM; }
+
+static bool has_exp_sum(const zm_ir *ir) {
+    for (zm_id id = 0; id < ir->n_values; id++)
+        if (ir->values[id].op == ZM_OP_ROW_EXP_SUM) return true;
+    return false;
+}
 
 zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error) {
     *frame = (zm_gpu_frame){.request = request, .error = error};
     ZM_TRY(zm_emit_prepare(&frame->ir, request, has_spelling, error));
+    frame->resident_ir = frame->ir;
+    if (has_exp_sum(frame->ir)) {
+        zmlx_status status = zm_emit_prepare(&frame->resident_ir, request, NULL, error);
+        if (status) zm_gpu_frame_end(frame);
+        ZM_TRY(status);
+    }
     frame->has_rows = zm_ir_has_rows(request->ir); /* as the launch plan sees it */
     frame->vector = zm_gpu_vector(request);
     frame->items = zm_gpu_row_items(request);
     return ZMLX_OK;
 }
 
-void zm_gpu_frame_end(zm_gpu_frame *frame) { zm_ir_free(frame->ir); }
+void zm_gpu_frame_end(zm_gpu_frame *frame) {
+    if (frame->resident_ir != frame->ir) zm_ir_free(frame->resident_ir);
+    zm_ir_free(frame->ir);
+}
 
 static zmlx_status print_operation(zm_gpu_frame *frame, const zm_value *value) {
     char names[3][16];

@@ -32,6 +32,7 @@ typedef struct zm_gpu_frame {
     zm_text *text;
     const zm_emit_request *request;
     zm_ir *ir;  /* legalised; owned */
+    zm_ir *resident_ir; /* the same for rows in registers, where another pass costs no reading; owned, or ir itself */
     bool has_rows;
     int vector; /* elements of a thread's vector */
     int items;  /* elements of a row that fits, of a thread */

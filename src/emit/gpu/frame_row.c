@@ -42,6 +42,14 @@ static void print_place(zm_gpu_body *body, const char *indent) {
                    body->is_resident ? "int" : "zm_long", body->is_resident ? "int(columns)" : "columns");
 }
 
+/* A group that sums goes over many rows, and would wait for each of them: the next one is fetched to the cache meanwhile. */
+static void print_prefetch(zm_gpu_body *body, zm_id id) {
+    int input = body->schedule->ir->values[id].index;
+    zm_text_printf(body->frame->text,
+                   "            if (row_next < rows) zm_prefetch(zm_in%d + zm_row_start(layout%d, row_next, columns), at, layout%d);\n",
+                   input, input, input);
+}
+
 /* All new vectors of a resident row at once, so that they are on their way together. */
 static void print_resident_loads(zm_gpu_body *body) {
     const zm_ir *ir = body->schedule->ir;
@@ -59,6 +67,7 @@ static void print_resident_loads(zm_gpu_body *body) {
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!body->is_listed[id] || !zm_gpu_is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
         print_load(body, "            ", id, "[k]");
+        if (body->frame->request->summed_outputs) print_prefetch(body, id);
         body->is_declared[id] = true;
     }
     zm_text_append_string(text, "        }\n");
@@ -316,6 +325,8 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
                           "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"
                           "        const bool active = base + group.number < rows;\n"
                           "        const zm_long row = active ? base + group.number : rows - 1;\n");
+    if (is_resident && frame->request->summed_outputs)
+        zm_text_append_string(text, "        const zm_long row_next = base + self.blocks * group.rows + group.number;\n");
     for (int i = 0; i < frame->ir->n_inputs; i++)
         if (frame->ir->inputs[i].level == ZM_LEVEL_ELEMENT)
             zm_text_printf(text, "        const I%d row_in%d = zm_in%d + zm_row_start(layout%d, row, columns);\n", i, i, i, i);
@@ -337,14 +348,29 @@ static zmlx_status print_rows_function(zm_gpu_frame *frame, const zm_schedule *s
     return ZMLX_OK;
 }
 
+/* What several passes need is computed again: that is cheaper than the registers to keep it. */
+static zmlx_status make_schedule(zm_schedule *schedule, zm_gpu_frame *frame, const zm_ir *ir) {
+    return zm_schedule_make(schedule, ir->arena, ir, INT_MAX, frame->error);
+}
+
+static zmlx_status print_resident(zm_gpu_frame *frame) {
+    zm_schedule schedule;
+    zm_ir *long_rows = frame->ir;
+    ZM_TRY(make_schedule(&schedule, frame, frame->resident_ir));
+    frame->resident_words = count_resident_words(frame, &schedule);
+    if (!frame->resident_words) return ZMLX_OK;
+    frame->ir = frame->resident_ir;
+    zmlx_status status = print_rows_function(frame, &schedule, true);
+    frame->ir = long_rows;
+    return status;
+}
+
 zmlx_status zm_gpu_print_rows(zm_gpu_frame *frame) {
     zm_schedule schedule;
-    /* What several passes need is computed again: that is cheaper than the registers to keep it. */
-    ZM_TRY(zm_schedule_make(&schedule, frame->ir->arena, frame->ir, INT_MAX, frame->error));
+    ZM_TRY(make_schedule(&schedule, frame, frame->ir));
     for (zm_id id = 0; id < frame->ir->n_values && schedule.n_kept; id++)
         frame->n_carried += zm_gpu_is_scan(&frame->ir->values[id]);
-    frame->resident_words = count_resident_words(frame, &schedule);
-    if (frame->resident_words) ZM_TRY(print_rows_function(frame, &schedule, true));
+    ZM_TRY(print_resident(frame));
     ZM_TRY(print_rows_function(frame, &schedule, false));
     if (zm_gpu_frame_shared_words(frame) * 4 > MAX_SHARED_BYTES)
         return zm_fail(frame->error, ZMLX_ERROR_UNSUPPORTED, frame->ir->name,

@@ -17,7 +17,10 @@ ZM_FUNCTION zm_place zm_place_in_map(zm_long first, zm_long end, zm_long rows, z
     zm_place at;
     at.columns = columns;
     at.exists = first < end;
-    at.row = rows == 1 || !at.exists ? 0 : first / columns;
+    if (rows == 1 || !at.exists)
+        at.row = 0;
+    else /* dividing 64 bits takes longer than a vector's loads */
+        at.row = end <= zm_long(0xffffffffu) ? zm_long(uint(first) / uint(columns)) : first / columns;
     at.column = first - at.row * columns;
     return at;
 }
@@ -120,6 +123,11 @@ ZM_FUNCTION void zm_load(ZM_LOCAL zm_packed<S, V> &x, P p, zm_place at, uint lay
         zm_wide<V>::template load<S>(x, p + at.column);
     else
         zm_wide<V>::template repeat<S>(x, at.exists ? p[0] : typename S::word(0));
+}
+/* Of a row that is loaded later; what is the same for all rows is there already. */
+template <class P>
+ZM_FUNCTION void zm_prefetch(P p, zm_place at, uint layout) {
+    if (at.exists && (layout & 3u) == 3u) zm_prefetch_word(p + at.column);
 }
 template <class S, int V>
 ZM_FUNCTION void zm_unpack(ZM_LOCAL typename S::value *v, const ZM_LOCAL zm_packed<S, V> &x) {
@@ -237,9 +245,10 @@ ZM_FUNCTION zm_best zm_candidate(float value, uint index) {
 struct zm_exp_sum {
     float largest, sum;
 };
-/* Of sum, for the largest of more elements. */
+/* Of sum, for the largest of more elements. What the fast exponential is wrong by grows with the distance from the largest,
+ * and what it stands for falls faster. */
 ZM_FUNCTION float zm_rescale(zm_exp_sum of, float largest) {
-    return of.sum == 0.0f ? 0.0f : of.sum * zm_exp(of.largest - largest);
+    return of.sum == 0.0f ? 0.0f : of.sum * zm_fast_exp(of.largest - largest);
 }
 template <int V>
 ZM_FUNCTION void zm_add_exps(ZM_LOCAL zm_exp_sum &total, const ZM_LOCAL float *v) {
@@ -252,7 +261,6 @@ ZM_FUNCTION void zm_add_exps(ZM_LOCAL zm_exp_sum &total, const ZM_LOCAL float *v
         total.largest = largest;
     }
     if (total.largest == -ZM_INFINITY) return;
-    /* What the fast one is wrong by grows with the distance from the largest, and the term falls faster. */
 #pragma unroll
     for (int j = 0; j < V; ++j) sum += zm_fast_exp(v[j] - total.largest);
     total.sum += sum;
@@ -325,13 +333,22 @@ ZM_FUNCTION zm_exp_sum zm_take(ZM_SHARED uint *slot, uint warp, zm_exp_sum value
     return value;
 }
 
+template <class F, class T>
+ZM_FUNCTION T zm_in_order(bool is_second, T own, T other) {
+    return is_second ? F::apply(other, own) : F::apply(own, other);
+}
+/* Either order gives the same bits. */
+template <class F>
+ZM_FUNCTION zm_exp_sum zm_in_order(bool, zm_exp_sum own, zm_exp_sum other) {
+    return F::apply(own, other);
+}
 /* Over lanes in a tree whose order all lanes share, so that all have the same bits. */
 template <class F, class T>
 ZM_FUNCTION T zm_reduce_lanes(T value, uint lane, uint lanes) {
 #pragma unroll 1
     for (uint distance = 1u; distance < lanes; distance *= 2u) {
         const T other = zm_shuffle(value, lane ^ distance);
-        value = (lane & distance) != 0u ? F::apply(other, value) : F::apply(value, other);
+        value = zm_in_order<F>((lane & distance) != 0u, value, other);
     }
     return value;
 }
@@ -342,7 +359,7 @@ ZM_FUNCTION T zm_reduce_warp(T value, zm_group group, ZM_SHARED uint *slot) {
 #pragma unroll
     for (uint distance = 1u; distance < 32u; distance *= 2u) {
         const T other = zm_shuffle(value, group.lane ^ distance);
-        value = (group.lane & distance) != 0u ? F::apply(other, value) : F::apply(value, other);
+        value = zm_in_order<F>((group.lane & distance) != 0u, value, other);
     }
     if (group.warps > 1u && group.lane == 0u) zm_put(slot, group.first_warp + group.warp, value);
     return value;

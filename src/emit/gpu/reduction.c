@@ -26,6 +26,15 @@ static const char *accumulator_type(const zm_value *value) {
     return value->op == ZM_OP_ROW_EXP_SUM ? "zm_exp_sum" : zm_gpu_type(value->type);
 }
 
+/* The sum of exponentials in the pass that finds the largest on its way; -1: none does. */
+static zm_id finder_of(const zm_gpu_body *body, const zm_pass *pass, zm_id id) {
+    const zm_value *values = body->schedule->ir->values;
+    for (int i = 0; i < pass->n_reductions && values[id].op == ZM_OP_ROW_MAX; i++)
+        if (values[pass->reductions[i]].op == ZM_OP_ROW_EXP_SUM && values[pass->reductions[i]].operands[0] == values[id].operands[0])
+            return pass->reductions[i];
+    return -1;
+}
+
 bool zm_gpu_is_ordered(const zm_ir *ir, zm_id reduction) {
     const zm_value *value = &ir->values[reduction];
     return value->op == ZM_OP_FOLD && !ir->folds[value->index].combine.n_values;
@@ -37,6 +46,7 @@ void zm_gpu_print_accumulators(zm_gpu_body *body, const zm_pass *pass) {
     for (int i = 0; i < pass->n_reductions; i++) {
         zm_id id = pass->reductions[i];
         const zm_fold *fold = fold_of(body, id);
+        if (finder_of(body, pass, id) >= 0) continue;
         body->slots[id] = body->next_slot;
         body->next_slot += ir->values[id].op == ZM_OP_ROW_ARGMAX || ir->values[id].op == ZM_OP_ROW_EXP_SUM ? 2 : 1;
         switch (ir->values[id].op) {
@@ -83,6 +93,7 @@ void zm_gpu_print_accumulate(zm_gpu_body *body, zm_id reduction) {
         zm_text_printf(text, "                t%d[j] = v%d;\n", id, operand);
         return;
     }
+    if (finder_of(body, body->parts, reduction) >= 0) return;
     bool is_sum = ir->values[reduction].op == ZM_OP_ROW_SUM;
     zm_text_printf(text, "                %s%s%d = ", body->is_collective ? "if (at.exists) " : "", is_sum ? "t" : "r", id);
     switch (ir->values[reduction].op) {
@@ -153,7 +164,7 @@ void zm_gpu_print_results(zm_gpu_body *body, const zm_pass *pass) {
     int n_shared = 0;
     for (int i = 0; i < pass->n_reductions; i++) {
         zm_id id = pass->reductions[i];
-        if (zm_gpu_is_ordered(ir, id)) continue;
+        if (zm_gpu_is_ordered(ir, id) || finder_of(body, pass, id) >= 0) continue;
         n_shared++;
         zm_text_printf(text, "        const %s w%d = zm_reduce_warp",
                        accumulator_type(&ir->values[id]), (int)id);
@@ -164,15 +175,25 @@ void zm_gpu_print_results(zm_gpu_body *body, const zm_pass *pass) {
     if (n_shared) zm_text_append_string(text, "        if (group.warps > 1u) zm_barrier();\n");
     for (int i = 0; i < pass->n_reductions; i++) {
         zm_id id = pass->reductions[i];
+        if (ir->values[id].op != ZM_OP_ROW_EXP_SUM) continue;
+        zm_text_printf(text, "        const zm_exp_sum u%d = zm_reduce_row", (int)id);
+        print_step(text, body, id);
+        zm_text_printf(text, "(w%d, group, shared + %d);\n", (int)id, body->slots[id] * ZM_GPU_SLOT);
+    }
+    for (int i = 0; i < pass->n_reductions; i++) {
+        zm_id id = pass->reductions[i], finder = finder_of(body, pass, id);
         zm_text_printf(text, "        const %s v%d = ", zm_gpu_type(ir->values[id].type), (int)id);
         if (zm_gpu_is_ordered(ir, id)) {
             zm_text_printf(text, "r%d;\n", (int)id);
-            continue;
+        } else if (finder >= 0) {
+            zm_text_printf(text, "u%d.largest;\n", (int)finder);
+        } else if (ir->values[id].op == ZM_OP_ROW_EXP_SUM) {
+            zm_text_printf(text, "zm_exp_result(u%d, columns);\n", (int)id);
+        } else {
+            zm_text_append_string(text, "zm_reduce_row");
+            print_step(text, body, id);
+            zm_text_printf(text, "(w%d, group, shared + %d)%s;\n", (int)id, body->slots[id] * ZM_GPU_SLOT,
+                           ir->values[id].op == ZM_OP_ROW_ARGMAX ? ".index" : "");
         }
-        bool is_exp_sum = ir->values[id].op == ZM_OP_ROW_EXP_SUM;
-        zm_text_append_string(text, is_exp_sum ? "zm_exp_result(zm_reduce_row" : "zm_reduce_row");
-        print_step(text, body, id);
-        zm_text_printf(text, "(w%d, group, shared + %d)%s;\n", (int)id, body->slots[id] * ZM_GPU_SLOT,
-                       ir->values[id].op == ZM_OP_ROW_ARGMAX ? ".index" : is_exp_sum ? ", columns)" : "");
     }
 }

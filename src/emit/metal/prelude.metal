@@ -17,6 +17,8 @@ ZM_FUNCTION float zm_bits_float(uint bits) { return as_type<float>(bits); }
 ZM_FUNCTION uint zm_shuffle(uint value, uint lane) { return metal::simd_shuffle(value, ushort(lane & 31u)); }
 ZM_FUNCTION float zm_shuffle(float value, uint lane) { return metal::simd_shuffle(value, ushort(lane & 31u)); }
 ZM_FUNCTION void zm_barrier() { metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup); }
+template <class P>
+ZM_FUNCTION void zm_prefetch_word(P) {} /* Metal has none */
 
 /* Arrays as words. MLX passes short inputs as constants and 0-d ones as references. */
 template <class W, class T>

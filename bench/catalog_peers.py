@@ -52,16 +52,11 @@ class Mlx:
     def index(self, bound, *shape):
         return mx.random.randint(0, bound, shape).astype(mx.uint32)
 
-    def time(self, function, batch, runs):
-        def run():
-            begin = time.perf_counter()
-            mx.eval([function() for _ in range(batch)])
-            mx.synchronize()
-            return (time.perf_counter() - begin) / batch
-
-        for _ in range(2 if self.gpu else 1):
-            run()
-        return median([run() for _ in range(runs)])
+    def run(self, function, batch):
+        begin = time.perf_counter()
+        mx.eval([function() for _ in range(batch)])
+        mx.synchronize()
+        return (time.perf_counter() - begin) / batch
 
 
 class Torch:
@@ -77,22 +72,14 @@ class Torch:
     def index(self, bound, *shape):
         return torch.randint(0, bound, shape, device=self.device)
 
-    def time(self, function, batch, runs):
-        def run():
-            if self.device == "cpu":
-                begin = time.perf_counter()
-                kept = [function() for _ in range(batch)]
-                return (time.perf_counter() - begin) / batch, kept
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            kept = [function() for _ in range(batch)]
-            end.record()
+    def run(self, function, batch):
+        begin = time.perf_counter()
+        kept = [function() for _ in range(batch)]
+        if self.device == "cuda":
             torch.cuda.synchronize()
-            return begin.elapsed_time(end) * 1e-3 / batch, kept
-
-        for _ in range(1 if self.device == "cpu" else 2):
-            run()
-        return median([run()[0] for _ in range(runs)])
+        seconds = (time.perf_counter() - begin) / batch
+        del kept
+        return seconds
 
 
 @dataclasses.dataclass

@@ -90,34 +90,6 @@ static void test_by_name(void **state) {
     mlx_array_free(y);
 }
 
-/* 2^20 elements: the kept share, and how often two seeds agree. */
-static void test_dropout_masks(void **state) {
-    (void)state;
-    enum { N = 1 << 20 };
-    zmlx_error error;
-    mlx_array x = ARRAY(MLX_FLOAT32, N), masks[2] = {{NULL}, {NULL}};
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(zmlx_dropout(&masks[i], x, 0.5f, 7 + (uint64_t)i, stream, &error), ZMLX_OK);
-        assert_int_equal(mlx_array_eval(masks[i]), 0);
-    }
-    const float *a = mlx_array_data_float32(masks[0]), *b = mlx_array_data_float32(masks[1]);
-    int n_kept = 0, n_agreeing = 0;
-    for (int i = 0; i < N; i++) {
-        n_kept += a[i] != 0;
-        n_agreeing += (a[i] != 0) == (b[i] != 0);
-    }
-    assert_true(fabs(n_kept / (double)N - 0.5) < 0.002);
-    assert_true(fabs(n_agreeing / (double)N - 0.5) < 0.002);
-    for (int lag = 1; lag <= 400; lag++) {
-        double sum = 0;
-        for (int i = 0; i + lag < N; i++) sum += (a[i] - 1) * (a[i + lag] - 1);
-        assert_true(fabs(sum / N) < 0.005);
-    }
-    mlx_array_free(x);
-    mlx_array_free(masks[0]);
-    mlx_array_free(masks[1]);
-}
-
 /* A row with mean 1e4 and deviation 1: the cancellation that E[x^2] - mean^2 does not survive. */
 static void test_layernorm_keeps_precision(void **state) {
     (void)state;
@@ -213,36 +185,6 @@ static void test_linear_cross_entropy_memory(void **state) {
     for (mlx_array *array = (mlx_array[]){x, w, i, g, y, gradients[0], gradients[1], none}; array->ctx; array++) mlx_array_free(*array);
 }
 
-/* Kept elements in cells of 100: chi-square of their counts against the binomial's, over 10^7 elements. */
-static void test_dropout_chi_square(void **state) {
-    (void)state;
-    enum { N = 10000000, CELL = 100 };
-    static const float rates[] = {0.1f, 0.5f, 0.9f};
-    zmlx_error error;
-    mlx_array x = ARRAY(MLX_FLOAT32, N), y = {NULL}, gradient = {NULL};
-    for (int i = 0; i < COUNT(rates); i++) {
-        const zmlx_catalog_value values[] = {{(double)rates[i], 0}, {0, 99}};
-        double keep = 1 - (double)rates[i], chi = 0, total = 0;
-        assert_int_equal(zmlx_dropout(&y, x, rates[i], 99, stream, &error), ZMLX_OK);
-        assert_int_equal(zmlx_catalog_apply_gradient("dropout", &gradient, &x, 1, &x, values, stream, &error), ZMLX_OK);
-        assert_int_equal(mlx_array_eval(y) + mlx_array_eval(gradient), 0);
-        const float *mask = mlx_array_data_float32(y);
-        assert_memory_equal(mask, mlx_array_data_float32(gradient), N * sizeof *mask); /* of ones: the same masks */
-        for (int cell = 0; cell < N / CELL; cell++) {
-            int n_kept = 0;
-            for (int j = 0; j < CELL; j++) n_kept += mask[cell * CELL + j] != 0;
-            chi += (n_kept - CELL * keep) * (n_kept - CELL * keep) / (CELL * keep * (1 - keep));
-            total += n_kept;
-        }
-        double freedom = N / CELL;
-        assert_true(fabs(chi - freedom) < 5 * sqrt(2 * freedom)); /* five standard deviations */
-        assert_true(fabs(total / N - keep) < 5 * sqrt(keep * (1 - keep) / N));
-    }
-    mlx_array_free(x);
-    mlx_array_free(y);
-    mlx_array_free(gradient);
-}
-
 /* Form only; speed is not judged. */
 static void test_bench(void **state) {
     (void)state;
@@ -310,10 +252,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows_are_complete), cmocka_unit_test(test_wrong_arrays),
         cmocka_unit_test(test_wrong_numbers),     cmocka_unit_test(test_by_name),
-        cmocka_unit_test(test_dropout_masks),     cmocka_unit_test(test_layernorm_keeps_precision),
-        cmocka_unit_test(test_kahan_sums),        cmocka_unit_test(test_topk_ways),
-        cmocka_unit_test(test_linear_cross_entropy_memory), cmocka_unit_test(test_dropout_chi_square),
-        cmocka_unit_test(test_bench), cmocka_unit_test(test_checked_indices),
+        cmocka_unit_test(test_layernorm_keeps_precision), cmocka_unit_test(test_kahan_sums),
+        cmocka_unit_test(test_topk_ways),         cmocka_unit_test(test_linear_cross_entropy_memory),
+        cmocka_unit_test(test_bench),             cmocka_unit_test(test_checked_indices),
         cmocka_unit_test(test_forward_mode_of_split_units),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);

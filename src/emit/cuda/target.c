@@ -36,6 +36,9 @@ static void print_call(zm_text *text, const zm_gpu_frame *frame, const char *fun
 /* Blocks of a multiprocessor, so that enough loads are on their way: as many as the registers allow without spilling. */
 static int count_blocks(const zm_gpu_frame *frame) {
     int words = 0;
+    bool has_elements = false;
+    for (int i = 0; i < frame->ir->n_outputs; i++) has_elements |= frame->ir->outputs[i].level == ZM_LEVEL_ELEMENT;
+    if (frame->has_rows && !has_elements && frame->resident_words <= 16) return 3;
     if (frame->has_rows) return frame->resident_words <= 48 ? 2 : 1;
     for (int i = 0; i < frame->ir->n_inputs; i++)
         words += ZM_GPU_MAP_VECTORS * frame->vector * zm_storage_bytes(frame->request->inputs[i]) / 4;

@@ -37,9 +37,10 @@ static void print_load(zm_gpu_body *body, const char *indent, zm_id id, const ch
                    zm_storage_name(body->frame->request->inputs[input]), (int)id, chunk, input, input);
 }
 
+/* A row's columns are an int, and the vectors of a last round that lie behind it fit into 32 bits. */
 static void print_place(zm_gpu_body *body, const char *indent) {
     zm_text_printf(body->frame->text, "%sconst zm_place at = zm_place_in_row<V, %s>(row, k, %s, active, group);\n", indent,
-                   body->is_resident ? "int" : "zm_long", body->is_resident ? "int(columns)" : "columns");
+                   body->is_resident ? "int" : "uint", body->is_resident ? "int(columns)" : "uint(columns)");
 }
 
 /* A group that sums goes over many rows, and would wait for each of them: the next one is fetched to the cache meanwhile. */
@@ -96,14 +97,14 @@ static bool is_collective(const zm_gpu_body *body, const zm_pass *pass) {
 static zmlx_status print_streamed_loop(zm_gpu_body *body, const zm_pass *pass) {
     const zm_ir *ir = body->schedule->ir;
     zm_text *text = body->frame->text;
-    zm_text_printf(text, "#pragma unroll 1\n        for (zm_long first = 0; first < chunks; first += %d) {\n", STREAMED_VECTORS);
+    zm_text_printf(text, "#pragma unroll 1\n        for (uint first = 0u; first < uint(chunks); first += %du) {\n", STREAMED_VECTORS);
     for (zm_id id = 0; id < ir->n_values; id++)
         if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            zm_packed<zm_%s, V> x%d[%d];\n",
                            zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, STREAMED_VECTORS);
     for (int step = 0; step < 2; step++) {
         zm_text_printf(text,
-                       "#pragma unroll\n            for (int u = 0; u < %d; ++u) {\n            const zm_long k = first + u;\n",
+                       "#pragma unroll\n            for (int u = 0; u < %d; ++u) {\n            const uint k = first + uint(u);\n",
                        STREAMED_VECTORS);
         print_place(body, "            ");
         for (zm_id id = 0; id < ir->n_values && !step; id++)

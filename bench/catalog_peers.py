@@ -3,14 +3,16 @@
 
     python bench/catalog_peers.py --zmlx build/zmlx --device gpu [--sizes seed,large] [--cases swiglu,rope] [--threads 2]
 
-Prints one line a case and kind: median time in microseconds, in parentheses the share of the copy bandwidth measured in the
-same run, and how many times faster zmlx is than the best of the others. A step of training is the forward pass and the gradients of all
+Prints one line a case and kind: median time in microseconds, in parentheses the share of the copy bandwidth measured between
+the rounds, and how many times faster zmlx is than the best of the others. The sides take turns, zmlx in a process of its own; all
+are timed by the host's clock from the first call of a batch until all its results are there. A step of training is the forward pass and the gradients of all
 inputs for given cotangents. Bytes are the least that both passes move: all they read and write, once each. The results
 of a batch of independent evaluations are all kept, so that no side writes into a warm buffer. --warm I/N only runs
 part of the cases once, to fill the caches of compiled kernels.
 """
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import subprocess
@@ -207,16 +209,32 @@ CASES = {
 }
 
 
-def time_zmlx(case, arguments, shape, dtype, backward, batch, runs):
-    command = [arguments.zmlx, "bench", "ops", case.kernel, "--shape", shape, "--dtype", dtype, "--device", arguments.device,
-               "--against", "none", "--json", "--batch", str(batch), "--runs", str(runs), *case.options]
-    command += ["--bandwidth", "1"] + (["--grad"] if backward else [])
-    if arguments.threads:
-        command += ["--threads", str(arguments.threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip())
-    return json.loads(done.stdout)["candidate"]["median_s"]
+@dataclasses.dataclass
+class Zmlx:
+    arguments: argparse.Namespace
+    case: Case
+    shape: str
+    dtype: str
+    backward: bool
+    batch: int
+    runs: int | None = None  # that take the time the other sides have
+
+    def __call__(self):
+        arguments = self.arguments
+        command = [arguments.zmlx, "bench", "ops", self.case.kernel, "--shape", self.shape, "--dtype", self.dtype, "--device",
+                   arguments.device, "--against", "none", "--json", "--batch", str(self.batch), "--runs",
+                   str(self.runs or arguments.runs), *self.case.options, "--bandwidth", "1"]
+        command += ["--grad"] if self.backward else []
+        if arguments.threads:
+            command += ["--threads", str(arguments.threads)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip())
+        seconds = json.loads(done.stdout)["candidate"]["median_s"]
+        if not self.runs:
+            self.runs = max(arguments.runs, min(1000, int(arguments.seconds / (seconds * self.batch))))
+            return self() if self.runs > 2 * arguments.runs else seconds
+        return seconds
 
 
 def side_mlx(case, f, r, c, backward, compiled):
@@ -282,7 +300,7 @@ def sides(name, case, arguments, dtype, r, c, backward):
         yield "Liger", theirs, lambda: side_torch(case, case.liger, theirs, tensors(theirs, r, c), backward)
 
 
-def run_case(name, arguments, size, elements, copy, batch, runs):
+def run_case(name, arguments, size, elements, batch):
     case = CASES[name]
     dtype = case.dtype or arguments.dtype
     columns = case.columns or 1024
@@ -293,35 +311,61 @@ def run_case(name, arguments, size, elements, copy, batch, runs):
         arrays = case.forward + (case.backward if backward else 0)
         if arguments.direction and arguments.direction != ("step" if backward else "forward"):
             continue
-        seconds = {}
+        shape = case.shape(rows, columns)
+        runs = {"zmlx": Zmlx(arguments, case, shape, dtype, backward, batch)}
         for side, framework, make in sides(name, case, arguments, dtype, rows, columns, backward):
             torch._dynamo.reset()
             try:
-                seconds[side] = framework.time(make(), batch, runs)
+                function = make()
+                framework.run(function, batch)  # compiles
+                runs[side] = functools.partial(framework.run, function, batch)
             except Exception as failure:  # a peer that has it not, or not for this type
                 print(f"    {name} {side}: {str(failure).splitlines()[0][:150]}", file=sys.stderr)
-            mx.clear_cache()
-            if arguments.device == "gpu":
-                torch.cuda.empty_cache()
-        shape = case.shape(rows, columns)
-        try:
-            seconds = {"zmlx": time_zmlx(case, arguments, shape, dtype, backward, batch, runs), **seconds}
-        except RuntimeError as failure:
-            print(f"    {name} zmlx: {failure}", file=sys.stderr)
+        seconds, copies = compete(runs, arguments)
+        free_memory(arguments)
         if arguments.warm:
             continue
         moved = arrays * rows * columns * (4 if dtype == "float32" else 2)
+        copy = median(copies)
         text = ", ".join(f"{k} {t * 1e6:.1f} ({moved / t / copy:.0%})" for k, t in seconds.items())
         best = min((t for k, t in seconds.items() if k != "zmlx"), default=math.nan)
-        print(f"{size} | {name} {'step' if backward else 'forward'} [{shape}] {dtype} | {text} | "
+        print(f"{size} | {name} {'step' if backward else 'forward'} [{shape}] {dtype} | {text} | copy {copy * 1e-9:.1f} GB/s | "
               f"{best / seconds.get('zmlx', math.nan):.2f}x", flush=True)
+
+
+def free_memory(arguments):
+    mx.clear_cache()
+    if arguments.device == "gpu":
+        torch.cuda.empty_cache()
+
+
+def compete(runs, arguments):
+    """Median seconds of each side and the copy bandwidths measured between, the sides taking turns: a shared machine's speed
+    changes within seconds."""
+    seconds, copies = {side: [] for side in runs}, []
+    for _ in range(1 if arguments.warm else arguments.rounds):
+        copies.append(0 if arguments.warm else measure_copy(arguments.device))
+        for side, run in runs.items():
+            try:
+                if side == "zmlx":
+                    seconds[side].append(run())
+                    continue
+                begin, own = time.perf_counter(), []
+                run()
+                while len(own) < arguments.runs or time.perf_counter() - begin < arguments.seconds:
+                    own.append(run())
+                seconds[side].append(median(own))
+            except RuntimeError as failure:
+                print(f"    {side}: {failure}", file=sys.stderr)
+    return {side: median(values) for side, values in seconds.items() if values}, copies
 
 
 def measure_copy(device):
     framework = Torch(device, "float32")
     source = torch.empty((1 << 30) if device == "gpu" else (1 << 26), device=framework.device, dtype=torch.int32).random_()
     target = torch.empty_like(source)
-    return 2 * source.nbytes / framework.time(lambda: target.copy_(source), 5, 9)
+    framework.run(lambda: target.copy_(source), 1)
+    return 2 * source.nbytes / median([framework.run(lambda: target.copy_(source), 5 if device == "gpu" else 1) for _ in range(5)])
 
 
 def main():
@@ -333,6 +377,9 @@ def main():
     parser.add_argument("--sizes", default="seed,large")
     parser.add_argument("--direction", choices=("forward", "step"))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=int, default=3, help="how often the sides take turns")
+    parser.add_argument("--runs", type=int, default=5, help="least number of runs of a side in a round")
+    parser.add_argument("--seconds", type=float, default=0.0, help="least time of a side in a round")
     parser.add_argument("--warm")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -341,16 +388,14 @@ def main():
     if arguments.warm:
         part, parts = map(int, arguments.warm.split("/"))
         names = names[part::parts]
-    copy = 1.0 if arguments.warm else measure_copy(arguments.device)
     where = torch.cuda.get_device_name() if arguments.device == "gpu" else f"{torch.get_num_threads()} threads"
     if not arguments.warm:
-        print(f"{where}; torch {torch.__version__}, MLX {mx.__version__}; copy {copy * 1e-9:.1f} GB/s", flush=True)
+        print(f"{where}; torch {torch.__version__}, MLX {mx.__version__}", flush=True)
     elements = {"seed": 16 << 20, "large": 128 << 20 if arguments.device == "gpu" else 64 << 20}
-    batches = {"seed": 40, "large": 12} if arguments.device == "gpu" else {"seed": 1, "large": 1}
+    batches = {"seed": 40, "large": 24} if arguments.device == "gpu" else {"seed": 1, "large": 1}
     for size in arguments.sizes.split(","):
         for name in names:
-            batch, runs = (1, 1) if arguments.warm else (batches[size], 9 if arguments.device == "gpu" else 5)
-            run_case(name, arguments, size, elements[size], copy, batch, runs)
+            run_case(name, arguments, size, elements[size], 1 if arguments.warm else batches[size])
     return 0
 
 

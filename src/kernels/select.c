@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/half.h"
 #include "kernels/cuda/text.h"
 #include "kernels/cuda/topk.h"
 #include "runtime/workers.h"
@@ -17,16 +16,17 @@ typedef struct topk {
 } topk;
 
 /* Larger for larger numbers; NaN the largest, -0 as 0. */
-static uint32_t order_key(float value) {
-    uint32_t bits = zm_float_bits(value == 0 ? 0.0f : value);
-    if (value != value) return UINT32_MAX;
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
+static inline uint32_t order_key(uint32_t bits, uint32_t infinity) {
+    uint32_t magnitude = bits & 0x7fffffff;
+    if (magnitude > infinity) return UINT32_MAX;
+    return bits >> 31 ? UINT32_C(0x80000000) - magnitude : bits | 0x80000000u;
 }
 
-static float widen(const void *data, mlx_dtype dtype, int64_t i) {
-    if (dtype == MLX_FLOAT32) return ((const float *)data)[i];
-    uint16_t half = ((const uint16_t *)data)[i];
-    return dtype == MLX_FLOAT16 ? zm_float16_to_float(half) : zm_bfloat16_to_float(half);
+/* Halves as the upper half of 32 bits: their order is that of the bits. */
+static inline uint32_t key_at(const void *row, mlx_dtype dtype, int column) {
+    static const uint32_t infinity = 0x7f800000, infinity_of_half = 0x7c000000;
+    if (dtype == MLX_FLOAT32) return order_key(((const uint32_t *)row)[column], infinity);
+    return order_key((uint32_t)((const uint16_t *)row)[column] << 16, dtype == MLX_FLOAT16 ? infinity_of_half : infinity);
 }
 
 typedef struct run {
@@ -35,21 +35,36 @@ typedef struct run {
     zm_view *values, *indices;
 } run;
 
+static const void *row_of(const run *work, int64_t row) {
+    size_t size = work->self->dtype == MLX_FLOAT32 ? 4 : 2;
+    return (const char *)work->x->data + (size_t)row * (size_t)work->self->columns * size;
+}
+
 /* keys and places hold the largest so far, descending. A new element goes behind its equals, which came before it. */
-static void select_row(const run *work, int64_t row, uint32_t *keys) {
-    const topk *self = work->self;
-    uint32_t *places = (uint32_t *)work->indices->data + row * self->k;
+static inline void select_row_of(const run *work, int64_t row, uint32_t *keys, mlx_dtype dtype) {
+    const int k = work->self->k, columns = work->self->columns;
+    const void *x = row_of(work, row);
+    uint32_t *places = (uint32_t *)work->indices->data + row * k;
     int n = 0;
-    for (int column = 0; column < self->columns; column++) {
-        uint32_t key = order_key(widen(work->x->data, self->dtype, row * self->columns + column));
-        if (n == self->k && key <= keys[n - 1]) continue;
-        int place = n < self->k ? n++ : n - 1;
+    for (int column = 0; column < columns; column++) {
+        uint32_t key = key_at(x, dtype, column);
+        if (n == k && key <= keys[k - 1]) continue;
+        int place = n < k ? n++ : n - 1;
         for (; place > 0 && keys[place - 1] < key; place--) {
             keys[place] = keys[place - 1];
             places[place] = places[place - 1];
         }
         keys[place] = key;
         places[place] = (uint32_t)column;
+    }
+}
+
+/* A loop of its own for each type. */
+static void select_row(const run *work, int64_t row, uint32_t *keys) {
+    switch (work->self->dtype) {
+    case MLX_FLOAT32: select_row_of(work, row, keys, MLX_FLOAT32); break;
+    case MLX_FLOAT16: select_row_of(work, row, keys, MLX_FLOAT16); break;
+    default: select_row_of(work, row, keys, MLX_BFLOAT16);
     }
 }
 
@@ -68,7 +83,7 @@ static void sort_row(const run *work, int64_t row, keyed *items) {
     const topk *self = work->self;
     uint32_t *places = (uint32_t *)work->indices->data + row * self->k;
     for (int column = 0; column < self->columns; column++)
-        items[column] = (keyed){order_key(widen(work->x->data, self->dtype, row * self->columns + column)), (uint32_t)column};
+        items[column] = (keyed){key_at(row_of(work, row), self->dtype, column), (uint32_t)column};
     qsort(items, (size_t)self->columns, sizeof *items, compare_keyed);
     for (int i = 0; i < self->k; i++) places[i] = items[i].place;
 }

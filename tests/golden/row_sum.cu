@@ -50,18 +50,18 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
         const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
         zm_sum r1 = zm_no_sum();
 #pragma unroll 1
-        for (zm_long first = 0; first < chunks; first += 2) {
+        for (uint first = 0u; first < uint(chunks); first += 2u) {
             zm_packed<zm_float32, V> x0[2];
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float32, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float32, V>(e0, x0[u]);
@@ -87,7 +87,7 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
 #define ZM_PART 0
 #endif
 #if ZM_PART == 0
-extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
+extern "C" __global__ void __launch_bounds__(512, 3) row_sum(
     const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     __shared__ uint shared[32];
@@ -101,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
 }
 #endif
 #if ZM_PART == 1
-extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
+extern "C" __global__ void __launch_bounds__(512, 3) row_sum(
     const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     __shared__ uint shared[32];
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
 }
 #endif
 #if ZM_PART == 2
-extern "C" __global__ void __launch_bounds__(512, 2) row_sum(
+extern "C" __global__ void __launch_bounds__(512, 3) row_sum(
     const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     __shared__ uint shared[32];

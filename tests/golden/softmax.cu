@@ -90,18 +90,18 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         ZM_DEVICE ushort *row_out0 = zm_out0 + row * columns;
         float r1 = -ZM_INFINITY;
 #pragma unroll 1
-        for (zm_long first = 0; first < chunks; first += 2) {
+        for (uint first = 0u; first < uint(chunks); first += 2u) {
             zm_packed<zm_float16, V> x0[2];
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float16, V>(e0, x0[u]);
@@ -118,18 +118,18 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         const float v1 = zm_reduce_row<zm_max_step>(w1, group, shared + 0);
         zm_sum r4 = zm_no_sum();
 #pragma unroll 1
-        for (zm_long first = 0; first < chunks; first += 2) {
+        for (uint first = 0u; first < uint(chunks); first += 2u) {
             zm_packed<zm_float16, V> x0[2];
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float16, V>(e0, x0[u]);
@@ -149,18 +149,18 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         if (group.warps > 1u) zm_barrier();
         const float v4 = zm_reduce_row<zm_sum_step>(w4, group, shared + 16);
 #pragma unroll 1
-        for (zm_long first = 0; first < chunks; first += 2) {
+        for (uint first = 0u; first < uint(chunks); first += 2u) {
             zm_packed<zm_float16, V> x0[2];
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
             for (int u = 0; u < 2; ++u) {
-            const zm_long k = first + u;
-            const zm_place at = zm_place_in_row<V, zm_long>(row, k, columns, active, group);
+            const uint k = first + uint(u);
+            const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float16, V>(e0, x0[u]);

@@ -111,8 +111,13 @@ mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx
 mlx_array zm_fused_block(zm_scope *, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
                          zm_compute compute);
 
-/* n_blocks >= 1 of them, one behind the other, in one node: the same bits. kept[i] are the further results of block i. */
+/* What nodes of several blocks have in common. It keeps the weights' arrays. */
+typedef struct zm_blocks_plan zm_blocks_plan;
+void zm_blocks_plan_free(zm_blocks_plan *plan); /* nodes made with it live on; NULL is fine */
+
+/* n_blocks >= 1 of them, one behind the other, in one node: the same bits. kept[i] are the further results of block i.
+ * *plan: NULL or that of an earlier call, to be freed by the caller; with the same weights a call is then made faster. */
 mlx_array zm_fused_blocks(zm_scope *, mlx_array (*kept)[2], mlx_array x, const zm_block_arguments *arguments,
-                          int n_blocks, zm_compute compute);
+                          int n_blocks, zm_compute compute, zm_blocks_plan **plan);
 
 #endif

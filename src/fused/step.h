@@ -29,6 +29,9 @@ void zm_step_apply(zm_scope *scope, mlx_array *results, zm_step *step);
 /* The steps of fused.h's operations. A failure leaves nothing to free. */
 zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_compute compute,
                               zmlx_error *error);
+/* The same for another call, whose arguments differ in the cache alone. */
+zmlx_status zm_attention_renew(zm_step *step, const void *state, mlx_array x, const zm_attention_arguments *arguments,
+                               zmlx_error *error);
 zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_compute compute,
                                zmlx_error *error);
 zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute,

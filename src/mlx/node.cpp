@@ -260,6 +260,16 @@ Arrays make_outputs(const zm_node_output *specs, int n_outputs, std::shared_ptr<
 
 }  // namespace
 
+bool zm_view_of(zm_view *view, mlx_array handle) {
+    const auto &array = *static_cast<const mx::array *>(handle.ctx);
+    if (!array.is_available() || !array.flags().row_contiguous) return false;
+    *view = {array.size() ? const_cast<void *>(array.data<void>()) : nullptr, array.shape().data(),
+             static_cast<int>(array.ndim()), zm::to_c(array.dtype()), array.size(), 0};
+    return true;
+}
+
+uintptr_t zm_array_id(mlx_array handle) { return static_cast<const mx::array *>(handle.ctx)->id(); }
+
 zmlx_status zm_node_apply(mlx_array *outputs, const zm_node_output *specs, int n_outputs,
                           const zm_node_class *node_class, void *state, const mlx_array *inputs, int n_inputs,
                           mlx_stream stream, zmlx_error *error) {

@@ -28,6 +28,11 @@ typedef struct zm_view {
     size_t offset; /* on a GPU: bytes from the start of its buffer, which is aligned for every access */
 } zm_view;
 
+/* The view of an array that is evaluated and row-contiguous, valid as long as the array lives; false: it is not. */
+bool zm_view_of(zm_view *view, mlx_array array);
+/* Differs for arrays that live at the same time; a handle that was given another array has another one. */
+uintptr_t zm_array_id(mlx_array array);
+
 /* A compiled kernel to launch on a GPU through MLX. grid counts threads in all, block those of a block. Pointers are
  * borrowed and live as long as the node's state; a cubin stays for the life of the process, as launches are known by its address. */
 typedef struct zm_gpu_launch {

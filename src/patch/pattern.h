@@ -36,6 +36,7 @@ typedef struct zm_patch_state {
     mlx_dtype dtype; /* the model's: activations of another type take the original path */
     int max_fused_tokens;
     bool vector_attention;
+    zm_blocks_plan *plan; /* decoder_block's, of a decoder */
 } zm_patch_state;
 
 enum {

@@ -35,6 +35,9 @@ static zmlx_status get_record(patch_record **record, zmlx_model *model, zmlx_err
 static void set_patched(zm_patch_state *state, bool patched) {
     state->module->forward = patched ? state->pattern->forward : state->original;
     state->module->patch_state = patched ? state : NULL;
+    if (patched) return;
+    zm_blocks_plan_free(state->plan);
+    state->plan = NULL;
 }
 
 static zmlx_status add_state(patch_record *record, zm_module *module, const zm_patch_pattern *pattern,

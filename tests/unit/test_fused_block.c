@@ -127,38 +127,61 @@ static void equals_its_parts(void **state) {
         }
 }
 
-/* Blocks in one node, in every type, alone and several with all kinds of parts: the bits of one node each. */
+enum { BLOCKS = 5 };
+static const int kinds[BLOCKS] = {3, 0, 1, 2, 3};
+
+/* Blocks in one node give the bits of one node each. */
+static void compare_blocks(zm_scope *scope, parts *of, int n_blocks, zm_blocks_plan **plan) {
+    pointed to[BLOCKS];
+    zm_block_arguments arguments[BLOCKS];
+    mlx_array kept[BLOCKS][2], expected_kept[BLOCKS][2], x = of[0].x, expected = x;
+    for (int i = 0; i < n_blocks; i++) {
+        parts copy = of[i]; /* the nodes write into the buffers they are given */
+        copy.x = expected;
+        copy.keys = zm_add(scope, of[i].keys, zm_scalar_like(scope, 0, of[i].keys));
+        copy.values = zm_add(scope, of[i].values, zm_scalar_like(scope, 0, of[i].values));
+        expected = block(scope, expected_kept[i], &copy, kinds[i]);
+        memset(&to[i], 0, sizeof to[i]);
+        arguments[i] = block_of(&to[i], &of[i], kinds[i]);
+    }
+    assert_int_equal(mlx_array_eval(expected), 0);
+    mlx_array y = zm_fused_blocks(scope, kept, x, arguments, n_blocks, compute, plan);
+    expect_same(scope, y, expected, 0);
+    for (int i = 0; i < n_blocks; i++)
+        for (int j = 0; j < 2; j++) {
+            assert_int_equal(zm_is_set(kept[i][j]), zm_is_set(expected_kept[i][j]));
+            if (zm_is_set(kept[i][j])) expect_same(scope, kept[i][j], expected_kept[i][j], 0);
+        }
+}
+
+/* In every type, alone and several with all kinds of parts; the plan of earlier calls with the same weights, with other
+ * weights in the same handles, without a state, and with a weight that is not evaluated. */
 static void blocks_equal_one_by_one(void **state) {
     (void)state;
-    enum { BLOCKS = 5 };
     static const mlx_dtype types[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
-    static const int kinds[BLOCKS] = {3, 0, 1, 2, 3};
     for (int t = 0; t < 3; t++)
         for (int n_blocks = 1; n_blocks <= BLOCKS; n_blocks += 2) {
             zm_scope scope;
             parts of[BLOCKS];
-            pointed to[BLOCKS];
-            zm_block_arguments arguments[BLOCKS];
-            mlx_array kept[BLOCKS][2], expected_kept[BLOCKS][2];
+            zm_blocks_plan *plan = NULL;
             zm_scope_begin(&scope, stream);
             for (int i = 0; i < n_blocks; i++) of[i] = random_parts(&scope, types[t]);
-            mlx_array x = of[0].x, expected = x;
-            for (int i = 0; i < n_blocks; i++) {
-                parts copy = of[i]; /* the nodes write into the buffers they are given */
-                copy.x = expected;
-                copy.keys = zm_add(&scope, of[i].keys, zm_scalar_like(&scope, 0, of[i].keys));
-                copy.values = zm_add(&scope, of[i].values, zm_scalar_like(&scope, 0, of[i].values));
-                expected = block(&scope, expected_kept[i], &copy, kinds[i]);
-                arguments[i] = block_of(&to[i], &of[i], kinds[i]);
+            for (int call = 0; call < 5; call++) {
+                parts new = random_parts(&scope, types[t]);
+                zm_blocks_plan *before = plan;
+                parts *last = &of[n_blocks - 1];
+                of[0].x = new.x;
+                last->keys = new.keys;
+                last->values = new.values;
+                last->last = call == 3 ? (mlx_array){NULL} : new.last;
+                if (call == 2) assert_int_equal(mlx_array_set(&last->expert_down.weight, new.expert_down.weight), 0);
+                if (call == 2) assert_int_equal(mlx_array_set(&last->down.weight, new.down.weight), 0);
+                if (call == 4)
+                    last->norms[0] = zm_multiply(&scope, last->norms[0], zm_scalar_like(&scope, 2, last->norms[0]));
+                compare_blocks(&scope, of, n_blocks, &plan);
+                if (call == 1) assert_ptr_equal(plan, before);
             }
-            assert_int_equal(mlx_array_eval(expected), 0);
-            mlx_array y = zm_fused_blocks(&scope, kept, x, arguments, n_blocks, compute);
-            expect_same(&scope, y, expected, 0);
-            for (int i = 0; i < n_blocks; i++)
-                for (int j = 0; j < 2; j++) {
-                    assert_int_equal(zm_is_set(kept[i][j]), zm_is_set(expected_kept[i][j]));
-                    if (zm_is_set(kept[i][j])) expect_same(&scope, kept[i][j], expected_kept[i][j], 0);
-                }
+            zm_blocks_plan_free(plan);
             end_well(&scope);
         }
 }
@@ -173,7 +196,9 @@ static void a_wrong_block_is_refused(void **state) {
     pointed to[2];
     zm_block_arguments arguments[2] = {block_of(&to[0], &of[0], 0), block_of(&to[1], &of[1], 0)};
     mlx_array kept[2][2];
-    assert_false(zm_is_set(zm_fused_blocks(&scope, kept, of[0].x, arguments, 2, compute)));
+    zm_blocks_plan *plan = NULL;
+    assert_false(zm_is_set(zm_fused_blocks(&scope, kept, of[0].x, arguments, 2, compute, &plan)));
+    assert_null(plan);
     for (int i = 0; i < 2; i++) assert_true(!zm_is_set(kept[i][0]) && !zm_is_set(kept[i][1]));
     zmlx_error error;
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_ERROR_ARGUMENT);

@@ -381,6 +381,18 @@ static zmlx_status set_up(attention *self, zm_inputs *inputs, const zm_attention
     return make_workspace(self, x, error);
 }
 
+static void add_outputs(zm_step *step, const attention *self, mlx_array x) {
+    zm_node_output cache = {.shape = {1, self->arguments.n_kv_heads, (int)self->capacity, self->arguments.head_dim},
+                            .n_dims = 4,
+                            .dtype = mlx_array_dtype(x),
+                            .continues = self->keys};
+    zm_step_add_first(step, &self->q_proj);
+    zm_step_add_output(step, zm_output_like(x, self->o_proj.matrix.out_features));
+    zm_step_add_output(step, cache);
+    cache.continues = self->values;
+    zm_step_add_output(step, cache);
+}
+
 zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_compute compute,
                               zmlx_error *error) {
     attention *self = calloc(1, sizeof *self);
@@ -392,16 +404,23 @@ zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arg
         zm_step_free(step);
         return status;
     }
-    zm_node_output cache = {.shape = {1, arguments->n_kv_heads, (int)self->capacity, arguments->head_dim},
-                            .n_dims = 4,
-                            .dtype = mlx_array_dtype(x),
-                            .continues = self->keys};
-    zm_step_add_first(step, &self->q_proj);
-    zm_step_add_output(step, zm_output_like(x, self->o_proj.matrix.out_features));
-    zm_step_add_output(step, cache);
-    cache.continues = self->values;
-    zm_step_add_output(step, cache);
+    add_outputs(step, self, x);
     return ZMLX_OK;
+}
+
+zmlx_status zm_attention_renew(zm_step *step, const void *state, mlx_array x, const zm_attention_arguments *arguments,
+                               zmlx_error *error) {
+    attention *self = malloc(sizeof *self);
+    if (!self) return zm_fail_memory(error);
+    memcpy(self, state, sizeof *self);
+    *step = zm_step_new(&attention_class, self, x);
+    self->arguments = *arguments;
+    self->workspace = (zm_workspace){.size = 0};
+    zmlx_status status = check_cache(self, x, error);
+    if (!status) status = make_workspace(self, x, error);
+    if (status) zm_step_free(step);
+    else add_outputs(step, self, x);
+    return status;
 }
 
 mlx_array zm_fused_attention(zm_scope *scope, mlx_array *keys, mlx_array *values, mlx_array x,

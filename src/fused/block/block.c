@@ -14,6 +14,7 @@ enum { GRAIN_VALUES = 16 * 1024 }; /* below, waking a thread costs more than it 
 typedef struct part {
     const zm_node_class *node_class;
     void *state;
+    bool shared; /* the state is another block's */
     int first, count;
     const zm_operand *weights[ZM_STEP_FIRST]; /* that are read first */
     int n_weights;
@@ -123,7 +124,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 }
 
 static void free_part(part *of) {
-    if (of->node_class) of->node_class->free_state(of->state);
+    if (of->node_class && !of->shared) of->node_class->free_state(of->state);
 }
 
 static void free_block(void *state) {
@@ -226,6 +227,25 @@ zmlx_status zm_block_new(void **state, zm_block_inputs *inputs, zm_node_output *
     }
     *n_outputs = node_outputs(outputs, self, &operator);
     *state = self;
+    return ZMLX_OK;
+}
+
+zmlx_status zm_block_renew(void **renewed, zm_node_output *outputs, const void *state, mlx_array x,
+                           const zm_block_arguments *arguments, zmlx_error *error) {
+    const block *old = state;
+    zm_step operator;
+    block *self = malloc(sizeof *self);
+    if (!self) return zm_fail_memory(error);
+    memcpy(self, old, sizeof *self);
+    self->feed_forward.shared = true;
+    zmlx_status status = zm_attention_renew(&operator, old->operator.state, x, arguments->attention, error);
+    if (status) {
+        free(self);
+        return status;
+    }
+    self->operator.state = operator.state;
+    node_outputs(outputs, self, &operator);
+    *renewed = self;
     return ZMLX_OK;
 }
 

@@ -19,6 +19,10 @@ void zm_block_run(const void *state, const zm_view *inputs, zm_view *outputs, in
 /* Adds what that reads first. */
 void zm_block_ahead(zm_ahead *ahead, const void *state, const zm_view *inputs);
 
+/* A copy of a state with attention for another token; what else it has stays with the first, which must outlive it. */
+zmlx_status zm_block_renew(void **renewed, zm_node_output *outputs, const void *state, mlx_array x,
+                           const zm_block_arguments *arguments, zmlx_error *error);
+
 /* *state: of zm_block_class, the caller's. inputs holds x, of which only shape and type count; the weights and the
  * cache follow. outputs (ZM_STEP_OUTPUTS): y and what the operator keeps. */
 zmlx_status zm_block_new(void **state, zm_block_inputs *inputs, zm_node_output *outputs, int *n_outputs,

@@ -123,7 +123,7 @@ static mlx_array forward_block(zm_module *self, zm_scope *scope, mlx_array x, co
 
 /* The blocks on one token's hidden state. */
 static mlx_array all_blocks(const zm_decoder *decoder, zm_scope *scope, mlx_array x, zm_cache *caches) {
-    const zm_patch_state *state = decoder->base.patch_state;
+    zm_patch_state *state = decoder->base.patch_state;
     size_t count = (size_t)decoder->n_blocks;
     block_call *calls = calloc(count, sizeof *calls);
     zm_block_arguments *arguments = calloc(count, sizeof *arguments);
@@ -131,7 +131,7 @@ static mlx_array all_blocks(const zm_decoder *decoder, zm_scope *scope, mlx_arra
     if (calls && arguments && kept) {
         for (size_t i = 0; i < count; i++)
             arguments[i] = block_arguments(&calls[i], decoder->blocks[i], scope, &caches[i], x);
-        y = zm_fused_blocks(scope, kept, x, arguments, decoder->n_blocks, state->compute);
+        y = zm_fused_blocks(scope, kept, x, arguments, decoder->n_blocks, state->compute, &state->plan);
         for (size_t i = 0; i < count; i++) accept(&calls[i], decoder->blocks[i], scope, &caches[i], kept[i], 1);
     } else {
         zm_scope_fail(scope, ZMLX_ERROR_MEMORY, decoder->base.path, "out of memory");

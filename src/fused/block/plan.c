@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/block/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void add_array(zm_block_parts *parts, mlx_array array) {
+    parts->arrays[parts->n_arrays++] = zm_is_set(array) ? zm_array_id(array) : 0;
+}
+
+static void add_weight(zm_block_parts *parts, const zm_weight *weight) {
+    memcpy(&parts->weights[parts->n_weights++], weight, sizeof *weight);
+    add_array(parts, weight->weight);
+    add_array(parts, weight->scales);
+    add_array(parts, weight->biases);
+    add_array(parts, weight->bias);
+}
+
+static void take_attention(zm_block_parts *parts, const zm_attention_arguments *arguments) {
+    memcpy(&parts->attention, arguments, sizeof *arguments);
+    parts->attention.keys = parts->attention.values = (mlx_array){NULL};
+    parts->attention.offset = parts->attention.first_row = parts->attention.n_rows = 0;
+    add_weight(parts, arguments->q_proj);
+    add_weight(parts, arguments->k_proj);
+    add_weight(parts, arguments->v_proj);
+    add_weight(parts, arguments->o_proj);
+    add_array(parts, arguments->q_norm);
+    add_array(parts, arguments->k_norm);
+    add_array(parts, arguments->rotation.inverse_freqs);
+    add_array(parts, arguments->sinks);
+}
+
+static void take_short_conv(zm_block_parts *parts, const zm_short_conv_arguments *arguments) {
+    memcpy(&parts->short_conv, arguments, sizeof *arguments);
+    parts->has_last = zm_is_set(arguments->last);
+    parts->short_conv.last = (mlx_array){NULL};
+    add_weight(parts, arguments->in_proj);
+    add_weight(parts, arguments->out_proj);
+    add_array(parts, arguments->conv_weight);
+    add_array(parts, arguments->conv_bias);
+}
+
+static void take_gated_mlp(zm_block_parts *parts, const zm_gated_mlp_arguments *arguments) {
+    memcpy(&parts->gated_mlp, arguments, sizeof *arguments);
+    add_weight(parts, arguments->gate);
+    add_weight(parts, arguments->up);
+    add_weight(parts, arguments->down);
+}
+
+static void take_moe(zm_block_parts *parts, const zm_moe_arguments *arguments) {
+    memcpy(&parts->moe, arguments, sizeof *arguments);
+    add_weight(parts, arguments->router);
+    add_weight(parts, arguments->gate);
+    add_weight(parts, arguments->up);
+    add_weight(parts, arguments->down);
+    add_array(parts, arguments->expert_bias);
+}
+
+/* A block has one operator and one feed-forward part, or is refused later. */
+static void take_parts(zm_block_parts *parts, const zm_block_arguments *arguments) {
+    memset(parts, 0, sizeof *parts);
+    memcpy(&parts->block, arguments, sizeof *arguments);
+    parts->block.attention = NULL;
+    parts->block.short_conv = NULL;
+    parts->block.gated_mlp = NULL;
+    parts->block.moe = NULL;
+    add_array(parts, arguments->operator_norm);
+    add_array(parts, arguments->feed_forward_norm);
+    if (arguments->attention) take_attention(parts, arguments->attention);
+    else if (arguments->short_conv) take_short_conv(parts, arguments->short_conv);
+    if (arguments->gated_mlp) take_gated_mlp(parts, arguments->gated_mlp);
+    else if (arguments->moe) take_moe(parts, arguments->moe);
+}
+
+static bool is_same(const zm_blocks_plan *plan, mlx_array x, const zm_block_arguments *arguments, int n_blocks,
+                    zm_compute compute) {
+    if (plan->n_blocks != n_blocks || plan->compute.pool != compute.pool ||
+        plan->compute.precision != compute.precision || plan->dtype != mlx_array_dtype(x) ||
+        plan->size != mlx_array_size(x))
+        return false;
+    for (int i = 0; i < n_blocks; i++) {
+        zm_block_parts parts;
+        take_parts(&parts, &arguments[i]);
+        if (memcmp(&parts, &plan->blocks[i].parts, sizeof parts) != 0) return false;
+    }
+    return true;
+}
+
+zm_block_inputs zm_planned_block_call(const zm_planned_block *planned, const zm_block_arguments *arguments) {
+    zm_block_inputs call = {.count = 0};
+    if (arguments->attention) {
+        call.arrays[call.count++] = arguments->attention->keys;
+        call.arrays[call.count++] = arguments->attention->values;
+    } else if (arguments->short_conv && zm_is_set(arguments->short_conv->last)) {
+        call.arrays[call.count++] = arguments->short_conv->last;
+    }
+    for (int i = 0; i < planned->n_others; i++) call.arrays[call.count++] = planned->others[i];
+    return call;
+}
+
+static int find_array(const zm_block_inputs *in, mlx_array array) {
+    for (int i = 0; i < in->count; i++)
+        if (in->arrays[i].ctx == array.ctx) return 1 + i;
+    return 0;
+}
+
+static zmlx_status plan_block(zm_blocks_plan *plan, zm_planned_block *of, mlx_array x,
+                              const zm_block_arguments *arguments, zmlx_error *error) {
+    zm_block_inputs inputs = {.arrays = {x}, .count = 1};
+    ZM_TRY(zm_block_new(&of->state, &inputs, of->outputs, &of->n_outputs, arguments, plan->compute, error));
+    take_parts(&of->parts, arguments);
+    zm_block_inputs call = zm_planned_block_call(of, arguments);
+    for (int i = 1; i < inputs.count; i++) {
+        zm_source *from = &of->sources[of->n_sources++];
+        mlx_array array = inputs.arrays[i];
+        from->input = find_array(&call, array);
+        if (from->input) continue;
+        if (zm_view_of(&from->constant, array)) {
+            if (mlx_vector_array_append_value(plan->constants, array)) return zm_fail_memory(error);
+        } else {
+            of->others[of->n_others++] = array;
+            from->input = call.count + of->n_others;
+        }
+    }
+    return ZMLX_OK;
+}
+
+static zmlx_status make(zm_blocks_plan **result, mlx_array x, const zm_block_arguments *arguments, int n_blocks,
+                        zm_compute compute, zmlx_error *error) {
+    zm_blocks_plan *plan = calloc(1, sizeof *plan + (size_t)n_blocks * sizeof *plan->blocks);
+    if (!plan) return zm_fail_memory(error);
+    atomic_init(&plan->references, 1);
+    plan->compute = compute;
+    plan->dtype = mlx_array_dtype(x);
+    plan->size = mlx_array_size(x);
+    plan->n_blocks = n_blocks;
+    plan->constants = mlx_vector_array_new();
+    zmlx_status status = plan->constants.ctx ? ZMLX_OK : zm_fail_memory(error);
+    for (int i = 0; i < n_blocks && !status; i++) status = plan_block(plan, &plan->blocks[i], x, &arguments[i], error);
+    if (status) zm_blocks_plan_free(plan);
+    else *result = plan;
+    return status;
+}
+
+zmlx_status zm_blocks_plan_get(zm_blocks_plan **result, zm_blocks_plan **kept, mlx_array x,
+                               const zm_block_arguments *arguments, int n_blocks, zm_compute compute,
+                               zmlx_error *error) {
+    if (!*kept || !is_same(*kept, x, arguments, n_blocks, compute)) {
+        zm_blocks_plan *made;
+        ZM_TRY(make(&made, x, arguments, n_blocks, compute, error));
+        zm_blocks_plan_free(*kept);
+        *kept = made;
+    }
+    *result = *kept;
+    atomic_fetch_add(&(*result)->references, 1);
+    bool serves_again = true;
+    for (int i = 0; i < n_blocks; i++) serves_again = serves_again && !(*kept)->blocks[i].n_others;
+    if (!serves_again) {
+        zm_blocks_plan_free(*kept);
+        *kept = NULL;
+    }
+    return ZMLX_OK;
+}
+
+void zm_blocks_plan_free(zm_blocks_plan *plan) {
+    if (!plan || atomic_fetch_sub(&plan->references, 1) > 1) return;
+    for (int i = 0; i < plan->n_blocks; i++)
+        if (plan->blocks[i].state) zm_block_class.free_state(plan->blocks[i].state);
+    if (plan->constants.ctx) mlx_vector_array_free(plan->constants);
+    free(plan);
+}

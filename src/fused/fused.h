@@ -107,7 +107,8 @@ mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx
                              const zm_attention_arguments *arguments, zm_compute compute);
 
 /* h = x + operator(rms_norm(x)); y = h + feed_forward(rms_norm(h)): a whole block. kept becomes the operator's further
- * results: keys and values, or the last inputs and nothing. */
+ * results: keys and values, or the last inputs and nothing. For several tokens h and y are nodes of their own: of the
+ * last block of a prompt only the cache may be wanted. */
 mlx_array zm_fused_block(zm_scope *, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
                          zm_compute compute);
 

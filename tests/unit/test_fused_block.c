@@ -127,6 +127,24 @@ static void equals_its_parts(void **state) {
         }
 }
 
+/* A prompt's last block: what only its output needs is not computed. */
+static void cache_alone_leaves_feed_forward_out(void **state) {
+    (void)state;
+    for (int which = 0; which < 4; which++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        parts of = random_parts(&scope, MLX_FLOAT32);
+        mlx_array kept[2], y = block(&scope, kept, &of, which);
+        assert_int_equal(mlx_array_eval(kept[0]), 0);
+        zm_view view;
+        assert_true(zm_view_of(&view, kept[0]));
+        assert_false(zm_view_of(&view, y));
+        assert_int_equal(mlx_array_eval(y), 0);
+        assert_true(zm_view_of(&view, y));
+        end_well(&scope);
+    }
+}
+
 enum { BLOCKS = 5 };
 static const int kinds[BLOCKS] = {3, 0, 1, 2, 3};
 
@@ -235,6 +253,7 @@ static void wrong_parts_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_its_parts),
+        cmocka_unit_test(cache_alone_leaves_feed_forward_out),
         cmocka_unit_test(wrong_parts_are_refused),
         cmocka_unit_test(blocks_equal_one_by_one),
         cmocka_unit_test(a_wrong_block_is_refused),

@@ -149,6 +149,13 @@ static void test_after_a_prompt(void **state) {
     compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", 7, 30);
 }
 
+/* Beyond a window of 128; with MLX's vector attention at every length also beyond the 1024 keys of its first kernel. */
+static int steps_of_windows(void) {
+    enum { OVER_WINDOW = 140, OVER_SHORT = 1040 };
+    const char *cudnn = getenv("MLX_CUDA_USE_CUDNN_SDPA");
+    return cudnn && !strcmp(cudnn, "0") ? OVER_SHORT : OVER_WINDOW;
+}
+
 /* Published widths, few layers. */
 static void test_published_shapes(void **state) {
     (void)state;
@@ -166,6 +173,7 @@ static void test_published_shapes(void **state) {
         {"qwen3-30b-a3b", {.bits = 4, .n_layers = 3, .vocab_size = 4096}},
         {"qwen3-30b-a3b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}},
         {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
+        {"gpt-oss-20b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char folder[TEMPORARY_SIZE];
@@ -173,7 +181,7 @@ static void test_published_shapes(void **state) {
         uint64_t size;
         check(zmlx_synth(&size, cases[i].shape, folder, &cases[i].options, &error));
         print_message("%s, %d bits: ", cases[i].shape, cases[i].options.bits);
-        compare(folder, 1, 12);
+        compare(folder, 1, strcmp(cases[i].shape, "gpt-oss-20b") != 0 ? 12 : steps_of_windows());
         compare_choices(folder, 40);
         temporary_remove(folder);
     }

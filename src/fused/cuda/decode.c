@@ -22,20 +22,27 @@ enum {
 
 static const char name[] = "zmlx.decode";
 
+static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
+
+/* Scales, biases and the linear map's bias as the kernels read them. */
+static bool serves_types(const zm_weight *weight, const char **reason) {
+    mlx_dtype scales = is_mxfp4(weight) ? MLX_UINT8 : MLX_BFLOAT16;
+    *reason = "its scales are not bfloat16, or not bytes in mxfp4";
+    if (!zm_is_set(weight->scales) || mlx_array_dtype(weight->scales) != scales) return false;
+    if (!is_mxfp4(weight) && (!zm_is_set(weight->biases) || mlx_array_dtype(weight->biases) != MLX_BFLOAT16)) return false;
+    *reason = "a linear map's bias is not bfloat16";
+    return !zm_is_set(weight->bias) || mlx_array_dtype(weight->bias) == MLX_BFLOAT16;
+}
+
 bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
     zm_quantization quantization = weight->quantization;
-    *reason = "its weights are not affine";
-    if (!zm_weight_is_quantized(weight) || strcmp(quantization.mode, "affine") != 0) return false;
+    *reason = "its weights are neither affine nor mxfp4";
+    if (!zm_weight_is_quantized(weight) || (strcmp(quantization.mode, "affine") != 0 && !is_mxfp4(weight))) return false;
     *reason = "its weights have neither 4 nor 8 bits";
-    if (quantization.bits != 4 && quantization.bits != 8) return false;
+    if (quantization.bits != 4 && (quantization.bits != 8 || is_mxfp4(weight))) return false;
     *reason = "its groups are not of 32, 64 or 128";
     if (quantization.group_size != 32 && quantization.group_size != 64 && quantization.group_size != 128) return false;
-    *reason = "a linear map has a bias";
-    if (zm_is_set(weight->bias)) return false;
-    *reason = "its scales are not bfloat16";
-    if (!zm_is_set(weight->scales) || !zm_is_set(weight->biases) || mlx_array_dtype(weight->scales) != MLX_BFLOAT16 ||
-        mlx_array_dtype(weight->biases) != MLX_BFLOAT16)
-        return false;
+    if (!serves_types(weight, reason)) return false;
     *reason = "its weights are more than the kernels can count";
     if (mlx_array_size(weight->weight) / 2 > UINT32_MAX) return false;
     *reason = "its sizes are not multiples of 64 and 2";
@@ -43,16 +50,15 @@ bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
            weight->out_features % 2 == 0;
 }
 
-/* The largest absolute scale, or NaN. */
+/* The largest absolute scale (mxfp4: its byte), or NaN. */
 static float largest_scale(const zm_weight *weight) {
     float largest = NAN;
     mlx_stream stream;
     if (zm_stream_new(&stream, MLX_GPU, NULL)) return largest;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    mlx_array scales = zm_flatten(&scope, weight->scales, 0, -1);
-    mlx_array both =
-        zm_maximum(&scope, zm_max(&scope, scales, 0, false), zm_max(&scope, zm_negative(&scope, scales), 0, false));
+    mlx_array scales = zm_flatten(&scope, weight->scales, 0, -1), both = zm_max(&scope, scales, 0, false);
+    if (!is_mxfp4(weight)) both = zm_maximum(&scope, both, zm_max(&scope, zm_negative(&scope, scales), 0, false));
     both = zm_astype(&scope, both, MLX_FLOAT32);
     if (!zm_scope_failed(&scope) && mlx_array_item_float32(&largest, both)) largest = NAN;
     zm_scope_end(&scope, NULL);
@@ -63,7 +69,8 @@ static float largest_scale(const zm_weight *weight) {
 /* The bounds are what the kernels' scaled codes leave: decode.cuh, scale_and_bias. */
 bool zm_decode_serves_weight(const zm_weight *weight, const char **reason) {
     if (!zm_decode_serves_layout(weight, reason)) return false;
-    *reason = "a scale is too large for its kernels";
+    *reason = "a scale is too large for its kernels, or not a number";
+    if (is_mxfp4(weight)) return largest_scale(weight) < 255.0f; /* NaN */
     return largest_scale(weight) < (weight->quantization.bits == 4 ? 0x1p-2f : 0x1p-6f);
 }
 
@@ -138,6 +145,7 @@ zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *we
     zm_launch_spread(&launch, &plan);
     zm_launch_add_place(&launch, x);
     zm_launch_add_weight(&launch, weight);
+    zm_launch_add_constant(&launch, weight->bias);
     zm_launch_add_place(&launch, h);
     zm_launch_add_place(&launch, to);
     zm_launch_add_int(&launch, weight->out_features);
@@ -159,6 +167,7 @@ static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, 
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
     for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_weight(&launch, weights[i < count ? i : 0]);
+    for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_constant(&launch, weights[i < count ? i : 0]->bias);
     zm_launch_add_place(&launch, to);
     zm_launch_add_float(&launch, norm.eps);
     for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_int(&launch, i < count ? weights[i]->out_features : 0);
@@ -182,10 +191,12 @@ zm_place zm_decode_overwrite(zm_decode *decode, mlx_array array) {
 static void add_heads(zm_launch *launch, const zm_decode_attention_arguments *arguments) {
     zm_launch_add_float(launch, arguments->q_norm ? arguments->q_norm->eps : 0);
     zm_launch_add_float(launch, log2f(arguments->base));
+    zm_launch_add_float(launch, arguments->input_scale);
     zm_launch_add_int(launch, arguments->offset);
     zm_launch_add_float(launch, arguments->position_scale);
     zm_launch_add_int(launch, arguments->n_heads);
     zm_launch_add_int(launch, arguments->n_kv_heads);
+    zm_launch_add_int(launch, arguments->row);
     zm_launch_add_int(launch, arguments->n_rows);
 }
 
@@ -218,9 +229,11 @@ static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attent
     add_qkv(&launch, qkv, arguments);
     zm_launch_add_place(&launch, arguments->keys);
     zm_launch_add_place(&launch, arguments->values);
+    zm_launch_add_constant(&launch, arguments->sinks);
     zm_launch_add_place(&launch, y);
     add_heads(&launch, arguments);
     zm_launch_add_float(&launch, arguments->scale);
+    zm_launch_add_int(&launch, arguments->n_keys);
     zm_launch_end(&launch);
 }
 
@@ -240,11 +253,12 @@ static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attenti
     zm_launch_add_place(&parts, queries);
     zm_launch_add_place(&parts, arguments->keys);
     zm_launch_add_place(&parts, arguments->values);
+    zm_launch_add_constant(&parts, arguments->sinks);
     zm_launch_add_place(&parts, most);
     zm_launch_add_place(&parts, sums);
     zm_launch_add_place(&parts, values);
     zm_launch_add_float(&parts, arguments->scale);
-    zm_launch_add_int(&parts, arguments->offset + 1);
+    zm_launch_add_int(&parts, arguments->n_keys);
     zm_launch_add_int(&parts, arguments->n_rows);
     zm_launch_add_int(&parts, arguments->n_heads / arguments->n_kv_heads);
     zm_launch_end(&parts);
@@ -260,10 +274,8 @@ static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attenti
 zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                              const zm_weight *o_proj, zm_place h) {
     zm_place y = zm_decode_temporary(decode, arguments->n_heads * decode->head_dim);
-    if (arguments->offset < MOST_SHORT_KEYS)
-        attend_short(decode, qkv, arguments, o_proj, y);
-    else
-        attend_long(decode, qkv, arguments, o_proj, y);
+    if (arguments->n_keys <= MOST_SHORT_KEYS) attend_short(decode, qkv, arguments, o_proj, y);
+    else attend_long(decode, qkv, arguments, o_proj, y);
     return zm_decode_linear_add(decode, y, o_proj, h);
 }
 
@@ -288,7 +300,7 @@ zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, cons
 }
 
 zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *gate, const zm_weight *up,
-                       const zm_weight *down) {
+                       const zm_weight *down, zm_activation activation) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_mlp_in, gate);
     zm_place act = zm_decode_temporary(decode, gate->out_features);
     zm_product_plan plan = {gate, .n_tasks = gate->out_features, .task_rows = 2, .n_inputs = 1};
@@ -297,8 +309,11 @@ zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const
     zm_launch_add_constant(&launch, norm.weight);
     zm_launch_add_weight(&launch, gate);
     zm_launch_add_weight(&launch, up);
+    zm_launch_add_constant(&launch, gate->bias);
+    zm_launch_add_constant(&launch, up->bias);
     zm_launch_add_place(&launch, act);
     zm_launch_add_float(&launch, norm.eps);
+    zm_launch_add_int(&launch, (int)activation);
     zm_launch_add_int(&launch, gate->out_features);
     zm_launch_add_ring(&launch, &plan);
     zm_launch_end(&launch);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* One token through a model with affine weights, in bfloat16, with the bits of MLX's own CUDA kernels: the order of
+/* One token through a model with quantised weights, in bfloat16, with the bits of MLX's own CUDA kernels: the order of
  * every sum and every rounding is theirs. decode_*.cuh, which follow, hold the kernels.
  *
- * The text before this one defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_K, the length of their
- * rows, ZM_HIDDEN, the size of the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
+ * The text before this one defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_MXFP4 (1: of 4 bits in groups
+ * of 32, in mxfp4; 0: affine), ZM_K, the length of their rows, ZM_HIDDEN, the size of the residual stream, ZM_HEAD_DIM (64 or
+ * 128) and ZM_TOP_K. */
 typedef unsigned short ushort;
 typedef unsigned int uint;
 
@@ -58,6 +59,13 @@ ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "me
 /* All but the last `pending` commits. */
 template <int pending> ZM_FUNCTION void finish_copies() {
     asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory");
+}
+/* The same for up to three that are known when the kernel runs. */
+ZM_FUNCTION void finish_copies(uint pending) {
+    if (pending == 0) finish_copies<0>();
+    else if (pending == 1) finish_copies<1>();
+    else if (pending == 2) finish_copies<2>();
+    else finish_copies<3>();
 }
 /* What earlier kernels wrote: neither from the read-only path nor from what this multiprocessor kept. Values are converted
  * where they are used, so that nothing waits for one load before the next begins. */
@@ -122,6 +130,12 @@ ZM_FUNCTION float warp_sum2(float a, float b, int lane) {
     return own;
 }
 
+/* A product and the linear map's bias, each rounded. biases NULL: none. */
+ZM_FUNCTION float biased(float product, const ushort *biases, uint at) {
+    product = rounded(product);
+    return biases ? rounded(product + widen(__ldg(biases + at))) : product;
+}
+
 /* MLX's sigmoid in bfloat16: every step rounded. Its exponential is that of CUDA's bfloat16: 2^(x log2 e). */
 ZM_FUNCTION float sigmoid(float x) {
     float power = fabsf(x) * __uint_as_float(0x3fb8aa3cu);
@@ -132,15 +146,27 @@ ZM_FUNCTION float sigmoid(float x) {
 ZM_FUNCTION float swiglu(float gate, float up) {
     return rounded(rounded(gate * sigmoid(gate)) * up);
 }
+/* gpt_oss: (up + 1) * gate * sigmoid(1.702 gate) of clipped gate and up. */
+ZM_FUNCTION float clipped_swiglu(float gate, float up) {
+    gate = gate > 7.0f ? 7.0f : gate;
+    up = up < -7.0f ? -7.0f : up > 7.0f ? 7.0f : up;
+    float share = sigmoid(rounded(rounded(1.702f) * gate));
+    return rounded(rounded(up + 1.0f) * rounded(gate * share));
+}
 
-/* Weights. A lane takes LANE_ELEMENTS neighbours of a row (8 bytes), a warp STEP. */
-enum { LANE_ELEMENTS = ZM_BITS == 4 ? 16 : 8, STEP = WARP * LANE_ELEMENTS, ACCUMULATORS = 8 };
+/* Weights. A lane takes LANE_ELEMENTS neighbours of a row (8 bytes; 16 in mxfp4), a warp STEP. */
+enum { LANE_ELEMENTS = ZM_MXFP4 ? 32 : ZM_BITS == 4 ? 16 : 8, STEP = WARP * LANE_ELEMENTS };
+#if ZM_MXFP4
+typedef uint4 lane_word;
+#else
+typedef uint2 lane_word;
+#endif
 
 extern __shared__ uint4 staged[]; /* x, for all warps of a block */
 
 struct matrix {
     const uint2 *weight;
-    const ushort *scales, *biases;
+    const ushort *scales, *biases; /* mxfp4: exponents of a byte each, and none */
 };
 
 /* Scale and bias as they enter fma2_by. A code in the low bits of a bfloat16 is a subnormal number, exactly
@@ -151,14 +177,60 @@ ZM_FUNCTION uint scale_and_bias(ushort scale, ushort bias) {
     return __byte_perm(scaled, bias, 0x5410);
 }
 
-#if ZM_BITS == 4
+#if ZM_MXFP4
+/* Sums in float, of even and odd elements of a group, which is a lane's; the group's scale comes behind. */
+typedef float accumulator;
+enum { X_VECTORS = 8, ACCUMULATORS = 1 };
+ZM_FUNCTION float scale_of(uint exponent) { return __uint_as_float(exponent ? exponent << 23 : 0x00400000u); }
+
+/* The weights of codes i and i + 4 of a word, of sign, 2 bits of exponent and 1 of mantissa: these as a bfloat16's are 2^-126
+ * of them. */
+template <int i> ZM_FUNCTION uint code_weights(uint w) {
+    uint sign = w << (12 - 4 * i), size = i < 2 ? w << (6 - 4 * i) : w >> (4 * i - 6);
+    return multiply2((sign & 0x80008000u) | (size & 0x01c001c0u), 0x7e807e80u);
+}
+/* A step of ROWS rows; x: the lane's. */
+template <int ROWS>
+ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4 (&w)[ROWS], const float (&scales)[ROWS],
+                            const uint4 *x) {
+    float even[ROWS] = {}, odd[ROWS] = {};
+#pragma unroll
+    for (int word = 0; word < 4; word++) {
+        float4 a = *(const float4 *)(x + word * 2 * WARP), b = *(const float4 *)(x + (word * 2 + 1) * WARP);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            uint codes = word == 0 ? w[r].x : word == 1 ? w[r].y : word == 2 ? w[r].z : w[r].w;
+            uint first = code_weights<0>(codes), second = code_weights<1>(codes), third = code_weights<2>(codes),
+                 fourth = code_weights<3>(codes);
+            even[r] = fmaf(low(first), a.x, even[r]);
+            odd[r] = fmaf(low(second), a.y, odd[r]);
+            even[r] = fmaf(low(third), a.z, even[r]);
+            odd[r] = fmaf(low(fourth), a.w, odd[r]);
+            even[r] = fmaf(high(first), b.x, even[r]);
+            odd[r] = fmaf(high(second), b.y, odd[r]);
+            even[r] = fmaf(high(third), b.z, even[r]);
+            odd[r] = fmaf(high(fourth), b.w, odd[r]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) sums[r][0] = fmaf(even[r] + odd[r], scales[r], sums[r][0]);
+}
+ZM_FUNCTION float lane_sum(const accumulator *sums) { return sums[0]; }
+/* The vector of 8 elements `number` of x into shared memory, in the order that lanes read. */
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
+    uint unit = number / 4;
+    uint4 *to = shared + (unit / WARP * X_VECTORS + number % 4 * 2) * WARP + unit % WARP;
+    to[0] = make_uint4(v.x << 16, v.x & 0xffff0000u, v.y << 16, v.y & 0xffff0000u);
+    to[WARP] = make_uint4(v.z << 16, v.z & 0xffff0000u, v.w << 16, v.w & 0xffff0000u);
+}
+#elif ZM_BITS == 4
 /* Sums in the activation's type: pairs (i, i + 4) of the elements of each half. A code in bits 0 to 3 gives a 16th of the
  * weight with the same scale and a 16th of the bias; x_order has made those elements of x 16 times as large. */
 typedef uint accumulator;
 struct lane_x { /* what a lane multiplies in a step */
     uint4 a, b;
 };
-enum { X_VECTORS = 2 };
+enum { X_VECTORS = 2, ACCUMULATORS = 8 };
 ZM_FUNCTION lane_x read_x(const uint4 *x) { return {x[0], x[WARP]}; }
 ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
     const uint lower = 0x000f000fu, upper = 0x00f000f0u;
@@ -196,7 +268,7 @@ typedef float accumulator;
 struct lane_x {
     float v[8];
 };
-enum { X_VECTORS = 1 };
+enum { X_VECTORS = 1, ACCUMULATORS = 8 };
 ZM_FUNCTION lane_x read_x(const uint4 *x) {
     uint4 a = x[0];
     return {{low(a.x), low(a.y), high(a.x), high(a.y), low(a.z), low(a.w), high(a.z), high(a.w)}};
@@ -229,21 +301,32 @@ ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) { /* (0, 2), (1, 3
 template <int K> struct layout {
     enum {
         ROW_STEPS = (K + STEP - 1) / STEP,
-        STEPS = ROW_STEPS <= 5 ? ROW_STEPS : (ROW_STEPS + 4) / 5 * 5 < (ROW_STEPS + 3) / 4 * 4 ? 5 : 4,
+        IN_5 = (ROW_STEPS + 4) / 5 * 5,
+        IN_4 = (ROW_STEPS + 3) / 4 * 4,
+        IN_3 = (ROW_STEPS + 2) / 3 * 3,
+        STEPS = ROW_STEPS <= 5                     ? ROW_STEPS
+                : IN_3 < IN_4 && IN_3 < IN_5 ? 3
+                : IN_5 < IN_4                ? 5
+                                             : 4,
         PIECES = (ROW_STEPS + STEPS - 1) / STEPS,
         PIECE_X = STEPS * X_VECTORS * WARP, /* vectors of x */
         X = PIECES * PIECE_X,
+        ALL_VECTORS = PIECES * STEPS * STEP / 8, /* of 8 elements of x */
         /* 16 bytes of codes */
-        ROW_COPIES = K / (2 * LANE_ELEMENTS),
-        COPIES = STEPS * WARP / 2, /* a piece */
+        ROW_COPIES = K * ZM_BITS / 128,
+        COPIES = STEPS * STEP * ZM_BITS / 128, /* a piece */
         /* scales, and as many biases */
         ROW_GROUPS = K / ZM_GROUP,
         GROUPS = STEPS * STEP / ZM_GROUP, /* a piece */
         LANE_GROUPS = (GROUPS + WARP - 1) / WARP,
-        /* Pairs of scales, then of biases, are copied by 4 bytes, where rows begin with a whole pair. */
-        IN_PAIRS = ROW_GROUPS % 2 == 0,
-        PAIRS = GROUPS / 2,
-        PAIR_COPIES = (2 * PAIRS + WARP - 1) / WARP, /* a lane */
+        /* They are copied by words of 4 bytes; where a row does not begin with one, from the word before. */
+        LISTS = ZM_MXFP4 ? 1 : 2,
+        GROUP_BYTES = ZM_MXFP4 ? 1 : 2,
+        ROW_BYTES = ROW_GROUPS * GROUP_BYTES,
+        PIECE_BYTES = GROUPS * GROUP_BYTES,
+        IN_WORDS = ROW_BYTES % 4 == 0,
+        WORDS = (PIECE_BYTES + (IN_WORDS ? 0 : 2) + 3) / 4,
+        WORD_COPIES = (LISTS * WORDS + WARP - 1) / WARP, /* a lane */
     };
 };
 
@@ -251,14 +334,13 @@ template <int K> struct layout {
 template <int K> struct lane_matrix {
     typedef layout<K> own;
     const uint4 *weight;
-    const uint *pairs[own::PAIR_COPIES];
-    matrix whole;
+    const uint *words[own::WORD_COPIES];
 
-    ZM_FUNCTION lane_matrix(const matrix &m, uint lane) : weight((const uint4 *)m.weight + lane), whole(m) {
+    ZM_FUNCTION lane_matrix(const matrix &m, uint lane) : weight((const uint4 *)m.weight + lane) {
 #pragma unroll
-        for (int c = 0; c < own::PAIR_COPIES; c++) {
+        for (int c = 0; c < own::WORD_COPIES; c++) {
             uint unit = c * WARP + lane;
-            pairs[c] = unit < own::PAIRS ? (const uint *)m.scales + unit : (const uint *)m.biases + (unit - own::PAIRS);
+            words[c] = unit < own::WORDS ? (const uint *)m.scales + unit : (const uint *)m.biases + (unit - own::WORDS);
         }
     }
 };
@@ -266,8 +348,8 @@ template <int K> struct lane_matrix {
 /* A piece of a task in shared memory: the same steps of ROWS rows. */
 template <int K, int ROWS> struct alignas(16) slot {
     typedef layout<K> own;
-    uint2 weight[ROWS][own::STEPS][WARP];
-    uint pairs[ROWS][2][own::PAIRS];
+    lane_word weight[ROWS][own::STEPS][WARP];
+    uint words[ROWS][own::LISTS][own::WORDS];
 
     /* Begins to copy a piece of a row. What is behind the row's end stays as it is. */
     ZM_FUNCTION void fill(int r, const lane_matrix<K> &m, uint row, uint piece, uint lane) {
@@ -279,41 +361,41 @@ template <int K, int ROWS> struct alignas(16) slot {
             if (own::ROW_COPIES % own::COPIES) in = in && piece * own::COPIES + c + lane < own::ROW_COPIES;
             copy16(to + c * 16, from + c, in);
         }
-        if (!own::IN_PAIRS) return;
-        uint first = row * uint(own::ROW_GROUPS / 2) + piece * own::PAIRS;
-        to = uint(__cvta_generic_to_shared(pairs[r])) + lane * 4;
+        uint first = (row * uint(own::ROW_BYTES) + piece * own::PIECE_BYTES) / 4;
+        uint end = ((row + 1) * uint(own::ROW_BYTES) + 3) / 4;
+        to = uint(__cvta_generic_to_shared(words[r])) + lane * 4;
 #pragma unroll
-        for (int c = 0; c < own::PAIR_COPIES; c++) {
+        for (int c = 0; c < own::WORD_COPIES; c++) {
             uint unit = c * WARP + lane;
-            bool in = 2 * own::PAIRS % WARP == 0 || unit < 2 * own::PAIRS;
-            if (own::ROW_GROUPS % own::GROUPS)
-                in = in && piece * own::PAIRS + (unit < own::PAIRS ? unit : unit - own::PAIRS) < own::ROW_GROUPS / 2;
-            copy4(to + c * WARP * 4, m.pairs[c] + first, in);
+            bool in = own::LISTS * own::WORDS % WARP == 0 || unit < own::LISTS * own::WORDS;
+            if (own::ROW_GROUPS % own::GROUPS || !own::IN_WORDS)
+                in = in && first + (unit < own::WORDS ? unit : unit - own::WORDS) < end;
+            copy4(to + c * WARP * 4, m.words[c] + first, in);
         }
     }
 
     /* A lane's groups of a piece of a row; behind its end zero. */
-    ZM_FUNCTION void read_groups(uint (&both)[own::LANE_GROUPS], int r, const lane_matrix<K> &m, uint row, uint piece,
-                                 uint lane) const {
-        const ushort *scales = (const ushort *)pairs[r][0], *biases = (const ushort *)pairs[r][1];
+    ZM_FUNCTION void read_groups(uint (&both)[own::LANE_GROUPS], int r, uint row, uint piece, uint lane) const {
+        uint skipped = own::IN_WORDS ? 0 : row * uint(own::ROW_BYTES) % 4;
+        const char *scales = (const char *)words[r][0] + skipped, *biases = (const char *)words[r][own::LISTS - 1] + skipped;
 #pragma unroll
         for (int g = 0; g < own::LANE_GROUPS; g++) {
-            uint group = g * WARP + lane, number = piece * own::GROUPS + group;
+            uint group = g * WARP + lane;
             bool in = own::GROUPS % WARP == 0 || group < own::GROUPS;
-            if (own::ROW_GROUPS % own::GROUPS) in = in && number < own::ROW_GROUPS;
+            if (own::ROW_GROUPS % own::GROUPS) in = in && piece * own::GROUPS + group < own::ROW_GROUPS;
             both[g] = 0;
-            if (in && own::IN_PAIRS) both[g] = scale_and_bias(scales[group], biases[group]);
-            if (in && !own::IN_PAIRS) {
-                uint at = row * uint(own::ROW_GROUPS) + number;
-                both[g] = scale_and_bias(__ldg(m.whole.scales + at), __ldg(m.whole.biases + at));
-            }
+#if ZM_MXFP4
+            if (in) both[g] = __float_as_uint(scale_of(((const unsigned char *)scales)[group]));
+#else
+            if (in) both[g] = scale_and_bias(((const ushort *)scales)[group], ((const ushort *)biases)[group]);
+#endif
         }
     }
 };
 
 /* Products of rows with x, for the tasks first, first + stride, ... below n_tasks of a warp; a task is ROWS rows.
  * where(task, matrices, rows) says where they are, ready() makes x in shared memory complete for the block, and
- * done(task, parts) gets a lane's part of each product. The copies of a piece begin n_ahead pieces (one or two) before it is
+ * done(task, parts) gets a lane's part of each product. The copies of a piece begin n_ahead pieces (one to four) before it is
  * needed, the first ones before ready(). ring: n_slots for each warp, n_ahead + 1 or as many as it has pieces. */
 template <int K, int ROWS, typename Where, typename Ready, typename Done>
 ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x, uint4 *ring, uint n_slots,
@@ -336,33 +418,40 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
         }
         commit_copies();
     };
-    copy_next();
-    if (n_ahead > 1) copy_next();
+#pragma unroll 1
+    for (uint i = 0; i < n_ahead; i++) copy_next();
     ready();
 #pragma unroll 1
     for (uint task = first; task < n_tasks; task += stride) {
         const lane_matrix<K> *matrices[ROWS];
         uint rows[ROWS];
-        if (!own::IN_PAIRS) where(task, matrices, rows);
+        if (!own::IN_WORDS) where(task, matrices, rows);
         accumulator sums[ROWS][ACCUMULATORS] = {};
 #pragma unroll 1
         for (uint piece = 0; piece < own::PIECES; piece++) {
-            if (n_ahead > 1) finish_copies<1>();
-            else finish_copies<0>();
+            finish_copies(n_ahead - 1);
             __syncwarp(); /* the copies of all lanes are there, and the slot before is free */
             copy_next();
             uint both[ROWS][own::LANE_GROUPS];
 #pragma unroll
-            for (int r = 0; r < ROWS; r++) from->read_groups(both[r], r, *matrices[r], rows[r], piece, lane);
+            for (int r = 0; r < ROWS; r++) from->read_groups(both[r], r, rows[r], piece, lane);
             const uint4 *piece_x = x + piece * own::PIECE_X + lane;
 #pragma unroll
             for (int t = 0; t < own::STEPS; t++) {
+#if ZM_MXFP4
+                uint4 w[ROWS];
+                float scales[ROWS];
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) w[r] = from->weight[r][t][lane], scales[r] = __uint_as_float(both[r][t]);
+                accumulate<ROWS>(sums, w, scales, piece_x + t * X_VECTORS * WARP);
+#else
                 lane_x v = read_x(piece_x + t * X_VECTORS * WARP);
                 int group = t * STEP / ZM_GROUP; /* of lane 0 */
                 uint lane_group = group % WARP + lane * LANE_ELEMENTS / ZM_GROUP;
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
                     accumulate(sums[r], from->weight[r][t][lane], __shfl_sync(~0u, both[r][group / WARP], lane_group), v);
+#endif
             }
             if (++from == end) from = begin;
         }
@@ -375,9 +464,9 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
 
 /* x (K elements) into shared memory, by `threads`. The caller's barrier follows. */
 template <int K> ZM_FUNCTION void stage(uint4 *shared, const uint4 *x, uint thread, uint threads) {
-    enum { AT_ONCE = layout<K>::X <= 512 ? 2 : 4 }; /* loads under way */
+    enum { AT_ONCE = layout<K>::ALL_VECTORS <= 512 ? 2 : 4 }; /* loads under way */
 #pragma unroll 1
-    for (uint first = thread; first < layout<K>::X; first += AT_ONCE * threads) {
+    for (uint first = thread; first < layout<K>::ALL_VECTORS; first += AT_ONCE * threads) {
         uint4 v[AT_ONCE];
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
@@ -386,7 +475,7 @@ template <int K> ZM_FUNCTION void stage(uint4 *shared, const uint4 *x, uint thre
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++)
-            if (first + i * threads < layout<K>::X) place_x(shared, first + i * threads, v[i]);
+            if (first + i * threads < layout<K>::ALL_VECTORS) place_x(shared, first + i * threads, v[i]);
     }
 }
 
@@ -439,7 +528,8 @@ ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, fl
         if (thread % WARP == 0) sums[thread / WARP] = sum;
     }
 #pragma unroll 1
-    for (uint v = ROW_VECTORS + thread; v < layout<ZM_HIDDEN>::X; v += threads) place_x(shared, v, make_uint4(0, 0, 0, 0));
+    for (uint v = ROW_VECTORS + thread; v < layout<ZM_HIDDEN>::ALL_VECTORS; v += threads)
+        place_x(shared, v, make_uint4(0, 0, 0, 0));
     __syncthreads();
     sum = NORM_THREADS == 64 ? sums[0] + sums[1]
                              : (sums[0] + sums[2 % (NORM_THREADS / WARP)]) + (sums[1] + sums[3 % (NORM_THREADS / WARP)]);

@@ -10,8 +10,8 @@
  *     zm_decode_end(&decode, results);
  *
  * A place names an array on the device that one part writes and later ones read. The residual stream h has hidden_size
- * elements. Failures are the scope's. Weights are affine, of 4 or 8 bits, without a bias, evaluated, and must stay
- * until the results have been. */
+ * elements. Failures are the scope's. Weights are affine, of 4 or 8 bits, or mxfp4, evaluated, and must stay until the
+ * results have been. */
 #ifndef ZM_FUSED_CUDA_DECODE_H
 #define ZM_FUSED_CUDA_DECODE_H
 
@@ -37,7 +37,10 @@ typedef struct zm_decode_attention_arguments {
     const zm_decode_norm *q_norm, *k_norm; /* over a head, of one eps; NULL: none */
     mlx_array freqs;                       /* (head_dim / 2,) float32, or empty: those of base */
     float base, position_scale, scale;
-    int offset, n_rows;    /* the token's row in the caches, and how many rows their buffers have */
+    float input_scale;     /* of what is rotated; 1: nothing is done */
+    mlx_array sinks;       /* (n_heads,) bfloat16, or empty */
+    int offset, n_keys;    /* the token's position; how many rows of the caches attention sees, from row 0 */
+    int row, n_rows;       /* the token's row in the caches, and how many rows their buffers have */
     zm_place keys, values; /* those buffers, (n_kv_heads, n_rows, head_dim): zm_decode_overwrite */
     int n_heads, n_kv_heads;
 } zm_decode_attention_arguments;
@@ -50,8 +53,9 @@ bool zm_decode_serves_layout(const zm_weight *weight, const char **reason);
 zmlx_status zm_decode_prepare(const zm_weight *weight, int hidden_size, int head_dim, int top_k, zmlx_error *error);
 /* Whether count of its inputs fit a block's shared memory. */
 bool zm_decode_fits(const zm_weight *weight, int count);
-/* Whether there are kernels for top_k chosen experts of these sizes. */
-bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, int top_k, const char **reason);
+/* Whether there are kernels for a gated MLP of these sizes, or for top_k chosen experts. */
+bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_activation activation, int top_k,
+                              const char **reason);
 
 /* head_dim: 64 or 128; top_k: 1 where there are no experts. */
 void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k);
@@ -85,9 +89,9 @@ zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_at
 /* c * conv(b * v), (b, c, v) = in_proj norm(h), of three taps. state: (2, size), the last b * v, moved on by one. */
 zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *in_proj, mlx_array taps,
                         zm_place state);
-/* h + down(silu(gate n) * up n), n = norm(h). */
+/* h + down(activation(gate n, up n)), n = norm(h). Activation: SWIGLU or SWIGLU_OAI. */
 zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *gate, const zm_weight *up,
-                       const zm_weight *down);
+                       const zm_weight *down, zm_activation activation);
 /* h + the experts' weighted sum, with the top_k of zm_decode_begin. */
 zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments);
 /* to = W norm(h), for many rows. */

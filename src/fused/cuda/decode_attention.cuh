@@ -42,16 +42,16 @@ struct rotation {
     }
 };
 
-/* What a head reads and writes. qkv: n_heads queries, n_kv_heads keys and as many values. Norm weights NULL: no norm. The
- * caches are (n_kv_heads, rows, dim). */
+/* What a head reads and writes. qkv: n_heads queries, n_kv_heads keys and as many values. Norm weights NULL: no norm. Queries
+ * and keys are multiplied by input_scale. The caches are (n_kv_heads, rows, dim), of which `row` is the token's. */
 struct head_arguments {
     const uint4 *qkv, *q_norm, *k_norm;
     ushort *keys, *values;
-    float eps;
-    int offset, n_heads, n_kv_heads, rows;
+    float eps, input_scale;
+    int row, n_heads, n_kv_heads, rows;
 
     ZM_FUNCTION ushort *cache_row(ushort *cache, int kv_head) const {
-        return cache + ((long long)kv_head * rows + offset) * ZM_HEAD_DIM;
+        return cache + ((long long)kv_head * rows + row) * ZM_HEAD_DIM;
     }
     /* Head `head` of qkv, normed, into shared memory at x, by one warp. */
     ZM_FUNCTION void read(uint4 *x, int head, int lane) const {
@@ -59,18 +59,23 @@ struct head_arguments {
         uint4 v = in ? read_fresh(qkv + head * HEAD_VECTORS + lane) : make_uint4(0, 0, 0, 0);
         const uint4 *norm = head < n_heads ? q_norm : k_norm;
         if (norm && head < n_heads + n_kv_heads) v = norm_head_vector(v, norm, eps, lane, in);
+        if (input_scale != 1.0f && head < n_heads + n_kv_heads) {
+            uint factor = pack(input_scale, input_scale);
+            v = make_uint4(multiply2(v.x, factor), multiply2(v.y, factor), multiply2(v.z, factor), multiply2(v.w, factor));
+        }
         if (in) x[lane] = v;
         __syncwarp();
     }
 };
 
-/* Queries go to queries, keys and values to row `offset` of the caches. A warp a head. */
+/* Queries of the token at `offset` go to queries, keys and values to their row of the caches. A warp a head. */
 ZM_KERNEL(HEAD_WARPS * WARP) zm_heads(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs,
                                       ushort *queries, ushort *keys, ushort *values, float eps, float log2_base,
-                                      int offset, float position_scale, int n_heads, int n_kv_heads, int rows) {
+                                      float input_scale, int offset, float position_scale, int n_heads, int n_kv_heads,
+                                      int row, int rows) {
     __shared__ uint4 heads[HEAD_WARPS][HEAD_VECTORS];
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = int(blockIdx.x) * HEAD_WARPS + warp;
-    head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, offset, n_heads, n_kv_heads, rows};
+    head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     rotation rotate(freqs, log2_base, position_scale * float(offset), lane);
     wait_for_last();
     if (head >= n_heads + 2 * n_kv_heads) return;
@@ -110,25 +115,27 @@ ZM_FUNCTION lane_vector load_lane(const ushort *head, int lane) {
 }
 ZM_FUNCTION float element(const lane_vector &v, int i) { return i % 2 ? high(v.words[i / 2]) : low(v.words[i / 2]); }
 
-/* Keys and values of one head: rows of the caches, but the last of n from elsewhere. */
+/* Keys and values of one head: n rows of the caches, but row `own` (-1: none) from elsewhere. */
 struct key_rows {
-    const ushort *keys, *values, *last_key, *last_value;
-    int n;
+    const ushort *keys, *values, *own_key, *own_value;
+    int n, own;
 };
 
-/* The keys first, first + step, ... below n. Those of the caches that come first are read before ready(). */
+/* The keys first, first + step, ... below n. Those of the caches that come first are read before ready(). sink (NULL: none):
+ * the head's, which takes part as a score without a value in the sums of key 0. */
 template <typename Ready>
-ZM_FUNCTION attention_state attend(const ushort *query, const key_rows &rows, float scale_log2, int first, int step,
-                                   int lane, Ready ready) {
+ZM_FUNCTION attention_state attend(const ushort *query, const key_rows &rows, const ushort *sink, float scale_log2, int first,
+                                   int step, int lane, Ready ready) {
     attention_state state;
-    state.most = -3.402823466e+38f;
-    state.sum = 0.0f;
+    bool sinks = sink && first == 0;
+    state.most = sinks ? float(1.44269504088896340736 * double(widen(__ldg(sink)))) : -3.402823466e+38f;
+    state.sum = sinks ? 1.0f : 0.0f;
     lane_vector k[KEYS_AT_ONCE], v[KEYS_AT_ONCE];
     auto load = [&](int key) {
 #pragma unroll
         for (int i = 0; i < KEYS_AT_ONCE; i++) {
             long long row = key + i * step;
-            if (row >= rows.n - 1) continue;
+            if (row >= rows.n || row == rows.own) continue;
             k[i] = load_lane(rows.keys + row * ZM_HEAD_DIM, lane);
             v[i] = load_lane(rows.values + row * ZM_HEAD_DIM, lane);
         }
@@ -148,9 +155,9 @@ ZM_FUNCTION attention_state attend(const ushort *query, const key_rows &rows, fl
         float scores[KEYS_AT_ONCE];
 #pragma unroll
         for (int i = 0; i < KEYS_AT_ONCE; i++) {
-            if (key + i * step == rows.n - 1) {
-                k[i] = load_lane(rows.last_key, lane);
-                v[i] = load_lane(rows.last_value, lane);
+            if (key + i * step == rows.own) {
+                k[i] = load_lane(rows.own_key, lane);
+                v[i] = load_lane(rows.own_value, lane);
             }
             float score = 0.0f;
 #pragma unroll
@@ -186,12 +193,12 @@ ZM_FUNCTION void merge_parts(ushort *y, const float *value, float most, float su
     }
 }
 
-/* y (n_heads, dim) = attention over the first offset + 1 <= 1024 keys, of which the last is this token's: what zm_heads
- * does goes on here, in each block of a query head's cluster; the first of a group writes the caches. */
+/* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads does goes
+ * on here, in each block of a query head's cluster; the first of a group writes the caches. sinks: a head's each, or NULL. */
 extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_WARPS *WARP)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
-                 ushort *values, ushort *y, float eps, float log2_base, int offset, float position_scale, int n_heads,
-                 int n_kv_heads, int rows, float scale) {
+                 ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale, int offset,
+                 float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n) {
     enum { QUERY, KEY, VALUE, PARTS };
     __shared__ float most[KEY_WARPS], sums[KEY_WARPS], parts[LANE_DIM][BLOCK_WARPS][KEY_WARPS + 1];
     __shared__ uint4 read[PARTS][HEAD_VECTORS], ready[PARTS][HEAD_VECTORS];
@@ -199,9 +206,9 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     int head = int(blockIdx.x) / HEAD_BLOCKS, block = int(blockIdx.x) % HEAD_BLOCKS, place = block * BLOCK_WARPS + warp;
     int group = n_heads / n_kv_heads, kv_head = head / group;
     bool writes = head % group == 0 && block == 0;
-    head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, offset, n_heads, n_kv_heads, rows};
+    head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
-    key_rows own = {keys + cache, values + cache, (const ushort *)ready[KEY], (const ushort *)ready[VALUE], offset + 1};
+    key_rows own = {keys + cache, values + cache, (const ushort *)ready[KEY], (const ushort *)ready[VALUE], n, row};
     float scale_log2 = float(double(scale) * 1.44269504088896340736);
     begin_cluster();
     auto prepare = [&] {
@@ -221,7 +228,8 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
         }
         __syncthreads();
     };
-    attention_state state = attend((const ushort *)ready[QUERY], own, scale_log2, place, KEY_WARPS, lane, prepare);
+    attention_state state = attend((const ushort *)ready[QUERY], own, sinks ? sinks + head : nullptr, scale_log2, place,
+                                   KEY_WARPS, lane, prepare);
     wait_for_cluster(); /* all blocks have begun */
     /* Lane l's elements are merged by warp l of the cluster. */
     if (lane < HEAD_BLOCKS) {
@@ -245,17 +253,17 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
 /* The same for more keys, in two kernels: this one has LONG_BLOCKS blocks a head; each leaves its largest score, its sum and
  * its values. */
 ZM_KERNEL(LONG_WARPS * WARP) zm_attention_parts(const ushort *queries, const ushort *keys, const ushort *values,
-                                                float *part_most, float *part_sums, float *part_values, float scale, int n,
-                                                int rows, int group) {
+                                                const ushort *sinks, float *part_most, float *part_sums, float *part_values,
+                                                float scale, int n, int rows, int group) {
     __shared__ float parts[LONG_WARPS][WARP + 1], mosts[LONG_WARPS], sums[LONG_WARPS];
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP;
     int head = int(blockIdx.x) / LONG_BLOCKS, block = int(blockIdx.x) % LONG_BLOCKS;
     long long cache = (long long)(head / group) * rows * ZM_HEAD_DIM;
     float scale_log2 = scale * 1.44269504089f;
-    wait_for_last(); /* the last key is from the kernel before */
-    const ushort *last_key = keys + cache + (n - 1) * ZM_HEAD_DIM, *last_value = values + cache + (n - 1) * ZM_HEAD_DIM;
-    attention_state state = attend(queries + head * ZM_HEAD_DIM, {keys + cache, values + cache, last_key, last_value, n},
-                                   scale_log2, block * LONG_WARPS + warp, LONG_BLOCKS * LONG_WARPS, lane, [] {});
+    wait_for_last(); /* the token's key is from the kernel before */
+    attention_state state = attend(queries + head * ZM_HEAD_DIM, {keys + cache, values + cache, nullptr, nullptr, n, -1},
+                                   sinks ? sinks + head : nullptr, scale_log2, block * LONG_WARPS + warp,
+                                   LONG_BLOCKS * LONG_WARPS, lane, [] {});
     if (lane == 0) {
         mosts[warp] = state.most;
         sums[warp] = state.sum;

@@ -1,8 +1,9 @@
 /* Linear maps. Dynamic shared memory holds x, then the ring of pieces of weights. */
 
-/* h_next = h + W x. A task is two rows. */
+/* h_next = h + W x + bias (NULL: none). A task is two rows. */
 ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases,
-                                    const ushort *h, ushort *h_next, uint n, uint n_slots, uint n_ahead) {
+                                    const ushort *bias, const ushort *h, ushort *h_next, uint n, uint n_slots,
+                                    uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps, n_tasks = n / 2;
     lane_matrix<ZM_K> m({weight, scales, biases}, lane);
@@ -24,12 +25,14 @@ ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const u
         },
         [&](uint task, const float *parts) {
             float both = warp_sum2(parts[0], parts[1], lane);
-            if (lane % 16 == 0) h_next[task * 2 + lane / 16] = narrow(widen(before) + rounded(both));
+            uint row = task * 2 + lane / 16;
+            if (lane % 16 == 0) h_next[row] = narrow(widen(before) + biased(both, bias, row));
             fetch(task + stride);
         });
 }
 
 #if ZM_K == ZM_HIDDEN
+#if !ZM_MXFP4
 /* h = row of the table for *token. */
 ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *scales, const ushort *biases, uint *h) {
     wait_for_last();
@@ -42,12 +45,14 @@ ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *
     uint mask = (1u << ZM_BITS) - 1u, shift = ZM_BITS == 4 ? 4 : 0;
     h[pair] = fma2_by((code & mask) << shift | ((code >> ZM_BITS) & mask) << (16 + shift), both);
 }
+#endif
 
-/* y = [A; B; C] norm(h). A task is two rows of one of them. */
+/* y = [A; B; C] norm(h), and a bias for each (NULL: none). A task is two rows of one of them. */
 ZM_KERNEL(THREADS, 2) zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort *as,
                                      const ushort *ab, const uint2 *bw, const ushort *bs, const ushort *bb,
-                                     const uint2 *cw, const ushort *cs, const ushort *cb, ushort *y, float eps, uint n_a,
-                                     uint n_b, uint n_c, uint n_slots, uint n_ahead) {
+                                     const uint2 *cw, const ushort *cs, const ushort *cb, const ushort *a_bias,
+                                     const ushort *b_bias, const ushort *c_bias, ushort *y, float eps, uint n_a, uint n_b,
+                                     uint n_c, uint n_slots, uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread);
@@ -71,7 +76,12 @@ ZM_KERNEL(THREADS, 2) zm_norm_linear(const uint4 *h, const uint4 *norm, const ui
         },
         [&](uint task, const float *parts) {
             float both = warp_sum2(parts[0], parts[1], lane);
-            if (lane % 16 == 0) y[task * 2 + lane / 16] = narrow(both);
+            uint row = task * 2 + lane / 16;
+            const ushort *bias = a_bias;
+            uint at = row;
+            if (n_b && row >= n_a + n_b) bias = c_bias, at -= n_a + n_b;
+            else if (n_b && row >= n_a) bias = b_bias, at -= n_a;
+            if (lane % 16 == 0) y[row] = narrow(biased(both, bias, at));
         });
 }
 

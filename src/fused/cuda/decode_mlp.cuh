@@ -1,37 +1,48 @@
 /* Gated MLPs, dense and of experts. */
 
 #if ZM_K == ZM_HIDDEN
-/* Products of gate and up that lanes keep until all can do their activations at once: act = silu(gate x) * up x. */
+enum { SWIGLU, GEGLU, SWIGLU_OAI }; /* zm_activation of fused/kinds.h, in its order; GEGLU is not among those served */
+
+/* Products of gate and up that lanes keep until all can do their activations at once. Biases may be NULL. */
 struct gated {
+    const ushort *gate_bias, *up_bias;
+    uint activation;
     float gate, up;
+    uint row; /* of the matrices */
     ushort *act;
     uint count;
 
     ZM_FUNCTION void flush(uint lane) {
-        if (lane < count) *act = narrow(swiglu(rounded(gate), rounded(up)));
+        if (lane < count) {
+            gate = biased(gate, gate_bias, row);
+            up = biased(up, up_bias, row);
+            *act = narrow(activation == SWIGLU_OAI ? clipped_swiglu(gate, up) : swiglu(gate, up));
+        }
         count = 0;
     }
-    ZM_FUNCTION void keep(ushort *to, const float *parts, uint lane) {
+    ZM_FUNCTION void keep(ushort *to, uint of_row, const float *parts, uint lane) {
         float own = warp_sum2(parts[0], parts[1], lane); /* gate's in lanes 0 to 15, up's in the others */
         float other = __shfl_xor_sync(~0u, own, 16);
         if (lane == count) {
             gate = lane < 16 ? own : other;
             up = lane < 16 ? other : own;
             act = to;
+            row = of_row;
         }
         if (++count == WARP) flush(lane);
     }
 };
 
-/* act = silu(gate x) * up x, x = norm(h). A task is a row of each. */
+/* act = silu(gate x) * up x, or gpt_oss's, x = norm(h). A task is a row of each. */
 ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *gw, const ushort *gs, const ushort *gb,
-                                const uint2 *uw, const ushort *us, const ushort *ub, ushort *act, float eps, uint n,
-                                uint n_slots, uint n_ahead) {
+                                const uint2 *uw, const ushort *us, const ushort *ub, const ushort *gate_bias,
+                                const ushort *up_bias, ushort *act, float eps, uint activation, uint n, uint n_slots,
+                                uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row nr;
     load_norm(nr, norm, thread);
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
-    gated results = {};
+    gated results = {gate_bias, up_bias, activation};
     multiply<ZM_HIDDEN, 2>(
         blockIdx.x * warps + thread / WARP, gridDim.x * warps, n, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
         [&](uint row, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
@@ -42,32 +53,34 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
             wait_for_last();
             stage_norm(staged, h, nr, eps, nullptr, thread, blockDim.x);
         },
-        [&](uint row, const float *parts) { results.keep(act + row, parts, lane); });
+        [&](uint row, const float *parts) { results.keep(act + row, row, parts, lane); });
     results.flush(lane);
 }
 
 #if ZM_TOP_K < 8
 /* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts. */
 ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs,
-                                    const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
-                                    uint n, uint n_slots, uint n_ahead) {
+                                    const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
+                                    const ushort *gate_bias, const ushort *up_bias, ushort *act, uint activation, uint n,
+                                    uint n_slots, uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
-    gated results = {};
+    gated results = {gate_bias, up_bias, activation};
     wait_for_last();
     uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
     stage<ZM_HIDDEN>(staged, x, thread, blockDim.x); /* before the copies begin, for which it would wait */
     __syncthreads();
+    auto row_of = [&](uint task) { return __shfl_sync(~0u, chosen, task % ZM_TOP_K) * n + task / ZM_TOP_K; };
     multiply<ZM_HIDDEN, 2>(
         blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
         n_slots, n_ahead,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
-            rows[0] = rows[1] = __shfl_sync(~0u, chosen, task % ZM_TOP_K) * n + task / ZM_TOP_K;
+            rows[0] = rows[1] = row_of(task);
         },
         [] {},
         [&](uint task, const float *parts) {
-            results.keep(act + (task % ZM_TOP_K * n + task / ZM_TOP_K), parts, lane);
+            results.keep(act + (task % ZM_TOP_K * n + task / ZM_TOP_K), row_of(task), parts, lane);
         });
     results.flush(lane);
 }
@@ -75,14 +88,14 @@ ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const u
 #endif
 
 #if ZM_TOP_K < 8
-/* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A block has
+/* h_next = h + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum rounded. A block has
  * OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
 enum { OUT_WARP_ROWS = 4, OUT_GROUPS = WARPS / ZM_TOP_K, OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS };
 
 ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights,
                                                           const uint2 *dw, const ushort *ds, const ushort *db,
-                                                          const ushort *h, ushort *h_next, uint n, uint n_slots,
-                                                          uint n_ahead) {
+                                                          const ushort *bias, const ushort *h, ushort *h_next, uint n,
+                                                          uint n_slots, uint n_ahead) {
     enum { X = layout<ZM_K>::X };
     __shared__ float products[ZM_TOP_K][OUT_ROWS];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;
@@ -110,7 +123,8 @@ ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, cons
         },
         [&](uint task, const float *parts) {
             float both = warp_sum2(parts[0], parts[1], lane);
-            if (lane % 16 == 0) products[slot][task * 2 + lane / 16] = rounded(both);
+            uint row = task * 2 + lane / 16;
+            if (lane % 16 == 0) products[slot][row] = biased(both, bias, base + row);
         });
     __syncthreads();
     if (!writes) return;

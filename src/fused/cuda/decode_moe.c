@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Mixtures of experts: the router and the chosen experts. */
 #include <stdint.h>
+#include <string.h>
 
 #include "fused/cuda/launch.h"
 
@@ -9,6 +10,7 @@ enum {
     ROUTER_BLOCKS = 8, /* a cluster */
     ROUTER_WARPS = 8,
     OUT_WARP_ROWS = 4,
+    IN_AHEAD = 4, /* pieces that copies are ahead of products: nothing could be copied before the router's choice */
 };
 
 /* Places of a token's normed hidden state and choice of experts. */
@@ -30,6 +32,7 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
     zm_launch_add_weight(&launch, router);
+    zm_launch_add_constant(&launch, router->bias);
     zm_launch_add_constant(&launch, arguments->expert_bias);
     zm_launch_add_place(&launch, places.normed);
     zm_launch_add_place(&launch, places.experts);
@@ -53,7 +56,7 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k,
         rows = OUT_WARP_ROWS * groups; /* of a block of out */
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
-                               .n_ahead = ZM_DECODE_MOST_AHEAD};
+                               .n_ahead = IN_AHEAD};
     zm_launch_spread(in, &in_plan);
     zm_launch_add_ring(in, &in_plan);
     zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = 1};
@@ -87,12 +90,17 @@ static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *g
     out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));
 }
 
-bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, int top_k, const char **reason) {
+bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_activation activation, int top_k,
+                              const char **reason) {
     enum { PIECE = 256, MLX_COLUMNS = 128 };
     if (!zm_decode_takes_tiles(top_k)) {
         *reason = "its hidden layer does not fit shared memory";
         return zm_decode_fits(down, top_k);
     }
+    *reason = "its many chosen experts are in mxfp4, have biases or are clipped";
+    if (activation != ZM_ACTIVATION_SWIGLU || strcmp(gate->quantization.mode, "affine") != 0 ||
+        strcmp(down->quantization.mode, "affine") != 0 || zm_is_set(gate->bias) || zm_is_set(down->bias))
+        return false;
     *reason = "its experts' sizes are not those of MLX's matrix kernel that its own for many chosen experts follow";
     if (gate->in_features % PIECE || down->in_features % PIECE || gate->out_features % MLX_COLUMNS ||
         down->out_features % MLX_COLUMNS)
@@ -109,23 +117,26 @@ zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const
     zm_launch in = zm_launch_begin(decode, ZM_DECODE_KERNEL_experts_in, gate);
     zm_launch out = zm_launch_begin(decode, ZM_DECODE_KERNEL_experts_out, down);
     zm_place act = zm_decode_temporary(decode, decode->top_k * gate->out_features), to = zm_decode_residual(decode);
+    bool tiled = zm_decode_takes_tiles(decode->top_k);
     zm_launch_add_place(&in, places.normed);
     zm_launch_add_place(&in, places.experts);
     zm_launch_add_weight(&in, gate);
     zm_launch_add_weight(&in, arguments->up);
+    if (!tiled) zm_launch_add_constant(&in, gate->bias);
+    if (!tiled) zm_launch_add_constant(&in, arguments->up->bias);
     zm_launch_add_place(&in, act);
+    if (!tiled) zm_launch_add_int(&in, (int)arguments->activation);
     zm_launch_add_int(&in, gate->out_features);
     zm_launch_add_place(&out, act);
     zm_launch_add_place(&out, places.experts);
     zm_launch_add_place(&out, places.weights);
     zm_launch_add_weight(&out, down);
+    if (!tiled) zm_launch_add_constant(&out, down->bias);
     zm_launch_add_place(&out, h);
     zm_launch_add_place(&out, to);
     zm_launch_add_int(&out, down->out_features);
-    if (zm_decode_takes_tiles(decode->top_k))
-        plan_tiled_experts(&in, &out, gate, down);
-    else
-        plan_vector_experts(&in, &out, gate, down);
+    if (tiled) plan_tiled_experts(&in, &out, gate, down);
+    else plan_vector_experts(&in, &out, gate, down);
     zm_launch_end(&in);
     zm_launch_end(&out);
     return to;

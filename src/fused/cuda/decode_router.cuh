@@ -46,18 +46,18 @@ ZM_FUNCTION uint rank_of(const uint *keys, uint n, uint thread, bool low) {
     return rank;
 }
 
-/* normed = norm(h); experts, weights (top_k): by the sigmoid of W normed, chosen by it + bias (NULL: none), or by its softmax, or
- * the softmax of the largest; the weights divided by their sum + epsilon if normalize. */
+/* normed = norm(h); experts, weights (top_k): by the sigmoid of W normed + bias, chosen by it + expert_bias, or by its softmax,
+ * or the softmax of the largest; the weights divided by their sum + epsilon if normalize. Biases may be NULL. */
 extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(ROUTER_WARPS *WARP)
     zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales, const ushort *biases,
-              const float *expert_bias, uint4 *normed, uint *experts, ushort *weights, float eps, uint n_experts, uint top_k,
-              uint gating, int normalize, float epsilon, float scaling, uint n_slots, uint n_ahead) {
+              const ushort *bias, const float *expert_bias, uint4 *normed, uint *experts, ushort *weights, float eps,
+              uint n_experts, uint top_k, uint gating, int normalize, float epsilon, float scaling, uint n_slots, uint n_ahead) {
     __shared__ float scores[MOST_EXPERTS], chosen_scores[WARP];
     __shared__ uint chosen[WARP];
     __shared__ alignas(16) uint keys[MOST_EXPERTS];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     begin_cluster();
-    float bias = thread < n_experts && expert_bias ? __ldg(expert_bias + thread) : 0.0f;
+    float choice_bias = thread < n_experts && expert_bias ? __ldg(expert_bias + thread) : 0.0f;
     norm_row nr;
     load_norm(nr, norm, thread);
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
@@ -74,7 +74,7 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(ROU
             wait_for_cluster(); /* the first block has begun */
         },
         [&](uint expert, const float *parts) {
-            float logit = rounded(warp_sum(parts[0]));
+            float logit = biased(warp_sum(parts[0]), bias, expert);
             if (lane == 0)
                 store_to_block(0, scores + expert, __float_as_uint(gating == SIGMOID_BIAS ? sigmoid(logit) : logit));
         });
@@ -85,7 +85,7 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(ROU
         if (warp == 0) softmax_of(scores, n_experts, lane);
         __syncthreads();
     }
-    keys[thread] = thread < n_experts ? choice_key(scores[thread] + bias) : 0;
+    keys[thread] = thread < n_experts ? choice_key(scores[thread] + choice_bias) : 0;
     __syncthreads();
     bool low = gating == TOP_K_THEN_SOFTMAX_LOW;
     uint rank = thread < n_experts ? rank_of(keys, (n_experts + 3) / 4 * 4, thread, low) : top_k;

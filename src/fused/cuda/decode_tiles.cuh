@@ -1,6 +1,6 @@
 /* Experts on tensor cores: from 8 chosen experts on MLX's gathered product is its matrix kernel, whose sums are those of
  * mma.m16n8k16 in the order of k. Here the weights are the 16 rows and x each of the 8 columns. */
-#if ZM_TOP_K >= 8 && ZM_K % 256 == 0
+#if ZM_TOP_K >= 8 && ZM_K % 256 == 0 && !ZM_MXFP4
 enum {
     TILE_ROWS = 16,
     TILE_K = 256, /* of a piece */
@@ -96,7 +96,8 @@ ZM_FUNCTION void place_tile_x(uint4 *shared, uint number, uint4 v) {
 /* Scale and bias of a row's group, of which two are in a word. */
 ZM_FUNCTION uint group_of(const tile &t, uint row, int group) {
     uint scales = t.scales[0][row][group / 2], biases = t.scales[1][row][group / 2];
-    return group % 2 ? scale_and_bias(ushort(scales >> 16), ushort(biases >> 16)) : scale_and_bias(ushort(scales), ushort(biases));
+    return group % 2 ? scale_and_bias(ushort(scales >> 16), ushort(biases >> 16))
+                     : scale_and_bias(ushort(scales), ushort(biases));
 }
 
 /* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task) says

@@ -6,30 +6,46 @@
 
 enum {
     VECTOR_BYTES = 16,
-    WORD_BYTES = 8, /* of weights that a lane takes in a step */
-    SHORT_ROW = 4,  /* steps: where a row is a single short piece, copies one piece ahead are faster than two */
+    WORD = 4,      /* of scales and biases: bytes that are copied at once */
+    SHORT_ROW = 4, /* steps: where a row is a single short piece, copies one piece ahead are faster than two */
 };
 
-/* Elements of a row that a warp takes in a step. */
-static int step_of(int bits) { return bits == 4 ? 512 : 256; }
-
-/* How rows of k elements go through the kernels: layout of decode.cuh. */
+/* How rows go through the kernels: layout of decode.cuh. */
 typedef struct row_layout {
+    int step;  /* elements that a warp takes at once */
     int steps; /* of a piece */
     int n_pieces;
     int staged_bytes; /* of x in shared memory */
+    int step_bytes;   /* of codes */
+    int group_bytes;  /* of scales and biases of a piece, as they are copied */
 } row_layout;
 
-static row_layout layout_of(int k, int bits) {
-    int row_steps = zm_divide_up(k, step_of(bits)), steps = row_steps;
-    if (steps > 5) steps = zm_divide_up(row_steps, 5) * 5 < zm_divide_up(row_steps, 4) * 4 ? 5 : 4;
-    int n_pieces = zm_divide_up(row_steps, steps);
-    return (row_layout){steps, n_pieces, n_pieces * steps * step_of(bits) / 8 * VECTOR_BYTES};
+/* Steps of a piece: so many that few are empty. */
+static int steps_of(int row_steps) {
+    if (row_steps <= 5) return row_steps;
+    int in_5 = zm_divide_up(row_steps, 5) * 5, in_4 = zm_divide_up(row_steps, 4) * 4;
+    int in_3 = zm_divide_up(row_steps, 3) * 3;
+    return in_3 < in_4 && in_3 < in_5 ? 3 : in_5 < in_4 ? 5 : 4;
 }
 
-int zm_launch_staged_bytes(const zm_weight *weight) {
-    return layout_of(weight->in_features, weight->quantization.bits).staged_bytes;
+static row_layout layout_of(const zm_weight *weight) {
+    enum { WARP = 32, BYTES = 8 /* of a lane */, X_BYTES = 2 };
+    zm_quantization quantization = weight->quantization;
+    bool is_mxfp4 = !strcmp(quantization.mode, "mxfp4");
+    int lane_bytes = is_mxfp4 ? 2 * BYTES : BYTES, k = weight->in_features;
+    row_layout row = {.step = WARP * lane_bytes * 8 / quantization.bits, .step_bytes = WARP * lane_bytes};
+    int row_steps = zm_divide_up(k, row.step);
+    row.steps = steps_of(row_steps);
+    row.n_pieces = zm_divide_up(row_steps, row.steps);
+    row.staged_bytes = row.n_pieces * row.steps * row.step * (is_mxfp4 ? (int)sizeof(float) : X_BYTES);
+    int bytes = is_mxfp4 ? 1 : 2, lists = is_mxfp4 ? 1 : 2;
+    bool in_words = k / quantization.group_size * bytes % WORD == 0;
+    int groups = row.steps * row.step / quantization.group_size;
+    row.group_bytes = lists * zm_divide_up(groups * bytes + (in_words ? 0 : WORD / 2), WORD) * WORD;
+    return row;
 }
+
+int zm_launch_staged_bytes(const zm_weight *weight) { return layout_of(weight).staged_bytes; }
 
 bool zm_decode_failed(const zm_decode *decode) { return !decode->chain || zm_scope_failed(decode->scope); }
 
@@ -58,10 +74,8 @@ zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_w
 }
 
 void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds) {
-    zm_quantization quantization = plan->weight->quantization;
-    row_layout row = layout_of(plan->weight->in_features, quantization.bits);
-    int n_pieces = rounds * row.n_pieces, groups = row.steps * step_of(quantization.bits) / quantization.group_size;
-    int slot_bytes = plan->task_rows * (row.steps * 32 * WORD_BYTES + 2 * groups * (int)sizeof(uint16_t));
+    row_layout row = layout_of(plan->weight);
+    int n_pieces = rounds * row.n_pieces, slot_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
     int all_bytes = warps * zm_divide_up(slot_bytes, VECTOR_BYTES) * VECTOR_BYTES; /* a slot for each warp */
     if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 && row.steps <= SHORT_ROW ? 1 : ZM_DECODE_MOST_AHEAD;
     plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/text.h"
 #include "mlx/chain.h"
@@ -39,16 +40,22 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static zm_decode_program *programs;
 
 static bool same(zm_decode_settings a, zm_decode_settings b) {
-    return a.bits == b.bits && a.group_size == b.group_size && a.k == b.k &&
+    return a.bits == b.bits && a.group_size == b.group_size && a.is_mxfp4 == b.is_mxfp4 && a.k == b.k &&
            a.hidden_size == b.hidden_size && a.head_dim == b.head_dim && a.top_k == b.top_k;
+}
+
+/* Tables are affine; on tensor cores rows come in whole pieces. */
+static bool is_in_text(zm_decode_settings settings, zm_decode_kernel kernel) {
+    if (kernel == ZM_DECODE_KERNEL_embed) return !settings.is_mxfp4;
+    bool experts = kernel == ZM_DECODE_KERNEL_experts_in || kernel == ZM_DECODE_KERNEL_experts_out;
+    return !experts || !zm_decode_takes_tiles(settings.top_k) || (settings.k % TILE_K == 0 && !settings.is_mxfp4);
 }
 
 static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *module, zmlx_error *error) {
     for (int i = 0; i < ZM_DECODE_KERNEL_COUNT; i++) {
         if (zm_decode_kernel_is_hidden((zm_decode_kernel)i) && program->settings.k != program->settings.hidden_size)
             continue;
-        bool experts = i == ZM_DECODE_KERNEL_experts_in || i == ZM_DECODE_KERNEL_experts_out;
-        if (experts && zm_decode_takes_tiles(program->settings.top_k) && program->settings.k % TILE_K) continue;
+        if (!is_in_text(program->settings, (zm_decode_kernel)i)) continue;
         program->kernels[i] = zm_cuda_module_kernel(module, symbols[i], ZM_DECODE_MAX_SHARED);
         if (!program->kernels[i])
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, symbols[i], "this GPU cannot load it");
@@ -61,9 +68,9 @@ static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
     zm_text text = {0};
     zm_text_printf(&text,
                    "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
-                   "#define ZM_TOP_K %d\n",
+                   "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n",
                    settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim,
-                   settings.top_k);
+                   settings.top_k, settings.is_mxfp4);
     zm_text_append_string(&text, zm_cuda_decode);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1};
     zm_gpu_get(&source.compute_capability);
@@ -105,6 +112,7 @@ zmlx_status zm_decode_program_for(const zm_decode_program **program, const zm_we
                                   int head_dim, int top_k, zmlx_error *error) {
     zm_decode_settings settings = {.bits = weight->quantization.bits,
                                    .group_size = weight->quantization.group_size,
+                                   .is_mxfp4 = !strcmp(weight->quantization.mode, "mxfp4"),
                                    .k = k,
                                    .hidden_size = hidden_size,
                                    .head_dim = head_dim,

@@ -16,7 +16,8 @@ typedef enum zm_decode_kernel {
 } zm_decode_kernel;
 
 typedef struct zm_decode_settings {
-    int bits, group_size; /* of the affine weights: 4 or 8; 32, 64 or 128 */
+    int bits, group_size; /* of the weights: 4 or 8; 32, 64 or 128 */
+    bool is_mxfp4;        /* of 4 bits in groups of 32; otherwise affine */
     int k; /* length of the weights' rows */
     int hidden_size;
     int head_dim; /* 64 or 128 */

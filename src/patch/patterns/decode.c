@@ -2,6 +2,8 @@
 /* decode: a call of one token on a CUDA device as one chain of kernels, with the bits of the operations they replace
  * (fused/cuda/decode.h). Attention is MLX's vector kernel. From 256 keys on MLX may take cuDNN's instead, whose sums are in
  * another order: then attention is MLX's own operation, between chains. */
+#include <string.h>
+
 #include "fused/cuda/decode.h"
 #include "model/cache.h"
 #include "patch/pattern.h"
@@ -17,8 +19,8 @@ static bool serves_linear(const zm_linear *linear, int n_experts, weight_check c
 }
 
 static bool same_packing(const zm_linear *a, const zm_linear *b) {
-    return a->weight.quantization.bits == b->weight.quantization.bits &&
-           a->weight.quantization.group_size == b->weight.quantization.group_size;
+    zm_quantization left = a->weight.quantization, right = b->weight.quantization;
+    return left.bits == right.bits && left.group_size == right.group_size && !strcmp(left.mode, right.mode);
 }
 
 static bool serves_norm(const zm_norm *norm, int size, const char **reason) {
@@ -30,7 +32,7 @@ static bool serves_norm(const zm_norm *norm, int size, const char **reason) {
 
 static bool serves_rope(const zm_rope_parameters *rope, int head_dim, const char **reason) {
     *reason = "its rotary embedding is not of the plain kind";
-    return rope->dims == head_dim && !rope->traditional && rope->input_scale == 1.0f && !(rope->dynamic_factor > 0) &&
+    return rope->dims == head_dim && !rope->traditional && !(rope->dynamic_factor > 0) &&
            (!zm_is_set(rope->freqs) || mlx_array_dtype(rope->freqs) == MLX_FLOAT32);
 }
 
@@ -49,6 +51,8 @@ static bool serves_attention(const zm_attention *attention, int hidden_size, wei
         !zm_decode_fits(&attention->o_proj->weight, 1) ||
         attention->q_proj->weight.in_features != hidden_size || attention->o_proj->weight.out_features != hidden_size)
         return false;
+    *reason = "its attention sinks are not bfloat16";
+    if (zm_is_set(attention->sinks) && mlx_array_dtype(attention->sinks) != MLX_BFLOAT16) return false;
     *reason = "one of its heads' norms is missing";
     if (!attention->q_norm != !attention->k_norm) return false;
     if (attention->q_norm && (!serves_norm(attention->q_norm, head_dim, reason) ||
@@ -62,6 +66,8 @@ static bool serves_attention(const zm_attention *attention, int hidden_size, wei
 static bool serves_conv(const zm_short_conv *module, int hidden_size, weight_check check, const char **reason) {
     if (!serves_linear(module->in_proj, 0, check, reason) || !serves_linear(module->out_proj, 0, check, reason))
         return false;
+    *reason = "its convolution's projection in has a bias";
+    if (zm_is_set(module->in_proj->weight.bias)) return false;
     *reason = "its convolution is not one of three bfloat16 taps without a bias";
     const zm_depthwise_conv *conv = module->conv;
     if (!conv || conv->base.kind != ZM_MODULE_CONV1D || !zm_patch_is_standard(&conv->base) || conv->taps != 3 ||
@@ -79,8 +85,8 @@ static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_line
         !serves_linear(down, n_experts, check, reason))
         return false;
     *reason = "its activation is not SiLU gating";
-    if (activation != ZM_ACTIVATION_SWIGLU) return false;
-    if (!zm_decode_serves_experts(&gate->weight, &down->weight, top_k, reason)) return false;
+    if (activation != ZM_ACTIVATION_SWIGLU && activation != ZM_ACTIVATION_SWIGLU_OAI) return false;
+    if (!zm_decode_serves_experts(&gate->weight, &down->weight, activation, top_k, reason)) return false;
     *reason = "its projections do not fit together";
     return same_packing(gate, up) && gate->weight.in_features == hidden_size && up->weight.in_features == hidden_size &&
            gate->weight.out_features == up->weight.out_features &&
@@ -106,9 +112,9 @@ static bool serves_block(const zm_block *block, int hidden_size, weight_check ch
     if (!zm_patch_is_standard(&block->base) || !zm_patch_is_standard(block->operator) ||
         !zm_patch_is_standard(block->feed_forward))
         return false;
-    *reason = "a block has a sliding window or attention sinks";
     bool is_attention = block->operator->kind == ZM_MODULE_ATTENTION;
-    if (block->sliding_window || (is_attention && zm_is_set(((const zm_attention *)block->operator)->sinks))) return false;
+    *reason = "a block has a sliding window without attention";
+    if (block->sliding_window && !is_attention) return false;
     if (!serves_norm(block->operator_norm, hidden_size, reason) ||
         !serves_norm(block->feed_forward_norm, hidden_size, reason))
         return false;
@@ -158,7 +164,10 @@ static bool serves(const zm_causal_lm *model, weight_check check, const char **r
     if (!zm_patch_is_standard(&decoder->base) || !zm_patch_is_standard(&table->base)) return false;
     *reason = "its hidden size is not a multiple of 64 up to 8192";
     if (hidden_size % 64 || hidden_size > LARGEST_HIDDEN) return false;
-    if (!check(&table->weight, reason) || !serves_linear(model->lm_head, 0, check, reason) ||
+    if (!check(&table->weight, reason)) return false;
+    *reason = "its embedding is in mxfp4";
+    if (!strcmp(table->weight.quantization.mode, "mxfp4")) return false;
+    if (!serves_linear(model->lm_head, 0, check, reason) ||
         !serves_norm(decoder->norm, hidden_size, reason))
         return false;
     *reason = "its heads are not all of 64, or all of 128";
@@ -215,9 +224,11 @@ typedef struct decode_step {
 static bool splits(const decode_step *step, int block) {
     enum { LEAST_CUDNN_KEYS = 256 };
     const zm_decoder *decoder = step->model->decoder;
-    return !step->vector_attention && block < decoder->n_blocks &&
-           decoder->blocks[block]->operator->kind == ZM_MODULE_ATTENTION &&
-           step->caches[block].offset + 1 >= LEAST_CUDNN_KEYS;
+    if (step->vector_attention || block >= decoder->n_blocks ||
+        decoder->blocks[block]->operator->kind != ZM_MODULE_ATTENTION)
+        return false;
+    int n_keys = step->caches[block].offset + 1, window = decoder->blocks[block]->sliding_window;
+    return (window && window < n_keys ? window : n_keys) >= LEAST_CUDNN_KEYS;
 }
 
 static void begin_chain(decode_step *step, int block) {
@@ -275,7 +286,7 @@ static void attend_with_mlx(decode_step *step, int index, mlx_array queries) {
     mlx_array keys = zm_slice_axis(scope, rows->keys, 2, 0, rows->n_rows, 1);
     mlx_array values = zm_slice_axis(scope, rows->values, 2, 0, rows->n_rows, 1);
     mlx_array y = zm_scaled_dot_product_attention(scope, zm_transpose(scope, queries, heads_first, 4), keys, values,
-                                                  attention->scale, "", (mlx_array){NULL}, (mlx_array){NULL});
+                                                  attention->scale, "", (mlx_array){NULL}, attention->sinks);
     mlx_array h = step->results[step->h_output];
     begin_chain(step, index + 1);
     step->h = zm_decode_linear_add(&step->decode, zm_decode_input(&step->decode, y), &attention->o_proj->weight,
@@ -311,7 +322,11 @@ static void attend(decode_step *step, int index) {
         .base = attention->rope.base,
         .position_scale = attention->rope.scale,
         .scale = attention->scale,
-        .offset = rows->first,
+        .input_scale = attention->rope.input_scale,
+        .sinks = attention->sinks,
+        .offset = step->caches[index].offset,
+        .n_keys = rows->n_rows,
+        .row = rows->first,
         .n_rows = zm_dim(rows->keys, 2),
         .keys = keys,
         .values = values,
@@ -334,7 +349,7 @@ static void feed_forward(decode_step *step, const zm_block *block) {
     if (block->feed_forward->kind != ZM_MODULE_MOE) {
         const zm_gated_mlp *mlp = (const zm_gated_mlp *)block->feed_forward;
         step->h = zm_decode_mlp(&step->decode, step->h, norm, &mlp->gate_proj->weight, &mlp->up_proj->weight,
-                                &mlp->down_proj->weight);
+                                &mlp->down_proj->weight, mlp->activation);
         return;
     }
     const zm_moe *moe = (const zm_moe *)block->feed_forward;
@@ -383,8 +398,9 @@ static mlx_array run(decode_step *step, mlx_array token, bool choose) {
 static bool serves_caches(const zm_decoder *decoder, const zm_cache *caches) {
     if (decoder->n_blocks > MOST_BLOCKS) return false;
     for (int i = 0; i < decoder->n_blocks; i++) {
-        bool is_attention = decoder->blocks[i]->operator->kind == ZM_MODULE_ATTENTION;
-        if (caches[i].kind != (is_attention ? ZM_CACHE_KV : ZM_CACHE_ARRAY)) return false;
+        const zm_block *block = decoder->blocks[i];
+        zm_cache_kind kind = block->sliding_window ? ZM_CACHE_ROTATING : ZM_CACHE_KV;
+        if (caches[i].kind != (block->operator->kind == ZM_MODULE_ATTENTION ? kind : ZM_CACHE_ARRAY)) return false;
     }
     return true;
 }

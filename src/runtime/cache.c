@@ -259,7 +259,7 @@ zmlx_status zm_cuda_part_get(const zm_text **cubin, int *compiled, const zm_cuda
     if (compiled) *compiled = 0;
     zm_text key = {0};
     zm_text_append_string(&key, "CUDA\n");
-    zmlx_status status = zm_nvrtc_describe(&key, source->compute_capability, error);
+    zmlx_status status = zm_nvrtc_describe(&key, source, error);
     zm_text_printf(&key, " part %d\n", part);
     zm_text_append(&key, source->text, source->size);
     if (status) {

@@ -7,6 +7,7 @@
 #ifndef ZM_RUNTIME_CACHE_H
 #define ZM_RUNTIME_CACHE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +31,7 @@ typedef struct zm_cuda_source {
     size_t size;
     int n_parts, first;     /* first: it stands for all in zm_cache_counts */
     int compute_capability; /* 90 for sm_90 */
+    bool for_it_alone;      /* may use what other capabilities lack: sm_90a */
 } zm_cuda_source;
 
 /* A part's cubin, by NVRTC (loaded at run time) or from the cache; it lives as long as the process. *compiled (may be NULL) tells

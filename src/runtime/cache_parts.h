@@ -44,7 +44,7 @@ zmlx_status zm_host_compiler_run(const char *compiler, const char *work, const c
                                  size_t size, double seconds, zmlx_error *error);
 
 /* Fails with ZMLX_ERROR_UNSUPPORTED where NVRTC cannot be loaded. */
-zmlx_status zm_nvrtc_describe(zm_text *key, int compute_capability, zmlx_error *error);
+zmlx_status zm_nvrtc_describe(zm_text *key, const zm_cuda_source *source, zmlx_error *error);
 /* The cubin of a part. */
 zmlx_status zm_nvrtc_run(zm_text *cubin, const zm_cuda_source *source, int part, zmlx_error *error);
 /* What it sets up in its first run it takes down first when the process exits: what waits for it then is to be

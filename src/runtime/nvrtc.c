@@ -76,10 +76,12 @@ static zmlx_status need_library(zmlx_error *error) {
 static const char *const options[] = {"--std=c++17", "--fmad=false", "--disable-warnings"};
 enum { N_OPTIONS = sizeof options / sizeof *options };
 
-zmlx_status zm_nvrtc_describe(zm_text *key, int compute_capability, zmlx_error *error) {
+static const char *suffix(const zm_cuda_source *source) { return source->for_it_alone ? "a" : ""; }
+
+zmlx_status zm_nvrtc_describe(zm_text *key, const zm_cuda_source *source, zmlx_error *error) {
     ZM_TRY(need_library(error));
     zm_entry_describe_file(key, nvrtc.path);
-    zm_text_printf(key, "NVRTC %d.%d sm_%d", nvrtc.major, nvrtc.minor, compute_capability);
+    zm_text_printf(key, "NVRTC %d.%d sm_%d%s", nvrtc.major, nvrtc.minor, source->compute_capability, suffix(source));
     for (int i = 0; i < N_OPTIONS; i++) zm_text_printf(key, " %s", options[i]);
     return ZMLX_OK;
 }
@@ -120,7 +122,8 @@ bool zm_nvrtc_has_run(void) { return atomic_load(&has_run); }
 zmlx_status zm_nvrtc_run(zm_text *cubin, const zm_cuda_source *source, int part, zmlx_error *error) {
     ZM_TRY(need_library(error));
     char architecture[64], definition[32];
-    snprintf(architecture, sizeof architecture, "--gpu-architecture=sm_%d", source->compute_capability);
+    snprintf(architecture, sizeof architecture, "--gpu-architecture=sm_%d%s", source->compute_capability,
+             suffix(source));
     snprintf(definition, sizeof definition, "-DZM_PART=%d", part);
     const char *arguments[N_OPTIONS + 2] = {architecture, definition};
     memcpy(arguments + 2, options, sizeof options);

@@ -111,6 +111,11 @@ typedef struct zm_causal_lm { /* the root: token ids -> logits */
 
 /* h(gate, up) in MLX operations, as mlx-lm's activation functions. */
 mlx_array zm_activation_apply(zm_scope *scope, zm_activation activation, mlx_array gate, mlx_array up);
+/* The experts that a token's logits (..., n_experts) choose; dtype: x's, in which weights of sigmoid gating come. */
+typedef struct zm_routing {
+    mlx_array indices, weights; /* (..., top_k) */
+} zm_routing;
+zm_routing zm_moe_route(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype);
 /* SwitchGLU: x (..., in), indices (..., top_k) -> (..., top_k, in). */
 mlx_array zm_switch_glu_call(zm_switch_glu *experts, zm_scope *scope, mlx_array x, mlx_array indices);
 /* Rotates x (batch, heads, length, head_dim) from position offset. */

@@ -4,21 +4,17 @@
 
 #include "model/layers/forward.h"
 
-typedef struct routing {
-    mlx_array indices, weights; /* (..., top_k) */
-} routing;
-
 /* The indices of the top_k largest, in argpartition's order. */
 static mlx_array largest(zm_scope *scope, mlx_array scores, int top_k) {
     mlx_array order = zm_argpartition(scope, scores, -top_k, -1);
     return zm_slice_axis(scope, order, -1, -top_k, INT_MAX, 1);
 }
 
-static routing route_sigmoid(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype) {
+static zm_routing route_sigmoid(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype) {
     mlx_array scores = zm_sigmoid(scope, logits), choice = scores;
     if (zm_is_set(moe->expert_bias))
         choice = zm_add(scope, zm_astype(scope, scores, MLX_FLOAT32), moe->expert_bias);
-    routing result = {.indices = largest(scope, choice, moe->top_k)};
+    zm_routing result = {.indices = largest(scope, choice, moe->top_k)};
     mlx_array weights = zm_take_along_axis(scope, scores, result.indices, -1);
     if (moe->normalize_top_k) {
         mlx_array sum = zm_sum(scope, weights, -1, true);
@@ -31,17 +27,17 @@ static routing route_sigmoid(const zm_moe *moe, zm_scope *scope, mlx_array logit
     return result;
 }
 
-static routing route_softmax_first(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
+static zm_routing route_softmax_first(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
     mlx_array scores = zm_softmax(scope, logits, -1, true);
-    routing result = {.indices = largest(scope, scores, moe->top_k)};
+    zm_routing result = {.indices = largest(scope, scores, moe->top_k)};
     result.weights = zm_take_along_axis(scope, scores, result.indices, -1);
     if (moe->normalize_top_k)
         result.weights = zm_divide(scope, result.weights, zm_sum(scope, result.weights, -1, true));
     return result;
 }
 
-static routing route_softmax_last(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
-    routing result;
+static zm_routing route_softmax_last(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
+    zm_routing result;
     if (moe->gating == ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH) {
         result.indices = largest(scope, logits, moe->top_k);
     } else {
@@ -53,7 +49,7 @@ static routing route_softmax_last(const zm_moe *moe, zm_scope *scope, mlx_array 
     return result;
 }
 
-static routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype) {
+zm_routing zm_moe_route(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype) {
     switch (moe->gating) {
     case ZM_GATING_SIGMOID_BIAS: return route_sigmoid(moe, scope, logits, dtype);
     case ZM_GATING_SOFTMAX_THEN_TOP_K: return route_softmax_first(moe, scope, logits);
@@ -62,7 +58,7 @@ static routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_d
     }
     mlx_array none =
         zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, moe->base.path, "unknown gating %d", (int)moe->gating);
-    return (routing){none, none};
+    return (zm_routing){none, none};
 }
 
 mlx_array zm_moe_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
@@ -70,7 +66,7 @@ mlx_array zm_moe_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm
     const zm_moe *moe = (const zm_moe *)self;
     if (zm_scope_failed(scope)) return x;
     mlx_array logits = zm_module_call(&moe->router->base, scope, x, NULL);
-    routing chosen = route(moe, scope, logits, mlx_array_dtype(x));
+    zm_routing chosen = zm_moe_route(moe, scope, logits, mlx_array_dtype(x));
     mlx_array y = zm_switch_glu_call(moe->experts, scope, x, chosen.indices);
     y = zm_multiply(scope, y, zm_expand_dims(scope, chosen.weights, -1));
     return zm_sum(scope, y, -2, false);

@@ -255,7 +255,7 @@ static void test_unknown_names_are_refused(void **state) {
     assert_null(report);
     assert_string_equal(error.message, "unknown pattern 'swiglu'; known are: swiglu_mlp, geglu_mlp, moe_mlp, "
                                        "short_conv, attention, rmsnorm, quantized_linear, "
-                                       "lm_head, decoder_block, add_rms_norm, decode");
+                                       "lm_head, decoder_block, add_rms_norm, decode, prompt");
     assert_int_equal(zmlx_patch(&report, &model, &wrong_exclude, &error), ZMLX_ERROR_ARGUMENT);
     assert_int_equal(n_patched(), 0);
 }
@@ -322,7 +322,7 @@ static void test_only_proven_by_default(void **state) {
     assert_int_equal(report->n_notes, 0);
     zmlx_unpatch(&model);
     model.device = ZMLX_DEVICE_GPU;
-    expect_nothing_by_default("[zmlx.patch] llama model detected — excluded ['decode'] (not proven for this family). "
+    expect_nothing_by_default("[zmlx.patch] llama model detected — excluded ['decode', 'prompt'] (not proven for this family). "
                               "Override with patterns=[...].");
     report = patch_only("moe_mlp");
     assert_int_equal(report->patched_count, 0);

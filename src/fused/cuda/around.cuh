@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the choice of
+ * experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
+ * Behind bfloat16.cuh. The text before that defines ZM_ROUTE, ZM_PLAN, ZM_COMBINE or ZM_CONVOLVE: the kernel that is wanted. */
+enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
+
+#if ZM_ROUTE
+ZM_FUNCTION uint warp_max(uint value) {
+    uint result;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
+    return result;
+}
+
+/* Orders numbers: ascending, NaN last. Not 0. */
+ZM_FUNCTION uint choice_key(float value) {
+    uint bits = __float_as_uint(value + 0.0f); /* -0 and 0 are equal */
+    if (value != value) return ~0u;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* For each token, by one warp: the top_k experts of the largest sigmoid(logit) + bias, in ascending order, of equals the last
+ * ones; and sigmoid(logit) of those, divided by their sum + epsilon if normalize, times scaling. */
+template <int LANE_EXPERTS>
+ZM_FUNCTION void choose(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_experts, uint top_k,
+                        bool normalize, float epsilon, float scaling, uint lane) {
+    float scores[LANE_EXPERTS], mine = 0.0f, sum = 0.0f;
+    uint keys[LANE_EXPERTS], own = 0;
+#pragma unroll
+    for (int i = 0; i < LANE_EXPERTS; i++) {
+        uint expert = i * WARP + lane;
+        keys[i] = 0;
+        if (expert >= n_experts) continue;
+        scores[i] = sigmoid(widen(logits[expert]));
+        keys[i] = choice_key(scores[i] + (bias ? bias[expert] : 0.0f));
+    }
+    for (uint rank = top_k; rank-- > 0;) {
+        uint best = 0, index = 0;
+        float score = 0.0f;
+#pragma unroll
+        for (int i = 0; i < LANE_EXPERTS; i++)
+            if (keys[i] && keys[i] >= best) best = keys[i], index = i * WARP + lane, score = scores[i];
+        uint largest = warp_max(best), expert = warp_max(best == largest ? index : 0);
+#pragma unroll
+        for (int i = 0; i < LANE_EXPERTS; i++)
+            if (i * WARP + lane == expert) keys[i] = 0;
+        score = __shfl_sync(~0u, score, expert % WARP);
+        if (lane == rank) own = expert, mine = score;
+    }
+    for (uint i = 0; i < top_k; i++) sum = rounded(sum + __shfl_sync(~0u, mine, i));
+    if (normalize) mine = rounded(mine / rounded(sum + rounded(epsilon)));
+    if (scaling != 1.0f) mine = rounded(mine * rounded(scaling));
+    if (lane < top_k) chosen[lane] = own, weights[lane] = narrow(mine);
+}
+
+/* bias: as many as experts, if has_bias. */
+extern "C" __global__ void __launch_bounds__(ROUTE_WARPS * WARP)
+    zm_route(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_tokens, uint n_experts, uint top_k,
+             uint has_bias, uint normalize, float epsilon, float scaling) {
+    uint lane = threadIdx.x % WARP, token = blockIdx.x * ROUTE_WARPS + threadIdx.x / WARP;
+    if (token >= n_tokens) return;
+    if (!has_bias) bias = nullptr;
+    logits += size_t(token) * n_experts, chosen += size_t(token) * top_k, weights += size_t(token) * top_k;
+    if (n_experts <= WARP) choose<1>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling, lane);
+    else choose<ROUTE_EXPERTS / WARP>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling, lane);
+}
+
+#elif ZM_PLAN
+/* order: the n_chosen places of `chosen`, sorted by expert; among those of one expert in any order, which changes no bits: a row's
+ * sums are its own. tiles: (expert, first in order, how many) of blocks of at most tile_rows; the rest of n_tiles are empty. */
+extern "C" __global__ void __launch_bounds__(PLAN_THREADS)
+    zm_plan(const uint *chosen, uint *order, uint4 *tiles, uint n_chosen, uint n_experts, uint tile_rows, uint n_tiles) {
+    __shared__ uint counts[MOST_EXPERTS], next[MOST_EXPERTS];
+    uint thread = threadIdx.x;
+    if (thread < MOST_EXPERTS) counts[thread] = 0;
+    __syncthreads();
+    for (uint i = thread; i < n_chosen; i += PLAN_THREADS) atomicAdd(&counts[min(chosen[i], n_experts - 1)], 1u);
+    __syncthreads();
+    uint first = 0, tile = 0, n_used = 0;
+    for (uint i = 0; i < n_experts; i++) {
+        uint n_own = (counts[i] + tile_rows - 1) / tile_rows;
+        n_used += n_own;
+        if (i < thread) first += counts[i], tile += n_own;
+    }
+    if (thread < n_experts) {
+        next[thread] = first;
+        for (uint i = 0; i < counts[thread]; i += tile_rows, tile++)
+            tiles[tile] = make_uint4(thread, first + i, min(counts[thread] - i, tile_rows), 0);
+    }
+    for (uint i = n_used + thread; i < n_tiles; i += PLAN_THREADS) tiles[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+    for (uint i = thread; i < n_chosen; i += PLAN_THREADS) order[atomicAdd(&next[min(chosen[i], n_experts - 1)], 1u)] = i;
+}
+#elif ZM_COMBINE
+/* sum + y * weight, both rounded. */
+ZM_FUNCTION uint add_weighted(uint sum, uint y, float weight) {
+    uint product = pack(low(y) * weight, high(y) * weight);
+    return pack(low(sum) + low(product), high(sum) + high(product));
+}
+
+/* out[t] = sum over i, in order, of weights[t, i] * y[t, i], each product and sum rounded to bfloat16. A thread has eight columns. */
+extern "C" __global__ void __launch_bounds__(256)
+    zm_combine(const uint4 *y, const ushort *weights, uint4 *out, uint n_vectors, uint row_vectors, uint top_k) {
+    uint at = blockIdx.x * 256 + threadIdx.x, token = at / row_vectors, column = at % row_vectors;
+    if (at >= n_vectors) return;
+    uint4 sum = make_uint4(0, 0, 0, 0);
+    for (uint i = 0; i < top_k; i++) {
+        uint row = token * top_k + i;
+        uint4 v = y[size_t(row) * row_vectors + column];
+        float weight = widen(weights[row]);
+        sum = make_uint4(add_weighted(sum.x, v.x, weight), add_weighted(sum.y, v.y, weight), add_weighted(sum.z, v.z, weight),
+                         add_weighted(sum.w, v.w, weight));
+    }
+    out[at] = sum;
+}
+#elif ZM_CONVOLVE
+ZM_FUNCTION uint product2(uint a, uint b) { return pack(low(a) * low(b), high(a) * high(b)); }
+/* c * (x0 t0 + x1 t1 + x2 t2) of a channel; the sum is rounded once. */
+ZM_FUNCTION float convolve(float c, float x0, float x1, float x2, const ushort *taps) {
+    return c * rounded(fmaf(x2, widen(taps[2]), fmaf(x1, widen(taps[1]), x0 * widen(taps[0]))));
+}
+
+/* y = c * conv(b * v) of three taps, (b, c, v) the thirds of a row of `projected`; before: the last two b * v of earlier tokens,
+ * after: those behind these. A thread has eight channels of CONV_TOKENS tokens. */
+extern "C" __global__ void __launch_bounds__(256)
+    zm_convolve(const uint4 *projected, const uint4 *taps, const uint4 *before, uint4 *y, uint4 *after, uint n_tokens,
+                uint vectors) {
+    uint at = blockIdx.x * 256 + threadIdx.x, vector = at % vectors, first = at / vectors * CONV_TOKENS;
+    if (first >= n_tokens) return;
+    uint4 loaded[3];
+#pragma unroll
+    for (int i = 0; i < 3; i++) loaded[i] = taps[vector * 3 + i];
+    const ushort *tap = (const ushort *)loaded;
+    auto gated = [&](uint token) {
+        const uint4 *row = projected + size_t(token) * 3 * vectors + vector;
+        uint4 b = row[0], v = row[2 * vectors];
+        return make_uint4(product2(b.x, v.x), product2(b.y, v.y), product2(b.z, v.z), product2(b.w, v.w));
+    };
+    uint4 x0 = first ? gated(first - 2) : before[vector], x1 = first ? gated(first - 1) : before[vectors + vector];
+    for (uint token = first; token < first + CONV_TOKENS && token < n_tokens; token++) {
+        uint4 x2 = gated(token), c = projected[(size_t(token) * 3 + 1) * vectors + vector], result;
+        const uint *a0 = &x0.x, *a1 = &x1.x, *a2 = &x2.x, *gate = &c.x;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            (&result.x)[i] = pack(convolve(low(gate[i]), low(a0[i]), low(a1[i]), low(a2[i]), tap + i * 6),
+                                  convolve(high(gate[i]), high(a0[i]), high(a1[i]), high(a2[i]), tap + i * 6 + 3));
+        y[size_t(token) * vectors + vector] = result;
+        if (token + 2 >= n_tokens) after[(token + 2 - n_tokens) * vectors + vector] = x2;
+        x0 = x1, x1 = x2;
+    }
+}
+#endif

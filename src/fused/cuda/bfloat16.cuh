@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* Arithmetic in bfloat16, each operation rounded as MLX's are: what the texts of prompts begin with. */
+typedef unsigned short ushort;
+typedef unsigned int uint;
+
+#define ZM_FUNCTION __device__ __forceinline__
+
+ZM_FUNCTION float low(uint pair) { return __uint_as_float(pair << 16); }
+ZM_FUNCTION float high(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
+ZM_FUNCTION float widen(ushort value) { return __uint_as_float(uint(value) << 16); }
+ZM_FUNCTION uint pack(float a, float b) {
+    uint pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+    return pair;
+}
+ZM_FUNCTION ushort narrow(float value) { return ushort(pack(value, 0.0f)); }
+ZM_FUNCTION float rounded(float value) { return low(pack(value, 0.0f)); }
+ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
+    uint result;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+
+/* MLX's sigmoid: its exponential is that of CUDA's bfloat16, 2^(x log2 e). The reciprocal of a bfloat16 between 1 and 2 is at
+ * least 2^-17 away from where rounding turns, so an approximate one is as good as MLX's division. */
+ZM_FUNCTION float sigmoid(float x) {
+    float power = fabsf(x) * __uint_as_float(0x3fb8aa3cu), y;
+    asm("ex2.approx.f32 %0, %0;" : "+f"(power));
+    asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(rounded(1.0f + rounded(power))));
+    y = rounded(y);
+    return x < 0.0f ? y : rounded(1.0f - y);
+}

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/cuda/prompt.h"
+
+#include <string.h>
+
+#include "fused/cuda/prompt_node.h"
+#include "mlx/gpu.h"
+
+/* As in prompt.cuh and around.cuh. */
+enum { THREADS = 256, WARP = 32, TILE_N = 128, TILE_K = 64, PLAN_THREADS = 1024, VECTOR = 8, CONV_TOKENS = 4 };
+enum { CAPABILITY = 90 };
+enum { MULTIPROCESSORS = 132 }; /* of an H100; elsewhere the work is shared less evenly */
+
+bool zm_prompt_available(void) {
+    int capability;
+    return zm_gpu_get(&capability) == ZM_GPU_CUDA && capability == CAPABILITY;
+}
+
+bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
+    zm_quantization quantization = weight->quantization;
+    *reason = "its weights are not affine";
+    if (!zm_weight_is_quantized(weight) || strcmp(quantization.mode, "affine") != 0) return false;
+    *reason = "its weights have neither 4 nor 8 bits";
+    if (quantization.bits != 4 && quantization.bits != 8) return false;
+    *reason = "its groups are not of 32, 64 or 128";
+    if (quantization.group_size != 32 && quantization.group_size != 64 && quantization.group_size != 128) return false;
+    *reason = "its scales are not bfloat16";
+    if (!zm_is_set(weight->scales) || !zm_is_set(weight->biases) || mlx_array_dtype(weight->scales) != MLX_BFLOAT16 ||
+        mlx_array_dtype(weight->biases) != MLX_BFLOAT16)
+        return false;
+    *reason = "it has too many experts";
+    if (weight->n_experts > ZM_PROMPT_MOST_EXPERTS) return false;
+    /* MLX has another kernel for rows of one group. */
+    *reason = "its sizes are not multiples of 64 and 2, or its rows are one group or an odd number of them";
+    return weight->in_features % TILE_K == 0 && weight->in_features % (2 * quantization.group_size) == 0 &&
+           weight->out_features % 2 == 0;
+}
+
+bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **reason) {
+    *reason = "its gating is not a sigmoid's of up to 256 experts, of which up to 8 are chosen";
+    return gating->gating == ZM_GATING_SIGMOID_BIAS && gating->n_experts <= 256 && gating->top_k <= 8 &&
+           (!zm_is_set(gating->expert_bias) || mlx_array_dtype(gating->expert_bias) == MLX_FLOAT32);
+}
+
+static int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+
+enum { MOST_INPUTS = 9 };
+
+typedef struct inputs {
+    mlx_array arrays[MOST_INPUTS];
+    int count;
+} inputs;
+
+static void add(inputs *to, mlx_array array) { to->arrays[to->count++] = array; }
+static void add_weight(inputs *to, const zm_weight *weight) {
+    add(to, weight->weight);
+    add(to, weight->scales);
+    add(to, weight->biases);
+}
+
+/* What is asked of a product beside its inputs. */
+typedef struct request {
+    const zm_weight *weight; /* one of those, where there are several */
+    int kind, tile_rows, n_tiles;
+    int rows, top_k; /* top_k: of ZM_PROMPT_FIRST */
+} request;
+
+/* The scales of a row that begin at a multiple of as many bytes are brought together. */
+static zm_prompt_code_key code_of(const zm_weight *weight, int kind, int tile_rows) {
+    zm_quantization quantization = weight->quantization;
+    int n_groups = weight->in_features / quantization.group_size;
+    return (zm_prompt_code_key){.kind = kind,
+                                .bits = quantization.bits,
+                                .group_size = quantization.group_size,
+                                .tile_rows = tile_rows,
+                                .span = n_groups % 8 == 0 ? 8 : n_groups % 4 == 0 ? 4 : 2};
+}
+
+static int columns_of(int kind) { return kind & ZM_PROMPT_GATED ? TILE_N / 2 : TILE_N; }
+
+static mlx_array multiply(zm_scope *scope, const request *of, const inputs *from, const zm_node_output *spec) {
+    const zm_weight *weight = of->weight;
+    int n_blocks_n = divide_up(weight->out_features, columns_of(of->kind));
+    zm_prompt_kernel kernel = {
+        .code = code_of(weight, of->kind, of->tile_rows),
+        .block = THREADS,
+        .n_blocks = (int64_t)of->n_tiles * n_blocks_n,
+    };
+    zm_prompt_add_word(&kernel, weight->out_features);
+    zm_prompt_add_word(&kernel, weight->in_features);
+    zm_prompt_add_word(&kernel, of->rows);
+    zm_prompt_add_word(&kernel, of->top_k);
+    zm_prompt_add_word(&kernel, n_blocks_n);
+    mlx_array y;
+    zm_prompt_launch(scope, &y, spec, 1, &kernel, from->arrays, from->count);
+    return y;
+}
+
+/* x's shape with another last dimension. */
+static zm_node_output shaped_like(mlx_array x, int last, mlx_dtype dtype) {
+    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(x), .dtype = dtype};
+    memcpy(spec.shape, mlx_array_shape(x), (size_t)spec.n_dims * sizeof(int));
+    spec.shape[spec.n_dims - 1] = last;
+    return spec;
+}
+
+static int rows_of(mlx_array x) { return (int)(mlx_array_size(x) / (size_t)zm_dim(x, -1)); }
+
+/* Without experts: large tiles where they give every multiprocessor two blocks, since they dequantise a weight half as often. */
+static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *weight, int kind, const inputs *from) {
+    int rows = rows_of(x), n_blocks_n = divide_up(weight->out_features, columns_of(kind));
+    bool many = divide_up(rows, ZM_PROMPT_LARGE_TILE) * n_blocks_n >= 2 * MULTIPROCESSORS;
+    request of = {.weight = weight, .kind = kind, .rows = rows};
+    of.tile_rows = many ? ZM_PROMPT_LARGE_TILE : ZM_PROMPT_SMALL_TILE;
+    of.n_tiles = divide_up(rows, of.tile_rows);
+    zm_node_output spec = shaped_like(x, weight->out_features, MLX_BFLOAT16);
+    return multiply(scope, &of, from, &spec);
+}
+
+mlx_array zm_prompt_linear(zm_scope *scope, mlx_array x, const zm_weight *weight) {
+    if (zm_scope_failed(scope)) return x;
+    inputs from = {0};
+    add(&from, x);
+    add_weight(&from, weight);
+    mlx_array y = multiply_rows(scope, x, weight, 0, &from);
+    return zm_is_set(weight->bias) ? zm_add(scope, y, weight->bias) : y;
+}
+
+mlx_array zm_prompt_gated(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up) {
+    if (zm_scope_failed(scope)) return x;
+    inputs from = {0};
+    add(&from, x);
+    add_weight(&from, gate);
+    add_weight(&from, up);
+    return multiply_rows(scope, x, gate, ZM_PROMPT_GATED, &from);
+}
+
+void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx_array logits,
+                     const zm_gating_arguments *gating) {
+    *chosen = *weights = (mlx_array){NULL};
+    if (zm_scope_failed(scope)) return;
+    int n_tokens = rows_of(logits), tokens_of_block = THREADS / WARP;
+    bool has_bias = zm_is_set(gating->expert_bias);
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE}, .block = THREADS, .n_blocks = divide_up(n_tokens, tokens_of_block)};
+    const int words[] = {n_tokens, gating->n_experts, gating->top_k, has_bias, gating->normalize_top_k};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
+    zm_prompt_add_float(&kernel, gating->normalize_epsilon);
+    zm_prompt_add_float(&kernel, gating->routed_scaling_factor);
+    const zm_node_output specs[2] = {shaped_like(logits, gating->top_k, MLX_UINT32),
+                                     shaped_like(logits, gating->top_k, MLX_BFLOAT16)};
+    const mlx_array given[2] = {logits, has_bias ? gating->expert_bias : logits};
+    mlx_array results[2];
+    zm_prompt_launch(scope, results, specs, 2, &kernel, given, 2);
+    *chosen = results[0];
+    *weights = results[1];
+}
+
+/* order_and_tiles: as around.cuh says. */
+static void plan_experts(zm_scope *scope, mlx_array order_and_tiles[2], mlx_array chosen, int n_experts, const request *of) {
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_PLAN}, .block = PLAN_THREADS, .n_blocks = 1};
+    zm_prompt_add_word(&kernel, of->rows);
+    zm_prompt_add_word(&kernel, n_experts);
+    zm_prompt_add_word(&kernel, of->tile_rows);
+    zm_prompt_add_word(&kernel, of->n_tiles);
+    const zm_node_output specs[2] = {{.shape = {of->rows}, .n_dims = 1, .dtype = MLX_UINT32},
+                                     {.shape = {of->n_tiles, 4}, .n_dims = 2, .dtype = MLX_UINT32}};
+    zm_prompt_launch(scope, order_and_tiles, specs, 2, &kernel, &chosen, 1);
+}
+
+static mlx_array combine(zm_scope *scope, mlx_array y, mlx_array weights, const zm_node_output *spec, int rows) {
+    int row_vectors = spec->shape[spec->n_dims - 1] / VECTOR, n_vectors = rows * row_vectors;
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_COMBINE}, .block = THREADS, .n_blocks = divide_up(n_vectors, THREADS)};
+    zm_prompt_add_word(&kernel, n_vectors);
+    zm_prompt_add_word(&kernel, row_vectors);
+    zm_prompt_add_word(&kernel, zm_dim(weights, -1));
+    mlx_array sum;
+    zm_prompt_launch(scope, &sum, spec, 1, &kernel, (const mlx_array[]){y, weights}, 2);
+    return sum;
+}
+
+/* Large tiles where an expert would need several small ones: blocks skip the half that they have no rows for. */
+static int expert_tile(int rows, int n_experts) {
+    return rows / n_experts >= 3 * ZM_PROMPT_SMALL_TILE / 4 ? ZM_PROMPT_LARGE_TILE : ZM_PROMPT_SMALL_TILE;
+}
+
+mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up, const zm_weight *down,
+                            mlx_array chosen, mlx_array weights) {
+    if (zm_scope_failed(scope)) return x;
+    int n_experts = gate->n_experts, top_k = zm_dim(chosen, -1);
+    request of = {.weight = gate, .kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST, .rows = (int)mlx_array_size(chosen), .top_k = top_k};
+    of.tile_rows = expert_tile(of.rows, n_experts);
+    /* Each expert that is used may leave a tile part empty. */
+    of.n_tiles = of.rows / of.tile_rows + (of.rows < n_experts ? of.rows : n_experts);
+    mlx_array order_and_tiles[2];
+    plan_experts(scope, order_and_tiles, chosen, n_experts, &of);
+
+    inputs from = {0};
+    add(&from, x);
+    add_weight(&from, gate);
+    add_weight(&from, up);
+    add(&from, order_and_tiles[0]);
+    add(&from, order_and_tiles[1]);
+    const zm_node_output hidden_spec = {.shape = {of.rows, gate->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
+    mlx_array hidden = multiply(scope, &of, &from, &hidden_spec);
+
+    of.weight = down;
+    of.kind = ZM_PROMPT_SECOND;
+    from = (inputs){0};
+    add(&from, hidden);
+    add_weight(&from, down);
+    add(&from, order_and_tiles[0]);
+    add(&from, order_and_tiles[1]);
+    const zm_node_output y_spec = {.shape = {of.rows, down->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
+    mlx_array y = multiply(scope, &of, &from, &y_spec);
+    if (zm_scope_failed(scope)) return x;
+    const zm_node_output spec = shaped_like(x, down->out_features, MLX_BFLOAT16);
+    return combine(scope, y, weights, &spec, of.rows / top_k);
+}
+
+mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array projected, mlx_array taps, mlx_array before) {
+    *last = (mlx_array){NULL};
+    if (zm_scope_failed(scope)) return projected;
+    int n_tokens = rows_of(projected), size = zm_dim(projected, -1) / 3;
+    int64_t n_threads = (int64_t)divide_up(n_tokens, CONV_TOKENS) * (size / VECTOR);
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_CONVOLVE}, .block = THREADS, .n_blocks = (n_threads + THREADS - 1) / THREADS};
+    zm_prompt_add_word(&kernel, n_tokens);
+    zm_prompt_add_word(&kernel, size / VECTOR);
+    const zm_node_output specs[2] = {shaped_like(projected, size, MLX_BFLOAT16),
+                                     {.shape = {1, 2, size}, .n_dims = 3, .dtype = MLX_BFLOAT16}};
+    mlx_array results[2];
+    zm_prompt_launch(scope, results, specs, 2, &kernel, (const mlx_array[]){projected, taps, before}, 3);
+    *last = results[1];
+    return results[0];
+}
+
+zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error) {
+    const zm_text *cubin;
+    return zm_prompt_code_get(&cubin, code_of(weight, 0, ZM_PROMPT_LARGE_TILE), error);
+}

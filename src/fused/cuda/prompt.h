@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/* Products of many rows on a CUDA device, on tensor cores, with the bits of MLX's own operations on affine weights in bfloat16
+ * (prompt.cuh says which order of sums that is), and what stands between them. Each function is one or a few nodes
+ * of MLX's graph.
+ *
+ * MLX itself takes these products from ZM_PROMPT_LEAST_ROWS rows on; for fewer its sums have another order. Rows are those of x,
+ * or of all experts chosen for them. */
+#ifndef ZM_FUSED_CUDA_PROMPT_H
+#define ZM_FUSED_CUDA_PROMPT_H
+
+#include "fused/fused.h"
+
+enum { ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS = 512 };
+
+/* Whether MLX here runs on a GPU that can run the kernels: CUDA, compute capability 9.0 (their instructions are Hopper's). */
+bool zm_prompt_available(void);
+/* Whether the kernels serve this weight, by its declared fields; *reason (static text): why not. */
+bool zm_prompt_serves(const zm_weight *weight, const char **reason);
+/* Compiles a kernel for this weight, so that one that does not compile is found early. */
+zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error);
+
+/* x W^T (+ bias): x (..., in) bfloat16. */
+mlx_array zm_prompt_linear(zm_scope *scope, mlx_array x, const zm_weight *weight);
+/* silu(x G^T) * (x U^T), of weights packed alike. */
+mlx_array zm_prompt_gated(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up);
+typedef struct zm_gating_arguments {
+    mlx_array expert_bias; /* (n_experts,) float32, or empty */
+    zm_gating gating;
+    int n_experts, top_k;
+    bool normalize_top_k;
+    float normalize_epsilon, routed_scaling_factor;
+} zm_gating_arguments;
+/* Whether zm_prompt_route has this gating. */
+bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **reason);
+/* The experts that logits (..., n_experts) choose, in MLX's order, and their weights: (..., top_k), uint32 and bfloat16. */
+void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx_array logits,
+                     const zm_gating_arguments *gating);
+/* c * conv(b * v) with three taps (size, 3, 1): projected (1, length, 3 * size), at least two rows, is b, c and v. before (1, 2, size):
+ * the last b * v of earlier tokens, zeros at first; *last: those behind these. size: a multiple of 8. */
+mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array projected, mlx_array taps, mlx_array before);
+/* Sum over i, in order, of weights[..., i] * down(silu(gate x) * up x) of expert chosen[..., i]. x (..., in), chosen uint32
+ * and weights bfloat16 (..., top_k). */
+mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up, const zm_weight *down,
+                            mlx_array chosen, mlx_array weights);
+
+#endif

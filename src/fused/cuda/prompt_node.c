@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/cuda/prompt_node.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mlx/gpu.h"
+#include "runtime/cache.h"
+
+extern const char zm_cuda_bfloat16[], zm_cuda_prompt[], zm_cuda_around[]; /* bfloat16.cuh and so on */
+
+typedef struct entry {
+    struct entry *next;
+    zm_prompt_code_key key;
+    const zm_text *cubin;
+} entry;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static entry *entries;
+
+static bool same(zm_prompt_code_key a, zm_prompt_code_key b) {
+    return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size && a.tile_rows == b.tile_rows &&
+           a.span == b.span;
+}
+
+static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_ROUTE; }
+
+static void define_kernel(zm_text *text, zm_prompt_code_key key) {
+    static const char *const others[] = {"ROUTE", "PLAN", "COMBINE", "CONVOLVE"};
+    if (!is_product(key)) {
+        zm_text_printf(text, "#define ZM_%s 1\n", others[key.kind - ZM_PROMPT_ROUTE]);
+        return;
+    }
+    zm_text_printf(text,
+                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_ROWS %d\n#define ZM_SPAN %d\n#define ZM_GATED %d\n#define ZM_FIRST %d\n"
+                   "#define ZM_SECOND %d\n",
+                   key.bits, key.group_size, key.tile_rows, key.span, !!(key.kind & ZM_PROMPT_GATED), !!(key.kind & ZM_PROMPT_FIRST),
+                   !!(key.kind & ZM_PROMPT_SECOND));
+}
+
+static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
+    zm_text text = {0};
+    define_kernel(&text, key);
+    zm_text_append_string(&text, zm_cuda_bfloat16);
+    zm_text_append_string(&text, is_product(key) ? zm_cuda_prompt : zm_cuda_around);
+    zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .for_it_alone = is_product(key)};
+    zm_gpu_get(&source.compute_capability);
+    zmlx_status status = text.failed ? zm_fail_memory(error) : zm_compile_cuda(cubin, NULL, &source, 0, error);
+    zm_text_free(&text);
+    return status;
+}
+
+static zmlx_status add(const entry **added, zm_prompt_code_key key, zmlx_error *error) {
+    entry *made = calloc(1, sizeof *made);
+    if (!made) return zm_fail_memory(error);
+    made->key = key;
+    zmlx_status status = compile(&made->cubin, key, error);
+    if (status) {
+        free(made);
+        return status;
+    }
+    made->next = entries;
+    *added = entries = made;
+    return ZMLX_OK;
+}
+
+zmlx_status zm_prompt_code_get(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
+    zmlx_status status = ZMLX_OK;
+    pthread_mutex_lock(&lock);
+    const entry *known = entries;
+    while (known && !same(known->key, key)) known = known->next;
+    if (!known) status = add(&known, key, error);
+    pthread_mutex_unlock(&lock);
+    if (!status) *cubin = known->cubin;
+    return status;
+}
+
+/* Dynamic shared memory. */
+static int shared_bytes(zm_prompt_code_key key) {
+    /* As in prompt.cuh. */
+    enum { ROW_BYTES = 128, TILE_N = 128, THREADS = 256, VECTOR_BYTES = 16, HALF_BYTES = 2 };
+    if (!is_product(key)) return 0;
+    int stages = key.tile_rows == ZM_PROMPT_LARGE_TILE ? 3 : 4;
+    int codes = THREADS * (key.bits / 4) * VECTOR_BYTES, spans = key.span == 2 ? 4 : 2;
+    return stages * (key.tile_rows * ROW_BYTES + codes) + 2 * TILE_N * ROW_BYTES + spans * 2 * TILE_N * key.span * HALF_BYTES;
+}
+
+static const char *symbol_of(zm_prompt_code_key key) {
+    static const char *const others[] = {"zm_route", "zm_plan", "zm_combine", "zm_convolve"};
+    return is_product(key) ? "zm_product" : others[key.kind - ZM_PROMPT_ROUTE];
+}
+
+static zmlx_status launch_gpu(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                              const zm_view *outputs, int n_outputs, zmlx_error *error) {
+    (void)outputs, (void)n_outputs;
+    enum { ALIGNMENT = 16 };
+    const zm_prompt_kernel *self = state;
+    for (int i = 0; i < n_inputs; i++)
+        if (inputs[i].offset % ALIGNMENT)
+            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "input", "%d begins at no multiple of %d bytes", i, ALIGNMENT);
+    const zm_text *cubin;
+    ZM_TRY(zm_prompt_code_get(&cubin, self->code, error));
+    launch->name = symbol_of(self->code);
+    launch->code = cubin->data;
+    launch->code_size = cubin->size;
+    launch->block = self->block;
+    launch->grid = self->n_blocks * self->block;
+    launch->shared_bytes = shared_bytes(self->code);
+    memcpy(launch->scalars, self->words, sizeof self->words);
+    launch->n_scalars = self->n_words;
+    return ZMLX_OK;
+}
+
+static const zm_node_class node_class = {.name = "zmlx.prompt", .launch_gpu = launch_gpu, .free_state = free};
+
+void zm_prompt_add_word(zm_prompt_kernel *kernel, int value) { kernel->words[kernel->n_words++] = (uint32_t)value; }
+
+void zm_prompt_add_float(zm_prompt_kernel *kernel, float value) {
+    memcpy(&kernel->words[kernel->n_words++], &value, sizeof value);
+}
+
+void zm_prompt_launch(zm_scope *scope, mlx_array *results, const zm_node_output *specs, int n_outputs,
+                      const zm_prompt_kernel *kernel, const mlx_array *inputs, int n_inputs) {
+    enum { MOST_BLOCKS = 1 << 22 }; /* MLX counts threads in an int */
+    for (int i = 0; i < n_outputs; i++) results[i] = (mlx_array){NULL};
+    if (zm_scope_failed(scope)) return;
+    if (kernel->n_blocks > MOST_BLOCKS) {
+        zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, node_class.name, "more than %d blocks", MOST_BLOCKS);
+        return;
+    }
+    zm_prompt_kernel *state = malloc(sizeof *state);
+    if (!state) {
+        zm_scope_fail(scope, ZMLX_ERROR_MEMORY, node_class.name, "out of memory");
+        return;
+    }
+    *state = *kernel;
+    if (zm_node_apply(results, specs, n_outputs, &node_class, state, inputs, n_inputs, scope->stream, &scope->failure)) return;
+    for (int i = 0; i < n_outputs; i++) zm_scope_own(scope, results[i]);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/* The kernels of prompt.cuh and around.cuh as nodes of MLX's graph; each is compiled when it is first needed. */
+#ifndef ZM_FUSED_CUDA_PROMPT_NODE_H
+#define ZM_FUSED_CUDA_PROMPT_NODE_H
+
+#include "base/text.h"
+#include "mlx/scope.h"
+
+/* A product: bits; or another kernel. */
+enum {
+    ZM_PROMPT_GATED = 1,
+    ZM_PROMPT_FIRST = 2,
+    ZM_PROMPT_SECOND = 4,
+    ZM_PROMPT_ROUTE = 8,
+    ZM_PROMPT_PLAN,
+    ZM_PROMPT_COMBINE,
+    ZM_PROMPT_CONVOLVE,
+};
+
+/* Rows of a block's tile: one or the other. */
+enum { ZM_PROMPT_SMALL_TILE = 64, ZM_PROMPT_LARGE_TILE = 128 };
+
+typedef struct zm_prompt_code_key {
+    int kind;
+    int bits, group_size, tile_rows, span; /* of a product: as ZM_BITS and so on of prompt.cuh */
+} zm_prompt_code_key;
+
+enum { ZM_PROMPT_MAX_WORDS = 12 };
+
+/* One launch: its arguments are the inputs, the outputs and the words. */
+typedef struct zm_prompt_kernel {
+    zm_prompt_code_key code;
+    int block;
+    int64_t n_blocks;
+    uint32_t words[ZM_PROMPT_MAX_WORDS];
+    int n_words;
+} zm_prompt_kernel;
+
+void zm_prompt_add_word(zm_prompt_kernel *kernel, int value);
+void zm_prompt_add_float(zm_prompt_kernel *kernel, float value);
+
+/* Sets results (owned by the scope; empty after a failure). Inputs in row order that begin at multiples of 16 bytes are read in
+ * place. */
+void zm_prompt_launch(zm_scope *scope, mlx_array *results, const zm_node_output *specs, int n_outputs,
+                      const zm_prompt_kernel *kernel, const mlx_array *inputs, int n_inputs);
+
+/* The cubin, compiled or from the cache; it lives as long as the process. Any thread. */
+zmlx_status zm_prompt_code_get(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error);
+
+#endif

@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: MIT */
+/* Products of many rows on a CUDA device (fused/cuda/prompt.h): every bit against MLX's own operations on the same device, values
+ * against float64. Skipped where there is no such device. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "base/random.h"
+#include "fused/cuda/prompt.h"
+#include "mlx/streams.h"
+#include "model/layers.h"
+#include "patch/record.h"
+#include "temporary.h"
+#include "zmlx/patch.h"
+#include "zmlx/synth.h"
+
+enum { SKIPPED = 77 };
+
+static mlx_stream stream, host_stream;
+static uint64_t drawn;
+static zmlx_error error;
+
+static int open_streams(void **state) {
+    (void)state;
+    return zm_stream_new(&host_stream, MLX_CPU, NULL) || zm_stream_new(&stream, MLX_GPU, NULL);
+}
+
+static int close_streams(void **state) {
+    (void)state;
+    zm_stream_free(stream);
+    zm_stream_free(host_stream);
+    return 0;
+}
+
+static void *allocate(size_t bytes) {
+    void *memory = malloc(bytes);
+    assert_non_null(memory);
+    return memory;
+}
+
+static uint32_t draw(void) { return (uint32_t)(zm_splitmix64(7, drawn++) >> 32); }
+
+/* bfloat16 between -size and size. */
+static uint16_t *draw_halves(size_t count, float size) {
+    uint16_t *halves = allocate(count * sizeof *halves);
+    for (size_t i = 0; i < count; i++) halves[i] = zm_bfloat16_from_float(size * ((float)draw() * 0x1p-31f - 1));
+    return halves;
+}
+
+static mlx_array halves_array(zm_scope *scope, const uint16_t *halves, const int *shape, int n_dims) {
+    return zm_from_data(scope, halves, shape, n_dims, MLX_BFLOAT16);
+}
+
+/* A weight and its numbers: (experts, out, in), each rounded to bfloat16 as a product takes it. */
+typedef struct drawn_weight {
+    zm_weight weight;
+    uint32_t *words;
+    uint16_t *scales, *biases;
+} drawn_weight;
+
+static drawn_weight draw_weight(zm_scope *scope, int n_experts, int out, int in, int bits, int group_size) {
+    drawn_weight made = {.weight = {.quantization = {group_size, bits, "affine"},
+                                    .in_features = in,
+                                    .out_features = out,
+                                    .n_experts = n_experts}};
+    size_t rows = (size_t)(n_experts ? n_experts : 1) * (size_t)out;
+    size_t n_words = rows * (size_t)in * (size_t)bits / 32, n_groups = rows * (size_t)(in / group_size);
+    made.words = allocate(n_words * sizeof *made.words);
+    for (size_t i = 0; i < n_words; i++) made.words[i] = draw();
+    made.scales = draw_halves(n_groups, 0.02f);
+    made.biases = draw_halves(n_groups, 0.1f);
+    int skip = n_experts ? 0 : 1, shape[3] = {n_experts, out, in * bits / 32};
+    made.weight.weight = zm_from_data(scope, made.words, shape + skip, 3 - skip, MLX_UINT32);
+    shape[2] = in / group_size;
+    made.weight.scales = halves_array(scope, made.scales, shape + skip, 3 - skip);
+    made.weight.biases = halves_array(scope, made.biases, shape + skip, 3 - skip);
+    return made;
+}
+
+static void free_weight(const drawn_weight *weight) {
+    free(weight->words);
+    free(weight->scales);
+    free(weight->biases);
+}
+
+/* The numbers of a bfloat16 array, whichever device has it, exactly; the caller frees. */
+static float *numbers_of(zm_scope *scope, mlx_array array) {
+    if (zm_scope_failed(scope)) fail_msg("%s: %s", scope->failure.where, scope->failure.message);
+    assert_int_equal(mlx_array_dtype(array), MLX_BFLOAT16);
+    if (mlx_array_eval(array)) {
+        zm_mlx_fail(&error, "evaluation");
+        fail_msg("%s", error.message);
+    }
+    zm_scope host;
+    mlx_array kept = {NULL};
+    zm_scope_begin(&host, host_stream);
+    zm_scope_keep(&host, &kept, zm_astype(&host, array, MLX_FLOAT32));
+    assert_int_equal(zm_scope_end(&host, &error), 0);
+    assert_int_equal(mlx_array_eval(kept), 0);
+    size_t bytes = mlx_array_nbytes(kept);
+    float *numbers = allocate(bytes);
+    memcpy(numbers, mlx_array_data_float32(kept), bytes);
+    mlx_array_free(kept);
+    return numbers;
+}
+
+static size_t n_different(const float *a, const float *b, size_t count) {
+    size_t different = 0;
+    for (size_t i = 0; i < count; i++) different += memcmp(&a[i], &b[i], sizeof *a) != 0;
+    return different;
+}
+
+static void end_well(zm_scope *scope) {
+    if (zm_scope_end(scope, &error)) fail_msg("%s: %s", error.where, error.message);
+}
+
+static double number_of(const drawn_weight *of, size_t row, int column) {
+    int bits = of->weight.quantization.bits, group_size = of->weight.quantization.group_size;
+    size_t element = row * (size_t)of->weight.in_features + (size_t)column, per_word = (size_t)(32 / bits);
+    uint32_t code = of->words[element / per_word] >> (element % per_word * (size_t)bits) & ((1u << bits) - 1);
+    double scale = (double)zm_bfloat16_to_float(of->scales[element / (size_t)group_size]);
+    double bias = (double)zm_bfloat16_to_float(of->biases[element / (size_t)group_size]);
+    return (double)zm_bfloat16_to_float(zm_bfloat16_from_float((float)(code * scale + bias)));
+}
+
+/* y within half a place of bfloat16 of the sum in float64, and what sums in float32 of K/16 steps may lose. */
+static void expect_sum(float y, const drawn_weight *weight, size_t row, const uint16_t *x) {
+    double sum = 0, size = 0;
+    for (int k = 0; k < weight->weight.in_features; k++) {
+        double product = (double)zm_bfloat16_to_float(x[k]) * number_of(weight, row, k);
+        sum += product;
+        size += fabs(product);
+    }
+    double tolerance = 0x1p-8 * fabs(sum) + 0x1p-20 * size;
+    if (!(fabs((double)y - sum) <= tolerance)) fail_msg("%.9g, expected %.9g", (double)y, sum);
+}
+
+typedef struct linear_case {
+    int bits, group_size, rows, n, k;
+} linear_case;
+
+static void compare_linear(const linear_case *of) {
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    drawn_weight weight = draw_weight(&scope, 0, of->n, of->k, of->bits, of->group_size);
+    const char *reason;
+    assert_true(zm_prompt_serves(&weight.weight, &reason));
+    uint16_t *numbers = draw_halves((size_t)of->rows * (size_t)of->k, 2);
+    mlx_array x = halves_array(&scope, numbers, (const int[]){1, of->rows, of->k}, 3);
+    const zm_weight *w = &weight.weight;
+    float *expected =
+        numbers_of(&scope, zm_quantized_matmul(&scope, x, w->weight, w->scales, w->biases, w->quantization));
+    float *actual = numbers_of(&scope, zm_prompt_linear(&scope, x, w));
+    size_t count = (size_t)of->rows * (size_t)of->n, different = n_different(actual, expected, count);
+    print_message("%d bits, groups of %3d, %4d x %4d x %4d: %zu of %zu differ\n", of->bits, of->group_size, of->rows, of->n,
+                  of->k, different, count);
+    for (size_t i = 0; i < 64; i++) {
+        size_t row = draw() % (size_t)of->rows, column = draw() % (size_t)of->n;
+        expect_sum(actual[row * (size_t)of->n + column], &weight, column, numbers + row * (size_t)of->k);
+    }
+    if (different) fail_msg("%zu of %zu numbers differ from MLX's", different, count);
+    free(expected);
+    free(actual);
+    free(numbers);
+    free_weight(&weight);
+    end_well(&scope);
+}
+
+/* Rows that fill no tile, widths that are no multiple of one, long and short sums. */
+static void test_linear(void **state) {
+    (void)state;
+    static const linear_case cases[] = {
+        {4, 64, 512, 256, 2048}, {4, 64, 65, 384, 1792}, {4, 64, 300, 6144, 256}, {4, 64, 64, 128, 384},
+        {4, 64, 16, 256, 2048},  {4, 64, 8, 128, 7168},  {4, 64, 9, 2048, 512},   {4, 64, 31, 256, 1024},
+        {4, 64, 512, 32, 2048},  {4, 64, 70, 98, 2048},  {8, 64, 300, 256, 1024}, {8, 64, 13, 384, 2048},
+        {8, 64, 128, 32, 256},   {4, 32, 100, 256, 448}, {4, 128, 100, 256, 768},
+        {4, 128, 100, 256, 1024},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) compare_linear(&cases[i]);
+}
+
+/* Gate, up and activation at once against the three operations. */
+static void test_gated(void **state) {
+    (void)state;
+    static const linear_case cases[] = {{4, 64, 200, 896, 1024}, {4, 64, 12, 384, 512}, {8, 64, 100, 256, 512}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const linear_case *of = &cases[i];
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        drawn_weight gate = draw_weight(&scope, 0, of->n, of->k, of->bits, of->group_size);
+        drawn_weight up = draw_weight(&scope, 0, of->n, of->k, of->bits, of->group_size);
+        uint16_t *numbers = draw_halves((size_t)of->rows * (size_t)of->k, 1);
+        mlx_array x = halves_array(&scope, numbers, (const int[]){1, of->rows, of->k}, 3);
+        const zm_weight *g = &gate.weight, *u = &up.weight;
+        mlx_array gates = zm_quantized_matmul(&scope, x, g->weight, g->scales, g->biases, g->quantization);
+        mlx_array ups = zm_quantized_matmul(&scope, x, u->weight, u->scales, u->biases, u->quantization);
+        float *expected = numbers_of(&scope, zm_activation_apply(&scope, ZM_ACTIVATION_SWIGLU, gates, ups));
+        float *actual = numbers_of(&scope, zm_prompt_gated(&scope, x, g, u));
+        size_t count = (size_t)of->rows * (size_t)of->n, different = n_different(actual, expected, count);
+        print_message("gated, %d bits, %d x %d x %d: %zu of %zu differ\n", of->bits, of->rows, of->n, of->k, different, count);
+        assert_int_equal(different, 0);
+        free(expected);
+        free(actual);
+        free(numbers);
+        free_weight(&gate);
+        free_weight(&up);
+        end_well(&scope);
+    }
+}
+
+typedef struct expert_case {
+    int bits, tokens, n_experts, top_k, hidden_size, n;
+    int n_used; /* only the first so many experts are chosen */
+} expert_case;
+
+/* Different experts for each token. */
+static uint32_t *draw_experts(const expert_case *of) {
+    uint32_t *chosen = allocate((size_t)of->tokens * (size_t)of->top_k * sizeof *chosen);
+    for (int t = 0; t < of->tokens; t++)
+        for (int i = 0; i < of->top_k; i++) {
+            uint32_t *own = chosen + (size_t)t * (size_t)of->top_k;
+            bool is_new = false;
+            while (!is_new) {
+                own[i] = draw() % (uint32_t)of->n_used;
+                is_new = true;
+                for (int j = 0; j < i; j++) is_new = is_new && own[j] != own[i];
+            }
+        }
+    return chosen;
+}
+
+static size_t compare_experts(const expert_case *of, bool spoil) {
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    drawn_weight gate = draw_weight(&scope, of->n_experts, of->n, of->hidden_size, of->bits, 64);
+    drawn_weight up = draw_weight(&scope, of->n_experts, of->n, of->hidden_size, of->bits, 64);
+    drawn_weight down = draw_weight(&scope, of->n_experts, of->hidden_size, of->n, of->bits, 64);
+    uint16_t *numbers = draw_halves((size_t)of->tokens * (size_t)of->hidden_size, 1);
+    uint16_t *shares = draw_halves((size_t)of->tokens * (size_t)of->top_k, 1);
+    uint32_t *experts = draw_experts(of);
+    const int chosen_shape[3] = {1, of->tokens, of->top_k};
+    mlx_array x = halves_array(&scope, numbers, (const int[]){1, of->tokens, of->hidden_size}, 3);
+    mlx_array weights = halves_array(&scope, shares, chosen_shape, 3);
+    mlx_array chosen = zm_from_data(&scope, experts, chosen_shape, 3, MLX_UINT32);
+
+    zm_linear linears[3] = {{.weight = gate.weight}, {.weight = up.weight}, {.weight = down.weight}};
+    zm_switch_glu standard = {.gate_proj = &linears[0], .up_proj = &linears[1], .down_proj = &linears[2]};
+    mlx_array y = zm_switch_glu_call(&standard, &scope, x, chosen);
+    y = zm_sum(&scope, zm_multiply(&scope, y, zm_expand_dims(&scope, weights, -1)), -2, false);
+    float *expected = numbers_of(&scope, y);
+    if (spoil) { /* the last token's last expert is another one */
+        uint32_t *last = experts + of->tokens * of->top_k - 1;
+        *last = (*last + 1) % (uint32_t)of->n_experts;
+        chosen = zm_from_data(&scope, experts, chosen_shape, 3, MLX_UINT32);
+    }
+    float *actual =
+        numbers_of(&scope, zm_prompt_experts(&scope, x, &gate.weight, &up.weight, &down.weight, chosen, weights));
+    size_t count = (size_t)of->tokens * (size_t)of->hidden_size, different = n_different(actual, expected, count);
+    print_message("experts, %d bits, %d tokens, %d of %d experts (%d used), %d and %d: %zu of %zu differ\n", of->bits,
+                  of->tokens, of->top_k, of->n_experts, of->n_used, of->hidden_size, of->n, different, count);
+    free(expected);
+    free(actual);
+    free(numbers);
+    free(shares);
+    free(experts);
+    free_weight(&gate);
+    free_weight(&up);
+    free_weight(&down);
+    end_well(&scope);
+    return different;
+}
+
+static void test_experts(void **state) {
+    (void)state;
+    static const expert_case cases[] = {
+        {4, 512, 32, 4, 256, 384, 32}, /* as many rows an expert as a tile has */
+        {4, 700, 8, 2, 256, 384, 8},   /* more */
+        {4, 200, 32, 4, 256, 256, 5},  /* most experts have none */
+        {4, 333, 4, 1, 256, 256, 1},   /* one has all */
+        {4, 100, 128, 8, 256, 256, 128},
+        {4, 2, 32, 4, 256, 384, 32}, /* as few as MLX multiplies so */
+        {4, 13, 32, 4, 512, 256, 32},
+        {8, 150, 16, 4, 256, 256, 16},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_int_equal(compare_experts(&cases[i], false), 0);
+}
+
+static void test_sees_a_difference(void **state) {
+    (void)state;
+    static const expert_case of = {4, 100, 32, 4, 256, 384, 32};
+    size_t different = compare_experts(&of, true);
+    assert_true(different > 0 && different <= 256);
+}
+
+/* Logits of few different values, so that many are equal; some are NaN. */
+static void test_route(void **state) {
+    (void)state;
+    static const struct {
+        int n_tokens, n_experts, top_k;
+        bool has_bias, normalize;
+        float scaling;
+    } cases[] = {{511, 32, 4, true, true, 1}, {100, 64, 4, true, true, 2.5f}, {77, 128, 8, false, true, 1}, {9, 8, 2, true, false, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        int n_experts = cases[i].n_experts, shape[3] = {1, cases[i].n_tokens, n_experts};
+        size_t count = (size_t)shape[1] * (size_t)n_experts, n_chosen = (size_t)shape[1] * (size_t)cases[i].top_k;
+        uint16_t *numbers = draw_halves(count, 3);
+        for (size_t j = 0; j < count; j += 3) numbers[j] = numbers[j] & 0xffc0;
+        numbers[5] = 0x7fc0;
+        float *biases = allocate((size_t)n_experts * sizeof *biases);
+        for (int j = 0; j < n_experts; j++) biases[j] = (float)(j % 3) * 0.01f;
+        mlx_array logits = halves_array(&scope, numbers, shape, 3), none = {NULL};
+        mlx_array bias = cases[i].has_bias ? zm_from_data(&scope, biases, &n_experts, 1, MLX_FLOAT32) : none;
+        zm_moe moe = {.gating = ZM_GATING_SIGMOID_BIAS, .n_experts = n_experts, .top_k = cases[i].top_k, .expert_bias = bias,
+                      .normalize_top_k = cases[i].normalize, .normalize_epsilon = 1e-6f, .routed_scaling_factor = cases[i].scaling};
+        zm_gating_arguments gating = {.expert_bias = bias, .gating = moe.gating, .n_experts = n_experts, .top_k = moe.top_k,
+                                      .normalize_top_k = moe.normalize_top_k, .normalize_epsilon = moe.normalize_epsilon,
+                                      .routed_scaling_factor = moe.routed_scaling_factor};
+        const char *reason;
+        assert_true(zm_prompt_serves_gating(&gating, &reason));
+        zm_routing expected = zm_moe_route(&moe, &scope, logits, MLX_BFLOAT16), actual;
+        zm_prompt_route(&scope, &actual.indices, &actual.weights, logits, &gating);
+        float *results[4] = {numbers_of(&scope, expected.weights), numbers_of(&scope, actual.weights),
+                             numbers_of(&scope, zm_astype(&scope, expected.indices, MLX_BFLOAT16)),
+                             numbers_of(&scope, zm_astype(&scope, actual.indices, MLX_BFLOAT16))};
+        size_t weights = n_different(results[1], results[0], n_chosen), experts = n_different(results[3], results[2], n_chosen);
+        print_message("route, %d tokens, %d of %d experts: %zu weights and %zu experts of %zu differ\n", shape[1],
+                      cases[i].top_k, n_experts, weights, experts, n_chosen);
+        assert_int_equal(weights + experts, 0);
+        for (int j = 0; j < 4; j++) free(results[j]);
+        free(numbers);
+        free(biases);
+        end_well(&scope);
+    }
+}
+
+/* Against the product, the concatenation, MLX's convolution and the second product. */
+static void test_convolve(void **state) {
+    (void)state;
+    static const int lengths[] = {2, 9, 64, 511, 2047};
+    enum { SIZE = 256 };
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        int length = lengths[i];
+        uint16_t *numbers = draw_halves((size_t)length * 3 * SIZE, 2), *earlier = draw_halves(2 * SIZE, 2), *tap = draw_halves(3 * SIZE, 1);
+        mlx_array projected = halves_array(&scope, numbers, (const int[]){1, length, 3 * SIZE}, 3), last;
+        mlx_array before = halves_array(&scope, earlier, (const int[]){1, 2, SIZE}, 3);
+        mlx_array taps = halves_array(&scope, tap, (const int[]){SIZE, 3, 1}, 3), thirds[3];
+        for (int j = 0; j < 3; j++) thirds[j] = zm_slice_axis(&scope, projected, -1, j * SIZE, (j + 1) * SIZE, 1);
+        mlx_array x = zm_concatenate(&scope, before, zm_multiply(&scope, thirds[0], thirds[2]), 1);
+        float *expected = numbers_of(&scope, zm_multiply(&scope, thirds[1], zm_conv1d(&scope, x, taps, SIZE)));
+        float *expected_last = numbers_of(&scope, zm_slice_axis(&scope, x, 1, -2, length + 2, 1));
+        float *actual = numbers_of(&scope, zm_prompt_convolve(&scope, &last, projected, taps, before));
+        float *actual_last = numbers_of(&scope, last);
+        size_t count = (size_t)length * SIZE, different = n_different(actual, expected, count);
+        print_message("convolution, %d tokens: %zu of %zu differ\n", length, different, count);
+        assert_int_equal(different + n_different(actual_last, expected_last, 2 * SIZE), 0);
+        free(expected);
+        free(expected_last);
+        free(actual);
+        free(actual_last);
+        free(numbers);
+        free(earlier);
+        free(tap);
+        end_well(&scope);
+    }
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    drawn_weight weight = draw_weight(&scope, 0, 128, 256, 4, 64);
+    const char *reason;
+    assert_true(zm_prompt_serves(&weight.weight, &reason));
+    zm_weight other = weight.weight;
+    other.in_features = 64; /* one group: another kernel of MLX */
+    assert_false(zm_prompt_serves(&other, &reason));
+    other = weight.weight;
+    other.quantization.bits = 6;
+    assert_false(zm_prompt_serves(&other, &reason));
+    other = weight.weight;
+    other.scales = zm_astype(&scope, other.scales, MLX_FLOAT32);
+    assert_false(zm_prompt_serves(&other, &reason));
+    free_weight(&weight);
+    end_well(&scope);
+}
+
+/* The logits after a prompt, patched and not. Fewer tokens than from where on MLX's attention may not repeat its own bits. */
+static void compare_logits(const char *folder, const char *name) {
+    enum { LENGTH = 100 };
+    zmlx_model *model;
+    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU};
+    if (zmlx_model_load(&model, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
+    const zmlx_patch_report *report;
+    zmlx_patch_options patch = {.patterns = (const char *const[]){"prompt"}, .n_patterns = 1};
+    assert_int_equal(zmlx_patch(&report, model, &patch, &error), 0);
+    assert_true(report->patched_count > 0);
+    int32_t tokens[LENGTH];
+    for (int i = 0; i < LENGTH; i++) tokens[i] = (int32_t)(draw() % (uint32_t)model->info.vocab_size);
+    size_t bytes = (size_t)model->info.vocab_size * sizeof(float);
+    float *logits[2];
+    for (int side = 0; side < 2; side++) {
+        zmlx_session *session;
+        logits[side] = allocate(bytes);
+        zm_patch_switch(model, 0, side == 1);
+        assert_int_equal(zmlx_session_new(&session, model, &error), 0);
+        if (zmlx_session_feed(session, tokens, LENGTH, logits[side], false, &error))
+            fail_msg("%s: %s", error.where, error.message);
+        zmlx_session_free(session);
+    }
+    int different = memcmp(logits[0], logits[1], bytes);
+    print_message("%s: %d modules, %d left alone, the logits after %d tokens are %s\n", name, report->patched_count,
+                  report->skipped_count, (int)LENGTH, different ? "not the same" : "bit-equal");
+    assert_int_equal(different, 0);
+    for (int side = 0; side < 2; side++) free(logits[side]);
+    zmlx_model_free(model);
+}
+
+static void test_trained(void **state) {
+    (void)state;
+    static const char *const names[] = {"lfm2-moe-tiny-4bit", "llama-tiny-4bit"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char folder[256];
+        snprintf(folder, sizeof folder, ZMLX_SOURCE_FOLDER "/models/%s", names[i]);
+        compare_logits(folder, names[i]);
+    }
+}
+
+/* Published widths, few layers. */
+static void test_published_shapes(void **state) {
+    (void)state;
+    static const struct {
+        const char *shape;
+        int n_layers;
+    } cases[] = {{"lfm2-8b-a1b", 4}, {"llama-3.2-1b", 2}, {"qwen3-4b", 2}, {"qwen3-30b-a3b", 2}, {"mixtral-8x7b", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char folder[TEMPORARY_SIZE];
+        assert_non_null(mkdtemp(temporary_template(folder)));
+        uint64_t size;
+        zmlx_synth_options options = {.bits = 4, .n_layers = cases[i].n_layers, .vocab_size = 4096};
+        if (zmlx_synth(&size, cases[i].shape, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
+        compare_logits(folder, cases[i].shape);
+        temporary_remove(folder);
+    }
+}
+
+int main(void) {
+    if (!zm_prompt_available()) {
+        print_message("no CUDA device: skipped\n");
+        return SKIPPED;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_linear), cmocka_unit_test(test_gated),
+        cmocka_unit_test(test_experts),           cmocka_unit_test(test_sees_a_difference),
+        cmocka_unit_test(test_route),             cmocka_unit_test(test_convolve),
+        cmocka_unit_test(test_trained),           cmocka_unit_test(test_published_shapes),
+    };
+    return cmocka_run_group_tests(tests, open_streams, close_streams);
+}

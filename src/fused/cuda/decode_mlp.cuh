@@ -58,7 +58,8 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
 }
 
 #if ZM_TOP_K < 8
-/* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts. */
+/* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts, and blocks are a
+ * multiple of those, so that a warp has one. */
 ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs,
                                     const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
                                     const ushort *gate_bias, const ushort *up_bias, ushort *act, uint activation, uint n,
@@ -70,17 +71,19 @@ ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const u
     uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
     stage<ZM_HIDDEN>(staged, x, thread, blockDim.x); /* before the copies begin, for which it would wait */
     __syncthreads();
-    auto row_of = [&](uint task) { return __shfl_sync(~0u, chosen, task % ZM_TOP_K) * n + task / ZM_TOP_K; };
+    uint first = blockIdx.x * warps + thread / WARP, slot = first % ZM_TOP_K;
+    uint expert_row = __shfl_sync(~0u, chosen, slot) * n;
+    ushort *expert_act = act + slot * n;
     multiply<ZM_HIDDEN, 2>(
-        blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
+        first, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
         n_slots, n_ahead,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
-            rows[0] = rows[1] = row_of(task);
+            rows[0] = rows[1] = expert_row + task / ZM_TOP_K;
         },
         [] {},
         [&](uint task, const float *parts) {
-            results.keep(act + (task % ZM_TOP_K * n + task / ZM_TOP_K), row_of(task), parts, lane);
+            results.keep(expert_act + task / ZM_TOP_K, expert_row + task / ZM_TOP_K, parts, lane);
         });
     results.flush(lane);
 }

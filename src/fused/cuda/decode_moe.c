@@ -8,9 +8,11 @@
 /* As in decode_router.cuh and decode_mlp.cuh. */
 enum {
     ROUTER_BLOCKS = 8, /* a cluster */
-    ROUTER_WARPS = 8,
+    LEAST_ROUTER_WARPS = 8, /* as many as the most experts have threads for */
     OUT_WARP_ROWS = 4,
-    IN_AHEAD = 4, /* pieces that copies are ahead of products: nothing could be copied before the router's choice */
+    /* Pieces that copies are ahead of products: many, as nothing could be copied before the router's choice. */
+    IN_AHEAD = 4,
+    IN_AHEAD_MXFP4 = 2, /* of longer pieces, which leave fewer warps room */
 };
 
 /* Places of a token's normed hidden state and choice of experts. */
@@ -23,7 +25,9 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_router, router);
     zm_product_plan plan = {router, .n_tasks = router->out_features, .task_rows = 1, .n_inputs = 1};
     launch.record.grid = ROUTER_BLOCKS;
-    zm_launch_reserve(&launch, &plan, ROUTER_WARPS, zm_divide_up(plan.n_tasks, ROUTER_BLOCKS * ROUTER_WARPS));
+    bool many = plan.n_tasks > ROUTER_BLOCKS * LEAST_ROUTER_WARPS;
+    int warps = many ? ZM_DECODE_WARPS : LEAST_ROUTER_WARPS;
+    zm_launch_reserve(&launch, &plan, warps, zm_divide_up(plan.n_tasks, ROUTER_BLOCKS * warps));
     routed places = {-1, -1, -1};
     if (zm_decode_failed(decode)) return places;
     places.normed = zm_decode_temporary(decode, decode->hidden_size);
@@ -56,8 +60,9 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k,
         rows = OUT_WARP_ROWS * groups; /* of a block of out */
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
-                               .n_ahead = IN_AHEAD};
+                               .n_ahead = strcmp(gate->quantization.mode, "mxfp4") != 0 ? IN_AHEAD : IN_AHEAD_MXFP4};
     zm_launch_spread(in, &in_plan);
+    in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
     zm_launch_add_ring(in, &in_plan);
     zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = 1};
     out->record.grid = zm_divide_up(down->out_features, rows);

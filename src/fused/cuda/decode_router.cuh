@@ -1,6 +1,6 @@
 #if ZM_K == ZM_HIDDEN
 /* Which experts a token goes to: logits, scores, choice and weights, in a cluster of blocks that share the experts. */
-enum { ROUTER_BLOCKS = 8, ROUTER_WARPS = 8, MOST_EXPERTS = 256, SOFTMAX_VECTOR = 8 };
+enum { ROUTER_BLOCKS = 8, MOST_EXPERTS = 256, SOFTMAX_VECTOR = 8 };
 /* zm_gating of fused/kinds.h, in its order. */
 enum { SIGMOID_BIAS, SOFTMAX_THEN_TOP_K, TOP_K_THEN_SOFTMAX_LOW, TOP_K_THEN_SOFTMAX_HIGH };
 
@@ -48,21 +48,21 @@ ZM_FUNCTION uint rank_of(const uint *keys, uint n, uint thread, bool low) {
 
 /* normed = norm(h); experts, weights (top_k): by the sigmoid of W normed + bias, chosen by it + expert_bias, or by its softmax,
  * or the softmax of the largest; the weights divided by their sum + epsilon if normalize. Biases may be NULL. */
-extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(ROUTER_WARPS *WARP)
+extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THREADS)
     zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales, const ushort *biases,
               const ushort *bias, const float *expert_bias, uint4 *normed, uint *experts, ushort *weights, float eps,
               uint n_experts, uint top_k, uint gating, int normalize, float epsilon, float scaling, uint n_slots, uint n_ahead) {
     __shared__ float scores[MOST_EXPERTS], chosen_scores[WARP];
     __shared__ uint chosen[WARP];
     __shared__ alignas(16) uint keys[MOST_EXPERTS];
-    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
+    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, warps = blockDim.x / WARP;
     begin_cluster();
     float choice_bias = thread < n_experts && expert_bias ? __ldg(expert_bias + thread) : 0.0f;
     norm_row nr;
     load_norm(nr, norm, thread);
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
     multiply<ZM_HIDDEN, 1>(
-        warp * ROUTER_BLOCKS + blockIdx.x, ROUTER_BLOCKS * ROUTER_WARPS, n_experts, staged,
+        warp * ROUTER_BLOCKS + blockIdx.x, ROUTER_BLOCKS * warps, n_experts, staged,
         staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
         [&](uint expert, const lane_matrix<ZM_HIDDEN> *(&matrices)[1], uint (&rows)[1]) {
             matrices[0] = &m;
@@ -70,7 +70,7 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(ROU
         },
         [&] {
             wait_for_last();
-            stage_norm(staged, h, nr, eps, blockIdx.x ? nullptr : normed, thread, ROUTER_WARPS * WARP);
+            stage_norm(staged, h, nr, eps, blockIdx.x ? nullptr : normed, thread, blockDim.x);
             wait_for_cluster(); /* the first block has begun */
         },
         [&](uint expert, const float *parts) {
@@ -85,7 +85,7 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(ROU
         if (warp == 0) softmax_of(scores, n_experts, lane);
         __syncthreads();
     }
-    keys[thread] = thread < n_experts ? choice_key(scores[thread] + choice_bias) : 0;
+    if (thread < MOST_EXPERTS) keys[thread] = thread < n_experts ? choice_key(scores[thread] + choice_bias) : 0;
     __syncthreads();
     bool low = gating == TOP_K_THEN_SOFTMAX_LOW;
     uint rank = thread < n_experts ? rank_of(keys, (n_experts + 3) / 4 * 4, thread, low) : top_k;

@@ -6,7 +6,9 @@
 
 enum {
     VECTOR_BYTES = 16,
-    WORD = 4,      /* of scales and biases: bytes that are copied at once */
+    WORD = 4,        /* of scales and biases: bytes that are copied at once */
+    MANY_ROUNDS = 8, /* of tasks, as an output projection has: memory is the limit */
+    MANY_AHEAD = 3,
     SHORT_ROW = 4, /* steps: where a row is a single short piece, copies one piece ahead are faster than two */
 };
 
@@ -77,7 +79,8 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
     row_layout row = layout_of(plan->weight);
     int n_pieces = rounds * row.n_pieces, slot_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
     int all_bytes = warps * zm_divide_up(slot_bytes, VECTOR_BYTES) * VECTOR_BYTES; /* a slot for each warp */
-    if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 && row.steps <= SHORT_ROW ? 1 : ZM_DECODE_MOST_AHEAD;
+    bool is_short = row.n_pieces == 1 && row.steps <= SHORT_ROW;
+    if (!plan->n_ahead) plan->n_ahead = rounds >= MANY_ROUNDS ? MANY_AHEAD : is_short ? 1 : ZM_DECODE_MOST_AHEAD;
     plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;
     launch->record.block = 32 * warps;
     launch->record.shared_bytes = plan->n_inputs * row.staged_bytes + plan->n_slots * all_bytes;

@@ -18,7 +18,7 @@ enum {
     AHEAD_BYTES = 384 * 1024, /* a thread fetches before a loop: less than its second cache holds */
     AHEAD_ROUND = 4096,       /* between two looks for work */
     PAUSES_PER_LOOK = 32,   /* between two looks at the clock */
-    SPIN_NANOSECONDS = 30000
+    SPIN_NANOSECONDS = 200000
 };
 
 typedef struct job {

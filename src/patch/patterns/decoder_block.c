@@ -153,11 +153,19 @@ static bool serves_token(const zm_decoder *decoder, mlx_array x, zm_cache *cache
     return true;
 }
 
+static mlx_array embed(const zm_decoder *decoder, zm_scope *scope, mlx_array tokens) {
+    const zm_embedding *table = decoder->embed_tokens;
+    if (zm_patch_is_standard(&table->base) && mlx_array_dtype(tokens) == MLX_INT32 &&
+        zm_fused_embedding_supported(&table->weight))
+        return zm_fused_embedding(scope, tokens, &table->weight);
+    return zm_module_call(&decoder->embed_tokens->base, scope, tokens, NULL);
+}
+
 static mlx_array forward_decoder(zm_module *self, zm_scope *scope, mlx_array tokens, const zm_call *call) {
     const zm_decoder *decoder = (const zm_decoder *)self;
     if (!call || !call->cache || mlx_array_ndim(tokens) != 2 || zm_dim(tokens, 0) != 1 || zm_dim(tokens, 1) != 1)
         return zm_patch_original(self, scope, tokens, call);
-    mlx_array x = zm_module_call(&decoder->embed_tokens->base, scope, tokens, NULL);
+    mlx_array x = embed(decoder, scope, tokens);
     if (zm_scope_failed(scope) || !serves_token(decoder, x, call->cache))
         return zm_patch_original(self, scope, tokens, call);
     x = all_blocks(decoder, scope, x, call->cache);

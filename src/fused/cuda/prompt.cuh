@@ -4,10 +4,11 @@
  *
  *     y[r, i] = sum over k of x[r, k] * w[i, k]
  *
- * Behind bfloat16.cuh. The text before that defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_ROWS (64 or 128), the rows of x
- * that a block takes, ZM_SPAN (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and silu(gate x) * up x comes out; and of experts ZM_FIRST or ZM_SECOND: tiles say
- * which rows a block takes (around.cuh). FIRST reads each row of x for the experts chosen for it and leaves rows sorted by
- * expert, SECOND takes them so and leaves each at its place. */
+ * Behind bfloat16.cuh. The text before that defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_ROWS (64 or
+ * 128), the rows of x that a block takes, ZM_SPAN (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and
+ * silu(gate x) * up x comes out; and of experts ZM_FIRST or ZM_SECOND: tiles say which rows a block takes (around.cuh). FIRST
+ * reads each row of x for the experts chosen for it and leaves rows sorted by expert, SECOND takes them so and leaves each at
+ * its place. */
 typedef unsigned long long descriptor;
 
 enum {

@@ -148,6 +148,12 @@ static void cache_alone_leaves_feed_forward_out(void **state) {
 enum { BLOCKS = 5 };
 static const int kinds[BLOCKS] = {3, 0, 1, 2, 3};
 
+/* Gives the bytes behind a field that are no other's another value. */
+static void change_padding(bool *field) {
+    static unsigned char value;
+    ((unsigned char *)field)[sizeof *field] = ++value;
+}
+
 /* Blocks in one node give the bits of one node each. */
 static void compare_blocks(zm_scope *scope, parts *of, int n_blocks, zm_blocks_plan **plan) {
     pointed to[BLOCKS];
@@ -159,8 +165,9 @@ static void compare_blocks(zm_scope *scope, parts *of, int n_blocks, zm_blocks_p
         copy.keys = zm_add(scope, of[i].keys, zm_scalar_like(scope, 0, of[i].keys));
         copy.values = zm_add(scope, of[i].values, zm_scalar_like(scope, 0, of[i].values));
         expected = block(scope, expected_kept[i], &copy, kinds[i]);
-        memset(&to[i], 0, sizeof to[i]);
         arguments[i] = block_of(&to[i], &of[i], kinds[i]);
+        change_padding(&to[i].attention.rotation.traditional);
+        change_padding(&to[i].moe.normalize_top_k);
     }
     assert_int_equal(mlx_array_eval(expected), 0);
     mlx_array y = zm_fused_blocks(scope, kept, x, arguments, n_blocks, compute, plan);
@@ -202,6 +209,29 @@ static void blocks_equal_one_by_one(void **state) {
             zm_blocks_plan_free(plan);
             end_well(&scope);
         }
+}
+
+/* With the plan of a call whose arrays had as many elements, what would be refused without one is refused too. */
+static void a_plan_serves_its_shapes_alone(void **state) {
+    (void)state;
+    for (int wrong = 0; wrong < 3; wrong++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        parts of = random_parts(&scope, MLX_FLOAT32);
+        zm_blocks_plan *plan = NULL;
+        compare_blocks(&scope, &of, 1, &plan);
+        assert_non_null(plan);
+        pointed to;
+        mlx_array kept[1][2];
+        if (wrong == 0) of.x = array(&scope, (const int[]){1, 2 * LENGTH, HIDDEN / 2}, 3, MLX_FLOAT32);
+        if (wrong == 1) of.last = array(&scope, (const int[]){1, TAPS, HIDDEN}, 3, MLX_FLOAT32);
+        if (wrong == 2) of.last = zm_astype(&scope, of.last, MLX_INT32);
+        zm_block_arguments arguments = block_of(&to, &of, kinds[0]);
+        assert_false(zm_is_set(zm_fused_blocks(&scope, kept, of.x, &arguments, 1, compute, &plan)));
+        zmlx_error error;
+        assert_int_not_equal(zm_scope_end(&scope, &error), ZMLX_OK);
+        zm_blocks_plan_free(plan);
+    }
 }
 
 /* One wrong block among right ones. */
@@ -256,6 +286,7 @@ int main(void) {
         cmocka_unit_test(cache_alone_leaves_feed_forward_out),
         cmocka_unit_test(wrong_parts_are_refused),
         cmocka_unit_test(blocks_equal_one_by_one),
+        cmocka_unit_test(a_plan_serves_its_shapes_alone),
         cmocka_unit_test(a_wrong_block_is_refused),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

@@ -4,84 +4,117 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void add_fact(zm_block_parts *parts, const void *fact, size_t size) {
+    memcpy(parts->facts + parts->size, fact, size);
+    parts->size += size;
+}
+
+#define ADD(field) add_fact(parts, &(field), sizeof(field))
+
 static void add_array(zm_block_parts *parts, mlx_array array) {
-    parts->arrays[parts->n_arrays++] = zm_is_set(array) ? zm_array_id(array) : 0;
+    uintptr_t id = zm_is_set(array) ? zm_array_id(array) : 0;
+    ADD(id);
 }
 
 static void add_weight(zm_block_parts *parts, const zm_weight *weight) {
-    memcpy(&parts->weights[parts->n_weights++], weight, sizeof *weight);
     add_array(parts, weight->weight);
     add_array(parts, weight->scales);
     add_array(parts, weight->biases);
     add_array(parts, weight->bias);
+    ADD(weight->quantization.group_size);
+    ADD(weight->quantization.bits);
+    ADD(weight->quantization.mode);
+    ADD(weight->in_features);
+    ADD(weight->out_features);
+    ADD(weight->n_experts);
 }
 
-static void take_attention(zm_block_parts *parts, const zm_attention_arguments *arguments) {
-    memcpy(&parts->attention, arguments, sizeof *arguments);
-    parts->attention.keys = parts->attention.values = (mlx_array){NULL};
-    parts->attention.offset = parts->attention.first_row = parts->attention.n_rows = 0;
+static void add_attention(zm_block_parts *parts, const zm_attention_arguments *arguments) {
     add_weight(parts, arguments->q_proj);
     add_weight(parts, arguments->k_proj);
     add_weight(parts, arguments->v_proj);
     add_weight(parts, arguments->o_proj);
     add_array(parts, arguments->q_norm);
     add_array(parts, arguments->k_norm);
+    ADD(arguments->q_norm_eps);
+    ADD(arguments->k_norm_eps);
     add_array(parts, arguments->rotation.inverse_freqs);
+    ADD(arguments->rotation.traditional);
+    ADD(arguments->rotation.position_scale);
+    ADD(arguments->rotation.input_scale);
     add_array(parts, arguments->sinks);
+    ADD(arguments->n_heads);
+    ADD(arguments->n_kv_heads);
+    ADD(arguments->head_dim);
+    ADD(arguments->scale);
+    ADD(arguments->window);
 }
 
-static void take_short_conv(zm_block_parts *parts, const zm_short_conv_arguments *arguments) {
-    memcpy(&parts->short_conv, arguments, sizeof *arguments);
-    parts->has_last = zm_is_set(arguments->last);
-    parts->short_conv.last = (mlx_array){NULL};
+static void add_short_conv(zm_block_parts *parts, const zm_short_conv_arguments *arguments) {
+    bool has_last = zm_is_set(arguments->last);
+    size_t size = has_last ? mlx_array_size(arguments->last) : 0;
+    mlx_dtype dtype = has_last ? mlx_array_dtype(arguments->last) : MLX_FLOAT32;
     add_weight(parts, arguments->in_proj);
     add_weight(parts, arguments->out_proj);
     add_array(parts, arguments->conv_weight);
     add_array(parts, arguments->conv_bias);
+    ADD(has_last);
+    ADD(size);
+    ADD(dtype);
+    ADD(arguments->taps);
 }
 
-static void take_gated_mlp(zm_block_parts *parts, const zm_gated_mlp_arguments *arguments) {
-    memcpy(&parts->gated_mlp, arguments, sizeof *arguments);
+static void add_gated_mlp(zm_block_parts *parts, const zm_gated_mlp_arguments *arguments) {
     add_weight(parts, arguments->gate);
     add_weight(parts, arguments->up);
     add_weight(parts, arguments->down);
+    ADD(arguments->activation);
 }
 
-static void take_moe(zm_block_parts *parts, const zm_moe_arguments *arguments) {
-    memcpy(&parts->moe, arguments, sizeof *arguments);
+static void add_moe(zm_block_parts *parts, const zm_moe_arguments *arguments) {
     add_weight(parts, arguments->router);
+    add_array(parts, arguments->expert_bias);
     add_weight(parts, arguments->gate);
     add_weight(parts, arguments->up);
     add_weight(parts, arguments->down);
-    add_array(parts, arguments->expert_bias);
+    ADD(arguments->activation);
+    ADD(arguments->gating);
+    ADD(arguments->top_k);
+    ADD(arguments->normalize_top_k);
+    ADD(arguments->normalize_epsilon);
+    ADD(arguments->routed_scaling_factor);
 }
 
 /* A block has one operator and one feed-forward part, or is refused later. */
 static void take_parts(zm_block_parts *parts, const zm_block_arguments *arguments) {
-    memset(parts, 0, sizeof *parts);
-    memcpy(&parts->block, arguments, sizeof *arguments);
-    parts->block.attention = NULL;
-    parts->block.short_conv = NULL;
-    parts->block.gated_mlp = NULL;
-    parts->block.moe = NULL;
+    bool kinds[] = {arguments->attention, arguments->short_conv, arguments->gated_mlp, arguments->moe};
+    parts->size = 0;
+    ADD(kinds);
     add_array(parts, arguments->operator_norm);
     add_array(parts, arguments->feed_forward_norm);
-    if (arguments->attention) take_attention(parts, arguments->attention);
-    else if (arguments->short_conv) take_short_conv(parts, arguments->short_conv);
-    if (arguments->gated_mlp) take_gated_mlp(parts, arguments->gated_mlp);
-    else if (arguments->moe) take_moe(parts, arguments->moe);
+    ADD(arguments->operator_eps);
+    ADD(arguments->feed_forward_eps);
+    if (arguments->attention) add_attention(parts, arguments->attention);
+    else if (arguments->short_conv) add_short_conv(parts, arguments->short_conv);
+    if (arguments->gated_mlp) add_gated_mlp(parts, arguments->gated_mlp);
+    else if (arguments->moe) add_moe(parts, arguments->moe);
+}
+
+static bool has_shape(const zm_blocks_plan *plan, mlx_array x) {
+    if (plan->dtype != mlx_array_dtype(x) || mlx_array_ndim(x) != 3) return false;
+    return !memcmp(plan->shape, mlx_array_shape(x), sizeof plan->shape);
 }
 
 static bool is_same(const zm_blocks_plan *plan, mlx_array x, const zm_block_arguments *arguments, int n_blocks,
                     zm_compute compute) {
     if (plan->n_blocks != n_blocks || plan->compute.pool != compute.pool ||
-        plan->compute.precision != compute.precision || plan->dtype != mlx_array_dtype(x) ||
-        plan->size != mlx_array_size(x))
+        plan->compute.precision != compute.precision || !has_shape(plan, x))
         return false;
     for (int i = 0; i < n_blocks; i++) {
         zm_block_parts parts;
+        const zm_block_parts *planned = &plan->blocks[i].parts;
         take_parts(&parts, &arguments[i]);
-        if (memcmp(&parts, &plan->blocks[i].parts, sizeof parts) != 0) return false;
+        if (parts.size != planned->size || memcmp(parts.facts, planned->facts, parts.size) != 0) return false;
     }
     return true;
 }
@@ -131,15 +164,18 @@ static zmlx_status make(zm_blocks_plan **result, mlx_array x, const zm_block_arg
     if (!plan) return zm_fail_memory(error);
     atomic_init(&plan->references, 1);
     plan->compute = compute;
-    plan->dtype = mlx_array_dtype(x);
-    plan->size = mlx_array_size(x);
     plan->n_blocks = n_blocks;
     plan->constants = mlx_vector_array_new();
     zmlx_status status = plan->constants.ctx ? ZMLX_OK : zm_fail_memory(error);
     for (int i = 0; i < n_blocks && !status; i++) status = plan_block(plan, &plan->blocks[i], x, &arguments[i], error);
-    if (status) zm_blocks_plan_free(plan);
-    else *result = plan;
-    return status;
+    if (status) {
+        zm_blocks_plan_free(plan);
+        return status;
+    }
+    plan->dtype = mlx_array_dtype(x);
+    memcpy(plan->shape, mlx_array_shape(x), sizeof plan->shape);
+    *result = plan;
+    return ZMLX_OK;
 }
 
 zmlx_status zm_blocks_plan_get(zm_blocks_plan **result, zm_blocks_plan **kept, mlx_array x,

@@ -5,23 +5,22 @@
 #define ZM_FUSED_BLOCK_PLAN_H
 
 #include <stdatomic.h>
-#include <stdint.h>
 
 #include "fused/block/block.h"
 
-enum { ZM_MAX_BLOCK_WEIGHTS = 8, ZM_MAX_BLOCK_ARRAYS = 4 * ZM_MAX_BLOCK_WEIGHTS + 8 };
+/* Room for each field of a block's arguments once. */
+enum {
+    ZM_MAX_BLOCK_WEIGHTS = 8,
+    ZM_MAX_BLOCK_FACTS = ZM_MAX_BLOCK_WEIGHTS * sizeof(zm_weight) + sizeof(zm_block_arguments) +
+                         sizeof(zm_attention_arguments) + sizeof(zm_short_conv_arguments) +
+                         sizeof(zm_gated_mlp_arguments) + sizeof(zm_moe_arguments)
+};
 
-/* What a block is made of, but for what comes with each call. Compared byte by byte. */
+/* What a block is made of, but for what comes with each call: the fields one behind the other, without the padding of
+ * their structures, which holds anything. */
 typedef struct zm_block_parts {
-    zm_block_arguments block; /* without pointers */
-    zm_attention_arguments attention;
-    zm_short_conv_arguments short_conv;
-    zm_gated_mlp_arguments gated_mlp;
-    zm_moe_arguments moe;
-    zm_weight weights[ZM_MAX_BLOCK_WEIGHTS];
-    uintptr_t arrays[ZM_MAX_BLOCK_ARRAYS]; /* behind the handles */
-    size_t n_weights, n_arrays;
-    bool has_last;
+    size_t size;
+    unsigned char facts[ZM_MAX_BLOCK_FACTS];
 } zm_block_parts;
 
 /* An array of a block: the view of a constant or, where input is not 0, that array of a call, counted from 1. */
@@ -45,7 +44,7 @@ struct zm_blocks_plan {
     atomic_int references;
     zm_compute compute;
     mlx_dtype dtype; /* of x */
-    size_t size;
+    int shape[3];
     mlx_vector_array constants; /* keeps them */
     int n_blocks;
     zm_planned_block blocks[];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/select.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -138,7 +139,51 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class topk_class = {.name = "zmlx.topk", .evaluate_cpu = evaluate, .vjp = vjp, .free_state = free};
+void zm_select_tangents(zm_scope *scope, mlx_array tangent, mlx_array indices, mlx_array *of_values, mlx_array *of_indices) {
+    *of_values = zm_take_along_axis(scope, tangent, indices, -1);
+    if (!zm_scope_failed(scope))
+        *of_indices = zm_zeros(scope, mlx_array_shape(indices), (int)mlx_array_ndim(indices), MLX_UINT32);
+}
+
+mlx_array zm_select_batch_first(zm_scope *scope, mlx_array x, int axis) {
+    int axes[ZM_NODE_MAX_DIMS], n_dims = (int)mlx_array_ndim(x), n = 0;
+    if (axis <= 0) return x;
+    axes[n++] = axis;
+    for (int i = 0; i < n_dims; i++)
+        if (i != axis) axes[n++] = i;
+    return zm_transpose(scope, x, axes, n_dims);
+}
+
+static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers, int n_arguments,
+                       const mlx_array *primals, int n_primals, const mlx_array *tangents, mlx_stream stream, zmlx_error *error) {
+    (void)n_results, (void)argument_numbers, (void)n_arguments, (void)n_primals;
+    const topk *self = state;
+    mlx_array values, indices, made[2] = {{NULL}, {NULL}};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    zm_select_topk(&scope, primals[0], self->k, &values, &indices);
+    if (!zm_scope_failed(&scope)) zm_select_tangents(&scope, tangents[0], indices, &made[0], &made[1]);
+    for (int i = 0; i < 2; i++) zm_scope_keep(&scope, &result_tangents[i], made[i]);
+    return zm_scope_end(&scope, error);
+}
+
+static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes, int n_results, const mlx_array *inputs,
+                        const int *axes, int n_inputs, mlx_stream stream, zmlx_error *error) {
+    (void)n_results, (void)n_inputs;
+    const topk *self = state;
+    mlx_array made[2] = {{NULL}, {NULL}};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    zm_select_topk(&scope, zm_select_batch_first(&scope, inputs[0], axes[0]), self->k, &made[0], &made[1]);
+    for (int i = 0; i < 2; i++) {
+        zm_scope_keep(&scope, &results[i], made[i]);
+        result_axes[i] = axes[0] < 0 ? -1 : 0;
+    }
+    return zm_scope_end(&scope, error);
+}
+
+static const zm_node_class topk_class = {.name = "zmlx.topk", .evaluate_cpu = evaluate, .vjp = vjp, .jvp = jvp, .vmap = vmap,
+                                         .free_state = free};
 
 void zm_select_apply(zm_scope *scope, mlx_array *values, mlx_array *indices, const zm_node_class *node_class, void *state,
                      mlx_array x, int k, mlx_dtype dtype) {
@@ -167,6 +212,22 @@ static void select_on_cpu(zm_scope *scope, mlx_array x, int k, mlx_array *values
     zm_select_apply(scope, values, indices, &topk_class, self, x, k, mlx_array_dtype(x));
 }
 
+/* MLX's sort on CUDA has a block of a grid's second dimension for each row: of those there are 65535. */
+static mlx_array sort_rows(zm_scope *scope, mlx_array keys) {
+    enum { MOST = 65535 };
+    if (zm_scope_failed(scope)) return keys;
+    int columns = zm_dim(keys, -1), n_dims = (int)mlx_array_ndim(keys);
+    size_t rows = columns ? mlx_array_size(keys) / (size_t)columns : 0;
+    if (rows <= MOST || rows > INT_MAX) return zm_sort(scope, keys, -1);
+    mlx_array flat = zm_reshape(scope, keys, (const int[]){(int)rows, columns}, 2), sorted = {NULL};
+    for (int row = 0; row < (int)rows && !zm_scope_failed(scope); row += MOST) {
+        int end = (int)rows - row < MOST ? (int)rows : row + MOST;
+        mlx_array piece = zm_sort(scope, zm_contiguous(scope, zm_slice_axis(scope, flat, 0, row, end, 1)), -1);
+        sorted = row ? zm_concatenate(scope, sorted, piece, 0) : piece;
+    }
+    return zm_reshape(scope, sorted, mlx_array_shape(keys), n_dims);
+}
+
 /* Keys that rise as numbers fall, times 2^32, plus the column: all different, so any sort gives the order. */
 void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
     int columns = zm_dim(x, -1), n_dims = (int)mlx_array_ndim(x), shape[ZM_NODE_MAX_DIMS];
@@ -179,7 +240,7 @@ void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *value
     mlx_array is_nan = zm_less(scope, zm_scalar(scope, 0x7f800000, MLX_UINT32), magnitude);
     key = zm_astype(scope, zm_where(scope, is_nan, zm_scalar(scope, 0, MLX_UINT32), key), MLX_UINT64);
     key = zm_add(scope, zm_multiply(scope, key, zm_scalar(scope, 0x1p32, MLX_UINT64)), zm_arange(scope, 0, columns, 1, MLX_UINT64));
-    mlx_array first = zm_contiguous(scope, zm_slice_axis(scope, zm_sort(scope, key, -1), -1, 0, k, 1));
+    mlx_array first = zm_contiguous(scope, zm_slice_axis(scope, sort_rows(scope, key), -1, 0, k, 1));
     if (zm_scope_failed(scope)) return;
     memcpy(shape, mlx_array_shape(first), (size_t)n_dims * sizeof *shape);
     mlx_array words = zm_view_as(scope, first, MLX_UINT32); /* little-endian: the column is the first word of each two */

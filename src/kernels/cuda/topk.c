@@ -96,7 +96,45 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class topk_class = {.name = "zmlx.topk", .launch_gpu = launch, .vjp = vjp, .free_state = free};
+/* Of w = softmax of the chosen: w (t - sum w t). */
+static mlx_array gate_tangent(zm_scope *scope, mlx_array weights, mlx_array tangent, mlx_dtype dtype) {
+    mlx_array w = zm_astype(scope, weights, MLX_FLOAT32), t = zm_astype(scope, tangent, MLX_FLOAT32);
+    mlx_array mean = zm_sum(scope, zm_multiply(scope, w, t), -1, true);
+    return zm_astype(scope, zm_multiply(scope, w, zm_subtract(scope, t, mean)), dtype);
+}
+
+static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers, int n_arguments,
+                       const mlx_array *primals, int n_primals, const mlx_array *tangents, mlx_stream stream, zmlx_error *error) {
+    (void)n_results, (void)argument_numbers, (void)n_arguments, (void)n_primals;
+    const topk *self = state;
+    mlx_array values, indices, made[2] = {{NULL}, {NULL}};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    zm_cuda_select(&scope, primals[0], self->k, self->gates, self->result, &values, &indices);
+    if (!zm_scope_failed(&scope)) zm_select_tangents(&scope, tangents[0], indices, &made[0], &made[1]);
+    if (!zm_scope_failed(&scope) && self->gates) made[0] = gate_tangent(&scope, values, made[0], self->result);
+    for (int i = 0; i < 2; i++) zm_scope_keep(&scope, &result_tangents[i], made[i]);
+    return zm_scope_end(&scope, error);
+}
+
+static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes, int n_results, const mlx_array *inputs,
+                        const int *axes, int n_inputs, mlx_stream stream, zmlx_error *error) {
+    (void)n_results, (void)n_inputs;
+    const topk *self = state;
+    mlx_array made[2] = {{NULL}, {NULL}};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array x = zm_select_batch_first(&scope, inputs[0], axes[0]);
+    if (!zm_scope_failed(&scope)) zm_cuda_select(&scope, x, self->k, self->gates, self->result, &made[0], &made[1]);
+    for (int i = 0; i < 2; i++) {
+        zm_scope_keep(&scope, &results[i], made[i]);
+        result_axes[i] = axes[0] < 0 ? -1 : 0;
+    }
+    return zm_scope_end(&scope, error);
+}
+
+static const zm_node_class topk_class = {.name = "zmlx.topk", .launch_gpu = launch, .vjp = vjp, .jvp = jvp, .vmap = vmap,
+                                         .free_state = free};
 
 void zm_cuda_select(zm_scope *scope, mlx_array x, int k, bool gates, mlx_dtype dtype, mlx_array *values, mlx_array *indices) {
     topk *self = malloc(sizeof *self);

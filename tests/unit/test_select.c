@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* Selection in forward mode and in batches, and of more rows than MLX's sort takes at a time with CUDA. */
+#include "kernels/select.h"
+#include "mlx_testing.h"
+#include "zmlx/kernels.h"
+
+enum { A = 3, B = 2, N = 6, K = 2 };
+
+static mlx_array numbers(zm_scope *scope, const int *shape, int n_dims, uint32_t seed) {
+    double values[A * B * N];
+    fill(values, A * B * N, seed);
+    return floats(scope, values, shape, n_dims);
+}
+
+static int select_function(mlx_vector_array *results, const mlx_vector_array inputs) {
+    mlx_array x = mlx_array_new(), made[2] = {{NULL}, {NULL}};
+    int failed = mlx_vector_array_get(&x, inputs, 0) || zmlx_topk_lastdim(&made[0], &made[1], x, K, stream, NULL);
+    if (!failed) {
+        mlx_vector_array both = mlx_vector_array_new_data(made, 2);
+        failed = mlx_vector_array_set(results, both);
+        mlx_vector_array_free(both);
+    }
+    mlx_array_free(x);
+    mlx_array_free(made[0]);
+    mlx_array_free(made[1]);
+    return failed;
+}
+
+static mlx_array take(zm_scope *scope, mlx_vector_array list, size_t i) {
+    mlx_array array = mlx_array_new();
+    assert_int_equal(mlx_vector_array_get(&array, list, i), 0);
+    return zm_scope_own(scope, array);
+}
+
+static void expect_same(zm_scope *scope, mlx_array got, mlx_array wanted) {
+    got = zm_contiguous(scope, got);
+    wanted = zm_contiguous(scope, wanted);
+    assert_false(zm_scope_failed(scope));
+    assert_int_equal(mlx_array_eval(got) + mlx_array_eval(wanted), 0);
+    assert_int_equal(mlx_array_nbytes(got), mlx_array_nbytes(wanted));
+    assert_int_equal(mlx_array_dtype(got), mlx_array_dtype(wanted));
+    const void *a = mlx_array_dtype(got) == MLX_FLOAT32 ? (const void *)mlx_array_data_float32(got) : mlx_array_data_uint32(got);
+    const void *b = mlx_array_dtype(got) == MLX_FLOAT32 ? (const void *)mlx_array_data_float32(wanted) : mlx_array_data_uint32(wanted);
+    assert_memory_equal(a, b, mlx_array_nbytes(got));
+}
+
+static void test_forward_mode(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array x = numbers(&scope, SHAPE(A, B, N), 1), t = numbers(&scope, SHAPE(A, B, N), 2), values, indices;
+    zm_select_topk_sorted(&scope, x, K, &values, &indices);
+    mlx_vector_array primals = mlx_vector_array_new_data(&x, 1), given = mlx_vector_array_new_data(&t, 1);
+    mlx_vector_array results = mlx_vector_array_new(), tangents = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func(select_function);
+    assert_int_equal(mlx_jvp(&results, &tangents, function, primals, given), 0);
+    expect_same(&scope, take(&scope, results, 0), values);
+    expect_same(&scope, take(&scope, tangents, 0), zm_take_along_axis(&scope, t, indices, -1));
+    mlx_closure_free(function);
+    mlx_vector_array_free(primals);
+    mlx_vector_array_free(given);
+    mlx_vector_array_free(results);
+    mlx_vector_array_free(tangents);
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+}
+
+/* Against the same on the array with its batch in front. */
+static void test_batches(void **state) {
+    (void)state;
+    static const int orders[3][3] = {{0, 1, 2}, {1, 0, 2}, {2, 0, 1}};
+    for (int axis = 0; axis < 3; axis++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        mlx_array x = numbers(&scope, SHAPE(A, B, N), 3), values, indices;
+        zm_select_topk_sorted(&scope, zm_transpose(&scope, x, orders[axis], 3), K, &values, &indices);
+        mlx_closure function = mlx_closure_new_func(select_function);
+        mlx_vector_array inputs = mlx_vector_array_new_data(&x, 1), in = {NULL}, out = {NULL}, results = {NULL};
+        assert_int_equal(mlx_detail_vmap_trace(&in, &out, function, inputs, &axis, 1), 0);
+        assert_int_equal(mlx_detail_vmap_replace(&results, inputs, in, out, &axis, 1, (const int[]){0, 0}, 2), 0);
+        expect_same(&scope, take(&scope, results, 0), values);
+        expect_same(&scope, take(&scope, results, 1), indices);
+        mlx_closure_free(function);
+        mlx_vector_array_free(inputs);
+        mlx_vector_array_free(in);
+        mlx_vector_array_free(out);
+        mlx_vector_array_free(results);
+        assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+    }
+}
+
+/* Row i is i, i + 1, ... modulo 40: the largest 34 of it are known. */
+static void test_many_rows(void **state) {
+    (void)state;
+    enum { ROWS = 65535 + 3, COLUMNS = 40, MANY = 34 };
+    float *data = malloc(sizeof *data * ROWS * COLUMNS);
+    assert_non_null(data);
+    for (int i = 0; i < ROWS * COLUMNS; i++) data[i] = (float)((i / COLUMNS + i % COLUMNS) % COLUMNS);
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array values, indices, x = zm_from_data(&scope, data, (const int[]){ROWS, COLUMNS}, 2, MLX_FLOAT32);
+    zm_select_topk_sorted(&scope, x, MANY, &values, &indices);
+    indices = zm_contiguous(&scope, indices);
+    assert_false(zm_scope_failed(&scope));
+    assert_int_equal(mlx_array_eval(indices), 0);
+    const uint32_t *places = mlx_array_data_uint32(indices);
+    for (int row = 0; row < ROWS; row++)
+        for (int i = 0; i < MANY; i++) assert_true(data[row * COLUMNS + (int)places[row * MANY + i]] == (float)(COLUMNS - 1 - i));
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+    free(data);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forward_mode),
+        cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_many_rows),
+    };
+    return cmocka_run_group_tests(tests, open_stream, close_stream);
+}

@@ -46,7 +46,7 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
             for (int j = 0; j < V; ++j) {
                 const float v0 = e0[j];
                 const float v2 = (v0 - v1);
-                const float v3 = zm_exp(v2);
+                const float v3 = zm_exp_to_largest(v2);
                 t4 = t4 + v3;
             }
             zm_add(r4, t4);
@@ -67,7 +67,7 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
             for (int j = 0; j < V; ++j) {
                 const float v0 = e0[j];
                 const float v2 = (v0 - v1);
-                const float v3 = zm_exp(v2);
+                const float v3 = zm_exp_to_largest(v2);
                 const float v5 = zm_quotient(v3, v4);
                 y0[j] = v5;
             }
@@ -138,7 +138,7 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
             for (int j = 0; j < V; ++j) {
                 const float v0 = e0[j];
                 const float v2 = (v0 - v1);
-                const float v3 = zm_exp(v2);
+                const float v3 = zm_exp_to_largest(v2);
                 t4 = t4 + v3;
             }
             zm_add(r4, t4);
@@ -169,7 +169,7 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
             for (int j = 0; j < V; ++j) {
                 const float v0 = e0[j];
                 const float v2 = (v0 - v1);
-                const float v3 = zm_exp(v2);
+                const float v3 = zm_exp_to_largest(v2);
                 const float v5 = zm_quotient(v3, v4);
                 y0[j] = v5;
             }

@@ -40,7 +40,13 @@ ZM_FUNCTION float zm_fast_exp(float a) {
     return y;
 }
 #ifdef ZM_NARROW /* far below a half type's */
-ZM_FUNCTION float zm_exp(float a) { return zm_fast_exp(a); }
+ZM_FUNCTION float zm_exp(float a) {
+    float y;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(a * 1.4426950408889634f));
+    return y;
+}
+/* Of a number less the largest of its row: beside 1, what is subnormal is nothing. */
+ZM_FUNCTION float zm_exp_to_largest(float a) { return zm_fast_exp(a); }
 /* To 2 units in the last place, for all operands. */
 ZM_FUNCTION float zm_divide(float a, float b) {
     float y;
@@ -49,6 +55,7 @@ ZM_FUNCTION float zm_divide(float a, float b) {
 }
 #else
 ZM_FUNCTION float zm_exp(float a) { return expf(a); }
+ZM_FUNCTION float zm_exp_to_largest(float a) { return expf(a); }
 ZM_FUNCTION float zm_divide(float a, float b) { return a / b; }
 #endif
 ZM_FUNCTION float zm_exp2(float a) { return exp2f(a); }

@@ -82,6 +82,15 @@ static zmlx_status print_operation(zm_gpu_frame *frame, const zm_value *value) {
     return zm_print_operation(frame->text, value->op, operands, frame->error);
 }
 
+/* e to a - the largest a of the row. */
+static bool is_exp_to_largest(const zm_ir *ir, const zm_value *value) {
+    if (value->op != ZM_OP_EXP) return false;
+    const zm_value *operand = &ir->values[value->operands[0]];
+    if (operand->op != ZM_OP_SUBTRACT) return false;
+    const zm_value *largest = &ir->values[operand->operands[1]];
+    return largest->op == ZM_OP_ROW_MAX && largest->operands[0] == operand->operands[0];
+}
+
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
     const zm_value *value = &frame->ir->values[id];
     zm_text *text = frame->text;
@@ -105,6 +114,10 @@ zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
     if (frame->has_rows && value->op == ZM_OP_DIVIDE && value->level == ZM_LEVEL_ELEMENT &&
         frame->ir->values[value->operands[1]].level != ZM_LEVEL_ELEMENT) {
         zm_text_printf(text, "zm_quotient(v%d, v%d)", (int)value->operands[0], (int)value->operands[1]);
+        return ZMLX_OK;
+    }
+    if (is_exp_to_largest(frame->ir, value)) {
+        zm_text_printf(text, "zm_exp_to_largest(v%d)", (int)value->operands[0]);
         return ZMLX_OK;
     }
     if (value->op == ZM_OP_DIVIDE) { /* its accuracy is the prelude's choice */

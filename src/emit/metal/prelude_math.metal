@@ -20,6 +20,7 @@ ZM_FUNCTION float zm_rsqrt(float a) { return metal::precise::rsqrt(a); }
 ZM_FUNCTION float zm_pow(float a, float b) { return metal::precise::pow(a, b); }
 ZM_FUNCTION float zm_exp(float a) { return metal::precise::exp(a); }
 ZM_FUNCTION float zm_fast_exp(float a) { return metal::precise::exp(a); }
+ZM_FUNCTION float zm_exp_to_largest(float a) { return metal::precise::exp(a); }
 ZM_FUNCTION float zm_exp2(float a) { return metal::precise::exp2(a); }
 ZM_FUNCTION float zm_exp10(float a) { return metal::precise::exp10(a); }
 ZM_FUNCTION float zm_log(float a) { return metal::precise::log(a); }

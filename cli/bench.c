@@ -118,8 +118,7 @@ static int show(const zmlx_comparison *comparison, const bench_values *values, c
     return CLI_DONE;
 }
 
-/* Threads that read memory for a bandwidth to compare with; 0: on a GPU. */
-static int probe_threads(int *n_threads, const cli_general *general) {
+int cli_bench_probe_threads(int *n_threads, const cli_general *general) {
     zmlx_error error;
     zmlx_system_info info;
     *n_threads = 0;
@@ -127,16 +126,6 @@ static int probe_threads(int *n_threads, const cli_general *general) {
     if (general->device == 2 || (!general->device && info.has_gpu)) return CLI_DONE;
     *n_threads = general->n_threads ? (int)general->n_threads : info.n_processors;
     return CLI_DONE;
-}
-
-int cli_bench_bandwidth(double *bandwidth, double given, const cli_general *general) {
-    zmlx_error error;
-    int n_threads;
-    *bandwidth = 1e9 * given;
-    if (*bandwidth > 0) return CLI_DONE;
-    int status = probe_threads(&n_threads, general);
-    if (status || !n_threads) return status;
-    return zmlx_system_read_bandwidth(bandwidth, n_threads, 0, 0.5, &error) ? cli_fail_error(&error) : CLI_DONE;
 }
 
 /* The kernel of an expression, or one of the catalogue. */
@@ -163,7 +152,7 @@ static int bench(const cli_kernel *kernel, const cli_catalog *chosen, const benc
     mlx_stream stream = {NULL};
     int status = CLI_DONE;
     choice.bandwidth = 1e9 * values->bandwidth;
-    if (!(values->bandwidth > 0)) status = probe_threads(&choice.probe_threads, &values->general);
+    if (!(values->bandwidth > 0)) status = cli_bench_probe_threads(&choice.probe_threads, &values->general);
     if (!status) status = cli_stream_open(&stream, values->general.device);
     if (status) return status;
     if (compare(&comparison, kernel, chosen, values, shape, n_dims, stream, &choice, &error))

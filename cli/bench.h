@@ -9,7 +9,7 @@
 int cli_bench_model(int argc, char **argv);
 int cli_bench_moe(int argc, char **argv);
 
-/* The bandwidth to compare with, in bytes a second: given in GB/s, else measured on the CPU; 0 on a GPU. */
-int cli_bench_bandwidth(double *bandwidth, double given, const cli_general *general);
+/* Threads that read memory for a bandwidth to compare with; 0: on a GPU. */
+int cli_bench_probe_threads(int *n_threads, const cli_general *general);
 
 #endif

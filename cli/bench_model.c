@@ -30,7 +30,7 @@ static const cli_option model_options[] = {
     CLI_ACTIVATIONS_OPTION(model_values),
     {"patched-only", CLI_FLAG, AT(patched_only), NULL, "leave the unpatched model out", 0, 0},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
-     "what to state the share of (default: measured\non the CPU, none on a GPU)", 0.001, 1e6},
+     "what to state the share of (default: measured\naround the runs on the CPU, none on a GPU)", 0.001, 1e6},
     CLI_GENERAL_OPTIONS(model_values),
 };
 
@@ -91,7 +91,7 @@ static void print_side(const char *name, const zmlx_model_bench_side *side, size
     cli_print("  %7.3f GB\n", 1e-9 * (double)side->peak_memory_bytes);
 }
 
-static int show_model(const zmlx_model_bench *bench, const char *folder, double bandwidth, bool json) {
+static int show_model(const zmlx_model_bench *bench, const char *folder, bool json) {
     if (json) {
         json_t *object = json_object();
         cli_json_set(object, "model", cli_json_string(folder));
@@ -100,7 +100,7 @@ static int show_model(const zmlx_model_bench *bench, const char *folder, double 
         cli_json_set(object, "runs", json_integer(bench->n_runs));
         cli_json_set(object, "patched_modules", json_integer(bench->n_patched));
         cli_json_set(object, "token_bytes", json_integer((json_int_t)bench->token_bytes));
-        cli_json_set(object, "bandwidth", cli_json_measured(bandwidth));
+        cli_json_set(object, "bandwidth", cli_json_measured(bench->bandwidth));
         cli_json_set(object, "baseline", side_json(&bench->baseline));
         cli_json_set(object, "patched", side_json(&bench->patched));
         cli_json_set(object, "prefill_speedup", cli_json_measured(bench->prefill_speedup));
@@ -109,7 +109,7 @@ static int show_model(const zmlx_model_bench *bench, const char *folder, double 
     }
     cli_print("%s: prompt of %zu, then %zu tokens, %d runs; a token reads %.3f GB", folder, bench->n_prompt,
               bench->n_tokens, bench->n_runs, 1e-9 * (double)bench->token_bytes);
-    if (bandwidth > 0) cli_print(" of %.1f GB/s", 1e-9 * bandwidth);
+    if (bench->bandwidth > 0) cli_print(" of %.1f GB/s", 1e-9 * bench->bandwidth);
     cli_print("\n  tokens/s:  prompt (spread), decode (spread), weights read, peak memory\n");
     print_side("unpatched", &bench->baseline, bench->n_prompt);
     print_side("patched", &bench->patched, bench->n_prompt);
@@ -138,12 +138,14 @@ static int bench_model(zmlx_model *model, const char *folder, const model_values
                                        .progress_context = &progress};
     zmlx_model_bench bench;
     zmlx_error error;
-    int status = cli_bench_bandwidth(&choice.bandwidth, values->bandwidth, &values->general);
+    int status = CLI_DONE;
+    choice.bandwidth = 1e9 * values->bandwidth;
+    if (!(values->bandwidth > 0)) status = cli_bench_probe_threads(&choice.probe_threads, &values->general);
     if (status) return status;
     cli_progress_start(&progress, "");
     zmlx_status result = zmlx_bench_model(&bench, model, &choice, &error);
     cli_progress_end(&progress);
-    return result ? cli_fail_error(&error) : show_model(&bench, folder, choice.bandwidth, values->general.json);
+    return result ? cli_fail_error(&error) : show_model(&bench, folder, values->general.json);
 }
 
 static void print_row(const zmlx_moe_bench_row *row) {

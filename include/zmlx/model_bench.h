@@ -23,6 +23,7 @@ typedef struct zmlx_model_bench_options {
     int n_runs;                      /* of each side; 0: 3 */
     bool patched_only;               /* leaves the baseline out, which may take minutes */
     double bandwidth;                /* bytes a second to compare with; 0: none */
+    int probe_threads;               /* above 0: instead, so many threads read memory around each run; their median */
     /* Told about each finished run; may be NULL. */
     void (*progress)(void *context, const char *step, int done, int total);
     void *progress_context;
@@ -31,7 +32,7 @@ typedef struct zmlx_model_bench_options {
 typedef struct zmlx_model_bench_side {
     zmlx_timing prefill, decode;        /* seconds from the prompt to the first token, and of one token after it */
     double prefill_tok_s, decode_tok_s; /* at the medians */
-    double bandwidth, share;            /* bytes of weights a second while decoding, and of options->bandwidth */
+    double bandwidth, share;            /* bytes of weights a second while decoding, and of the bench's bandwidth */
     uint64_t peak_memory_bytes;         /* that MLX held */
 } zmlx_model_bench_side;
 
@@ -40,6 +41,7 @@ typedef struct zmlx_model_bench {
     double prefill_speedup, decode_speedup;  /* ratios of the medians; 0 without a baseline */
     uint64_t token_bytes; /* of weights that a token must read: experts that are not chosen and other rows of
                              the embedding are not counted */
+    double bandwidth;     /* to compare with: the options', or measured */
     size_t n_prompt, n_tokens;
     int n_runs;
     int n_patched; /* modules */

@@ -5,10 +5,11 @@
 #include <string.h>
 
 #include "base/random.h"
+#include "bench/bandwidth.h"
 #include "bench/timing.h"
 #include "patch/record.h"
 
-enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 4, MAX_TOKENS = 1 << 24 };
+enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 4, MAX_TOKENS = 1 << 24, PASSES = 5 };
 
 typedef struct trial {
     zmlx_model *model;
@@ -16,6 +17,9 @@ typedef struct trial {
     zmlx_model_bench *bench;
     int32_t *prompt;
     double *prefill[2], *decode[2], token_bytes[2]; /* seconds of each run */
+    zm_bandwidth_probe *probe;                      /* NULL: none */
+    double *rates;                                  /* of the probe */
+    int n_rates;
     zmlx_error *error;
 } trial;
 
@@ -67,6 +71,12 @@ static zmlx_status run(trial *this, int side, size_t n_tokens, zmlx_generation *
     return status;
 }
 
+static zmlx_status probe(trial *this) {
+    for (int i = 0; this->probe && i < PASSES; i++)
+        ZM_TRY(zm_bandwidth_probe_pass(&this->rates[this->n_rates++], this->probe, this->error));
+    return ZMLX_OK;
+}
+
 static zmlx_status run_all(trial *this) {
     zmlx_model_bench *bench = this->bench;
     int first_side = this->options->patched_only ? 1 : 0, total = bench->n_runs * (2 - first_side), done = 0;
@@ -74,6 +84,7 @@ static zmlx_status run_all(trial *this) {
         for (int side = first_side; side < 2; side++) {
             zmlx_generation generation;
             ZM_TRY(run(this, side, i < 0 ? WARMUP_TOKENS : bench->n_tokens, &generation));
+            ZM_TRY(probe(this));
             if (i >= 0) {
                 zmlx_model_bench_side *result = side ? &bench->patched : &bench->baseline;
                 this->prefill[side][i] = generation.prefill_seconds;
@@ -95,7 +106,7 @@ static void summarize(trial *this, int side) {
     if (result->prefill.median > 0) result->prefill_tok_s = (double)bench->n_prompt / result->prefill.median;
     if (result->decode.median > 0) result->decode_tok_s = 1 / result->decode.median;
     result->bandwidth = this->token_bytes[side] * result->decode_tok_s;
-    if (this->options->bandwidth > 0) result->share = result->bandwidth / this->options->bandwidth;
+    if (bench->bandwidth > 0) result->share = result->bandwidth / bench->bandwidth;
 }
 
 static zmlx_status measure(trial *this) {
@@ -105,6 +116,7 @@ static zmlx_status measure(trial *this) {
     for (size_t i = 0; i < bench->n_prompt; i++)
         this->prompt[i] = (int32_t)(zm_splitmix64(1, i) % (uint64_t)this->model->info.vocab_size);
     ZM_TRY(run_all(this));
+    bench->bandwidth = this->probe ? zm_timing_of(this->rates, this->n_rates).median : this->options->bandwidth;
     summarize(this, 1);
     if (this->options->patched_only) return ZMLX_OK;
     summarize(this, 0);
@@ -124,12 +136,18 @@ static zmlx_status allocate(trial *this) {
         this->decode[side] = calloc(n_runs, sizeof(double));
         complete = complete && this->prefill[side] && this->decode[side];
     }
-    return complete && this->prompt ? ZMLX_OK : zm_fail_memory(this->error);
+    this->rates = calloc(2 * (n_runs + 1) * PASSES, sizeof *this->rates);
+    if (!complete || !this->prompt || !this->rates) return zm_fail_memory(this->error);
+    int n_threads = this->options->probe_threads;
+    return n_threads ? zm_bandwidth_probe_new(&this->probe, n_threads, ZM_BANDWIDTH_BYTES, this->error) : ZMLX_OK;
 }
 
 static zmlx_status check(const zmlx_model *model, const zmlx_model_bench_options *options, zmlx_error *error) {
     if (options->n_runs < 0 || options->n_runs > MAX_RUNS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "runs", "expected at most %d, got %d", MAX_RUNS, options->n_runs);
+    if (options->probe_threads < 0 || options->probe_threads > ZM_MAX_THREADS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "probe threads", "expected at most %d, got %d", ZM_MAX_THREADS,
+                       options->probe_threads);
     if (options->n_prompt > MAX_TOKENS || options->n_tokens > MAX_TOKENS || options->n_tokens == 1)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "expected 2 to %d", MAX_TOKENS);
     if (zm_patch_count(model))
@@ -155,6 +173,8 @@ zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const z
     if (!status) status = measure(&this);
     zmlx_unpatch(model);
     for (int side = 0; side < 2; side++) free(this.prefill[side]), free(this.decode[side]);
+    zm_bandwidth_probe_free(this.probe);
+    free(this.rates);
     free(this.prompt);
     return status;
 }

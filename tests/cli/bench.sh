@@ -31,6 +31,9 @@ MODEL=$model expect_json "assert $keys" "assert list(d['baseline']) == list(d['p
     'assert 0 <= d["token_bytes"] / total - 1 < 1e-3, (d["token_bytes"], total)'
 expect_status 0 bench model "$model" "${quick[@]}" --json --patched-only --patterns moe_mlp
 expect_json 'assert d["baseline"] is None and d["decode_speedup"] is None and d["patched_modules"] == 6'
+expect_status 0 bench model "$model" --runs 1 --max-tokens 4 --prompt-length 5 --patched-only --device cpu --json
+expect_json 'assert d["bandwidth"] > 1e8' \
+    'assert abs(d["patched"]["share"] * d["bandwidth"] / d["patched"]["bytes_per_s"] - 1) < 1e-6'
 
 expect_status 0 bench moe "$model" --runs 2
 [ "$(wc -l <out)" = 7 ] && [ "$(grep -Ec '^ +(1|4|16|64|512)  +[0-9.]+ ms \([0-9.]+-[0-9.]+\) .* [0-9.]+x$' out)" = 5 ] ||

@@ -69,7 +69,8 @@ bool zm_fused_weight_supported(const zm_weight *weight, const char **reason) {
 }
 
 bool zm_fused_int8_supported(const char **reason) {
-    *reason = zm_fused_best_level()->int8 ? NULL : "int8 needs a processor with AVX2, or ARM's FEAT_DotProd";
+    bool supported = zm_fused_level_for(ZM_PRECISION_INT8)->int8;
+    *reason = supported ? NULL : "int8 needs a processor with AVX2, or ARM's FEAT_DotProd";
     return *reason == NULL;
 }
 

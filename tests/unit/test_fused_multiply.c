@@ -241,7 +241,7 @@ static void check_wrong_scale(zm_precision chosen) {
             else store_value(scales, ZM_STORAGE_FLOAT32, i, 0.01f), store_value(biases, 0, i, -0.08f);
         }
         float *x = random_floats(2 * matrix.in_features);
-        float *y = multiply(zm_fused_best_level(), &matrix, x, 2, 1, 4);
+        float *y = multiply(zm_fused_level_for(precision), &matrix, x, 2, 1, 4);
         assert_int_equal(count_wrong(&matrix, x, 2, 1, y), 0);
         size_t changed = (matrix.out_features + 1) * 32 + 17; /* row 1 of expert 1, group 17 */
         if (kind == ZM_MATRIX_MXFP4) scales[changed]++;
@@ -256,7 +256,7 @@ static void check_wrong_scale(zm_precision chosen) {
 static void a_wrong_scale_is_noticed(void **state) {
     (void)state;
     check_wrong_scale(ZM_PRECISION_FLOAT32);
-    if (zm_fused_best_level()->int8) check_wrong_scale(ZM_PRECISION_INT8);
+    if (zm_fused_level_for(ZM_PRECISION_INT8)->int8) check_wrong_scale(ZM_PRECISION_INT8);
     precision = ZM_PRECISION_FLOAT32;
 }
 
@@ -337,6 +337,24 @@ static void special_values_do_not_spread(void **state) {
     free_matrix(&matrix);
 }
 
+static bool yes(void) { return true; }
+static bool no(void) { return false; }
+
+/* A level above without int8 does not hide one that has it, nor does one that the machine lacks. */
+static void int8_has_a_level_of_its_own(void **state) {
+    (void)state;
+    const zm_cpu_level plain = {.supported = yes}, bytes = {.supported = yes, .int8 = true}, wide = {.supported = yes},
+                       best = {.supported = yes, .int8 = true}, absent = {.supported = no, .int8 = true};
+    const zm_cpu_level *const hidden[] = {&plain, &bytes, &wide, &absent, NULL};
+    const zm_cpu_level *const all[] = {&plain, &bytes, &wide, &best, NULL};
+    const zm_cpu_level *const none[] = {&plain, &absent, &wide, NULL};
+    assert_ptr_equal(zm_fused_level_among(hidden, ZM_PRECISION_INT8), &bytes);
+    assert_ptr_equal(zm_fused_level_among(hidden, ZM_PRECISION_FLOAT32), &wide);
+    assert_ptr_equal(zm_fused_level_among(all, ZM_PRECISION_INT8), &best);
+    assert_ptr_equal(zm_fused_level_among(all, ZM_PRECISION_FLOAT32), &best);
+    assert_ptr_equal(zm_fused_level_among(none, ZM_PRECISION_INT8), &wide);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(affine_products_are_right),      cmocka_unit_test(mxfp4_products_are_right),
@@ -344,7 +362,7 @@ int main(void) {
         cmocka_unit_test(a_bias_is_added_after_the_sum),  cmocka_unit_test(threads_do_not_change_the_bits),
         cmocka_unit_test(special_values_do_not_spread),   cmocka_unit_test(int8_products_are_right),
         cmocka_unit_test(int8_products_are_approximate),  cmocka_unit_test(sizes_of_activations_do_not_matter),
-        cmocka_unit_test(the_largest_sums_are_right),
+        cmocka_unit_test(the_largest_sums_are_right),     cmocka_unit_test(int8_has_a_level_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

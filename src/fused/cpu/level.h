@@ -87,7 +87,11 @@ static inline size_t zm_order_size(const zm_order *order) {
 
 /* All levels of this architecture, the plain one first and the best last; NULL ends the list. */
 const zm_cpu_level *const *zm_fused_levels(void);
-/* The best level this machine supports. */
-const zm_cpu_level *zm_fused_best_level(void);
+/* The best of a list that this machine supports; for int8 the best that has it, if any does: AVX-512 without VNNI has
+ * not, but AVX2 has. */
+const zm_cpu_level *zm_fused_level_among(const zm_cpu_level *const *among, zm_precision precision);
+/* Of all levels. */
+const zm_cpu_level *zm_fused_level_for(zm_precision precision);
+const zm_cpu_level *zm_fused_best_level(void); /* for float32 */
 
 #endif

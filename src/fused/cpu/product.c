@@ -8,7 +8,8 @@ enum {
 };
 
 zm_engine zm_engine_new(zm_compute compute) {
-    return (zm_engine){.level = zm_fused_best_level(), .pool = compute.pool, .precision = compute.precision};
+    return (zm_engine){
+        .level = zm_fused_level_for(compute.precision), .pool = compute.pool, .precision = compute.precision};
 }
 
 static void add_stream(zm_ahead *ahead, const unsigned char *data, size_t bytes, size_t expert) {

@@ -4,40 +4,62 @@
 
 enum {
     QUERIES = 4, /* computed together */
+    KEYS = LANES < 16 ? 2 : 4, /* rows whose scores are computed together */
     PIECES = 2   /* vectors of a value row that are summed at a time */
 };
 
-/* One score a query and row. */
+/* Products of LANES rows with each query, lane by lane; the rows from n_rows on repeat the last. Some rows at a time share
+ * the loads of the queries. */
+INLINE void dot_rows(vector (*dots)[LANES], const unsigned char *keys, const float *queries, size_t size, size_t n_rows,
+                     int n_queries, zm_storage storage) {
+    size_t element = zm_storage_size(storage), stride = size * element;
+    for (size_t row = 0; row < LANES; row += KEYS) {
+        vector sums[QUERIES][KEYS] = {{{0}}};
+        const unsigned char *places[KEYS];
+        UNROLL
+        for (size_t r = 0; r < KEYS; r++) places[r] = keys + (row + r < n_rows ? row + r : n_rows - 1) * stride;
+        for (size_t i = 0; i < size; i += LANES) {
+            vector values[KEYS];
+            UNROLL
+            for (int r = 0; r < KEYS; r++) values[r] = load_stored(places[r] + i * element, storage, LANES);
+            UNROLL
+            for (int q = 0; q < n_queries; q++) {
+                vector query = load_vector(queries + (size_t)q * size + i);
+                UNROLL
+                for (int r = 0; r < KEYS; r++) sums[q][r] = multiply_add(values[r], query, sums[q][r]);
+            }
+        }
+        UNROLL
+        for (int q = 0; q < n_queries; q++) {
+            UNROLL
+            for (int r = 0; r < KEYS; r++) dots[q][row + (size_t)r] = sums[q][r];
+        }
+    }
+}
+
+/* One score a query and row; what follows the last one up to a full vector means nothing. */
 INLINE void score_rows(float (*scores)[ZM_ATTEND_ROWS], const zm_attend *part, size_t first_query, int n_queries,
                        zm_storage storage) {
     size_t size = part->head_dim, stride = size * zm_storage_size(storage);
     const float *queries = part->queries + first_query * size;
-    for (size_t row = 0; row < part->n_rows; row++) {
-        const unsigned char *key = part->keys + row * stride;
-        vector dots[QUERIES] = {{0}};
-        for (size_t i = 0; i < size; i += LANES) {
-            vector values = load_stored(key + i * zm_storage_size(storage), storage, LANES);
-            UNROLL
-            for (int q = 0; q < n_queries; q++)
-                dots[q] = multiply_add(values, load_vector(queries + (size_t)q * size + i), dots[q]);
-        }
+    for (size_t row = 0; row < part->n_rows; row += LANES) {
+        vector dots[QUERIES][LANES];
+        dot_rows(dots, part->keys + row * stride, queries, size, part->n_rows - row, n_queries, storage);
         UNROLL
-        for (int q = 0; q < n_queries; q++) scores[q][row] = sum_lanes(dots[q]);
+        for (int q = 0; q < n_queries; q++) store_vector(scores[q] + row, sum_rows(dots[q]));
     }
 }
 
 /* Turns the scores of a query into e^(score - largest); the rows that fill the last vector give 0. */
-INLINE void exponentiate(float *scores, size_t n_rows, float *largest, float *sum) {
-    float most = scores[0];
-    for (size_t row = 1; row < n_rows; row++) most = scores[row] > most ? scores[row] : most;
+INLINE void exponentiate(float *scores, size_t n_rows, float *most, float *sum) {
     vector total = {0};
+    *most = largest(scores, n_rows);
     for (size_t row = n_rows; row % LANES; row++) scores[row] = -INFINITY;
     for (size_t row = 0; row < n_rows; row += LANES) {
-        vector e = exponential(load_vector(scores + row) - most);
+        vector e = exponential(load_vector(scores + row) - *most);
         store_vector(scores + row, e);
         total += e;
     }
-    *largest = most;
     *sum = sum_lanes(total);
 }
 

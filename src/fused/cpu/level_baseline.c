@@ -91,6 +91,11 @@ static __attribute__((noinline)) vector load_some_floats(const unsigned char *va
 
 static inline float sum_lanes(vector v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
+/* Lane i is sum_lanes(rows[i]). */
+static inline vector sum_rows(const vector rows[4]) {
+    return (vector){sum_lanes(rows[0]), sum_lanes(rows[1]), sum_lanes(rows[2]), sum_lanes(rows[3])};
+}
+
 #define SYMBOL zm_level_baseline
 #define NAME "baseline"
 static bool supported(void) { return true; }

@@ -4,7 +4,8 @@
 enum {
     GRAIN_BYTES = 16 * 1024,  /* of weights: below, waking a thread costs more than it brings */
     GRAIN_VALUES = 16 * 1024, /* of activations to prepare */
-    PART = 32                 /* rows and tokens of one step of gated rows */
+    PART = 32,                /* rows and tokens of one step of gated rows */
+    SLAB_BYTES = 1024 * 1024  /* of prepared tokens that a piece's rows meet together: they stay in a core's own cache */
 };
 
 zm_engine zm_engine_new(zm_compute compute) {
@@ -65,8 +66,15 @@ static void multiply_blocks(void *context, size_t begin, size_t end) {
     zm_product product = loop->product;
     size_t row_begin = zm_block_row(product.matrix, product.n_tokens, begin);
     size_t row_end = zm_block_row(product.matrix, product.n_tokens, end);
+    size_t left = product.n_tokens, slab = SLAB_BYTES / (product.prepared_stride * sizeof(float)) / PART * PART;
+    if (!slab) slab = PART;
     product.y += row_begin;
-    loop->level->multiply(&product, row_begin, row_end);
+    for (; left; left -= product.n_tokens) {
+        product.n_tokens = left <= slab + slab / 2 ? left : slab;
+        loop->level->multiply(&product, row_begin, row_end);
+        product.y += product.n_tokens * product.y_stride;
+        product.prepared += product.n_tokens * product.prepared_stride;
+    }
 }
 
 void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared *prepared, size_t n_tokens,

@@ -97,6 +97,23 @@ static inline vector load_some_floats(const unsigned char *values, size_t count)
     return (vector)_mm256_maskload_ps((const float *)(const void *)values, first_lanes(count));
 }
 
+/* Each lane and the one half the lanes on, of two vectors. */
+static inline __m256 add_halves(vector a, vector b) {
+    return _mm256_add_ps(_mm256_permute2f128_ps((__m256)a, (__m256)b, 0x20), _mm256_permute2f128_ps((__m256)a, (__m256)b, 0x31));
+}
+
+static inline __m256 add_pairs(__m256 a, __m256 b) {
+    return _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b))),
+                         _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b))));
+}
+
+/* Lane i is sum_lanes(rows[i]). */
+static inline vector sum_rows(const vector rows[8]) {
+    __m256 first = add_pairs(add_halves(rows[0], rows[4]), add_halves(rows[1], rows[5]));
+    __m256 second = add_pairs(add_halves(rows[2], rows[6]), add_halves(rows[3], rows[7]));
+    return (vector)_mm256_add_ps(_mm256_shuffle_ps(first, second, 0x88), _mm256_shuffle_ps(first, second, 0xdd));
+}
+
 static inline float sum_lanes(vector v) {
     __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

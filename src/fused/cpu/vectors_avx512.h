@@ -83,6 +83,29 @@ static inline vector load_some_floats(const unsigned char *values, size_t count)
     return (vector)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), values);
 }
 
+/* Each lane and the one half the lanes on, of two vectors; then a quarter on. */
+static inline __m512 add_halves(vector a, vector b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x44), _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xee));
+}
+
+static inline __m512 add_quarters(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+static inline __m512 add_pairs(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
+                         _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))));
+}
+
+/* Lane i is sum_lanes(rows[i]). */
+static inline vector sum_rows(const vector rows[16]) {
+    __m512 fours[4];
+    for (int i = 0; i < 4; i++)
+        fours[i] = add_quarters(add_halves(rows[i], rows[i + 4]), add_halves(rows[i + 8], rows[i + 12]));
+    __m512 first = add_pairs(fours[0], fours[1]), second = add_pairs(fours[2], fours[3]);
+    return (vector)_mm512_add_ps(_mm512_shuffle_ps(first, second, 0x88), _mm512_shuffle_ps(first, second, 0xdd));
+}
+
 static inline float sum_lanes(vector v) {
     __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -87,6 +87,17 @@ static __attribute__((noinline)) vector load_some_floats(const unsigned char *va
     return result;
 }
 
+/* Each lane and the one half the lanes on, of two vectors. */
+static inline float32x4_t add_halves(vector a, vector b) {
+    float32x4_t low = vcombine_f32(vget_low_f32((float32x4_t)a), vget_low_f32((float32x4_t)b));
+    return vaddq_f32(low, vcombine_f32(vget_high_f32((float32x4_t)a), vget_high_f32((float32x4_t)b)));
+}
+
+/* Lane i is sum_lanes(rows[i]). */
+static inline vector sum_rows(const vector rows[4]) {
+    return (vector)vpaddq_f32(add_halves(rows[0], rows[1]), add_halves(rows[2], rows[3]));
+}
+
 static inline float sum_lanes(vector v) {
     return vpadds_f32(vadd_f32(vget_low_f32((float32x4_t)v), vget_high_f32((float32x4_t)v)));
 }

@@ -80,8 +80,8 @@ bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
 /* Whether ZM_PRECISION_INT8 has kernels on this processor; without, it means ZM_PRECISION_FLOAT32. */
 bool zm_fused_int8_supported(const char **reason);
 
-/* The rows of an affine table with float32 scales for int32 ids (...), in float32: the bits of MLX's take and
- * dequantize. Negative ids count from the end; where there is no such row, the result is not a number. */
+/* The rows of an affine table for int32 ids (...), in float32: the bits of MLX's take and dequantize of scales in float32
+ * or, without loss, in bfloat16. Negative ids count from the end; where there is no such row, the result is not a number. */
 bool zm_fused_embedding_supported(const zm_weight *table);
 mlx_array zm_fused_embedding(zm_scope *, mlx_array ids, const zm_weight *table);
 /* y = x W^T (+ bias). */

@@ -15,6 +15,7 @@ typedef struct zm_linear { /* LINEAR and SWITCH_LINEAR */
 typedef struct zm_embedding { /* x: token ids (batch, length) */
     zm_module base;
     zm_weight weight; /* in_features = hidden_size, out_features = vocab_size */
+    mlx_dtype dtype;  /* of the rows, and of the scales as they were loaded */
 } zm_embedding;
 
 typedef struct zm_norm { /* RMS_NORM */

@@ -83,7 +83,7 @@ static bool is_patched(const zm_module *module) {
     return false;
 }
 
-/* A tied output projection shares the table's arrays, whose rows MLX's operations go on reading. */
+/* Not so a tied output projection, which shares the table's arrays. */
 static bool owns(const zm_module *module, const mlx_array *slot) {
     for (int i = 0; i < module->n_parameters; i++)
         if (module->parameters[i].array == slot) return true;
@@ -94,7 +94,8 @@ static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
     const zmlx_model *model = context;
     if (module->kind != ZM_MODULE_LINEAR && module->kind != ZM_MODULE_SWITCH_LINEAR) return ZMLX_OK;
     zm_weight *weight = &((zm_linear *)module)->weight;
-    return owns(module, &weight->scales) ? fit(weight, is_patched(module), model, error) : ZMLX_OK;
+    bool narrow = owns(module, &weight->scales) ? is_patched(module) : module->patch_state != NULL;
+    return fit(weight, narrow, model, error);
 }
 
 zmlx_status zm_patch_fit(zmlx_model *model, zmlx_error *error) {

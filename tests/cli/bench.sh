@@ -24,7 +24,7 @@ MODEL=$model expect_json "assert $keys" "assert list(d['baseline']) == list(d['p
     'assert abs(d["decode_speedup"] * s["decode"]["median_s"] / d["baseline"]["decode"]["median_s"] - 1) < 1e-6' \
     'import os, struct; path = os.environ["MODEL"]; config = json.load(open(path + "/config.json"))' \
     'file = open(path + "/model.safetensors", "rb"); header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))' \
-    'narrow = lambda n: n.endswith((".scales", ".biases")) and "embed" not in n' \
+    'narrow = lambda n: n.endswith((".scales", ".biases"))' \
     'def size(n, t): return (t["data_offsets"][1] - t["data_offsets"][0]) * (2 if t["dtype"] == "BF16" and not narrow(n) else 1)' \
     'part = config["num_experts_per_tok"] / config["num_experts"]' \
     'total = sum(size(n, t) * (part if "switch_mlp" in n else 1) for n, t in header.items() if n != "__metadata__")' \

@@ -25,7 +25,6 @@ typedef struct weights {
 static zmlx_status collect(zm_module *module, void *context, zmlx_error *ignored) {
     weights *found = context;
     (void)ignored;
-    if (!module->n_parameters) return ZMLX_OK; /* the output projection: the table's arrays, which stay */
     if (module->kind == ZM_MODULE_LINEAR || module->kind == ZM_MODULE_SWITCH_LINEAR) {
         assert_true(found->count < MAX_WEIGHTS);
         found->items[found->count++] = &((zm_linear *)module)->weight;

@@ -219,8 +219,11 @@ static zmlx_status build_embedding(zm_embedding **embedding, zm_builder *builder
     zm_module *base;
     ZM_TRY(make(&base, builder, sizeof **embedding, ZM_MODULE_EMBEDDING, parent, "embed_tokens"));
     *embedding = (zm_embedding *)base;
-    zm_linear_shape table = {plan->hidden_size, plan->vocab_size, 0, false};
-    return take_weight(&(*embedding)->weight, builder, base, table);
+    zm_linear_shape shape = {plan->hidden_size, plan->vocab_size, 0, false};
+    zm_weight *table = &(*embedding)->weight;
+    ZM_TRY(take_weight(table, builder, base, shape));
+    (*embedding)->dtype = mlx_array_dtype(zm_weight_is_quantized(table) ? table->scales : table->weight);
+    return ZMLX_OK;
 }
 
 static zmlx_status build_decoder(zm_decoder **decoder_slot, zm_builder *builder, zm_module *root,

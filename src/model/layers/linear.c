@@ -2,9 +2,13 @@
 /* Linear maps, embeddings, norms and the depthwise convolution. */
 #include "model/layers/forward.h"
 
-mlx_array zm_scales_for(zm_scope *scope, mlx_array scales, mlx_array x) {
-    bool narrow = zm_is_set(scales) && mlx_array_dtype(scales) == MLX_BFLOAT16 && mlx_array_dtype(x) == MLX_FLOAT32;
+static mlx_array widen(zm_scope *scope, mlx_array scales, mlx_dtype dtype) {
+    bool narrow = zm_is_set(scales) && mlx_array_dtype(scales) == MLX_BFLOAT16 && dtype == MLX_FLOAT32;
     return narrow ? zm_astype(scope, scales, MLX_FLOAT32) : scales;
+}
+
+mlx_array zm_scales_for(zm_scope *scope, mlx_array scales, mlx_array x) {
+    return widen(scope, scales, mlx_array_dtype(x));
 }
 
 mlx_array zm_weight_apply(zm_scope *scope, mlx_array x, const zm_weight *weight) {
@@ -25,12 +29,12 @@ mlx_array zm_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const
 
 mlx_array zm_embedding_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     (void)call;
-    const zm_weight *table = &((zm_embedding *)self)->weight;
+    const zm_embedding *embedding = (const zm_embedding *)self;
+    const zm_weight *table = &embedding->weight;
     mlx_array gathered = zm_take(scope, table->weight, x, 0);
     if (!zm_weight_is_quantized(table)) return gathered;
-    mlx_array scales = zm_take(scope, table->scales, x, 0);
-    mlx_array biases = table->biases;
-    if (zm_is_set(biases)) biases = zm_take(scope, biases, x, 0);
+    mlx_array scales = widen(scope, zm_take(scope, table->scales, x, 0), embedding->dtype), biases = table->biases;
+    if (zm_is_set(biases)) biases = widen(scope, zm_take(scope, biases, x, 0), embedding->dtype);
     return zm_dequantize(scope, gathered, scales, biases, table->quantization);
 }
 

@@ -155,7 +155,7 @@ static bool serves_token(const zm_decoder *decoder, mlx_array x, zm_cache *cache
 
 static mlx_array embed(const zm_decoder *decoder, zm_scope *scope, mlx_array tokens) {
     const zm_embedding *table = decoder->embed_tokens;
-    if (zm_patch_is_standard(&table->base) && mlx_array_dtype(tokens) == MLX_INT32 &&
+    if (zm_patch_is_standard(&table->base) && mlx_array_dtype(tokens) == MLX_INT32 && table->dtype == MLX_FLOAT32 &&
         zm_fused_embedding_supported(&table->weight))
         return zm_fused_embedding(scope, tokens, &table->weight);
     return zm_module_call(&decoder->embed_tokens->base, scope, tokens, NULL);

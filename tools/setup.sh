@@ -10,15 +10,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source cmake/versions.env
 
-folder=$1 backend=$2 oracles=${3:-}
-python=$folder/python/bin/python
-wheel=$folder/wheel-$backend-$MLX_VERSION
-
 say() { echo "set-up: $*"; }
 fail() {
     echo "set-up: $*" >&2
     exit 1
 }
+
+[ $# -ge 2 ] || fail "expected: tools/setup.sh FOLDER cpu|cuda|metal|arm64|none [oracles]"
+folder=$1 backend=$2 oracles=${3:-}
+python=$folder/python/bin/python
+wheel=$folder/wheel-$backend-$MLX_VERSION
 
 have() { command -v "$1" >/dev/null 2>&1; }
 pip_works() { "$python" -m pip --version >/dev/null 2>&1; }

@@ -44,7 +44,6 @@ bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **rea
 
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 
-
 enum { MOST_INPUTS = 9 };
 
 typedef struct inputs {

@@ -5,19 +5,6 @@
 enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
 
 #if ZM_ROUTE
-ZM_FUNCTION uint warp_max(uint value) {
-    uint result;
-    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
-    return result;
-}
-
-/* Orders numbers: ascending, NaN last. Not 0. */
-ZM_FUNCTION uint choice_key(float value) {
-    uint bits = __float_as_uint(value + 0.0f); /* -0 and 0 are equal */
-    if (value != value) return ~0u;
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
 /* For each token, by one warp: the top_k experts of the largest sigmoid(logit) + bias, in ascending order, of equals the last
  * ones; and sigmoid(logit) of those, divided by their sum + epsilon if normalize, times scaling. */
 template <int LANE_EXPERTS>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Arithmetic in bfloat16, each operation rounded as MLX's are: what the texts of prompts begin with. */
+/* Arithmetic in bfloat16, each operation rounded as MLX's are, and the order of numbers: what all the fused texts begin with. */
 typedef unsigned short ushort;
 typedef unsigned int uint;
 
@@ -29,4 +29,17 @@ ZM_FUNCTION float sigmoid(float x) {
     asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(rounded(1.0f + rounded(power))));
     y = rounded(y);
     return x < 0.0f ? y : rounded(1.0f - y);
+}
+
+ZM_FUNCTION uint warp_max(uint value) {
+    uint result;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
+    return result;
+}
+
+/* Orders numbers: ascending, NaN last. Not 0. */
+ZM_FUNCTION uint choice_key(float value) {
+    uint bits = __float_as_uint(value + 0.0f); /* -0 and 0 are equal */
+    if (value != value) return ~0u;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }

@@ -2,13 +2,9 @@
 /* One token through a model with quantised weights, in bfloat16, with the bits of MLX's own CUDA kernels: the order of
  * every sum and every rounding is theirs. decode_*.cuh, which follow, hold the kernels.
  *
- * The text before this one defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_MXFP4 (1: of 4 bits in groups
- * of 32, in mxfp4; 0: affine), ZM_K, the length of their rows, ZM_HIDDEN, the size of the residual stream, ZM_HEAD_DIM (64 or
- * 128) and ZM_TOP_K. */
-typedef unsigned short ushort;
-typedef unsigned int uint;
-
-#define ZM_FUNCTION __device__ __forceinline__
+ * Behind bfloat16.cuh. The text before that defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_MXFP4
+ * (1: of 4 bits in groups of 32, in mxfp4; 0: affine), ZM_K, the length of their rows, ZM_HIDDEN, the size of the residual
+ * stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
 #define ZM_KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 
 enum { WARP = 32, THREADS = 512, WARPS = THREADS / WARP };
@@ -19,22 +15,7 @@ ZM_FUNCTION void wait_for_last() {
     asm volatile("griddepcontrol.launch_dependents;");
 }
 
-ZM_FUNCTION float low(uint pair) { return __uint_as_float(pair << 16); }
-ZM_FUNCTION float high(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
-ZM_FUNCTION float widen(ushort value) { return __uint_as_float(uint(value) << 16); }
-ZM_FUNCTION uint pack(float a, float b) {
-    uint pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-    return pair;
-}
-ZM_FUNCTION ushort narrow(float value) { return ushort(pack(value, 0.0f)); }
-ZM_FUNCTION float rounded(float value) { return low(pack(value, 0.0f)); }
-ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
-    uint result;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
-    return result;
-}
-/* The same with one number for both b, in the low half of `both`, and one for both c, in the high half. */
+/* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
 ZM_FUNCTION uint fma2_by(uint a, uint both) {
     uint result;
     asm("{ .reg .b16 l, h; .reg .b32 b, c; mov.b32 {l, h}, %2; mov.b32 b, {l, l}; mov.b32 c, {h, h};"
@@ -97,19 +78,6 @@ ZM_FUNCTION float warp_most(float value) {
     for (int lane = WARP / 2; lane; lane /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, lane));
     return value;
 }
-ZM_FUNCTION uint warp_max(uint value) {
-    uint result;
-    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
-    return result;
-}
-
-/* Orders numbers: ascending, NaN last. Not 0. */
-ZM_FUNCTION uint choice_key(float value) {
-    uint bits = __float_as_uint(value + 0.0f); /* -0 and 0 are equal */
-    if (value != value) return ~0u;
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
 /* Blocks of a cluster: what one has stored before it arrives, others see behind their wait. begin_cluster() arrives with
  * nothing to show. */
 ZM_FUNCTION void begin_cluster() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
@@ -136,13 +104,6 @@ ZM_FUNCTION float biased(float product, const ushort *biases, uint at) {
     return biases ? rounded(product + widen(__ldg(biases + at))) : product;
 }
 
-/* MLX's sigmoid in bfloat16: every step rounded. Its exponential is that of CUDA's bfloat16: 2^(x log2 e). */
-ZM_FUNCTION float sigmoid(float x) {
-    float power = fabsf(x) * __uint_as_float(0x3fb8aa3cu);
-    asm("ex2.approx.f32 %0, %0;" : "+f"(power));
-    float y = rounded(1.0f / rounded(1.0f + rounded(power)));
-    return x < 0.0f ? y : rounded(1.0f - y);
-}
 ZM_FUNCTION float swiglu(float gate, float up) {
     return rounded(rounded(gate * sigmoid(gate)) * up);
 }

@@ -7,8 +7,8 @@
 #include "mlx/scope.h"
 
 /* values (..., k) of x's type, indices (..., k) uint32: descending, equal values by ascending index, NaN larger than all;
- * 1 <= k <= the last dimension of x. The gradient of values goes to the elements chosen, their tangents come from there. On the CPU and, for k up to 32, with CUDA one
- * pass over the row; else a sort by MLX of unique keys. */
+ * 1 <= k <= the last dimension of x. The gradient of values goes to the elements chosen, their tangents come from there.
+ * On the CPU and, for k up to 32, with CUDA one pass over the row; else a sort by MLX of unique keys. */
 void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices);
 /* The second way on any device. */
 void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices);

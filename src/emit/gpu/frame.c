@@ -49,9 +49,9 @@ int zm_gpu_frame_shared_words(const zm_gpu_frame *frame) {
  * exponentials from the pass that finds their largest. */
 static bool has_spelling(zm_op op) { return op == ZM_OP_ROW_EXP_SUM; }
 
-static bool has_exp_sum(const zm_ir *ir) {
+static bool has_spellings(const zm_ir *ir) {
     for (zm_id id = 0; id < ir->n_values; id++)
-        if (ir->values[id].op == ZM_OP_ROW_EXP_SUM) return true;
+        if (has_spelling(ir->values[id].op)) return true;
     return false;
 }
 
@@ -59,10 +59,12 @@ zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *reque
     *frame = (zm_gpu_frame){.request = request, .error = error};
     ZM_TRY(zm_emit_prepare(&frame->ir, request, has_spelling, error));
     frame->resident_ir = frame->ir;
-    if (has_exp_sum(frame->ir)) {
+    if (has_spellings(frame->ir)) {
         zmlx_status status = zm_emit_prepare(&frame->resident_ir, request, NULL, error);
-        if (status) zm_gpu_frame_end(frame);
-        ZM_TRY(status);
+        if (status) {
+            zm_gpu_frame_end(frame);
+            return status;
+        }
     }
     frame->has_rows = zm_ir_has_rows(request->ir); /* as the launch plan sees it */
     frame->vector = zm_gpu_vector(request);

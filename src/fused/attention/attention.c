@@ -17,8 +17,7 @@
 
 enum {
     MAX_PARTS = 1 << 16,         /* of (token, chunk, head) computed before they are put together */
-    GRAIN_BYTES = 32 * 1024,     /* of a cache: below, waking a thread costs more than it brings */
-    GRAIN_VALUES = 16 * 1024
+    GRAIN_BYTES = 32 * 1024      /* of a cache: below, waking a thread costs more than it brings */
 };
 
 typedef struct attention {
@@ -171,7 +170,7 @@ static void attend_all(run *of) {
         of->n_tokens = self->n_tokens - done < self->slice ? self->n_tokens - done : self->slice;
         zm_pool_run_ahead(self->engine.pool, of->n_tokens * self->n_kv_heads * self->n_chunks, 1 + GRAIN_BYTES / item,
                           attend_parts, of, &of->ahead);
-        zm_pool_run_ahead(self->engine.pool, of->n_tokens * self->n_heads, 1 + GRAIN_VALUES / head, combine_heads, of,
+        zm_pool_run_ahead(self->engine.pool, of->n_tokens * self->n_heads, zm_value_grain(head), combine_heads, of,
                           &of->ahead);
     }
 }
@@ -231,7 +230,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     zm_matrix o_proj = zm_operand_matrix(&self->o_proj, inputs);
     zm_ahead_add(&of.ahead, &o_proj, 0);
     project(self, inputs, &of, scratch);
-    zm_pool_run(self->engine.pool, self->n_tokens, 1 + GRAIN_VALUES / values, finish_tokens, &of);
+    zm_pool_run(self->engine.pool, self->n_tokens, zm_value_grain(values), finish_tokens, &of);
     attend_all(&of);
 
     zm_prepared o_x = self->o_x;

@@ -8,8 +8,6 @@
 #include "fused/cpu/product.h"
 #include "fused/rms_norm/norm.h"
 
-enum { GRAIN_VALUES = 16 * 1024 }; /* below, waking a thread costs more than it brings */
-
 enum { MOST_PARTS = 2, FIRST_NORM = 1 }; /* the norms' inputs, one behind the other */
 
 /* A norm and a step inside the node. The step's x is the block's own scratch; the rest are inputs [first, first + count)
@@ -81,7 +79,7 @@ static zm_view norm_tokens(const block *self, int i, float *scratch, const zm_vi
                 .results = normed,
                 .size = self->size,
                 .eps = of->eps};
-    zm_pool_run(self->pool, self->n_tokens, 1 + GRAIN_VALUES / self->size, norm_rows, &all);
+    zm_pool_run(self->pool, self->n_tokens, zm_value_grain(self->size), norm_rows, &all);
     stored.data = stored.dtype == MLX_FLOAT32 ? normed : scratch + self->stored_place;
     zm_round_floats(&stored, normed);
     return stored;
@@ -93,7 +91,7 @@ static void add_result(const block *self, float *scratch, float *sum, const floa
                .with = zm_read_floats(self->level, result, scratch + self->normed_place),
                .results = result->dtype == MLX_FLOAT32 ? result->data : sum,
                .size = self->size};
-    zm_pool_run(self->pool, self->n_tokens, 1 + GRAIN_VALUES / self->size, add_rows, &of);
+    zm_pool_run(self->pool, self->n_tokens, zm_value_grain(self->size), add_rows, &of);
     zm_round_floats(result, sum);
     zm_copy_floats(self->level, result, sum);
 }

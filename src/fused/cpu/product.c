@@ -3,7 +3,6 @@
 
 enum {
     GRAIN_BYTES = 16 * 1024,  /* of weights: below, waking a thread costs more than it brings */
-    GRAIN_VALUES = 16 * 1024, /* of activations to prepare */
     PART = 32,                /* rows and tokens of one step of gated rows */
     SLAB_BYTES = 1024 * 1024  /* of prepared tokens that a piece's rows meet together: they stay in a core's own cache */
 };
@@ -48,7 +47,7 @@ static void prepare_tokens(void *context, size_t begin, size_t end) {
 
 void zm_prepare(zm_engine engine, const zm_prepared *prepared, const float *x, size_t n_tokens) {
     prepare_loop loop = {.level = engine.level, .prepared = prepared, .x = x};
-    zm_pool_run(engine.pool, n_tokens, 1 + GRAIN_VALUES / prepared->order.in_features, prepare_tokens, &loop);
+    zm_pool_run(engine.pool, n_tokens, zm_value_grain(prepared->order.in_features), prepare_tokens, &loop);
 }
 
 size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens, size_t n_products) {

@@ -60,6 +60,9 @@ static inline size_t zm_row_blocks(const zm_matrix *matrix, size_t n_tokens) {
     return (matrix->out_features + zm_row_block(n_tokens) - 1) / zm_row_block(n_tokens);
 }
 
+/* How many items of so many activations are worth a thread. */
+static inline size_t zm_value_grain(size_t values) { return 1 + 16 * 1024 / values; }
+
 size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens, size_t n_products);
 
 /* The first row of a block; the end of the rows for those after the last. */

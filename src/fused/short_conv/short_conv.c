@@ -7,8 +7,6 @@
 #include "fused/cpu/product.h"
 #include "fused/step.h"
 
-enum { GRAIN_VALUES = 16 * 1024 }; /* below, waking a thread costs more than it brings */
-
 typedef struct short_conv {
     zm_engine engine;
     zm_operand in_proj, out_proj;
@@ -56,7 +54,7 @@ static void convolve(void *context, size_t begin, size_t end) {
 
 static void run_convolution(convolution *of, const zm_view *last) {
     const short_conv *self = of->self;
-    size_t grain = 1 + GRAIN_VALUES / self->size;
+    size_t grain = zm_value_grain(self->size);
     if (last) zm_copy_floats(self->engine.level, last, of->joined);
     else memset(of->joined, 0, (self->taps - 1) * self->size * sizeof *of->joined);
     zm_pool_run(self->engine.pool, self->n_tokens, grain, join, of);

@@ -3,6 +3,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mlx/backend/cuda/device.h"
@@ -151,8 +152,13 @@ zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_
 void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shared_bytes) {
     CUfunction function;
     if (zm::driver().module_function(&function, module->handle, symbol) != CUDA_SUCCESS) return nullptr;
-    if (zm::driver().function_set(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes) != CUDA_SUCCESS)
-        return nullptr;
+    /* All of a multiprocessor's memory that can be shared is: split as one kernel needs it, the blocks of the next, which
+     * come early, would find no room. */
+    const std::pair<CUfunction_attribute, int> attributes[] = {
+        {CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes},
+        {CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, CU_SHAREDMEM_CARVEOUT_MAX_SHARED}};
+    for (auto [attribute, value] : attributes)
+        if (zm::driver().function_set(function, attribute, value) != CUDA_SUCCESS) return nullptr;
     return function;
 }
 

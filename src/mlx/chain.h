@@ -32,7 +32,8 @@ typedef struct zm_cuda_module zm_cuda_module;
 bool zm_chain_available(void);
 /* code is copied by the driver. */
 zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_error *error);
-/* The kernel of that name, allowed shared_bytes of dynamic shared memory; NULL: there is none. */
+/* The kernel of that name, allowed shared_bytes of dynamic shared memory, or what its own leaves of a block's; NULL: there is
+ * none. */
 void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shared_bytes);
 
 enum { ZM_CHAIN_MAX_ARGUMENTS = 24, ZM_CHAIN_MAX_OUTPUTS = 256 };

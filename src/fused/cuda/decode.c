@@ -18,6 +18,8 @@ enum {
     ATTENTION_WARPS = 8,
     MOST_SHORT_KEYS = 1024, /* MLX's: from where on long attention goes in parts */
     LONG_BLOCKS = 32,
+    LONG_WARPS = 8,
+    LONG_HEADS = 4, /* of a group, in one block */
 };
 
 static const char name[] = "zmlx.decode";
@@ -221,26 +223,33 @@ void zm_decode_heads(zm_decode *decode, zm_place qkv, const zm_decode_attention_
     zm_launch_end(&launch);
 }
 
+/* What attention kernels read, which stands before where their results go, and what comes behind it. */
+static void add_caches(zm_launch *launch, zm_place qkv, const zm_decode_attention_arguments *arguments) {
+    add_qkv(launch, qkv, arguments);
+    zm_launch_add_place(launch, arguments->keys);
+    zm_launch_add_place(launch, arguments->values);
+    zm_launch_add_constant(launch, arguments->sinks);
+}
+
+static void add_keys(zm_launch *launch, const zm_decode_attention_arguments *arguments) {
+    add_heads(launch, arguments);
+    zm_launch_add_float(launch, arguments->scale);
+    zm_launch_add_int(launch, arguments->n_keys);
+}
+
 static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                          const zm_weight *weight, zm_place y) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention, weight);
     launch.record.block = 32 * ATTENTION_WARPS;
     launch.record.grid = arguments->n_heads * ATTENTION_BLOCKS;
-    add_qkv(&launch, qkv, arguments);
-    zm_launch_add_place(&launch, arguments->keys);
-    zm_launch_add_place(&launch, arguments->values);
-    zm_launch_add_constant(&launch, arguments->sinks);
+    add_caches(&launch, qkv, arguments);
     zm_launch_add_place(&launch, y);
-    add_heads(&launch, arguments);
-    zm_launch_add_float(&launch, arguments->scale);
-    zm_launch_add_int(&launch, arguments->n_keys);
+    add_keys(&launch, arguments);
     zm_launch_end(&launch);
 }
 
 static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                         const zm_weight *weight, zm_place y) {
-    zm_place queries = zm_decode_temporary(decode, arguments->n_heads * decode->head_dim);
-    zm_decode_heads(decode, qkv, arguments, weight, queries);
     zm_launch parts = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention_parts, weight);
     zm_launch merge = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention_merge, weight);
     if (zm_decode_failed(decode)) return;
@@ -248,21 +257,16 @@ static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attenti
     zm_place most = zm_chain_temporary(decode->chain, n_parts * sizeof(float));
     zm_place sums = zm_chain_temporary(decode->chain, n_parts * sizeof(float));
     zm_place values = zm_chain_temporary(decode->chain, n_parts * (size_t)decode->head_dim * sizeof(float));
-    parts.record.block = 256;
-    parts.record.grid = (int)n_parts;
-    zm_launch_add_place(&parts, queries);
-    zm_launch_add_place(&parts, arguments->keys);
-    zm_launch_add_place(&parts, arguments->values);
-    zm_launch_add_constant(&parts, arguments->sinks);
+    int pieces = zm_divide_up(arguments->n_heads / arguments->n_kv_heads, LONG_HEADS);
+    parts.record.block = 32 * LONG_WARPS;
+    parts.record.grid = arguments->n_kv_heads * pieces * LONG_BLOCKS;
+    add_caches(&parts, qkv, arguments);
     zm_launch_add_place(&parts, most);
     zm_launch_add_place(&parts, sums);
     zm_launch_add_place(&parts, values);
-    zm_launch_add_float(&parts, arguments->scale);
-    zm_launch_add_int(&parts, arguments->n_keys);
-    zm_launch_add_int(&parts, arguments->n_rows);
-    zm_launch_add_int(&parts, arguments->n_heads / arguments->n_kv_heads);
+    add_keys(&parts, arguments);
     zm_launch_end(&parts);
-    merge.record.block = 1024;
+    merge.record.block = 32 * LONG_BLOCKS;
     merge.record.grid = arguments->n_heads;
     zm_launch_add_place(&merge, most);
     zm_launch_add_place(&merge, sums);
@@ -339,9 +343,11 @@ void zm_decode_choose(zm_decode *decode, zm_place logits, const zm_weight *weigh
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_choose, weight);
     launch.record.grid = CHOOSE_BLOCKS;
     launch.record.block = 32 * CHOOSE_WARPS;
+    int n = weight->out_features, threads = logsumexp_threads(n);
+    launch.record.shared_bytes = zm_divide_up(zm_divide_up(n, 8), threads) * launch.record.block * 16;
     zm_launch_add_place(&launch, logits);
     zm_launch_add_place(&launch, to);
-    zm_launch_add_int(&launch, weight->out_features);
-    zm_launch_add_int(&launch, logsumexp_threads(weight->out_features));
+    zm_launch_add_int(&launch, n);
+    zm_launch_add_int(&launch, threads);
     zm_launch_end(&launch);
 }

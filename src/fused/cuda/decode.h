@@ -98,7 +98,7 @@ zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const
 void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to);
 /* Memory for the head's results where only the choice among them is wanted. */
 zm_place zm_decode_logits(zm_decode *decode, const zm_weight *weight);
-/* to (one int32) = the arg-max of logits - logsumexp(logits) in bfloat16; weight: the head's. */
+/* to (one int32) = the arg-max of logits - logsumexp(logits) in bfloat16; weight: the head's, of up to 2^19 rows. */
 void zm_decode_choose(zm_decode *decode, zm_place logits, const zm_weight *weight, zm_place to);
 
 #endif

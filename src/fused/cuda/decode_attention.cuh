@@ -96,11 +96,40 @@ enum {
     BLOCK_WARPS = KEY_WARPS / HEAD_BLOCKS,
     LONG_BLOCKS = 32,
     LONG_WARPS = 8,
-    KEYS_AT_ONCE = 4, /* whose loads and products overlap; their order in the sums stays */
+    LONG_HEADS = 4, /* queries of one group that meet its keys together */
+    /* Keys that a warp meets at once; their order in the sums stays. */
+    SHORT_KEYS = 8,
+    LONG_KEYS = 8,
+    LONG_RESIDENT = 2, /* blocks of a multiprocessor */
 };
 
-struct attention_state {
-    float most, sum, value[LANE_DIM];
+/* This token's part in an attention: HEADS queries of a group, its key and its value. */
+template <int HEADS> struct token_heads {
+    enum { KEY = HEADS, VALUE, COUNT };
+    uint4 read[COUNT][HEAD_VECTORS], ready[COUNT][HEAD_VECTORS];
+
+    /* Behind the kernel before this one: the heads from `head` on (the group's last one again where it has no more), by a warp
+     * each; to the caches too if writes. The barrier behind it is included. */
+    ZM_FUNCTION void prepare(const head_arguments &all, int head, int kv_head, bool writes, const float *freqs,
+                             float log2_base, float position, int lane, int warp) {
+        if (warp >= COUNT) {
+            wait_for_last();
+            __syncthreads();
+            return;
+        }
+        rotation rotate(freqs, log2_base, position, lane);
+        int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1, query = head + warp < last ? head + warp : last;
+        wait_for_last();
+        all.read(read[warp], warp < KEY ? query : all.n_heads + (warp == KEY ? 0 : all.n_kv_heads) + kv_head, lane);
+        const ushort *x = (const ushort *)read[warp];
+        if (warp != VALUE) {
+            rotate.apply(x, (ushort *)ready[warp], warp == KEY && writes ? all.cache_row(all.keys, kv_head) : nullptr, lane);
+        } else if (lane < HEAD_VECTORS) {
+            ready[VALUE][lane] = read[VALUE][lane];
+            if (writes) ((uint4 *)all.cache_row(all.values, kv_head))[lane] = read[VALUE][lane];
+        }
+        __syncthreads();
+    }
 };
 
 struct lane_vector {
@@ -109,88 +138,136 @@ struct lane_vector {
 
 ZM_FUNCTION lane_vector load_lane(const ushort *head, int lane) {
     lane_vector v;
-#pragma unroll
-    for (int i = 0; i < LANE_DIM / 2; i++) v.words[i] = *(const volatile uint *)(head + LANE_DIM * lane + 2 * i);
+    const uint *from = (const uint *)(head + LANE_DIM * lane);
+    if (LANE_DIM == 2) asm volatile("ld.u32 %0, [%1];" : "=r"(v.words[0]) : "l"(from));
+    else asm volatile("ld.v2.u32 {%0, %1}, [%2];" : "=r"(v.words[0]), "=r"(v.words[LANE_DIM / 4]) : "l"(from));
     return v;
 }
 ZM_FUNCTION float element(const lane_vector &v, int i) { return i % 2 ? high(v.words[i / 2]) : low(v.words[i / 2]); }
 
-/* Keys and values of one head: n rows of the caches, but row `own` (-1: none) from elsewhere. */
+/* The sums over a warp of N values, a power of 2: each as warp_sum's, and a lane gets that of value lane * N / WARP. */
+template <int N, int step = WARP / 2> ZM_FUNCTION float transposed_sums(float (&x)[N], int lane) {
+    float half[N > 1 ? N / 2 : 1];
+    bool upper = lane & step;
+#pragma unroll
+    for (int i = 0; i < (N > 1 ? N / 2 : 1); i++) {
+        float own = upper ? x[i + N / 2] : x[i], other = upper ? x[i] : x[i + N / 2];
+        half[i] = own + __shfl_xor_sync(~0u, other, step);
+    }
+    if constexpr (step > 1) return transposed_sums<(N > 1 ? N / 2 : 1), step / 2>(half, lane);
+    else return half[0];
+}
+
+/* Keys and values of one head: n rows of the caches, but row `own` is this token's, which may not be there yet. */
 struct key_rows {
-    const ushort *keys, *values, *own_key, *own_value;
+    const ushort *keys, *values;
     int n, own;
 };
 
-/* The keys first, first + step, ... below n. Those of the caches that come first are read before ready(). sink (NULL: none):
- * the head's, which takes part as a score without a value in the sums of key 0. */
-template <typename Ready>
-ZM_FUNCTION attention_state attend(const ushort *query, const key_rows &rows, const ushort *sink, float scale_log2, int first,
-                                   int step, int lane, Ready ready) {
-    attention_state state;
-    bool sinks = sink && first == 0;
-    state.most = sinks ? float(1.44269504088896340736 * double(widen(__ldg(sink)))) : -3.402823466e+38f;
-    state.sum = sinks ? 1.0f : 0.0f;
-    lane_vector k[KEYS_AT_ONCE], v[KEYS_AT_ONCE];
-    auto load = [&](int key) {
+template <int HEADS> struct attention_state {
+    float most[HEADS], sum[HEADS], value[HEADS][LANE_DIM];
+};
+
+/* HEADS queries and the keys first, first + STEP, ... below n, KEYS at once; those that come next are under way meanwhile, and
+ * the first ones are read before ready() has prepared `token`. sinks (NULL: none): the heads', which take part as a score
+ * without a value in the sums of key 0. shares: of WARP pairs in shared memory, the warp's.
+ *
+ * A key's share and the factor of what was before it follow from the largest score up to it: those a lane has for one head and
+ * key. The sums go through the keys in order. */
+template <int HEADS, int KEYS, int STEP, typename Ready>
+ZM_FUNCTION attention_state<HEADS> attend(const token_heads<HEADS> &token, const key_rows &rows, const ushort *sinks,
+                                          int n_sinks, float scale_log2, int first, float2 *shares, int lane, Ready ready) {
+    enum { HEAD_LANES = WARP / HEADS, KEY_LANES = HEAD_LANES / KEYS, ALL = STEP * KEYS };
+    const int place = lane % HEAD_LANES / KEY_LANES;
+    const ushort *keys = rows.keys + (long long)first * ZM_HEAD_DIM, *values = rows.values + (long long)first * ZM_HEAD_DIM;
+    lane_vector k[KEYS], v[KEYS];
+    auto load = [&](lane_vector (&to)[KEYS], const ushort *from, int key) {
 #pragma unroll
-        for (int i = 0; i < KEYS_AT_ONCE; i++) {
-            long long row = key + i * step;
-            if (row >= rows.n || row == rows.own) continue;
-            k[i] = load_lane(rows.keys + row * ZM_HEAD_DIM, lane);
-            v[i] = load_lane(rows.values + row * ZM_HEAD_DIM, lane);
+        for (int i = 0; i < KEYS; i++) {
+            int row = key + i * STEP;
+            to[i] = lane_vector{};
+            if (row < rows.n) to[i] = load_lane(from + i * STEP * ZM_HEAD_DIM, lane);
         }
     };
-    load(first);
+    load(k, keys, first);
+    load(v, values, first);
     ready();
-    float q[LANE_DIM];
-    lane_vector own = load_lane(query, lane);
+    attention_state<HEADS> state;
+    bool sink = sinks && first == 0;
+    int own_head = lane / HEAD_LANES;
+    float most = -3.402823466e+38f;
+    if (own_head >= n_sinks) own_head = n_sinks - 1;
+    if (sink) most = float(1.44269504088896340736 * double(widen(__ldg(sinks + own_head))));
+    float q[HEADS][LANE_DIM];
 #pragma unroll
-    for (int i = 0; i < LANE_DIM; i++) {
-        q[i] = scale_log2 * element(own, i);
-        state.value[i] = 0.0f;
+    for (int h = 0; h < HEADS; h++) {
+        lane_vector own = load_lane((const ushort *)token.ready[h], lane);
+        state.sum[h] = sink ? 1.0f : 0.0f;
+#pragma unroll
+        for (int j = 0; j < LANE_DIM; j++) q[h][j] = scale_log2 * element(own, j), state.value[h][j] = 0.0f;
     }
 #pragma unroll 1
-    for (int key = first; key < rows.n; key += step * KEYS_AT_ONCE) {
-        if (key != first) load(key);
-        float scores[KEYS_AT_ONCE];
+    for (int key = first; key < rows.n; key += ALL) {
+        int own = rows.own - key;
+        if (own >= 0 && own < ALL && own % STEP == 0) {
 #pragma unroll
-        for (int i = 0; i < KEYS_AT_ONCE; i++) {
-            if (key + i * step == rows.own) {
-                k[i] = load_lane(rows.own_key, lane);
-                v[i] = load_lane(rows.own_value, lane);
+            for (int i = 0; i < KEYS; i++)
+                if (own == i * STEP) {
+                    k[i] = load_lane((const ushort *)token.ready[token.KEY], lane);
+                    v[i] = load_lane((const ushort *)token.ready[token.VALUE], lane);
+                }
+        }
+        float scores[HEADS * KEYS];
+#pragma unroll
+        for (int h = 0; h < HEADS; h++) {
+#pragma unroll
+            for (int i = 0; i < KEYS; i++) {
+                float score = 0.0f;
+#pragma unroll
+                for (int j = 0; j < LANE_DIM; j++) score = fmaf(q[h][j], element(k[i], j), score);
+                scores[h * KEYS + i] = score;
             }
-            float score = 0.0f;
-#pragma unroll
-            for (int j = 0; j < LANE_DIM; j++) score = fmaf(q[j], element(k[i], j), score);
-            scores[i] = warp_sum(score);
         }
+        keys += ALL * ZM_HEAD_DIM;
+        load(k, keys, key + ALL);
+        bool in = key + place * STEP < rows.n;
+        float score = transposed_sums(scores, lane), largest = in ? score : __uint_as_float(0xff800000u);
+        score = largest;
 #pragma unroll
-        for (int i = 0; i < KEYS_AT_ONCE; i++) {
-            if (key + i * step >= rows.n) break;
-            float most = fmaxf(state.most, scores[i]), factor = exp2f(state.most - most), share = exp2f(scores[i] - most);
-            state.most = most;
-            state.sum = fmaf(factor, state.sum, share);
-#pragma unroll
-            for (int j = 0; j < LANE_DIM; j++) state.value[j] = fmaf(factor, state.value[j], share * element(v[i], j));
+        for (int step = KEY_LANES; step < HEAD_LANES; step *= 2) {
+            float before = __shfl_up_sync(~0u, largest, step, HEAD_LANES);
+            if (lane % HEAD_LANES >= step) largest = fmaxf(before, largest);
         }
+        largest = fmaxf(most, largest);
+        float before = __shfl_up_sync(~0u, largest, KEY_LANES, HEAD_LANES);
+        if (place == 0) before = most;
+        /* Behind the last key: what leaves every sum as it is, -0 too. */
+        float share = in ? exp2f(score - largest) : -0.0f;
+        if (lane % KEY_LANES == 0) shares[lane / KEY_LANES] = make_float2(exp2f(before - largest), share);
+        most = __shfl_sync(~0u, largest, HEAD_LANES - 1, HEAD_LANES);
+        __syncwarp();
+#pragma unroll
+        for (int h = 0; h < HEADS; h++) {
+#pragma unroll
+            for (int i = 0; i < KEYS; i += 2) {
+                float4 two = *(const float4 *)(shares + h * KEYS + i);
+                state.sum[h] = fmaf(two.x, state.sum[h], two.y);
+#pragma unroll
+                for (int j = 0; j < LANE_DIM; j++)
+                    state.value[h][j] = fmaf(two.x, state.value[h][j], two.y * element(v[i], j));
+                state.sum[h] = fmaf(two.z, state.sum[h], two.w);
+#pragma unroll
+                for (int j = 0; j < LANE_DIM; j++)
+                    state.value[h][j] = fmaf(two.z, state.value[h][j], two.w * element(v[i + 1], j));
+            }
+        }
+        __syncwarp(); /* the shares have been read */
+        values += ALL * ZM_HEAD_DIM;
+        load(v, values, key + ALL);
     }
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) state.most[h] = __shfl_sync(~0u, most, h * HEAD_LANES);
     return state;
-}
-
-/* y = the head's values merged: warp w has those of part w, whose largest score and sum are in lane w of most and sum. */
-ZM_FUNCTION void merge_parts(ushort *y, const float *value, float most, float sum, int lane, int warp) {
-    __shared__ float parts[WARP][WARP + 1];
-    float factor = exp2f(most - warp_most(most));
-    sum = warp_sum(sum * factor);
-    float inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
-#pragma unroll
-    for (int i = 0; i < LANE_DIM; i++) {
-        parts[lane][warp] = value[i];
-        __syncthreads();
-        float merged = warp_sum(parts[warp][lane] * factor) * inverse;
-        if (lane == 0) y[LANE_DIM * warp + i] = narrow(merged);
-        __syncthreads();
-    }
 }
 
 /* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads does goes
@@ -199,46 +276,31 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                  ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale, int offset,
                  float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n) {
-    enum { QUERY, KEY, VALUE, PARTS };
     __shared__ float most[KEY_WARPS], sums[KEY_WARPS], parts[LANE_DIM][BLOCK_WARPS][KEY_WARPS + 1];
-    __shared__ uint4 read[PARTS][HEAD_VECTORS], ready[PARTS][HEAD_VECTORS];
+    __shared__ alignas(16) float2 shares[BLOCK_WARPS][WARP];
+    __shared__ token_heads<1> token;
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP;
     int head = int(blockIdx.x) / HEAD_BLOCKS, block = int(blockIdx.x) % HEAD_BLOCKS, place = block * BLOCK_WARPS + warp;
     int group = n_heads / n_kv_heads, kv_head = head / group;
-    bool writes = head % group == 0 && block == 0;
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
-    key_rows own = {keys + cache, values + cache, (const ushort *)ready[KEY], (const ushort *)ready[VALUE], n, row};
     float scale_log2 = float(double(scale) * 1.44269504088896340736);
     begin_cluster();
-    auto prepare = [&] {
-        if (warp < PARTS) {
-            rotation rotate(freqs, log2_base, position_scale * float(offset), lane);
-            wait_for_last();
-            all.read(read[warp], warp == QUERY ? head : n_heads + (warp == KEY ? 0 : n_kv_heads) + kv_head, lane);
-            const ushort *x = (const ushort *)read[warp];
-            if (warp == QUERY) rotate.apply(x, (ushort *)ready[QUERY], nullptr, lane);
-            if (warp == KEY) rotate.apply(x, (ushort *)ready[KEY], writes ? all.cache_row(keys, kv_head) : nullptr, lane);
-            if (warp == VALUE && lane < HEAD_VECTORS) {
-                ready[VALUE][lane] = read[VALUE][lane];
-                if (writes) ((uint4 *)all.cache_row(values, kv_head))[lane] = read[VALUE][lane];
-            }
-        } else {
-            wait_for_last();
-        }
-        __syncthreads();
-    };
-    attention_state state = attend((const ushort *)ready[QUERY], own, sinks ? sinks + head : nullptr, scale_log2, place,
-                                   KEY_WARPS, lane, prepare);
+    attention_state<1> state = attend<1, SHORT_KEYS, KEY_WARPS>(
+        token, {keys + cache, values + cache, n, row}, sinks ? sinks + head : nullptr, 1, scale_log2, place, shares[warp],
+        lane, [&] {
+            token.prepare(all, head, kv_head, head % group == 0 && block == 0, freqs, log2_base,
+                          position_scale * float(offset), lane, warp);
+        });
     wait_for_cluster(); /* all blocks have begun */
     /* Lane l's elements are merged by warp l of the cluster. */
     if (lane < HEAD_BLOCKS) {
-        store_to_block(lane, most + place, __float_as_uint(state.most));
-        store_to_block(lane, sums + place, __float_as_uint(state.sum));
+        store_to_block(lane, most + place, __float_as_uint(state.most[0]));
+        store_to_block(lane, sums + place, __float_as_uint(state.sum[0]));
     }
 #pragma unroll
     for (int i = 0; i < LANE_DIM; i++)
-        store_to_block(lane / BLOCK_WARPS, &parts[i][lane % BLOCK_WARPS][place], __float_as_uint(state.value[i]));
+        store_to_block(lane / BLOCK_WARPS, &parts[i][lane % BLOCK_WARPS][place], __float_as_uint(state.value[0][i]));
     arrive_at_cluster();
     wait_for_cluster();
     float factor = exp2f(most[lane] - warp_most(most[lane])), sum = warp_sum(sums[lane] * factor);
@@ -250,50 +312,63 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     }
 }
 
-/* The same for more keys, in two kernels: this one has LONG_BLOCKS blocks a head; each leaves its largest score, its sum and
- * its values. */
-ZM_KERNEL(LONG_WARPS * WARP) zm_attention_parts(const ushort *queries, const ushort *keys, const ushort *values,
-                                                const ushort *sinks, float *part_most, float *part_sums, float *part_values,
-                                                float scale, int n, int rows, int group) {
-    __shared__ float parts[LONG_WARPS][WARP + 1], mosts[LONG_WARPS], sums[LONG_WARPS];
+/* The same for more keys, in two kernels: this one has LONG_BLOCKS blocks for LONG_HEADS heads of a group; each leaves, for
+ * each of them, its largest score, its sum and its values. */
+ZM_KERNEL(LONG_WARPS *WARP, LONG_RESIDENT)
+    zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
+                       ushort *values, const ushort *sinks, float *part_most, float *part_sums, float *part_values, float eps,
+                       float log2_base, float input_scale, int offset, float position_scale, int n_heads, int n_kv_heads,
+                       int row, int rows, float scale, int n) {
+    enum { COLUMNS = LONG_HEADS * LANE_DIM };
+    __shared__ float parts[COLUMNS][LONG_WARPS][WARP], mosts[LONG_HEADS][LONG_WARPS], sums[LONG_HEADS][LONG_WARPS];
+    __shared__ alignas(16) float2 shares[LONG_WARPS][WARP];
+    __shared__ token_heads<LONG_HEADS> token;
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP;
-    int head = int(blockIdx.x) / LONG_BLOCKS, block = int(blockIdx.x) % LONG_BLOCKS;
-    long long cache = (long long)(head / group) * rows * ZM_HEAD_DIM;
+    int group = n_heads / n_kv_heads, pieces = (group + LONG_HEADS - 1) / LONG_HEADS; /* of a group */
+    int piece = int(blockIdx.x) / LONG_BLOCKS, block = int(blockIdx.x) % LONG_BLOCKS;
+    int kv_head = piece / pieces, first = piece % pieces * LONG_HEADS, head = kv_head * group + first;
+    int count = group - first < LONG_HEADS ? group - first : LONG_HEADS;
+    head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
+    long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
     float scale_log2 = scale * 1.44269504089f;
-    wait_for_last(); /* the token's key is from the kernel before */
-    attention_state state = attend(queries + head * ZM_HEAD_DIM, {keys + cache, values + cache, nullptr, nullptr, n, -1},
-                                   sinks ? sinks + head : nullptr, scale_log2, block * LONG_WARPS + warp,
-                                   LONG_BLOCKS * LONG_WARPS, lane, [] {});
+    attention_state<LONG_HEADS> state = attend<LONG_HEADS, LONG_KEYS, LONG_BLOCKS * LONG_WARPS>(
+        token, {keys + cache, values + cache, n, row}, sinks ? sinks + head : nullptr, count, scale_log2,
+        block * LONG_WARPS + warp, shares[warp], lane, [&] {
+            token.prepare(all, head, kv_head, first == 0 && block == 0, freqs, log2_base, position_scale * float(offset), lane,
+                          warp);
+        });
     if (lane == 0) {
-        mosts[warp] = state.most;
-        sums[warp] = state.sum;
+#pragma unroll
+        for (int h = 0; h < LONG_HEADS; h++) mosts[h][warp] = state.most[h], sums[h][warp] = state.sum[h];
     }
     __syncthreads();
-    float most = lane < LONG_WARPS ? mosts[lane] : -1e9f, largest = warp_most(most);
-    float sum = warp_sum((lane < LONG_WARPS ? sums[lane] : 0.0f) * exp2f(most - largest));
-    int part = head * LONG_BLOCKS + block;
-    if (threadIdx.x == 0) {
-        part_most[part] = largest;
-        part_sums[part] = sum;
-    }
-    float factor = exp2f(mosts[warp] - largest);
 #pragma unroll
-    for (int i = 0; i < LANE_DIM; i++) {
-        parts[warp][lane] = state.value[i] * factor;
-        __syncthreads();
-        if (warp == 0) {
-            float total = parts[0][lane];
-#pragma unroll
-            for (int j = 1; j < LONG_WARPS; j++) total += parts[j][lane];
-            part_values[part * ZM_HEAD_DIM + LANE_DIM * lane + i] = total;
+    for (int h = 0; h < LONG_HEADS; h++) {
+        float most = lane < LONG_WARPS ? mosts[h][lane] : -1e9f, largest = warp_most(most);
+        float sum = warp_sum((lane < LONG_WARPS ? sums[h][lane] : 0.0f) * exp2f(most - largest));
+        if (threadIdx.x == 0 && h < count) {
+            part_most[(head + h) * LONG_BLOCKS + block] = largest;
+            part_sums[(head + h) * LONG_BLOCKS + block] = sum;
         }
-        __syncthreads();
+        float factor = exp2f(state.most[h] - largest);
+#pragma unroll
+        for (int i = 0; i < LANE_DIM; i++) parts[h * LANE_DIM + i][warp][lane] = state.value[h][i] * factor;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int column = warp; column < COLUMNS; column += LONG_WARPS) {
+        float total = parts[column][0][lane];
+#pragma unroll
+        for (int j = 1; j < LONG_WARPS; j++) total += parts[column][j][lane];
+        int part = (head + column / LANE_DIM) * LONG_BLOCKS + block;
+        if (column / LANE_DIM < count) part_values[part * ZM_HEAD_DIM + LANE_DIM * lane + column % LANE_DIM] = total;
     }
 }
 
 /* Merges what zm_attention_parts left. A block a head. */
 ZM_KERNEL(LONG_BLOCKS * WARP) zm_attention_merge(const float *part_most, const float *part_sums, const float *part_values,
                                                  ushort *y) {
+    __shared__ float parts[LANE_DIM][LONG_BLOCKS][WARP + 1];
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = blockIdx.x;
     wait_for_last();
     float value[LANE_DIM];
@@ -302,6 +377,16 @@ ZM_KERNEL(LONG_BLOCKS * WARP) zm_attention_merge(const float *part_most, const f
         value[i] = *(const volatile float *)(part_values + (head * LONG_BLOCKS + warp) * ZM_HEAD_DIM + LANE_DIM * lane + i);
     float most = *(const volatile float *)(part_most + head * LONG_BLOCKS + lane);
     float sum = *(const volatile float *)(part_sums + head * LONG_BLOCKS + lane);
-    merge_parts(y + head * ZM_HEAD_DIM, value, most, sum, lane, warp);
+#pragma unroll
+    for (int i = 0; i < LANE_DIM; i++) parts[i][warp][lane] = value[i];
+    float factor = exp2f(most - warp_most(most));
+    sum = warp_sum(sum * factor);
+    float inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < LANE_DIM; i++) {
+        float merged = warp_sum(parts[i][lane][warp] * factor) * inverse;
+        if (lane == 0) y[head * ZM_HEAD_DIM + LANE_DIM * warp + i] = narrow(merged);
+    }
 }
 #endif

@@ -1,6 +1,7 @@
 #if ZM_K == ZM_HIDDEN
 /* The greedy choice: arg-max of logits - logsumexp(logits), as MLX computes both in bfloat16. */
 enum { CHOOSE_BLOCKS = 8, CHOOSE_WARPS = 4, CHOOSE_AT_ONCE = 4 };
+enum : uint { NO_LOGITS = 0xff80ff80u }; /* -inf twice */
 
 ZM_FUNCTION float power_of_e(float x) {
     float power = x * __uint_as_float(0x3fb8aa3bu);
@@ -18,35 +19,63 @@ ZM_FUNCTION void add_exponentials(float &largest, float &sum, const float (&valu
     for (int i = 1; i < 8; i++) sum += power_of_e(values[i] - largest);
 }
 
-/* Elements 8 * number and on of n; -inf behind them. */
-ZM_FUNCTION void read_logits(float (&values)[8], const ushort *logits, uint number, uint n) {
-    if (number * 8 + 8 <= n) {
-        uint4 v = read_fresh((const uint4 *)logits + number);
-        const uint words[4] = {v.x, v.y, v.z, v.w};
+/* Elements 8 * number and on of n, fewer than 8; -inf behind them. */
+ZM_FUNCTION uint4 read_last_logits(const ushort *logits, uint number, uint n) {
+    uint words[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) values[2 * i] = low(words[i]), values[2 * i + 1] = high(words[i]);
-        return;
+    for (int i = 0; i < 4; i++) {
+        uint first = number * 8 + 2 * i;
+        words[i] = NO_LOGITS;
+        if (first < n) words[i] = read_fresh(logits + first) | (NO_LOGITS & 0xffff0000u);
+        if (first + 1 < n) words[i] = (words[i] & 0xffffu) | uint(read_fresh(logits + first + 1)) << 16;
     }
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        values[i] = number * 8 + i < n ? widen(read_fresh(logits + number * 8 + i)) : __uint_as_float(0xff800000u);
+    return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-/* *token = the choice among n logits. MLX spreads them over a block of mlx_threads, here over a cluster. */
+ZM_FUNCTION void add_exponentials(float &largest, float &sum, uint4 v) {
+    const float values[8] = {low(v.x), high(v.x), low(v.y), high(v.y), low(v.z), high(v.z), low(v.w), high(v.w)};
+    add_exponentials(largest, sum, values);
+}
+
+/* The first of the largest log probabilities so far, and a vector more of logits. */
+ZM_FUNCTION void choose_among(float &best, uint &index, uint4 v, uint number, uint minus_total) {
+    const uint words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint pair = fma2(words[i], 0x3f803f80u, minus_total);
+        if (low(pair) > best) best = low(pair), index = number * 8 + 2 * i;
+        if (high(pair) > best) best = high(pair), index = number * 8 + 2 * i + 1;
+    }
+}
+
+/* *token = the choice among n logits. MLX spreads them over a block of mlx_threads, here over a cluster. Dynamic shared memory
+ * holds a thread's vectors, so that they are read once. */
 extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHOOSE_WARPS *WARP)
     zm_choose(const ushort *logits, int *token, uint n, uint mlx_threads) {
     __shared__ float largests[WARP], sums[WARP];
     __shared__ uint best_keys[WARP], best_indices[WARP];
     uint lane = threadIdx.x % WARP, place = blockIdx.x * CHOOSE_WARPS + threadIdx.x / WARP, thread = place * WARP + lane;
     uint vectors = thread < mlx_threads ? (n + 7) / 8 : 0;
+    uint4 *const own = staged + threadIdx.x;
+    const uint apart = CHOOSE_WARPS * WARP; /* vectors of one thread in shared memory */
     begin_cluster();
     wait_for_last();
-    float largest = -3.402823466e+38f, sum = 0.0f, values[CHOOSE_AT_ONCE][8];
-    for (uint first = thread; first < vectors; first += CHOOSE_AT_ONCE * mlx_threads) {
+    uint count = 0;
+    for (uint number = thread; number < vectors; number += mlx_threads, count++) {
+        bool whole = number * 8 + 8 <= n;
+        copy16(uint(__cvta_generic_to_shared(own + count * apart)), logits + number * 8, whole);
+        if (!whole) own[count * apart] = read_last_logits(logits, number, n);
+    }
+    commit_copies();
+    finish_copies<0>();
+    float largest = -3.402823466e+38f, sum = 0.0f;
+    for (uint i = 0; i < count; i += CHOOSE_AT_ONCE) {
+        uint4 v[CHOOSE_AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < CHOOSE_AT_ONCE; i++) read_logits(values[i], logits, first + i * mlx_threads, n);
+        for (int j = 0; j < CHOOSE_AT_ONCE; j++)
+            v[j] = i + j < count ? own[(i + j) * apart] : make_uint4(NO_LOGITS, NO_LOGITS, NO_LOGITS, NO_LOGITS);
 #pragma unroll
-        for (int i = 0; i < CHOOSE_AT_ONCE; i++) add_exponentials(largest, sum, values[i]);
+        for (int j = 0; j < CHOOSE_AT_ONCE; j++) add_exponentials(largest, sum, v[j]);
     }
     float before = largest;
     largest = warp_most(largest);
@@ -65,18 +94,8 @@ extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHO
 
     float best = __uint_as_float(0xff800000u);
     uint index = 0, minus_total = (total ^ 0x8000u) * 0x10001u;
-    for (uint first = thread; first < vectors; first += CHOOSE_AT_ONCE * mlx_threads) {
-#pragma unroll
-        for (int i = 0; i < CHOOSE_AT_ONCE; i++) read_logits(values[i], logits, first + i * mlx_threads, n);
-#pragma unroll
-        for (int i = 0; i < CHOOSE_AT_ONCE; i++) {
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                float value = low(fma2(__float_as_uint(values[i][j]) >> 16, 0x3f803f80u, minus_total));
-                if (value > best) best = value, index = (first + i * mlx_threads) * 8 + j;
-            }
-        }
-    }
+#pragma unroll 2
+    for (uint i = 0; i < count; i++) choose_among(best, index, own[i * apart], thread + i * mlx_threads, minus_total);
     uint key = choice_key(best), most = warp_max(key);
     index = ~warp_max(key == most ? ~index : 0u);
     if (lane == 0) {

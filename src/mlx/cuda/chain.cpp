@@ -152,6 +152,10 @@ zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_
 void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shared_bytes) {
     CUfunction function;
     if (zm::driver().module_function(&function, module->handle, symbol) != CUDA_SUCCESS) return nullptr;
+    constexpr int most = 227 * 1024; /* of a block, from compute capability 9.0 on */
+    int own;                         /* declared in the text */
+    if (zm::driver().function_get(&own, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function) != CUDA_SUCCESS) return nullptr;
+    if (shared_bytes > most - own) shared_bytes = most - own;
     /* All of a multiprocessor's memory that can be shared is: split as one kernel needs it, the blocks of the next, which
      * come early, would find no room. */
     const std::pair<CUfunction_attribute, int> attributes[] = {

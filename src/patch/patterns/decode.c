@@ -154,7 +154,10 @@ static int common_top_k(const zm_decoder *decoder) {
     return top_k ? top_k : 1;
 }
 
-enum { LARGEST_HIDDEN = 8192 }; /* MLX's norm of longer rows has another order of sums */
+enum {
+    LARGEST_HIDDEN = 8192,     /* MLX's norm of longer rows has another order of sums */
+    LARGEST_VOCABULARY = 1 << 19, /* whose logits fit the shared memory of the cluster that chooses */
+};
 
 static bool serves(const zm_causal_lm *model, weight_check check, const char **reason) {
     const zm_decoder *decoder = model->decoder;
@@ -170,6 +173,8 @@ static bool serves(const zm_causal_lm *model, weight_check check, const char **r
     if (!serves_linear(model->lm_head, 0, check, reason) ||
         !serves_norm(decoder->norm, hidden_size, reason))
         return false;
+    *reason = "its vocabulary has more than 524288 tokens";
+    if (model->lm_head->weight.out_features > LARGEST_VOCABULARY) return false;
     *reason = "its heads are not all of 64, or all of 128";
     if (!common_head_dim(decoder)) return false;
     *reason = "its blocks differ in the number of experts";

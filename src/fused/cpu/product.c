@@ -3,7 +3,8 @@
 
 enum {
     GRAIN_BYTES = 16 * 1024,  /* of weights: below, waking a thread costs more than it brings */
-    PART = 32,                /* rows and tokens of one step of gated rows */
+    PART = 32,                /* tokens of one step of gated rows, and its rows where there are several */
+    STEP = PART * PART,       /* products of one step */
     SLAB_BYTES = 1024 * 1024  /* of prepared tokens that a piece's rows meet together: they stay in a core's own cache */
 };
 
@@ -102,20 +103,21 @@ static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, co
                           .prepared_stride = x->stride,
                           .limbs = x->order.limbs,
                           .y = y,
-                          .y_stride = PART};
+                          .y_stride = row_end - row_begin};
     rows->level->multiply(&product, row_begin, row_end);
 }
 
 void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_list tokens, size_t row_begin,
                        size_t row_end, float *h, size_t h_stride) {
-    _Alignas(64) float gate[PART * PART], up[PART * PART];
-    for (size_t row = row_begin; row < row_end; row += PART) {
-        size_t end = row_end - row < PART ? row_end : row + PART;
+    _Alignas(64) float gate[STEP], up[STEP];
+    size_t step = tokens.count == 1 ? STEP : PART; /* a token's rows are read as long streams */
+    for (size_t row = row_begin; row < row_end; row += step) {
+        size_t n_rows = row_end - row < step ? row_end - row : step, end = row + n_rows;
         for (size_t first = 0; first < tokens.count; first += PART) {
             multiply_part(rows, rows->gate, rows->gate_x, expert, tokens, first, row, end, gate);
             multiply_part(rows, rows->up, rows->up_x, expert, tokens, first, row, end, up);
             for (size_t t = 0; t < PART && first + t < tokens.count; t++)
-                rows->level->activate(h + (first + t) * h_stride + row, gate + t * PART, up + t * PART, end - row,
+                rows->level->activate(h + (first + t) * h_stride + row, gate + t * n_rows, up + t * n_rows, n_rows,
                                       rows->activation);
         }
     }

@@ -12,7 +12,7 @@
 
 enum {
     SLICE = 512, /* tokens at a time: bounds the scratch memory */
-    ROWS = 64    /* of down, for all experts, before they are added up */
+    ROWS = 64    /* of down, for all experts of several tokens, before they are added up */
 };
 
 typedef struct moe {
@@ -128,8 +128,9 @@ static void run_down(void *context, size_t begin, size_t end) {
     const run *of = context;
     const zm_matrix *down = &of->down;
     size_t row_end = zm_block_row(down, of->n_tokens, end), out = down->out_features;
-    for (size_t row = zm_block_row(down, of->n_tokens, begin); row < row_end; row += ROWS) {
-        size_t last = row_end - row < ROWS ? row_end : row + ROWS;
+    size_t step = of->n_tokens == 1 ? out : ROWS; /* a token's rows are read as long streams */
+    for (size_t row = zm_block_row(down, of->n_tokens, begin); row < row_end; row += step) {
+        size_t last = row_end - row < step ? row_end : row + step;
         for (size_t i = 0; i < of->n_groups; i++) {
             const group *some = &of->groups[i];
             zm_product product = {.matrix = down,

@@ -37,18 +37,24 @@ static void join(void *context, size_t begin, size_t end) {
     }
 }
 
-/* Of gated (n_tokens, size): output gate * convolution. */
+/* A token of gated: output gate * convolution. Inlined with a constant number of taps, its sums become vectors. */
+static inline void convolve_token(const convolution *of, size_t t, size_t taps) {
+    size_t size = of->self->size;
+    const float *gate = of->projected + (3 * t + 1) * size, *joined = of->joined + t * size, *weight = of->weight;
+    float *restrict gated = of->gated + t * size;
+    for (size_t i = 0; i < size; i++) {
+        float sum = 0;
+        for (size_t tap = 0; tap < taps; tap++) sum += weight[i * taps + tap] * joined[tap * size + i];
+        gated[i] = gate[i] * (of->bias ? sum + of->bias[i] : sum);
+    }
+}
+
+/* Of gated (n_tokens, size). */
 static void convolve(void *context, size_t begin, size_t end) {
     const convolution *of = context;
-    size_t size = of->self->size, taps = of->self->taps;
     for (size_t t = begin; t < end; t++) {
-        const float *gate = of->projected + (3 * t + 1) * size;
-        for (size_t i = 0; i < size; i++) {
-            float sum = 0;
-            for (size_t tap = 0; tap < taps; tap++)
-                sum += of->weight[i * taps + tap] * of->joined[(t + tap) * size + i];
-            of->gated[t * size + i] = gate[i] * (of->bias ? sum + of->bias[i] : sum);
-        }
+        if (of->self->taps == 3) convolve_token(of, t, 3);
+        else convolve_token(of, t, of->self->taps);
     }
 }
 

@@ -11,6 +11,10 @@
 
 #include "base/pages.h"
 #include "mlx/node.h"
+#include "runtime/workers.h"
+
+/* What a thread reads at a time: most of the work is the system's, which provides and clears the pages. */
+enum { PIECE_BYTES = 4 << 20 };
 
 typedef struct open_file {
     char *path;
@@ -99,27 +103,43 @@ static void remember_failure(zm_source *source, const reading *what, const char 
     pthread_mutex_unlock(&source->failure_lock);
 }
 
+/* Where a tensor's bytes go. */
+typedef struct loading {
+    const reading *what;
+    char *data;
+} loading;
+
+/* The bytes [begin, end) of the tensor. */
+static void read_bytes(const loading *of, uint64_t begin, uint64_t end) {
+    const reading *what = of->what;
+    zm_source *source = what->source;
+    int descriptor = source->files[what->file_index].descriptor;
+    while (begin < end) {
+        ssize_t got = pread(descriptor, of->data + begin, (size_t)(end - begin), (off_t)(what->offset + begin));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) {
+            remember_failure(source, what, got ? strerror(errno) : "the file became shorter");
+            memset(of->data + begin, 0, (size_t)(end - begin));
+            return;
+        }
+        begin += (uint64_t)got;
+        atomic_fetch_add(&source->bytes_read, (uint64_t)got);
+    }
+}
+
+static void read_pieces(void *context, size_t begin, size_t end) {
+    const loading *of = context;
+    uint64_t last = (uint64_t)end * PIECE_BYTES;
+    read_bytes(of, (uint64_t)begin * PIECE_BYTES, last < of->what->size ? last : of->what->size);
+}
+
 static void read_tensor(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs,
                         int n_outputs) {
     (void)inputs, (void)n_inputs, (void)n_outputs;
     const reading *what = state;
-    zm_source *source = what->source;
-    int descriptor = source->files[what->file_index].descriptor;
-    char *data = outputs[0].data;
-    uint64_t done = 0;
-    zm_want_large_pages(data, (size_t)what->size);
-    while (done < what->size) {
-        ssize_t got =
-            pread(descriptor, data + done, (size_t)(what->size - done), (off_t)(what->offset + done));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) {
-            remember_failure(source, what, got ? strerror(errno) : "the file became shorter");
-            memset(data + done, 0, (size_t)(what->size - done));
-            return;
-        }
-        done += (uint64_t)got;
-        atomic_fetch_add(&source->bytes_read, (uint64_t)got);
-    }
+    loading of = {.what = what, .data = outputs[0].data};
+    zm_want_large_pages(of.data, (size_t)what->size);
+    zm_pool_run(zm_workers(), (size_t)((what->size + PIECE_BYTES - 1) / PIECE_BYTES), 1, read_pieces, &of);
 }
 
 static void free_reading(void *state) {

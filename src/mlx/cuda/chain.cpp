@@ -67,9 +67,7 @@ public:
             if (record_->overwrites[i] < 0) zm::give_buffer(outputs[i], stream());
             else outputs[i].copy_shared_buffer(rows[static_cast<size_t>(record_->overwrites[i])]);
         }
-        mx::array workspace({static_cast<int>(record_->workspace) + 1}, mx::uint8, nullptr, {});
-        zm::give_buffer(workspace, stream());
-        encoder.add_temporary(workspace); /* until what is encoded next has run */
+        uint64_t workspace = zm::workspace(record_->workspace, stream());
 
         std::vector<uint64_t> addresses;
         addresses.reserve(record_->places.size());
@@ -77,7 +75,7 @@ public:
             switch (place.kind) {
             case Kind::input: addresses.push_back(address_of(rows[place.index])); break;
             case Kind::constant: addresses.push_back(place.index); break;
-            case Kind::temporary: addresses.push_back(address_of(workspace) + place.index); break;
+            case Kind::temporary: addresses.push_back(workspace + place.index); break;
             case Kind::output: addresses.push_back(address_of(outputs[place.index])); break;
             }
         }

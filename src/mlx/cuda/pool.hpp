@@ -4,6 +4,8 @@
 #ifndef ZM_MLX_CUDA_POOL_HPP
 #define ZM_MLX_CUDA_POOL_HPP
 
+#include <cstdint>
+
 #include "mlx/array.h"
 #include "mlx/stream.h"
 
@@ -11,6 +13,10 @@ namespace zm {
 
 /* Gives array (shape and dtype set, no data yet) a buffer in row order that nobody else holds. */
 void give_buffer(mlx::core::array &array, mlx::core::Stream stream);
+
+/* The address of memory for what the kernels of one chain leave for each other. Chains of a stream run one behind the other and
+ * have the same, so that most arguments stay as the executable graph has them. */
+uint64_t workspace(size_t bytes, mlx::core::Stream stream);
 
 }  // namespace zm
 

@@ -185,24 +185,17 @@ static const float *read_vector(const attention *self, const zm_view *inputs, in
 static void project(const attention *self, const zm_view *inputs, run *of, float *scratch) {
     zm_engine engine = self->engine;
     const float *x = zm_read_floats(engine.level, &inputs[0], scratch + self->x_place);
-    zm_matrix q = zm_operand_matrix(&self->q_proj, inputs), k = zm_operand_matrix(&self->k_proj, inputs);
-    zm_matrix v = zm_operand_matrix(&self->v_proj, inputs);
-    zm_prepared q_x = self->q_x, k_x = self->k_x, v_x = self->v_x;
-    q_x.data = scratch + self->q_x_place;
-    k_x.data = scratch + self->k_x_place; /* the same place where the order is the same */
-    v_x.data = scratch + self->v_x_place;
-    zm_prepare(engine, &q_x, x, self->n_tokens);
-    if (k_x.data != q_x.data) zm_prepare(engine, &k_x, x, self->n_tokens);
-    if (v_x.data != k_x.data) zm_prepare(engine, &v_x, x, self->n_tokens);
-    zm_ahead next = {.count = 0};
-    zm_ahead_add(&next, &k, 0);
-    engine.ahead = &next;
-    zm_product_run(engine, &q, &q_x, self->n_tokens, of->q);
-    next.count = 0;
-    zm_ahead_add(&next, &v, 0);
-    zm_product_run(engine, &k, &k_x, self->n_tokens, of->k);
+    zm_matrix projections[] = {zm_operand_matrix(&self->q_proj, inputs), zm_operand_matrix(&self->k_proj, inputs),
+                               zm_operand_matrix(&self->v_proj, inputs)};
+    zm_prepared prepared[] = {self->q_x, self->k_x, self->v_x};
+    float *const results[] = {of->q, of->k, of->v};
+    prepared[0].data = scratch + self->q_x_place;
+    prepared[1].data = scratch + self->k_x_place; /* the same place where the order is the same */
+    prepared[2].data = scratch + self->v_x_place;
+    for (int i = 0; i < 3; i++)
+        if (!i || prepared[i].data != prepared[i - 1].data) zm_prepare(engine, &prepared[i], x, self->n_tokens);
     engine.ahead = &of->ahead;
-    zm_product_run(engine, &v, &v_x, self->n_tokens, of->v);
+    zm_products_run(engine, projections, prepared, results, 3, self->n_tokens);
 }
 
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {

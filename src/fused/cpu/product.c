@@ -56,14 +56,14 @@ size_t zm_row_grain(const zm_matrix *matrix, size_t n_tokens, size_t n_products)
     return 1 + GRAIN_BYTES / (block * (n_products ? n_products : 1));
 }
 
+/* Products one behind the other: number i has the blocks up to ends[i], from where the one before it ends. */
 typedef struct multiply_loop {
     const zm_cpu_level *level;
-    zm_product product;
+    zm_product products[ZM_MAX_PRODUCTS];
+    size_t ends[ZM_MAX_PRODUCTS];
 } multiply_loop;
 
-static void multiply_blocks(void *context, size_t begin, size_t end) {
-    const multiply_loop *loop = context;
-    zm_product product = loop->product;
+static void multiply_blocks(const multiply_loop *loop, zm_product product, size_t begin, size_t end) {
     size_t row_begin = zm_block_row(product.matrix, product.n_tokens, begin);
     size_t row_end = zm_block_row(product.matrix, product.n_tokens, end);
     size_t left = product.n_tokens, slab = SLAB_BYTES / (product.prepared_stride * sizeof(float)) / PART * PART;
@@ -77,20 +77,38 @@ static void multiply_blocks(void *context, size_t begin, size_t end) {
     }
 }
 
+static void multiply_range(void *context, size_t begin, size_t end) {
+    const multiply_loop *loop = context;
+    size_t first = 0;
+    for (int i = 0; begin < end; first = loop->ends[i++]) {
+        if (begin >= loop->ends[i]) continue;
+        size_t last = end < loop->ends[i] ? end : loop->ends[i];
+        multiply_blocks(loop, loop->products[i], begin - first, last - first);
+        begin = last;
+    }
+}
+
+void zm_products_run(zm_engine engine, const zm_matrix *matrices, const zm_prepared *prepared, float *const *y,
+                     int n_products, size_t n_tokens) {
+    multiply_loop loop = {.level = engine.level};
+    size_t n_blocks = 0;
+    for (int i = 0; i < n_products; i++) {
+        loop.products[i] = (zm_product){.matrix = &matrices[i],
+                                        .n_tokens = n_tokens,
+                                        .prepared = prepared[i].data,
+                                        .prepared_stride = prepared[i].stride,
+                                        .limbs = prepared[i].order.limbs,
+                                        .y = y[i],
+                                        .y_stride = matrices[i].out_features};
+        loop.ends[i] = n_blocks += zm_row_blocks(&matrices[i], n_tokens);
+    }
+    zm_pool_run_ahead(engine.pool, n_blocks, zm_row_grain(&matrices[0], n_tokens, n_tokens), multiply_range, &loop,
+                      engine.ahead);
+}
+
 void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared *prepared, size_t n_tokens,
                     float *y) {
-    multiply_loop loop = {
-        .level = engine.level,
-        .product = {.matrix = matrix,
-                    .n_tokens = n_tokens,
-                    .prepared = prepared->data,
-                    .prepared_stride = prepared->stride,
-                    .limbs = prepared->order.limbs,
-                    .y = y,
-                    .y_stride = matrix->out_features},
-    };
-    zm_pool_run_ahead(engine.pool, zm_row_blocks(matrix, n_tokens), zm_row_grain(matrix, n_tokens, n_tokens),
-                      multiply_blocks, &loop, engine.ahead);
+    zm_products_run(engine, matrix, prepared, &y, 1, n_tokens);
 }
 
 static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, const zm_prepared *x, size_t expert,

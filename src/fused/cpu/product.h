@@ -34,6 +34,10 @@ void zm_prepare(zm_engine engine, const zm_prepared *prepared, const float *x, s
 /* y (n_tokens times out_features) = x W^T (+ bias). */
 void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared *prepared, size_t n_tokens,
                     float *y);
+/* The same for up to ZM_MAX_PRODUCTS matrices in one loop over all their rows: threads meet once. */
+enum { ZM_MAX_PRODUCTS = 3 };
+void zm_products_run(zm_engine engine, const zm_matrix *matrices, const zm_prepared *prepared, float *const *y,
+                     int n_products, size_t n_tokens);
 
 /* h[i * h_stride + row] = activation(gate row, up row) of the list's token i for the rows of [row_begin, row_end),
  * on this thread. */

@@ -59,6 +59,8 @@ static void write_kernel_body(zm_c_frame *frame) {
         if (frame->is_varying[i]) zm_text_printf(text, ", const int varies%d", i);
     zm_text_append_string(
         text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n");
+    for (int i = 0; i < frame->ir->n_parameters; i++)
+        if (frame->ir->parameters[i].is_seed) zm_text_printf(text, "    const zm_keys keys%d = zm_keys_of(call->seeds[%d]);\n", i, i);
     zm_c_write_row_values(frame, &schedule->passes[0], ZM_LEVEL_UNIFORM, "    ");
     zm_text_append_string(text, "    for (zm_index row = first_row; row < last_row; row++) {\n");
     write_row_pointers(frame);

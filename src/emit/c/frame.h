@@ -27,6 +27,7 @@ typedef struct zm_c_frame {
     bool *is_varying; /* by input: loaded by element, so it has a flag */
     bool whole_rows;  /* else the caller's range of columns */
     bool is_second;   /* of a pair of vectors this one is being written */
+    bool is_in_pairs; /* random numbers of several pairs are there: the loop's `pair` says which */
     zmlx_status status;
     zmlx_error *error;
 } zm_c_frame;
@@ -55,6 +56,8 @@ static inline bool zm_c_is_summed(const zm_c_frame *frame, int output) {
 bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass); /* kept by an earlier pass */
 void zm_c_write_row_values(zm_c_frame *frame, const zm_pass *pass, zm_level level, const char *indent);
 void zm_c_write_element_values(zm_c_frame *frame, int pass, zm_c_extent extent, const char *indent);
+/* Declares two<id>: random numbers of n pairs of vectors from c on. */
+void zm_c_write_random_pairs(zm_c_frame *frame, zm_id id, const char *indent, int n);
 void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent extent, const char *indent);
 void zm_c_write_row_stores(zm_c_frame *frame, const zm_pass *pass);
 

@@ -90,6 +90,27 @@ static void write_fetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, 
     }
 }
 
+/* Random numbers of two pairs of vectors are computed side by side. */
+static void write_random_loop(zm_c_frame *frame, int pass_number) {
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    bool has_any = false;
+    for (int i = 0; i < pass->n_element_values; i++) {
+        zm_id id = pass->element_values[i];
+        if (frame->ir->values[id].op != ZM_OP_RANDOM || zm_c_is_reload(frame, id, pass_number)) continue;
+        if (!has_any) zm_text_append_string(frame->text, "                    while (last - c >= 2 * step) {\n");
+        zm_c_write_random_pairs(frame, id, "                        ", 2);
+        has_any = true;
+    }
+    if (!has_any) return;
+    frame->is_in_pairs = true;
+    zm_text_append_string(frame->text, "                        ZM_UNROLL\n"
+                                       "                        for (int pair = 0; pair < 2; pair++, c += step) {\n");
+    write_fetch(frame, pass_number, ZM_C_PAIR, "                            ");
+    write_body(frame, pass_number, ZM_C_PAIR, only_accumulator, "                            ");
+    zm_text_append_string(frame->text, "                        }\n                    }\n");
+    frame->is_in_pairs = false;
+}
+
 static void write_store_loop(zm_c_frame *frame, int pass_number) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     zm_c_extent extent = get_extent(frame, pass_number);
@@ -107,9 +128,10 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
                    "                int count = head < ZM_WIDTH ? (int)head : ZM_WIDTH;\n"
                    "                head -= count;\n"
                    "                if (count == 0) {\n"
-                   "                    const zm_index step = %d * ZM_WIDTH;\n"
-                   "                    for (; last - c >= step; c += step) {\n",
+                   "                    const zm_index step = %d * ZM_WIDTH;\n",
                    count_vectors(extent));
+    if (extent == ZM_C_PAIR) write_random_loop(frame, pass_number);
+    zm_text_append_string(text, "                    for (; last - c >= step; c += step) {\n");
     write_fetch(frame, pass_number, extent, "                        ");
     write_body(frame, pass_number, extent, only_accumulator, "                        ");
     zm_text_append_string(text, "                    }\n"

@@ -4,9 +4,9 @@
 #define ZM_INFINITY __builtin_inff()
 #define ZM_BLOCK 32 /* steps of an accumulator before it is flushed */
 #ifdef __clang__
-#define ZM_UNROLL_4 _Pragma("clang loop unroll(full)")
+#define ZM_UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define ZM_UNROLL_4 _Pragma("GCC unroll 4")
+#define ZM_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 /* Columns of the next block: whole steps of n vectors. */
@@ -76,14 +76,14 @@ ZM_FN vf zm_shift_down(vf a, int by) { return __builtin_shuffle(a, zm_splat(0.0f
 /* Sums from the first or the last lane on; carry is the sum of the vectors before, in float64 so that long rows
  * stay exact. */
 ZM_FN vf zm_cumsum(vf a, double *carry) {
-    ZM_UNROLL_4
+    ZM_UNROLL
     for (int by = 1; by < ZM_WIDTH; by *= 2) a += zm_shift_up(a, by);
     vf sums = a + zm_splat((float)*carry);
     *carry += (double)a[ZM_WIDTH - 1];
     return sums;
 }
 ZM_FN vf zm_cumsum_reverse(vf a, double *carry) {
-    ZM_UNROLL_4
+    ZM_UNROLL
     for (int by = 1; by < ZM_WIDTH; by *= 2) a += zm_shift_down(a, by);
     vf sums = a + zm_splat((float)*carry);
     *carry += (double)a[0];

@@ -105,6 +105,18 @@ static bool is_by_row(const zm_c_frame *frame, const zm_value *value) {
            frame->ir->values[value->operands[1]].level != ZM_LEVEL_ELEMENT;
 }
 
+void zm_c_write_random_pairs(zm_c_frame *frame, zm_id id, const char *indent, int n) {
+    zm_text_printf(frame->text, "%szm_two two%d[%d];\n%szm_random_pairs(&keys%d, (__UINT64_TYPE__)(row * columns + c), two%d, %d);\n",
+                   indent, (int)id, n, indent, (int)frame->ir->values[id].index, (int)id, n);
+}
+
+static void write_random(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_extent extent) {
+    if (extent == ZM_C_PAIR)
+        zm_text_printf(frame->text, "two%d[%s].%s", (int)id, frame->is_in_pairs ? "pair" : "0", frame->is_second ? "second" : "first");
+    else
+        zm_text_printf(frame->text, "zm_random(&keys%d, (__UINT64_TYPE__)(row * columns + c))", (int)value->index);
+}
+
 static void write_element_value(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_extent extent) {
     switch (value->op) {
     case ZM_OP_MIN:
@@ -122,10 +134,7 @@ static void write_element_value(zm_c_frame *frame, zm_id id, const zm_value *val
     case ZM_OP_COLUMN:
         zm_text_printf(frame->text, "zm_iota() + zm_splat_uint((zm_uint)(%s))", zm_c_column(frame));
         break;
-    case ZM_OP_RANDOM:
-        zm_text_printf(frame->text, "zm_random(call->seeds[%d], (__UINT64_TYPE__)(row * columns + %s))",
-                       (int)value->index, zm_c_column(frame));
-        break;
+    case ZM_OP_RANDOM: write_random(frame, id, value, extent); break;
     case ZM_OP_ROW_GATHER: write_gather(frame, value); break;
     case ZM_OP_ROW_CUMSUM:
     case ZM_OP_ROW_CUMSUM_REVERSE: write_scan(frame, id, value, extent); break;
@@ -164,8 +173,11 @@ bool zm_c_is_reload(const zm_c_frame *frame, zm_id id, int pass) {
 
 static void write_element(zm_c_frame *frame, zm_id id, int pass_number, zm_c_extent extent, const char *indent) {
     const zm_value *value = &frame->ir->values[id];
+    bool is_reload = zm_c_is_reload(frame, id, pass_number);
+    if (value->op == ZM_OP_RANDOM && extent == ZM_C_PAIR && !is_reload && !frame->is_second && !frame->is_in_pairs)
+        zm_c_write_random_pairs(frame, id, indent, 1);
     zm_text_printf(frame->text, "%sconst %s %s = ", indent, zm_c_types[value->type], zm_c_name_of(frame, id).text);
-    if (zm_c_is_reload(frame, id, pass_number))
+    if (is_reload)
         write_reload(frame, id, extent);
     else
         write_element_value(frame, id, value, extent);

@@ -7,6 +7,8 @@
 
 #include "kernels/cuda/text.h"
 #include "kernels/cuda/topk.h"
+#include "kernels/select_rows.h"
+#include "runtime/shape.h"
 #include "runtime/workers.h"
 
 enum { PIECE_ELEMENTS = 1 << 15 };
@@ -41,34 +43,6 @@ static const void *row_of(const run *work, int64_t row) {
     return (const char *)work->x->data + (size_t)row * (size_t)work->self->columns * size;
 }
 
-/* keys and places hold the largest so far, descending. A new element goes behind its equals, which came before it. */
-static inline void select_row_of(const run *work, int64_t row, uint32_t *keys, mlx_dtype dtype) {
-    const int k = work->self->k, columns = work->self->columns;
-    const void *x = row_of(work, row);
-    uint32_t *places = (uint32_t *)work->indices->data + row * k;
-    int n = 0;
-    for (int column = 0; column < columns; column++) {
-        uint32_t key = key_at(x, dtype, column);
-        if (n == k && key <= keys[k - 1]) continue;
-        int place = n < k ? n++ : n - 1;
-        for (; place > 0 && keys[place - 1] < key; place--) {
-            keys[place] = keys[place - 1];
-            places[place] = places[place - 1];
-        }
-        keys[place] = key;
-        places[place] = (uint32_t)column;
-    }
-}
-
-/* A loop of its own for each type. */
-static void select_row(const run *work, int64_t row, uint32_t *keys) {
-    switch (work->self->dtype) {
-    case MLX_FLOAT32: select_row_of(work, row, keys, MLX_FLOAT32); break;
-    case MLX_FLOAT16: select_row_of(work, row, keys, MLX_FLOAT16); break;
-    default: select_row_of(work, row, keys, MLX_BFLOAT16);
-    }
-}
-
 typedef struct keyed {
     uint32_t key, place;
 } keyed;
@@ -98,23 +72,24 @@ static void copy_values(const run *work, int64_t row) {
                (const char *)work->x->data + (size_t)(row * self->columns + places[i]) * size, size);
 }
 
-enum { MAX_INSERTED = 64 };
-
 static void select_rows(void *context, size_t begin, size_t end) {
     const run *work = context;
-    uint32_t keys[MAX_INSERTED];
-    keyed *items = NULL;
-    if (work->self->k > MAX_INSERTED && !(items = malloc((size_t)work->self->columns * sizeof *items))) {
+    const topk *self = work->self;
+    if (self->k <= ZM_SELECT_ROWS_MAX) {
+        zm_select_rows_task task = {.x = work->x->data, .columns = self->columns, .k = self->k, .values = work->values->data,
+                                    .indices = work->indices->data};
+        zm_storage_from_dtype(&task.storage, self->dtype);
+        zm_select_rows(&task, (int64_t)begin, (int64_t)end);
+        return;
+    }
+    keyed *items = malloc((size_t)self->columns * sizeof *items);
+    if (!items) {
         /* Out of memory cannot be told from here; indices that are out of range make values NaN. */
-        memset((uint32_t *)work->indices->data + begin * (size_t)work->self->k, 0xff,
-               (end - begin) * (size_t)work->self->k * sizeof(uint32_t));
+        memset((uint32_t *)work->indices->data + begin * (size_t)self->k, 0xff, (end - begin) * (size_t)self->k * sizeof(uint32_t));
         return;
     }
     for (size_t row = begin; row < end; row++) {
-        if (items)
-            sort_row(work, (int64_t)row, items);
-        else
-            select_row(work, (int64_t)row, keys);
+        sort_row(work, (int64_t)row, items);
         copy_values(work, (int64_t)row);
     }
     free(items);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime/prebuilt.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@ void zm_prebuilt_use(const zm_prebuilts *table, int highest_level) {
     highest = highest_level;
 }
 
-static int find_level(void) {
+static int ask_processor(void) {
     int level = 0;
 #if defined(__x86_64__)
     unsigned eax, ebx, ecx, edx;
@@ -29,6 +30,17 @@ static int find_level(void) {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         level = 2;
 #endif
+    return level;
+}
+
+/* Asked once: the instruction that asks the processor is slow in a virtual machine. */
+int zm_prebuilt_level(void) {
+    static atomic_int found = -1;
+    int level = atomic_load_explicit(&found, memory_order_relaxed);
+    if (level < 0) {
+        level = ask_processor();
+        atomic_store_explicit(&found, level, memory_order_relaxed);
+    }
     return level < highest ? level : highest;
 }
 
@@ -42,7 +54,7 @@ bool zm_prebuilt_find(void **symbol, int *scratch_rows, const char *source, size
     uint64_t hash = zm_hash(source, size);
     const zm_prebuilt *found = bsearch(&hash, used->items, used->count, sizeof *used->items, compare);
     if (!found || found->size != size) return false;
-    int level = find_level();
+    int level = zm_prebuilt_level();
     while (level > 0 && !found->functions[level]) level--;
     if (!found->functions[level]) return false;
     memcpy(symbol, &found->functions[level], sizeof *symbol);

@@ -31,6 +31,9 @@ extern const zm_prebuilts zm_prebuilt_table;
 /* The code of a text for this processor; false: none is built in. */
 bool zm_prebuilt_find(void **symbol, int *scratch_rows, const char *source, size_t size);
 
+/* The level of this processor. */
+int zm_prebuilt_level(void);
+
 /* Other code instead, for tests: NULL is the table. Before the first kernel is applied. */
 void zm_prebuilt_use(const zm_prebuilts *table, int highest_level);
 

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Selection in forward mode and in batches, and of more rows than MLX's sort takes at a time with CUDA. */
+/* Selection with each instruction set, in forward mode and in batches, and of more rows than MLX's sort takes at a time with CUDA. */
+#include "base/half.h"
 #include "kernels/select.h"
+#include "kernels/select_rows.h"
 #include "mlx_testing.h"
+#include "runtime/prebuilt.h"
 #include "zmlx/kernels.h"
 
 enum { A = 3, B = 2, N = 6, K = 2 };
@@ -109,11 +112,77 @@ static void test_many_rows(void **state) {
     free(data);
 }
 
+/* Larger first, NaN the largest, equal ones by place. */
+static const float *compared;
+static int compare_places(const void *a, const void *b) {
+    uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
+    double x = compared[left], y = compared[right];
+    double left_is_nan = isnan(x), right_is_nan = isnan(y);
+    if (left_is_nan != right_is_nan) return left_is_nan > right_is_nan ? -1 : 1;
+    if (!left_is_nan && x != y) return x > y ? -1 : 1;
+    return left < right ? -1 : 1;
+}
+
+/* Few and many values, ties, NaN of both signs, infinities, zeros of both signs; halves hold them exactly. */
+static float special(int kind, uint32_t word) {
+    static const float some[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1, -1, 2};
+    switch (kind) {
+    case 0: return (float)(int)(word >> 25) - 64;
+    case 1: return word >> 29 ? -INFINITY : (float)(word >> 26 & 3);
+    case 2: return word >> 31 ? -some[word >> 27 & 7] : some[word >> 27 & 7];
+    case 3: return 5;
+    default: return word >> 28 ? (float)(int)(word >> 24) : NAN;
+    }
+}
+
+static void expect_rows(zm_storage storage, int columns, int k, int kind, uint32_t seed) {
+    enum { ROWS = 3, MOST = 700 };
+    static float x[ROWS * MOST];
+    static uint16_t halves[ROWS * MOST];
+    static uint32_t indices[ROWS * ZM_SELECT_ROWS_MAX], wanted[MOST];
+    static float values[ROWS * ZM_SELECT_ROWS_MAX];
+    for (int i = 0; i < ROWS * columns; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = special(kind, seed);
+        halves[i] = storage == ZM_STORAGE_FLOAT16 ? zm_float16_from_float(x[i]) : zm_bfloat16_from_float(x[i]);
+    }
+    bool is_half = storage != ZM_STORAGE_FLOAT32;
+    zm_select_rows_task task = {is_half ? (const void *)halves : x, storage, columns, k, values, indices};
+    zm_select_rows(&task, 0, ROWS);
+    for (int row = 0; row < ROWS; row++) {
+        for (int i = 0; i < columns; i++) wanted[i] = (uint32_t)i;
+        compared = x + row * columns;
+        qsort(wanted, (size_t)columns, sizeof *wanted, compare_places);
+        for (int i = 0; i < k; i++) {
+            int at = row * k + i, from = row * columns + (int)wanted[i];
+            assert_int_equal(indices[at], wanted[i]);
+            if (is_half) assert_int_equal(((const uint16_t *)values)[at], halves[from]);
+            else assert_memory_equal(&values[at], &x[from], sizeof *x);
+        }
+    }
+}
+
+/* Each instruction set that this processor has. */
+static void test_rows(void **state) {
+    (void)state;
+    static const int sizes[][2] = {{1, 1}, {7, 3}, {16, 8}, {33, 8}, {64, 1}, {70, 9}, {128, 8}, {129, 16}, {300, 50}, {700, 8}, {700, 64}};
+    static const zm_storage storages[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16};
+    for (int level = 0; level < ZM_PREBUILT_LEVELS; level++) {
+        zm_prebuilt_use(NULL, level);
+        for (int type = 0; type < COUNT(storages); type++)
+            for (int size = 0; size < COUNT(sizes); size++)
+                for (int kind = 0; kind < 5; kind++)
+                    expect_rows(storages[type], sizes[size][0], sizes[size][1], kind, (uint32_t)(kind + size));
+    }
+    zm_prebuilt_use(NULL, ZM_PREBUILT_LEVELS - 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_mode),
         cmocka_unit_test(test_batches),
         cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_rows),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -12,10 +12,19 @@ zmlx_status zm_row_function_get(zm_row_function *function, const char *name, con
     return ZMLX_OK;
 }
 
-void zm_row_apply(const zm_row_function *function, void *output, const void *const *inputs, int64_t columns) {
-    static const int32_t layouts[ZM_ROW_MAX_INPUTS] = {ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN,
-                                                       ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN, ZM_LAYOUT_COLUMN};
+void zm_row_apply(const zm_row_function *function, void *output, const void *const *inputs, unsigned single, int64_t columns,
+                  bool streams) {
+    int32_t layouts[ZM_ROW_MAX_INPUTS];
+    for (int i = 0; i < function->n_inputs; i++) layouts[i] = single >> i & 1 ? 0 : ZM_LAYOUT_COLUMN;
     const zm_c_call call = {.inputs = inputs, .outputs = &output, .layouts = layouts, .rows = 1, .columns = columns,
-                            .output_stride = columns};
+                            .output_stride = columns, .stream_stores = streams ? 2 : 0};
     function->function(&call, 0, 1, 0, columns);
+}
+
+bool zm_row_streams(size_t bytes) { return bytes > 16 << 20; }
+
+void zm_row_fence(void) {
+#if defined(__SSE2__)
+    __builtin_ia32_sfence();
+#endif
 }

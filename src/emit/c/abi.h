@@ -15,7 +15,7 @@ typedef struct zm_c_call {
     const float *parameters;
     const uint64_t *seeds;
     float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, each rounded up to 16 floats; 64-byte aligned */
-    int32_t stream_stores; /* not 0: outputs are larger than the caches, write past them */
+    int32_t stream_stores; /* not 0: outputs are larger than the caches, write past them; 2: the caller fences */
 } zm_c_call;
 
 /* Symbol <entry>: rows [first_row, last_row), columns [first_column, last_column). A kernel with row operations

@@ -70,7 +70,7 @@ static void write_kernel_body(zm_c_frame *frame) {
     }
     zm_c_write_row_values(frame, &schedule->passes[schedule->n_passes], ZM_LEVEL_ROW, "        ");
     zm_c_write_row_stores(frame, &schedule->passes[schedule->n_passes]);
-    zm_text_append_string(text, "    }\n    if (call->stream_stores) zm_stream_fence();\n}\n");
+    zm_text_append_string(text, "    }\n    if (call->stream_stores == 1) zm_stream_fence();\n}\n");
 }
 
 static void write_call(zm_c_frame *frame, bool is_constant, const char *indent) {

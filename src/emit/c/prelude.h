@@ -10,7 +10,7 @@ typedef struct zm_c_call {
     const float *parameters;
     const __UINT64_TYPE__ *seeds;
     float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, rounded up to 16; 64-byte aligned */
-    __INT32_TYPE__ stream_stores; /* not 0: outputs are larger than the caches, write past them */
+    __INT32_TYPE__ stream_stores; /* not 0: outputs are larger than the caches, write past them; 2: the caller fences */
 } zm_c_call;
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)

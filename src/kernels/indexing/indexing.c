@@ -4,13 +4,16 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "base/pages.h"
+#include "kernels/batch.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/text.h"
 #include "kernels/indexing/indexing.h"
+#include "kernels/indexing/scatter.h"
 #include "kernels/row_function.h"
 #include "runtime/workers.h"
 
-enum { PIECE_ELEMENTS = 1 << 15, MIN_COLUMNS = 256, COLUMN_ALIGNMENT = 64 };
+enum { PIECE_ELEMENTS = 1 << 15 };
 
 typedef struct indexed {
     zm_row_function function;
@@ -39,8 +42,7 @@ static mlx_array is_inside(zm_scope *scope, mlx_array index, int n) {
     return zm_expand_dims(scope, zm_less(scope, index, zm_scalar(scope, n, MLX_UINT32)), 1);
 }
 
-/* rows [N, T] at flat indices; where one is out of range, `missing`. */
-static mlx_array take_rows(zm_scope *scope, mlx_array rows, mlx_array index, float missing) {
+mlx_array zm_rows_at(zm_scope *scope, mlx_array rows, mlx_array index, float missing) {
     mlx_array other = zm_scalar(scope, 0, MLX_FLOAT32);
     if (zm_scope_failed(scope)) return rows;
     other = zm_astype(scope, zm_scope_own(scope, mlx_array_new_float32(missing)), mlx_array_dtype(rows));
@@ -50,11 +52,10 @@ static mlx_array take_rows(zm_scope *scope, mlx_array rows, mlx_array index, flo
     return zm_where(scope, is_inside(scope, index, n), zm_take(scope, rows, safe, 0), other);
 }
 
-/* [n, T] of dtype: updates [M, T] added up in float32 by flat indices. With MLX's operations, what is out of range goes to a
+/* [n, T] of dtype: updates [M, T] added up in float32 by flat indices, with MLX's operations: what is out of range goes to a
  * row more, which is dropped. */
-static mlx_array add_rows(zm_scope *scope, mlx_array index, mlx_array updates, int n, mlx_dtype dtype) {
+static mlx_array add_rows_composed(zm_scope *scope, mlx_array index, mlx_array updates, int n, mlx_dtype dtype) {
     if (zm_scope_failed(scope)) return updates;
-    if (zm_scope_is_on_cuda(scope)) return zm_cuda_add_rows(scope, index, updates, n, dtype);
     int shape[] = {n + 1, zm_dim(updates, 1)};
     mlx_array zeros = zm_zeros(scope, shape, 2, MLX_FLOAT32);
     if (mlx_array_size(updates)) {
@@ -64,11 +65,16 @@ static mlx_array add_rows(zm_scope *scope, mlx_array index, mlx_array updates, i
     return zm_astype(scope, zm_slice_axis(scope, zeros, 0, 0, n, 1), dtype);
 }
 
+static mlx_array add_rows(zm_scope *scope, mlx_array index, mlx_array updates, int n, mlx_dtype dtype) {
+    if (zm_scope_is_on_cuda(scope)) return zm_cuda_add_rows(scope, index, updates, n, dtype);
+    if (zm_scope_is_on_cpu(scope)) return zm_astype(scope, zm_add_rows_on_cpu(scope, index, updates, n), dtype);
+    return add_rows_composed(scope, index, updates, n, dtype);
+}
+
 typedef struct run {
     const indexed *self;
     const zm_view *inputs, *output;
-    size_t n_updates;
-    bool by_columns;
+    bool streams;
 } run;
 
 static void fill_nan(void *row, mlx_dtype dtype, int columns) {
@@ -93,48 +99,18 @@ static void gather_piece(void *context, size_t begin, size_t end) {
         }
         const void *in[] = {(const char *)work->inputs[0].data + indices[i] * stride,
                             (const char *)work->inputs[2].data + i * stride};
-        zm_row_apply(&self->function, to, in, self->columns);
+        zm_row_apply(&self->function, to, in, 0, self->columns, work->streams);
     }
+    if (work->streams) zm_row_fence();
 }
 
 static void gather_add(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
     (void)n_inputs, (void)n_outputs;
-    run work = {.self = state, .inputs = inputs, .output = &outputs[0]};
+    size_t bytes = outputs[0].size * bytes_of(outputs[0].dtype);
+    run work = {.self = state, .inputs = inputs, .output = &outputs[0], .streams = zm_row_streams(bytes)};
+    zm_want_large_pages(outputs[0].data, bytes);
     size_t grain = (size_t)(PIECE_ELEMENTS / (work.self->columns ? work.self->columns : 1) + 1);
     if (outputs[0].size) zm_pool_run(zm_workers(), inputs[1].size, grain, gather_piece, &work);
-}
-
-/* Columns [begin, end) of all rows, or rows [begin, end): each element has one thread, which adds in order. */
-static void scatter_piece(void *context, size_t begin, size_t end) {
-    const run *work = context;
-    const indexed *self = work->self;
-    const uint32_t *indices = work->inputs[0].data;
-    size_t columns = (size_t)self->columns, first = 0, count = columns;
-    float *sums = work->output->data;
-    if (work->by_columns) {
-        first = begin * COLUMN_ALIGNMENT;
-        count = (end * COLUMN_ALIGNMENT < columns ? end * COLUMN_ALIGNMENT : columns) - first;
-        begin = 0;
-        end = (size_t)self->n_rows;
-    }
-    for (size_t row = begin; row < end; row++) memset(sums + row * columns + first, 0, count * sizeof *sums);
-    for (size_t i = 0; i < work->n_updates; i++) {
-        if (indices[i] < begin || indices[i] >= end) continue;
-        float *to = sums + indices[i] * columns + first;
-        const void *in[] = {to, (const char *)work->inputs[1].data + (i * columns + first) * bytes_of(self->dtype)};
-        zm_row_apply(&self->function, to, in, (int64_t)count);
-    }
-}
-
-static void scatter_add(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
-    (void)n_inputs, (void)n_outputs;
-    run work = {.self = state, .inputs = inputs, .output = &outputs[0], .n_updates = inputs[0].size};
-    size_t n_threads = (size_t)(zm_workers() ? zm_pool_threads(zm_workers()) : 1), columns = (size_t)work.self->columns;
-    if (!outputs[0].size) return;
-    work.by_columns = columns >= n_threads * MIN_COLUMNS;
-    size_t count = work.by_columns ? (columns + COLUMN_ALIGNMENT - 1) / COLUMN_ALIGNMENT : (size_t)work.self->n_rows;
-    bool is_small = outputs[0].size + inputs[1].size < PIECE_ELEMENTS;
-    zm_pool_run(is_small ? NULL : zm_workers(), count, (count + n_threads - 1) / n_threads, scatter_piece, &work);
 }
 
 /* Gradients of src (0) and other (2). */
@@ -157,18 +133,58 @@ static zmlx_status gather_vjp(const void *state, mlx_array *gradients, const int
     return zm_scope_end(&scope, error);
 }
 
-/* Of updates (1). */
-static zmlx_status scatter_vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
-                               const mlx_array *primals, int n_primals, const mlx_array *cotangents, const mlx_array *results,
-                               int n_results, mlx_stream stream, zmlx_error *error) {
-    (void)argument_numbers, (void)n_arguments, (void)n_primals, (void)results, (void)n_results;
+static mlx_array gather(zm_scope *scope, const indexed *self, const mlx_array *inputs);
+
+/* It is linear in both. */
+static zmlx_status gather_jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers,
+                              int n_arguments, const mlx_array *primals, int n_primals, const mlx_array *tangents,
+                              mlx_stream stream, zmlx_error *error) {
+    (void)n_results;
     const indexed *self = state;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    mlx_array sums = zm_reshape2(&scope, cotangents[0], self->n_rows, self->columns);
-    mlx_array rows = zm_astype(&scope, take_rows(&scope, sums, flat(&scope, primals[0]), 0), self->dtype);
-    rows = zm_reshape(&scope, rows, mlx_array_shape(primals[1]), (int)mlx_array_ndim(primals[1]));
-    zm_scope_keep(&scope, &gradients[0], rows);
+    mlx_array of[3] = {{NULL}, primals[1], {NULL}};
+    for (int i = 0; i < n_arguments; i++) of[argument_numbers[i]] = tangents[i];
+    of[1] = primals[1];
+    for (int i = 0; i < n_primals; i += 2)
+        if (!of[i].ctx)
+            of[i] = zm_zeros(&scope, mlx_array_shape(primals[i]), (int)mlx_array_ndim(primals[i]), mlx_array_dtype(primals[i]));
+    zm_scope_keep(&scope, &result_tangents[0], gather(&scope, self, of));
+    return zm_scope_end(&scope, error);
+}
+
+/* The rows of all sources of a batch behind each other. */
+static zmlx_status gather_vmap(const void *state, mlx_array *results, int *result_axes, int n_results, const mlx_array *inputs,
+                               const int *axes, int n_inputs, mlx_stream stream, zmlx_error *error) {
+    (void)n_results;
+    const indexed *self = state;
+    int batch = 0, n_rows = self->n_rows, shape[ZM_NODE_MAX_DIMS + 1];
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    for (int i = 0; i < n_inputs; i++)
+        if (axes[i] >= 0) batch = mlx_array_dim(inputs[i], axes[i]);
+    mlx_array src = inputs[0], index = zm_batch_first(&scope, inputs[1], axes[1], batch), other = zm_batch_first(&scope, inputs[2], axes[2], batch);
+    if (axes[0] >= 0) {
+        if ((int64_t)batch * n_rows >= INT32_MAX)
+            zm_scope_fail(&scope, ZMLX_ERROR_UNSUPPORTED, "gather_add", "a batch of %d times %d rows is too large", batch, n_rows);
+        src = zm_batch_first(&scope, src, axes[0], batch);
+        index = zm_index_in_batch(&scope, index, batch, n_rows);
+        n_rows *= batch;
+    } else {
+        index = flat(&scope, index);
+    }
+    if (!zm_scope_failed(&scope)) {
+        int n_dims = (int)mlx_array_ndim(other);
+        memcpy(shape, mlx_array_shape(other), (size_t)n_dims * sizeof *shape);
+        indexed flat_self = *self;
+        flat_self.n_rows = flat_self.shape[0] = n_rows;
+        flat_self.shape[1] = self->columns;
+        flat_self.n_dims = 2;
+        mlx_array of[3] = {zm_reshape2(&scope, src, n_rows, self->columns), index,
+                           zm_reshape2(&scope, other, zm_dim(index, 0), self->columns)};
+        zm_scope_keep(&scope, &results[0], zm_reshape(&scope, gather(&scope, &flat_self, of), shape, n_dims));
+    }
+    result_axes[0] = 0;
     return zm_scope_end(&scope, error);
 }
 
@@ -180,24 +196,18 @@ static zmlx_status launch_gather_add(const void *state, zm_gpu_launch *launch, c
 }
 
 static const zm_node_class gather_class = {.name = "zmlx.gather_add", .evaluate_cpu = gather_add,
-                                           .launch_gpu = launch_gather_add, .vjp = gather_vjp, .free_state = free};
-static const zm_node_class scatter_class = {.name = "zmlx.scatter_add", .evaluate_cpu = scatter_add, .vjp = scatter_vjp,
-                                            .free_state = free};
+                                           .launch_gpu = launch_gather_add, .vjp = gather_vjp, .jvp = gather_jvp,
+                                           .vmap = gather_vmap, .free_state = free};
 
-static indexed *new_state(zm_catalog_call *call, const char *part, mlx_dtype dtype, const zm_storage *storages, const int *shape,
-                          int n_dims) {
-    zmlx_error error;
-    indexed *self = zm_scope_failed(call->scope) ? NULL : calloc(1, sizeof *self);
-    if (!self) {
-        zm_scope_fail(call->scope, ZMLX_ERROR_MEMORY, call->where, "out of memory");
-        return NULL;
-    }
-    *self = (indexed){.n_rows = shape[0], .columns = columns_of(shape, n_dims), .n_dims = n_dims, .dtype = dtype};
-    memcpy(self->shape, shape, (size_t)n_dims * sizeof *shape);
-    if (!zm_scope_is_on_cpu(call->scope) || !zm_row_function_get(&self->function, part, storages, &error)) return self;
-    zm_scope_fail(call->scope, error.code, error.where, "%s", error.message);
-    free(self);
-    return NULL;
+/* inputs: src, indices, other. */
+static mlx_array gather(zm_scope *scope, const indexed *self, const mlx_array *inputs) {
+    if (zm_scope_failed(scope)) return inputs[0];
+    indexed *state = malloc(sizeof *state);
+    if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "gather_add", "out of memory");
+    *state = *self;
+    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(inputs[2]), .dtype = self->dtype};
+    memcpy(spec.shape, mlx_array_shape(inputs[2]), (size_t)spec.n_dims * sizeof(int));
+    return zm_node(scope, &spec, &gather_class, state, inputs, 3);
 }
 
 void zm_gather_add_composed(zm_catalog_call *call) {
@@ -207,7 +217,7 @@ void zm_gather_add_composed(zm_catalog_call *call) {
     mlx_array wide = zm_astype(scope, src, MLX_FLOAT32), index = flat(scope, call->inputs[1]);
     if (zm_scope_failed(scope)) return;
     wide = zm_reshape2(scope, wide, zm_dim(src, 0), columns_of(mlx_array_shape(src), (int)mlx_array_ndim(src)));
-    mlx_array rows = take_rows(scope, wide, index, zm_float_from_bits(0x7fc00000));
+    mlx_array rows = zm_rows_at(scope, wide, index, zm_float_from_bits(0x7fc00000));
     rows = zm_reshape(scope, rows, mlx_array_shape(other), (int)mlx_array_ndim(other));
     mlx_array inputs[] = {zm_astype(scope, rows, call->data_type), other};
     zm_call_part(call, call->outputs, "add", inputs, NULL, call->output_types);
@@ -215,7 +225,7 @@ void zm_gather_add_composed(zm_catalog_call *call) {
 
 void zm_compose_fused_gather_add(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
-    mlx_array src = call->inputs[0], other = call->inputs[2];
+    mlx_array src = call->inputs[0];
     if (zm_scope_failed(scope)) return;
     if (columns_of(mlx_array_shape(src), (int)mlx_array_ndim(src)) < 0) {
         zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, call->where, "src: a row has more than 2^31 - 1 elements");
@@ -225,46 +235,35 @@ void zm_compose_fused_gather_add(zm_catalog_call *call) {
         zm_gather_add_composed(call);
         return;
     }
-    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(other), .dtype = call->data_type};
-    memcpy(spec.shape, mlx_array_shape(other), (size_t)spec.n_dims * sizeof(int));
     zm_storage storage;
+    zmlx_error error;
     zm_storage_from_dtype(&storage, call->data_type);
-    indexed *self = new_state(call, "add", call->data_type, (zm_storage[]){storage, storage, storage}, mlx_array_shape(src),
-                              (int)mlx_array_ndim(src));
-    if (self) call->outputs[0] = zm_node(scope, &spec, &gather_class, self, call->inputs, 3);
+    indexed self = {.n_rows = zm_dim(src, 0), .columns = columns_of(mlx_array_shape(src), (int)mlx_array_ndim(src)),
+                    .n_dims = (int)mlx_array_ndim(src), .dtype = call->data_type};
+    memcpy(self.shape, mlx_array_shape(src), (size_t)self.n_dims * sizeof(int));
+    if (zm_scope_is_on_cpu(scope) && zm_row_function_get(&self.function, "add", (zm_storage[]){storage, storage, storage}, &error))
+        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
+    call->outputs[0] = gather(scope, &self, call->inputs);
 }
 
-static bool sum_shape(zm_node_output *spec, const zm_catalog_call *call) {
-    *spec = (zm_node_output){.dtype = MLX_FLOAT32};
-    return zm_call_size(call, "n_rows") < INT32_MAX &&
-           zm_pattern_shape(spec->shape, &spec->n_dims, &call->entry->signature.output_patterns[0], &call->sizes) &&
-           columns_of(spec->shape, spec->n_dims) >= 0;
-}
+typedef mlx_array row_adder(zm_scope *scope, mlx_array index, mlx_array updates, int n, mlx_dtype dtype);
 
-void zm_scatter_add_composed(zm_catalog_call *call) {
+static void scatter_add(zm_catalog_call *call, row_adder *adder) {
     zm_scope *scope = call->scope;
-    zm_node_output spec;
+    int shape[ZM_SIGNATURE_MAX_DIMS], n_dims = 0, columns = -1;
     mlx_array index = flat(scope, call->inputs[0]);
-    if (zm_scope_failed(scope) || !sum_shape(&spec, call)) return;
-    mlx_array updates = zm_reshape2(scope, call->inputs[1], zm_dim(index, 0), columns_of(spec.shape, spec.n_dims));
-    call->outputs[0] = zm_reshape(scope, add_rows(scope, index, updates, spec.shape[0], MLX_FLOAT32), spec.shape, spec.n_dims);
-}
-
-void zm_compose_fused_scatter_add(zm_catalog_call *call) {
-    zm_scope *scope = call->scope;
-    zm_node_output spec;
     if (zm_scope_failed(scope)) return;
-    if (!sum_shape(&spec, call)) {
+    if (zm_call_size(call, "n_rows") < INT32_MAX &&
+        zm_pattern_shape(shape, &n_dims, &call->entry->signature.output_patterns[0], &call->sizes))
+        columns = columns_of(shape, n_dims);
+    if (columns < 0) {
         zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "n_rows: the result is too large");
         return;
     }
-    if (!zm_scope_is_on_cpu(scope)) {
-        zm_scatter_add_composed(call);
-        return;
-    }
-    zm_storage storage;
-    zm_storage_from_dtype(&storage, call->data_type);
-    indexed *self = new_state(call, "accumulated", call->data_type, (zm_storage[]){ZM_STORAGE_FLOAT32, storage, ZM_STORAGE_FLOAT32},
-                              spec.shape, spec.n_dims);
-    if (self) call->outputs[0] = zm_node(scope, &spec, &scatter_class, self, call->inputs, 2);
+    mlx_array updates = zm_reshape2(scope, call->inputs[1], zm_dim(index, 0), columns);
+    call->outputs[0] = zm_reshape(scope, adder(scope, index, updates, shape[0], MLX_FLOAT32), shape, n_dims);
 }
+
+void zm_scatter_add_composed(zm_catalog_call *call) { scatter_add(call, add_rows_composed); }
+
+void zm_compose_fused_scatter_add(zm_catalog_call *call) { scatter_add(call, add_rows); }

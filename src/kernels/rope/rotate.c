@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/batch.h"
 #include "kernels/cuda/text.h"
 #include "kernels/row_function.h"
 #include "runtime/workers.h"
@@ -127,16 +128,6 @@ static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_resu
     return apply(&result_tangents[0], same, (mlx_array[]){tangents[0], primals[1], primals[2]}, stream, error);
 }
 
-/* a with its batch, of n, in front: repeated where it has none. */
-static mlx_array lead_with_batch(zm_scope *scope, mlx_array a, int axis, int n) {
-    int n_dims = (int)mlx_array_ndim(a), order[ZM_NODE_MAX_DIMS + 1] = {axis}, shape[ZM_NODE_MAX_DIMS + 1] = {n};
-    for (int i = 0; i < n_dims && axis < 0; i++) shape[i + 1] = mlx_array_dim(a, i);
-    if (axis < 0) return zm_broadcast_to(scope, a, shape, n_dims + 1);
-    for (int i = 0, place = 1; i < n_dims; i++)
-        if (i != axis) order[place++] = i;
-    return zm_transpose(scope, a, order, n_dims);
-}
-
 /* Angles of a batch, for each row of x (batch, ...) its own. */
 static mlx_array spread_angles(zm_scope *scope, mlx_array angles, const rotation *self, int n, int lead) {
     if (zm_scope_failed(scope)) return angles;
@@ -158,11 +149,11 @@ static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes,
         if (axes[i] >= 0) n = mlx_array_dim(inputs[i], axes[i]);
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    mlx_array moved[3] = {lead_with_batch(&scope, inputs[0], axes[0], n), inputs[1], inputs[2]};
+    mlx_array moved[3] = {zm_batch_first(&scope, inputs[0], axes[0], n), inputs[1], inputs[2]};
     if (axes[1] >= 0 || axes[2] >= 0) {
         for (int i = 1; i < n_dims; i++) lead *= zm_dim(moved[0], i);
         for (int i = 1; i < 3; i++)
-            moved[i] = spread_angles(&scope, lead_with_batch(&scope, inputs[i], axes[i], n), same, n,
+            moved[i] = spread_angles(&scope, zm_batch_first(&scope, inputs[i], axes[i], n), same, n,
                                      lead / same->positions / same->inner);
         same->positions = n * lead;
         same->inner = 1;

@@ -64,7 +64,7 @@ typedef struct zmlx_catalog_entry {
 ZMLX_API const zmlx_catalog_entry *zmlx_catalog_get(size_t index);
 ZMLX_API const zmlx_catalog_entry *zmlx_catalog_find(const char *name); /* NULL: none of this name */
 
-/* One for each number of the entry, in order: seed for kind "seed"; else number, which is an mlx_dtype for "dtype", the
+/* One for each number of the entry, in order: seed for kind "seed"; else number, which is an mlx_dtype (-1: that of the data) for "dtype", the
  * place of the word for "choice", 0 or 1 for "bool". */
 typedef struct zmlx_catalog_value {
     double number;

@@ -125,6 +125,8 @@ static bool parse_value(zmlx_catalog_value *value, zm_number_kind kind, const ch
         value->seed = strtoull(text, &end, 0);
         return isdigit((unsigned char)text[0]) && !*end && !errno;
     case ZM_NUMBER_DTYPE:
+        value->number = ZM_DTYPE_OF_DATA;
+        if (!strcmp(text, "data")) return true;
         for (size_t i = 0; i < sizeof dtype_names / sizeof *dtype_names; i++)
             if (!strcmp(dtype_names[i].name, text)) {
                 value->number = dtype_names[i].dtype;

@@ -134,7 +134,7 @@ static zmlx_status check_numbers(zm_catalog_call *call, zmlx_error *error) {
         switch (signature->kinds[i]) {
         case ZM_NUMBER_SEED: continue;
         case ZM_NUMBER_DTYPE:
-            if (is_float((mlx_dtype)value)) continue;
+            if (value == ZM_DTYPE_OF_DATA || is_float((mlx_dtype)value)) continue;
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: expected float32, float16 or bfloat16, got %s",
                            number->name, zm_dtype_name((mlx_dtype)value));
         case ZM_NUMBER_INT: fits = value == floor(value) && fabs(value) < 0x1p62; break;
@@ -172,7 +172,7 @@ static zmlx_status choose_types(zm_catalog_call *call, zmlx_error *error) {
             }
         for (int j = 0; j < signature->n_numbers; j++)
             if (!strcmp(type, signature->numbers[j].name)) {
-                call->output_types[i] = (mlx_dtype)call->values[j].number;
+                if (call->values[j].number != ZM_DTYPE_OF_DATA) call->output_types[i] = (mlx_dtype)call->values[j].number;
                 found = true;
             }
         if (!found) return zm_fail(error, ZMLX_ERROR_FORMAT, call->where, "%s: unknown type %s", signature->outputs[i].name, type);

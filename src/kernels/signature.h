@@ -5,7 +5,8 @@
  *
  *   inputs   NAME[SHAPE], NAME?[SHAPE] (optional), with ": ROLE" (data without), with "= NUMBER" (what an absent one of an
  *            expression counts as), with "< SIZE" (that an index stays below)
- *   numbers  NAME: KIND = PRESET, with " in RANGE": float, int, bool, seed, dtype, choice (= e4m3|e5m2)
+ *   numbers  NAME: KIND = PRESET, with " in RANGE": float, int, bool, seed, dtype (= data: that of the first data
+ *            input), choice (= e4m3|e5m2)
  *   outputs  NAME[SHAPE], with ": TYPE" (that of the first data input without): float32, uint32, uint8, a number of kind
  *            dtype, or in a part "any", what the composition says
  *
@@ -39,6 +40,9 @@ typedef enum zm_role {
 static inline bool zm_role_is_parameter(zm_role role) { return role == ZM_ROLE_PARAMETER || role == ZM_ROLE_CONSTANT; }
 
 typedef enum zm_number_kind { ZM_NUMBER_FLOAT, ZM_NUMBER_INT, ZM_NUMBER_BOOL, ZM_NUMBER_SEED, ZM_NUMBER_DTYPE, ZM_NUMBER_CHOICE } zm_number_kind;
+
+/* The number of a dtype's preset "data": the type of the first data input. */
+enum { ZM_DTYPE_OF_DATA = -1 };
 
 typedef struct zm_pattern {
     bool has_rest, has_tail, is_one, broadcasts;

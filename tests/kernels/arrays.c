@@ -160,6 +160,15 @@ bool table_make_inputs(table_run *run) {
     return true;
 }
 
+/* Of an output with floats. */
+static mlx_dtype output_type(const table_run *run, const char *type) {
+    const zm_signature *signature = &run->entry->signature;
+    for (int i = 0; i < signature->n_numbers; i++)
+        if (!strcmp(signature->numbers[i].name, type))
+            return run->values[i].number == ZM_DTYPE_OF_DATA ? run->dtype : (mlx_dtype)run->values[i].number;
+    return type[0] ? MLX_FLOAT32 : run->dtype;
+}
+
 bool table_make_cotangents(table_run *run) {
     for (int i = 0; i < run->entry->signature.n_outputs; i++) {
         const char *type = run->entry->signature.outputs[i].type;
@@ -171,8 +180,7 @@ bool table_make_cotangents(table_run *run) {
         if (!values) return fail(run, "out of memory");
         for (size_t j = 0; j < cotangent->size; j++) values[j] = (float)(uniform(900 + (uint64_t)i, j) * 2 - 1);
         if (!strncmp(type, "uint", 4)) continue;
-        mlx_dtype dtype = type[0] ? MLX_FLOAT32 : run->dtype;
-        if (!make_array(run, cotangent, &run->cotangent_arrays[i], values, dtype)) return false;
+        if (!make_array(run, cotangent, &run->cotangent_arrays[i], values, output_type(run, type))) return false;
     }
     return true;
 }

@@ -43,11 +43,14 @@ struct State {
     const zm_node_class *node_class;
     void *data;
     size_t n_outputs;
-    std::vector<int> continues; /* of each output, as zm_node_output says */
+    std::vector<int> continues, replaces; /* of each output, as zm_node_output says */
 
     State(const zm_node_class *node_class_, void *data_, const zm_node_output *specs, int n_outputs_)
         : node_class(node_class_), data(data_), n_outputs(static_cast<size_t>(n_outputs_)) {
-        for (int i = 0; i < n_outputs_; i++) continues.push_back(specs[i].continues);
+        for (int i = 0; i < n_outputs_; i++) {
+            continues.push_back(specs[i].continues);
+            replaces.push_back(specs[i].replaces);
+        }
     }
     State(const State &) = delete;
     State &operator=(const State &) = delete;
@@ -62,7 +65,7 @@ struct Task {
     std::shared_ptr<State> state;
     std::vector<mx::Shape> shapes; /* of inputs, then outputs; the views point into them */
     std::vector<zm_view> views;
-    std::vector<std::shared_ptr<mx::array::Data>> continued; /* MLX itself holds no buffer an output shares */
+    std::vector<std::shared_ptr<mx::array::Data>> shared; /* MLX itself holds no buffer an output shares */
     int n_inputs, n_outputs;
 
     Task(std::shared_ptr<State> state_, size_t inputs, size_t outputs)
@@ -90,6 +93,7 @@ public:
         if (!state_->node_class->evaluate_cpu) refuse("evaluation on the CPU");
         auto &encoder = mx::cpu::get_command_encoder(stream());
         auto task = std::make_shared<Task>(state_, inputs.size(), outputs.size());
+        replace(outputs, inputs, *task); /* before there are copies of inputs: they would be users */
         Arrays in_row_order;
         for (const mx::array &input : inputs) {
             in_row_order.push_back(in_rows(input));
@@ -99,8 +103,8 @@ public:
             int continued = state_->continues[i];
             if (continued) {
                 outputs[i].copy_shared_buffer(in_row_order[static_cast<size_t>(continued)]);
-                task->continued.push_back(outputs[i].data_shared_ptr());
-            } else {
+                task->shared.push_back(outputs[i].data_shared_ptr());
+            } else if (!outputs[i].data_shared_ptr()) {
                 outputs[i].set_data(mx::allocator::malloc(outputs[i].nbytes()));
             }
             task->add(outputs[i]);
@@ -206,6 +210,28 @@ private:
         throw std::runtime_error(std::string(name()) + " does not support " + what);
     }
 
+    /* All outputs of a node hold its inputs, until MLX detaches them right after the evaluation: till then no input would be
+     * the last output's alone. */
+    void replace(Arrays &outputs, const Arrays &inputs, Task &task) {
+        for (size_t i = 0; i < outputs.size(); i++) {
+            int number = state_->replaces[i];
+            if (!number) continue;
+            for (mx::array &output : outputs)
+                if (&output.inputs() != &inputs && !output.is_tracer()) output.inputs().clear();
+            size_t first = number > 0 ? static_cast<size_t>(number - 1) : 0, last = number > 0 ? first + 1 : inputs.size();
+            for (size_t j = first; j < last && !outputs[i].data_shared_ptr(); j++) {
+                if (!can_take_over(inputs[j], outputs[i])) continue;
+                outputs[i].copy_shared_buffer(inputs[j]);
+                task.shared.push_back(outputs[i].data_shared_ptr());
+            }
+        }
+    }
+
+    static bool can_take_over(const mx::array &input, const mx::array &output) {
+        return input.is_donatable() && input.flags().row_contiguous && input.data_size() == input.size() &&
+               input.shape() == output.shape() && input.dtype() == output.dtype();
+    }
+
     /* input itself where its elements lie in row order, else a copy scheduled before the node. */
     mx::array in_rows(const mx::array &input) {
         if (input.flags().row_contiguous || !input.size()) return input;
@@ -218,9 +244,9 @@ private:
     }
 };
 
-bool can_continue(const zm_node_output &spec, const mlx_array *inputs, int n_inputs) {
-    if (spec.continues < 0 || spec.continues >= n_inputs) return false;
-    const auto &input = *static_cast<const mx::array *>(inputs[spec.continues].ctx);
+bool has_like(const zm_node_output &spec, int number, const mlx_array *inputs, int n_inputs) {
+    if (number < 0 || number >= n_inputs) return false;
+    const auto &input = *static_cast<const mx::array *>(inputs[number].ctx);
     return input.dtype() == zm::to_cpp(spec.dtype) && input.shape() == mx::Shape(spec.shape, spec.shape + spec.n_dims);
 }
 
@@ -237,8 +263,10 @@ void check(const zm_node_output *specs, int n_outputs, const mlx_array *inputs, 
                      zm::is_dtype(spec.dtype);
         for (int d = 0; valid && d < spec.n_dims; d++) valid = spec.shape[d] >= 0;
         if (!valid) throw std::invalid_argument("no valid shape or dtype for output " + std::to_string(i));
-        if (spec.continues && !can_continue(spec, inputs, n_inputs))
+        if (spec.continues && !has_like(spec, spec.continues, inputs, n_inputs))
             throw std::invalid_argument("no input that output " + std::to_string(i) + " can continue");
+        if (spec.replaces > 0 && !has_like(spec, spec.replaces - 1, inputs, n_inputs))
+            throw std::invalid_argument("no input that output " + std::to_string(i) + " can replace");
     }
 }
 

@@ -85,7 +85,7 @@ typedef struct zm_node_class {
     void (*free_state)(void *state); /* NULL: nothing to free. May run on the stream's thread. */
 } zm_node_class;
 
-enum { ZM_NODE_MAX_DIMS = 8 };
+enum { ZM_NODE_MAX_DIMS = 8, ZM_REPLACES_ANY = -1 };
 
 typedef struct zm_node_output {
     int shape[ZM_NODE_MAX_DIMS];
@@ -95,6 +95,9 @@ typedef struct zm_node_output {
      * same buffer, which the function finds as it is. It must only write elements that nobody reads through
      * the input, or through what the input continues, after this node. */
     int continues;
+    /* i > 0, on the CPU: where nobody else needs input i - 1, of the same shape and type, this output takes over its buffer,
+     * which the function sees by their equal data; else, and by 0, it has a new one. ZM_REPLACES_ANY: any input that is so. */
+    int replaces;
 } zm_node_output;
 
 /* Makes the node and sets outputs[0..n_outputs) to its (lazy) results, each owned by the caller.

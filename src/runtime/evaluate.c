@@ -76,12 +76,14 @@ void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inp
     const void *in[ZM_IR_MAX_INPUTS];
     void *out[ZM_IR_MAX_OUTPUTS] = {NULL};
     size_t size = 0;
+    bool streams = application->stream_stores;
     for (int i = 0; i < n_inputs; i++) in[i] = inputs[i].data;
     const zm_extent *extent = &application->extent;
     for (int i = 0; i < n_outputs; i++) {
         size_t bytes = outputs[i].size * (size_t)zm_storage_bytes(application->variant->storages[n_inputs + i]);
         out[i] = outputs[i].data;
         size += outputs[i].size;
+        for (int j = 0; j < n_inputs; j++) streams = streams && out[i] != in[j]; /* what was just read is in the caches */
         zm_want_large_pages(out[i], bytes);
         if (application->summed_outputs >> i & 1) memset(out[i], 0, bytes);
     }
@@ -96,7 +98,7 @@ void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inp
                       .output_stride = application->joins_outputs ? 2 * extent->columns : extent->columns,
                       .parameters = application->numbers.parameters,
                       .seeds = application->numbers.seeds,
-                      .stream_stores = application->stream_stores};
+                      .stream_stores = streams};
     run self = {.application = application, .call = &call, .work = cut(application)};
     atomic_init(&self.next, 0);
     zm_pool_run(application->n_workers > 1 ? zm_workers() : NULL, (size_t)application->n_workers, 1, work_on, &self);

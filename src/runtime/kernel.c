@@ -153,6 +153,9 @@ static zmlx_status make_node(mlx_array *outputs, zm_application *application, co
                                         .n_dims = 2,
                                         .dtype = MLX_FLOAT32};
     if (application->joins_outputs) specs[0].shape[specs[0].n_dims - 1] *= 2;
+    /* A point-wise kernel reads each element before it writes it. */
+    bool is_in_place = application->variant->gpu == ZM_GPU_NONE && !application->joins_outputs && !zm_ir_has_rows(ir);
+    for (int i = 0; i < n_outputs && is_in_place; i++) specs[i].replaces = ZM_REPLACES_ANY;
     if (application->variant->gpu == ZM_GPU_METAL) {
         uint32_t words[ZM_GPU_MAX_SCALARS];
         int n_words = zm_application_words(words, application);

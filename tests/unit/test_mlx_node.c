@@ -524,10 +524,54 @@ static void test_wrong_continuations(void **state) {
     assert_int_equal(n_states, 0);
 }
 
+/* A buffer that nobody else needs is taken over; one that the caller, another input or another array has is not. */
+static void test_replaced_inputs(void **state) {
+    (void)state;
+    enum { DROPPED, HELD, TWICE, SHARED, N_KINDS };
+    for (int kind = 0; kind < N_KINDS; kind++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        mlx_array x = {NULL}, y = {NULL}, other = {NULL}, whole = {NULL};
+        zm_scope_keep(&scope, &x, zm_add(&scope, floats(&scope, x_values, SHAPE(6)), zm_scalar(&scope, 0, MLX_FLOAT32)));
+        zm_scope_keep(&scope, &other, zm_scalar(&scope, 1, MLX_FLOAT32));
+        if (kind == SHARED) mlx_array_set(&whole, x);
+        if (kind == SHARED) zm_scope_keep(&scope, &x, zm_slice_axis(&scope, x, 0, 0, 5, 1));
+        end_well(&scope);
+        assert_int_equal(mlx_array_eval(x), 0);
+        const float *memory = mlx_array_data_float32(x);
+        zm_scope_begin(&scope, stream);
+        zm_node_output spec = like(x);
+        spec.replaces = 1;
+        mlx_array ones = zm_broadcast_to(&scope, other, mlx_array_shape(x), 1);
+        const mlx_array inputs[] = {x, kind == TWICE ? x : ones};
+        zm_scope_keep(&scope, &y, zm_node(&scope, &spec, &axpy_class, new_state(2, 0), inputs, 2));
+        end_well(&scope);
+        if (kind != HELD) {
+            mlx_array_free(x);
+            x = (mlx_array){NULL};
+        }
+        assert_int_equal(mlx_array_eval(y), 0);
+        assert_int_equal(mlx_array_data_float32(y) == memory, kind == DROPPED);
+        zm_scope_begin(&scope, stream);
+        double wanted[6];
+        int size = (int)mlx_array_size(y);
+        for (int i = 0; i < size; i++) wanted[i] = 2 * x_values[i] + (kind == TWICE ? x_values[i] : 1);
+        expect_values(&scope, y, wanted, size, 1e-6);
+        if (kind == HELD) expect_values(&scope, x, x_values, 6, 1e-6);
+        end_well(&scope);
+        mlx_array_free(x);
+        mlx_array_free(y);
+        mlx_array_free(other);
+        mlx_array_free(whole);
+    }
+    assert_int_equal(n_states, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_continued_inputs),
         cmocka_unit_test(test_wrong_continuations),
+        cmocka_unit_test(test_replaced_inputs),
         cmocka_unit_test(test_evaluates),
         cmocka_unit_test(test_strided_inputs),
         cmocka_unit_test(test_many_outputs),

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "kernels/compose.h"
+#include "kernels/rope/cache.h"
 #include "kernels/rope/rotate.h"
 
 /* Cosines and sines that broadcast with the pairs of what is rotated. */
@@ -101,9 +102,19 @@ static update begin_update(zm_catalog_call *call, int offset) {
     return self;
 }
 
+/* Where an update goes in the rows of its cache: given where it is in range, else behind the last. */
+static mlx_array slot_or_none(zm_scope *scope, mlx_array slot, mlx_array is_inside) {
+    return zm_where(scope, is_inside, slot, word(scope, UINT32_MAX));
+}
+
 /* cache (B, MAX, HKV, K) with row (B, HKV, K) at its offset; what was there stays where the offset is out of range. */
 static mlx_array store(zm_scope *scope, const update *self, mlx_array cache, mlx_array row) {
     if (zm_scope_failed(scope)) return cache;
+    if (zm_scope_is_on_cpu(scope)) {
+        mlx_array first = zm_arange(scope, 0, zm_dim(cache, 0), 1, MLX_UINT32);
+        first = zm_multiply(scope, first, word(scope, zm_dim(cache, 1)));
+        return zm_store_rows(scope, cache, row, slot_or_none(scope, zm_add(scope, first, self->offset), self->is_inside));
+    }
     int shape[4] = {zm_dim(cache, 0), 1, zm_dim(cache, 2), zm_dim(cache, 3)};
     mlx_array at = zm_broadcast_to(scope, column(scope, self->offset, 4), shape, 4);
     mlx_array kept = zm_take_along_axis(scope, cache, at, 1);
@@ -126,21 +137,28 @@ void zm_compose_rope_and_cache_update(zm_catalog_call *call) {
     call->outputs[2] = store(call->scope, &self, call->inputs[6], call->inputs[2]);
 }
 
-/* For each of the n rows of a paged cache the sequence that stores in it, or B. */
-static mlx_array find_writers(zm_catalog_call *call, const update *self, int n) {
+/* The row of a paged cache where each sequence stores, or 2^32 - 1. */
+static mlx_array find_slots(zm_catalog_call *call, const update *self) {
     zm_scope *scope = call->scope;
-    int batch = zm_call_size(call, "B"), blocks = zm_call_size(call, "MB"), rows = zm_call_size(call, "BS");
-    mlx_array none = zm_broadcast_to(scope, word(scope, batch), (const int[]){n + 1}, 1), size = word(scope, rows);
-    if (!blocks) return zm_slice_axis(scope, none, 0, 0, n, 1);
+    int blocks = zm_call_size(call, "MB");
+    mlx_array size = word(scope, zm_call_size(call, "BS"));
+    if (!blocks) return zm_broadcast_to(scope, word(scope, UINT32_MAX), (const int[]){zm_call_size(call, "B")}, 1);
     mlx_array number = zm_floor_divide(scope, self->offset, size);
     mlx_array in_block = zm_subtract(scope, self->offset, zm_multiply(scope, number, size));
     mlx_array at = zm_minimum(scope, number, word(scope, blocks - 1));
     mlx_array block = zm_squeeze(scope, zm_take_along_axis(scope, call->inputs[7], zm_expand_dims(scope, at, 1), 1), 1);
     mlx_array is_valid = zm_logical_and(scope, zm_less(scope, number, word(scope, blocks)), self->is_inside);
     is_valid = zm_logical_and(scope, is_valid, zm_less(scope, block, word(scope, zm_call_size(call, "NB"))));
-    mlx_array slot = zm_add(scope, zm_multiply(scope, block, size), in_block);
-    slot = zm_where(scope, is_valid, slot, word(scope, n)); /* behind the last row */
-    mlx_array writers = zm_put_along_axis(scope, none, slot, zm_arange(scope, 0, batch, 1, MLX_UINT32), 0);
+    return slot_or_none(scope, zm_add(scope, zm_multiply(scope, block, size), in_block), is_valid);
+}
+
+/* For each of the n rows of a paged cache the sequence that stores in it, or B. */
+static mlx_array find_writers(zm_catalog_call *call, mlx_array slots, int n) {
+    zm_scope *scope = call->scope;
+    int batch = zm_call_size(call, "B");
+    mlx_array none = zm_broadcast_to(scope, word(scope, batch), (const int[]){n + 1}, 1);
+    slots = zm_minimum(scope, slots, word(scope, n)); /* behind the last row */
+    mlx_array writers = zm_put_along_axis(scope, none, slots, zm_arange(scope, 0, batch, 1, MLX_UINT32), 0);
     return zm_slice_axis(scope, writers, 0, 0, n, 1);
 }
 
@@ -159,7 +177,13 @@ void zm_compose_paged_rope_and_cache_update(zm_catalog_call *call) {
     int n = zm_call_size(call, "NB") * zm_call_size(call, "BS");
     if (has_none(call)) return;
     update self = begin_update(call, 8);
-    mlx_array writers = find_writers(call, &self, n);
+    mlx_array slots = find_slots(call, &self);
+    if (zm_scope_is_on_cpu(call->scope)) {
+        call->outputs[1] = zm_store_rows(call->scope, call->inputs[5], self.rotated_k, slots);
+        call->outputs[2] = zm_store_rows(call->scope, call->inputs[6], call->inputs[2], slots);
+        return;
+    }
+    mlx_array writers = find_writers(call, slots, n);
     call->outputs[1] = store_by_writers(call, call->inputs[5], self.rotated_k, writers);
     call->outputs[2] = store_by_writers(call, call->inputs[6], call->inputs[2], writers);
 }

@@ -2,6 +2,7 @@
 /* The table PRELUDE_LEVEL of prelude_level.h, from the prelude as this file's compiler options see it. */
 #include "emit/c/prelude.h"
 #include "emit/c/prelude_math.h"
+#include "emit/c/prelude_random.h"
 #include "prelude_level.h"
 
 #define LANES for (int i = 0; i < n; i += ZM_WIDTH)
@@ -91,7 +92,14 @@ static float prod(const float *values) { return zm_prod(zm_load_float32(values, 
 static float largest(const float *values) { return zm_max(zm_load_float32(values, 0)); }
 static float smallest(const float *values) { return zm_min(zm_load_float32(values, 0)); }
 static void random_values(uint64_t seed, uint64_t index, float *values) {
-    zm_store_float32(values, 0, zm_random(seed, index));
+    const zm_keys keys = zm_keys_of(seed);
+    zm_two two[2];
+    zm_store_float32(values, 0, zm_random(&keys, index));
+    for (int n = 1; n <= 2; n++) {
+        values += n == 1 ? ZM_WIDTH : 2 * ZM_WIDTH;
+        zm_random_pairs(&keys, index, two, n);
+        for (int i = 0; i < n; i++) zm_store_pair_float32(values, 2 * i * ZM_WIDTH, two[i].first, two[i].second);
+    }
 }
 static void first_lanes(int count, float *values) {
     zm_store_float32(values, 0, zm_from_bool(zm_first_lanes(count)));

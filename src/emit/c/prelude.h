@@ -28,9 +28,11 @@ typedef struct zm_c_call {
 #if defined(__clang__)
 #define ZM_GCC 0
 #define ZM_ALL 0xffff /* the mask of 16 lanes: gcc declares it signed */
+#define ZM_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define ZM_GCC 1
 #define ZM_ALL (-1)
+#define ZM_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 typedef __UINT32_TYPE__ zm_uint;

@@ -3,11 +3,6 @@
 #define ZM_NAN __builtin_nanf("")
 #define ZM_INFINITY __builtin_inff()
 #define ZM_BLOCK 32 /* steps of an accumulator before it is flushed */
-#ifdef __clang__
-#define ZM_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define ZM_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* Columns of the next block: whole steps of n vectors. */
 ZM_FN zm_index zm_whole(zm_index left, int n) {

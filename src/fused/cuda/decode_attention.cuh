@@ -112,21 +112,20 @@ template <int HEADS> struct token_heads {
      * each; to the caches too if writes. The barrier behind it is included. */
     ZM_FUNCTION void prepare(const head_arguments &all, int head, int kv_head, bool writes, const float *freqs,
                              float log2_base, float position, int lane, int warp) {
-        if (warp >= COUNT) {
+        if (warp < COUNT) {
+            rotation rotate(freqs, log2_base, position, lane);
+            int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1, query = head + warp < last ? head + warp : last;
             wait_for_last();
-            __syncthreads();
-            return;
-        }
-        rotation rotate(freqs, log2_base, position, lane);
-        int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1, query = head + warp < last ? head + warp : last;
-        wait_for_last();
-        all.read(read[warp], warp < KEY ? query : all.n_heads + (warp == KEY ? 0 : all.n_kv_heads) + kv_head, lane);
-        const ushort *x = (const ushort *)read[warp];
-        if (warp != VALUE) {
-            rotate.apply(x, (ushort *)ready[warp], warp == KEY && writes ? all.cache_row(all.keys, kv_head) : nullptr, lane);
-        } else if (lane < HEAD_VECTORS) {
-            ready[VALUE][lane] = read[VALUE][lane];
-            if (writes) ((uint4 *)all.cache_row(all.values, kv_head))[lane] = read[VALUE][lane];
+            all.read(read[warp], warp < KEY ? query : all.n_heads + (warp == KEY ? 0 : all.n_kv_heads) + kv_head, lane);
+            const ushort *x = (const ushort *)read[warp];
+            ushort *kept = warp == KEY && writes ? all.cache_row(all.keys, kv_head) : nullptr;
+            if (warp != VALUE) rotate.apply(x, (ushort *)ready[warp], kept, lane);
+            if (warp == VALUE && lane < HEAD_VECTORS) {
+                ready[VALUE][lane] = read[VALUE][lane];
+                if (writes) ((uint4 *)all.cache_row(all.values, kv_head))[lane] = read[VALUE][lane];
+            }
+        } else {
+            wait_for_last();
         }
         __syncthreads();
     }

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "base/pages.h"
+
 static size_t padded(size_t bytes) {
     return (bytes + ZM_SCRATCH_ALIGNMENT - 1) / ZM_SCRATCH_ALIGNMENT * ZM_SCRATCH_ALIGNMENT;
 }
@@ -31,6 +33,7 @@ zmlx_status zm_scratch_reserve(zm_scratch *scratch, size_t bytes, zmlx_error *er
     if (size > atomic_load(&scratch->size)) {
         unsigned char *larger = aligned_alloc(ZM_SCRATCH_ALIGNMENT, size);
         if (larger) {
+            zm_want_large_pages(larger, size);
             free(scratch->data);
             scratch->data = larger;
             atomic_store(&scratch->size, size);

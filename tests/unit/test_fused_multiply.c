@@ -4,7 +4,7 @@
 
 #include "fused/cpu/product.h"
 
-enum { MAX_TOKENS = 43 }; /* more than one slice of a product of many */
+enum { MAX_TOKENS = 43, SLICES = 267 }; /* more than two slices of a product of many */
 
 static zm_precision precision; /* of the products below */
 
@@ -110,6 +110,37 @@ static void check_format(zm_matrix_kind kind, int bits, int group_size, zm_stora
         free(x);
         free_matrix(&matrix);
     }
+}
+
+/* Tokens of all slices have the bits that they have alone. */
+static void check_slices(const zm_cpu_level *level, zm_matrix_kind kind, int bits, int group_size) {
+    zm_matrix matrix = {.kind = kind, .storage = ZM_STORAGE_BFLOAT16, .bits = bits, .group_size = group_size,
+                        .in_features = 20 * (size_t)group_size, .out_features = 35, .n_experts = 1};
+    fill_matrix(&matrix);
+    float *x = random_floats(SLICES * matrix.in_features);
+    float *all = multiply(level, &matrix, x, SLICES, 0, 35);
+    for (size_t t = 0; t < SLICES; t++) {
+        float *y = multiply(level, &matrix, x + t * matrix.in_features, 1, 0, 35);
+        assert_memory_equal(all + t * 35, y, 35 * sizeof *y);
+        free(y);
+    }
+    free(all);
+    free(x);
+    free_matrix(&matrix);
+}
+
+static void slices_do_not_change_the_bits(void **state) {
+    (void)state;
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
+        for (precision = ZM_PRECISION_FLOAT32; precision <= ZM_PRECISION_INT8; precision++) {
+            if (!computes(*level)) continue;
+            check_slices(*level, ZM_MATRIX_AFFINE, 4, 64);
+            check_slices(*level, ZM_MATRIX_AFFINE, 5, 32);
+            check_slices(*level, ZM_MATRIX_AFFINE, 8, 128);
+            check_slices(*level, ZM_MATRIX_MXFP4, 4, 32);
+        }
+    }
+    precision = ZM_PRECISION_FLOAT32;
 }
 
 static void affine_products_are_right(void **state) {
@@ -363,6 +394,7 @@ int main(void) {
         cmocka_unit_test(special_values_do_not_spread),   cmocka_unit_test(int8_products_are_right),
         cmocka_unit_test(int8_products_are_approximate),  cmocka_unit_test(sizes_of_activations_do_not_matter),
         cmocka_unit_test(the_largest_sums_are_right),     cmocka_unit_test(int8_has_a_level_of_its_own),
+        cmocka_unit_test(slices_do_not_change_the_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,23 +73,32 @@ static inline vector order_groups(vector sums, int group_words) {
     return pick_lanes(sums, (vector_word){0, 4, 1, 5, 2, 6, 3, 7});
 }
 
-/* Four words of two rows that are four apart. */
-static inline __m256i load_halves_of(const unsigned char *const *rows, size_t offset) {
-    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(rows[0] + offset));
-    __m128i high = _mm_loadu_si128((const __m128i *)(const void *)(rows[4] + offset));
-    return _mm256_set_m128i(high, low);
+/* Half h of result i: word 4 h + i of four rows. */
+static inline void turn_halves(__m256i result[4], const vector_word rows[4]) {
+    __m256i a = _mm256_unpacklo_epi32((__m256i)rows[0], (__m256i)rows[1]);
+    __m256i b = _mm256_unpacklo_epi32((__m256i)rows[2], (__m256i)rows[3]);
+    __m256i c = _mm256_unpackhi_epi32((__m256i)rows[0], (__m256i)rows[1]);
+    __m256i d = _mm256_unpackhi_epi32((__m256i)rows[2], (__m256i)rows[3]);
+    result[0] = _mm256_unpacklo_epi64(a, b);
+    result[1] = _mm256_unpackhi_epi64(a, b);
+    result[2] = _mm256_unpacklo_epi64(c, d);
+    result[3] = _mm256_unpackhi_epi64(c, d);
 }
 
-/* Word i of the four words of each of LANES rows, for i from 0 to 3. */
-static inline void transpose_words(vector_word result[4], const unsigned char *const *rows, size_t offset) {
-    __m256i first = load_halves_of(rows, offset), second = load_halves_of(rows + 1, offset);
-    __m256i third = load_halves_of(rows + 2, offset), fourth = load_halves_of(rows + 3, offset);
-    __m256i a = _mm256_unpacklo_epi32(first, second), b = _mm256_unpacklo_epi32(third, fourth);
-    __m256i c = _mm256_unpackhi_epi32(first, second), d = _mm256_unpackhi_epi32(third, fourth);
-    result[0] = (vector_word)_mm256_unpacklo_epi64(a, b);
-    result[1] = (vector_word)_mm256_unpackhi_epi64(a, b);
-    result[2] = (vector_word)_mm256_unpacklo_epi64(c, d);
-    result[3] = (vector_word)_mm256_unpackhi_epi64(c, d);
+static inline void join_halves(vector_word *words, __m256i first, __m256i second) {
+    words[0] = (vector_word)_mm256_permute2x128_si256(first, second, 0x20);
+    words[4] = (vector_word)_mm256_permute2x128_si256(first, second, 0x31);
+}
+
+/* Lane i of word r becomes lane r of word i. */
+static inline void turn_words(vector_word words[8]) {
+    __m256i first[4], second[4];
+    turn_halves(first, words);
+    turn_halves(second, words + 4);
+    join_halves(words, first[0], second[0]);
+    join_halves(words + 1, first[1], second[1]);
+    join_halves(words + 2, first[2], second[2]);
+    join_halves(words + 3, first[3], second[3]);
 }
 
 /* Quarters 0, 2, 1, 3: _mm256_shuffle_ps takes a half of each vector in turn. */

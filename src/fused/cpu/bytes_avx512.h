@@ -68,28 +68,41 @@ static inline vector order_groups(vector sums, int group_words) {
     return (vector)_mm512_permutexvar_ps(group_words == 4 ? of_4 : of_8, (__m512)sums);
 }
 
-static inline __m128i load_four_words(const unsigned char *source) {
-    return _mm_loadu_si128((const __m128i *)(const void *)source);
+/* Quarter q of result i: word 4 q + i of four rows. */
+static inline void turn_quarters(__m512i result[4], const vector_word rows[4]) {
+    __m512i a = _mm512_unpacklo_epi32((__m512i)rows[0], (__m512i)rows[1]);
+    __m512i b = _mm512_unpacklo_epi32((__m512i)rows[2], (__m512i)rows[3]);
+    __m512i c = _mm512_unpackhi_epi32((__m512i)rows[0], (__m512i)rows[1]);
+    __m512i d = _mm512_unpackhi_epi32((__m512i)rows[2], (__m512i)rows[3]);
+    result[0] = _mm512_unpacklo_epi64(a, b);
+    result[1] = _mm512_unpackhi_epi64(a, b);
+    result[2] = _mm512_unpacklo_epi64(c, d);
+    result[3] = _mm512_unpackhi_epi64(c, d);
 }
 
-/* Four words of four rows that are four apart. */
-static inline __m512i load_quarters(const unsigned char *const *rows, size_t offset) {
-    __m512i quarters = _mm512_castsi128_si512(load_four_words(rows[0] + offset));
-    quarters = _mm512_inserti32x4(quarters, load_four_words(rows[4] + offset), 1);
-    quarters = _mm512_inserti32x4(quarters, load_four_words(rows[8] + offset), 2);
-    return _mm512_inserti32x4(quarters, load_four_words(rows[12] + offset), 3);
+/* Words i, i + 4, i + 8 and i + 12 of sixteen rows, four vectors of them from quarters + i on. */
+static inline void join_quarters(vector_word *words, const __m512i *quarters) {
+    __m512i a = _mm512_shuffle_i32x4(quarters[0], quarters[4], 0x88);
+    __m512i b = _mm512_shuffle_i32x4(quarters[8], quarters[12], 0x88);
+    __m512i c = _mm512_shuffle_i32x4(quarters[0], quarters[4], 0xdd);
+    __m512i d = _mm512_shuffle_i32x4(quarters[8], quarters[12], 0xdd);
+    words[0] = (vector_word)_mm512_shuffle_i32x4(a, b, 0x88);
+    words[4] = (vector_word)_mm512_shuffle_i32x4(c, d, 0x88);
+    words[8] = (vector_word)_mm512_shuffle_i32x4(a, b, 0xdd);
+    words[12] = (vector_word)_mm512_shuffle_i32x4(c, d, 0xdd);
 }
 
-/* Word i of the four words of each of LANES rows, for i from 0 to 3. */
-static inline void transpose_words(vector_word result[4], const unsigned char *const *rows, size_t offset) {
-    __m512i first = load_quarters(rows, offset), second = load_quarters(rows + 1, offset);
-    __m512i third = load_quarters(rows + 2, offset), fourth = load_quarters(rows + 3, offset);
-    __m512i a = _mm512_unpacklo_epi32(first, second), b = _mm512_unpacklo_epi32(third, fourth);
-    __m512i c = _mm512_unpackhi_epi32(first, second), d = _mm512_unpackhi_epi32(third, fourth);
-    result[0] = (vector_word)_mm512_unpacklo_epi64(a, b);
-    result[1] = (vector_word)_mm512_unpackhi_epi64(a, b);
-    result[2] = (vector_word)_mm512_unpacklo_epi64(c, d);
-    result[3] = (vector_word)_mm512_unpackhi_epi64(c, d);
+/* Lane i of word r becomes lane r of word i. */
+static inline void turn_words(vector_word words[16]) {
+    __m512i quarters[16];
+    turn_quarters(quarters, words);
+    turn_quarters(quarters + 4, words + 4);
+    turn_quarters(quarters + 8, words + 8);
+    turn_quarters(quarters + 12, words + 12);
+    join_quarters(words, quarters);
+    join_quarters(words + 1, quarters + 1);
+    join_quarters(words + 2, quarters + 2);
+    join_quarters(words + 3, quarters + 3);
 }
 
 static inline vector even_lanes(vector a, vector b) {

@@ -10,8 +10,8 @@ typedef struct wide {
     size_t n_tokens, n_values, padded_groups;
     /* Of LANES groups: the first index counts them. */
     vector scales[LANES][WIDE_VECTORS], biases[LANES][WIDE_VECTORS];
-    vector_word words[2 * MAX_GROUP_WORDS * WIDE_VECTORS]; /* of a group, run by run */
-    vector sums[WIDE_SLICE][LANES][WIDE_VECTORS];
+    vector_word words[2 * MAX_GROUP_WORDS * WIDE_VECTORS]; /* of the groups unpacked together, each run by run */
+    vector sums[LANES][WIDE_SLICE][WIDE_VECTORS];
 } wide;
 
 /* How a group's words lie among the limbs: runs of neighbours, one a vector and plane. */
@@ -40,10 +40,14 @@ INLINE void dot_words(vector_int (*dots)[WIDE_VECTORS], const vector_word *words
     }
 }
 
-/* Adds one group to the sums of n_tokens tokens; x: the place of its limbs in a prepared token; group: its place there,
- * lane: in the block. */
-INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lane, limb_runs runs, int n_tokens,
-                      int limbs, bool eight) {
+/* A group: its words, its place among those of a row and of the block, that of its limbs in a prepared token. */
+typedef struct wide_group {
+    const vector_word *words;
+    size_t number, lane, x;
+} wide_group;
+
+/* Adds one group to the sums of n_tokens tokens. */
+INLINE void add_group(wide *of, wide_group group, size_t token, limb_runs runs, int n_tokens, int limbs, bool eight) {
     vector high[WIDE_TOKENS][WIDE_VECTORS];
     vector_int dots[WIDE_TOKENS][WIDE_VECTORS];
     const unsigned char *tokens[WIDE_TOKENS];
@@ -56,9 +60,9 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
             UNROLL
             for (int v = 0; v < WIDE_VECTORS; v++) dots[t][v] = limb < 2 ? (vector_int){0} : dots[t][v] << 8;
         }
-        const vector_word *words = of->words;
+        const vector_word *words = group.words;
         for (int run = 0; run < runs.n_runs; run++) {
-            size_t place = x + (size_t)limb * VECTOR_BYTES + (size_t)run * runs.stride;
+            size_t place = group.x + (size_t)limb * VECTOR_BYTES + (size_t)run * runs.stride;
             for (int w = 0; w < runs.run_words; w += DOT_WORDS, words += DOT_WORDS * WIDE_VECTORS, place += 4 * DOT_WORDS)
                 dot_words(dots, words, tokens, place, n_tokens, eight);
         }
@@ -71,134 +75,128 @@ INLINE void add_group(wide *of, size_t token, size_t x, size_t group, size_t lan
     }
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
-        const float *scale = (const float *)(const void *)(tokens[t] + of->n_values) + group;
+        const float *scale = (const float *)(const void *)(tokens[t] + of->n_values) + group.number;
         UNROLL
         for (int v = 0; v < WIDE_VECTORS; v++) {
-            vector *sum = &of->sums[token + (size_t)t][lane][v], value = join_limbs(high[t][v], dots[t][v], limbs);
-            vector before = group < LANES ? (vector){0} : *sum;
-            vector biased = multiply_add(of->biases[lane][v], splat(scale[of->padded_groups]), before);
-            *sum = multiply_add(value, of->scales[lane][v] * splat(*scale), biased);
+            vector *sum = &of->sums[group.lane][token + (size_t)t][v], value = join_limbs(high[t][v], dots[t][v], limbs);
+            vector before = group.number < LANES ? (vector){0} : *sum;
+            vector biased = multiply_add(of->biases[group.lane][v], splat(scale[of->padded_groups]), before);
+            *sum = multiply_add(value, of->scales[group.lane][v] * splat(*scale), biased);
         }
     }
 }
 
-INLINE void add_group_tokens(wide *of, size_t x, size_t group, size_t lane, limb_runs runs, int limbs,
-                             bool eight) {
+INLINE void add_group_tokens(wide *of, wide_group group, limb_runs runs, int limbs, bool eight) {
     size_t token = 0;
     for (; token + WIDE_TOKENS <= of->n_tokens; token += WIDE_TOKENS)
-        add_group(of, token, x, group, lane, runs, WIDE_TOKENS, limbs, eight);
-    if (WIDE_TOKENS > 4 && of->n_tokens - token >= 4)
-        add_group(of, token, x, group, lane, runs, 4, limbs, eight), token += 4;
-    if (of->n_tokens - token >= 2) add_group(of, token, x, group, lane, runs, 2, limbs, eight), token += 2;
-    if (of->n_tokens - token >= 1) add_group(of, token, x, group, lane, runs, 1, limbs, eight);
+        add_group(of, group, token, runs, WIDE_TOKENS, limbs, eight);
+    if (WIDE_TOKENS > 4 && of->n_tokens - token >= 4) add_group(of, group, token, runs, 4, limbs, eight), token += 4;
+    if (of->n_tokens - token >= 2) add_group(of, group, token, runs, 2, limbs, eight), token += 2;
+    if (of->n_tokens - token >= 1) add_group(of, group, token, runs, 1, limbs, eight);
 }
 
-static void add_group_one_limb(wide *of, size_t x, size_t group, size_t lane, limb_runs runs) {
-    add_group_tokens(of, x, group, lane, runs, 1, false);
+static void add_group_three_limbs(wide *of, wide_group group, limb_runs runs) {
+    add_group_tokens(of, group, runs, 3, false);
 }
 
-static void add_group_of_eight(wide *of, size_t x, size_t group, size_t lane, limb_runs runs) {
-    add_group_tokens(of, x, group, lane, runs, 1, true);
+/* With one limb the loops over words are short: their lengths are best constants. */
+INLINE void add_whole_group(wide *of, wide_group group, limb_form form) {
+    if (form.limbs == 3) add_group_three_limbs(of, group, runs_of(form));
+    else add_group_tokens(of, group, runs_of(form), 1, form.bits == 8);
 }
 
-static void add_group_three_limbs(wide *of, size_t x, size_t group, size_t lane, limb_runs runs) {
-    add_group_tokens(of, x, group, lane, runs, 3, false);
-}
+/* Groups that are unpacked together: they share vectors of words. */
+INLINE size_t batch_groups(limb_form form) { return group_words(form) < LANES ? (size_t)(LANES / group_words(form)) : 1; }
 
-/* Turns the words at `offset` of the rows so that a row is a lane. */
-INLINE void turn_group(wide *of, const unsigned char *const *rows, size_t offset, limb_form form) {
+/* Unpacks the batch of groups that begins at word `first` of n_words, a row a lane. */
+INLINE void unpack_batch(wide *of, size_t first, size_t n_words, limb_form form) {
     int words = group_words(form), planes = code_planes(form.bits), run_words = runs_of(form).run_words;
-    UNROLL
-    for (int v = 0; v < WIDE_VECTORS; v++) {
-        for (int w = 0; w < words; w += 4) {
-            vector_word some[4], *turned = of->words + (w / run_words * planes * run_words + w % run_words) * WIDE_VECTORS;
-            transpose_words(some, rows + v * LANES, offset + 4 * (size_t)w);
+    for (int w = 0; w < words || w < LANES; w += LANES) {
+        size_t left = n_words - first - (size_t)w, offset = (first + (size_t)w) / LANES * (size_t)code_bytes(form);
+        for (int v = 0; v < WIDE_VECTORS; v++) {
+            vector_word some[LANES];
             UNROLL
-            for (int i = 0; i < 4; i++) {
+            for (int r = 0; r < LANES; r++)
+                some[r] = load_codes(of->codes[v * LANES + r] + offset, form.bits, left < LANES ? (int)left : LANES);
+            turn_words(some);
+            UNROLL
+            for (int i = 0; i < LANES; i++) {
+                int run = (w + i) / run_words * planes;
                 UNROLL
                 for (int plane = 0; plane < planes; plane++)
-                    turned[(plane * run_words + i) * WIDE_VECTORS + v] = plane_codes(some[i], plane, form);
+                    of->words[((run + plane) * run_words + (w + i) % run_words) * WIDE_VECTORS + v] =
+                        plane_codes(some[i], plane, form);
             }
         }
     }
 }
 
-/* Codes of 4 and 8 bits are words as they are stored, others are unpacked first. */
-INLINE void unpack_group(wide *of, size_t group, limb_form form) {
-    int words = group_words(form);
-    size_t bytes = (size_t)form.group_size / 8 * (size_t)form.bits, offset = group * bytes;
-    if (form.bits == 4 || form.bits == 8) {
-        turn_group(of, of->codes, offset, form);
-        return;
-    }
-    unsigned char unpacked[WIDE_ROWS][4 * MAX_GROUP_WORDS];
-    const unsigned char *rows[WIDE_ROWS];
-    for (int r = 0; r < WIDE_ROWS; r++) {
-        for (int w = 0; w < words; w += LANES) {
-            const unsigned char *source = of->codes[r] + offset + w / LANES * code_bytes(form);
-            vector_word codes = load_codes(source, form.bits, words - w);
-            memcpy(unpacked[r] + 4 * w, &codes, sizeof codes);
-        }
-        rows[r] = unpacked[r];
-    }
-    turn_group(of, rows, 0, form);
-}
-
 /* The scales and biases of the block's groups, a row a lane. */
 INLINE void unpack_scales(wide *of, size_t first, size_t n_groups, limb_form form) {
-    float scales[WIDE_ROWS][LANES], biases[WIDE_ROWS][LANES];
-    const unsigned char *scale_rows[WIDE_ROWS], *bias_rows[WIDE_ROWS];
-    for (int r = 0; r < WIDE_ROWS; r++) {
-        vector scale, bias;
-        load_groups(&scale, &bias, of->scale_rows[r], of->bias_rows[r], first, n_groups, of->matrix, form);
-        store_vector(scales[r], scale);
-        store_vector(biases[r], bias);
-        scale_rows[r] = (const unsigned char *)scales[r];
-        bias_rows[r] = (const unsigned char *)biases[r];
-    }
     for (int v = 0; v < WIDE_VECTORS; v++) {
-        for (int lane = 0; lane < LANES; lane += 4) {
-            vector_word some[4];
-            transpose_words(some, scale_rows + v * LANES, 4 * (size_t)lane);
-            UNROLL
-            for (int i = 0; i < 4; i++) of->scales[lane + i][v] = (vector)some[i];
-            transpose_words(some, bias_rows + v * LANES, 4 * (size_t)lane);
-            UNROLL
-            for (int i = 0; i < 4; i++) of->biases[lane + i][v] = (vector)some[i];
+        vector_word scales[LANES], biases[LANES];
+        UNROLL
+        for (int r = 0; r < LANES; r++) {
+            vector scale, bias;
+            load_groups(&scale, &bias, of->scale_rows[v * LANES + r], of->bias_rows[v * LANES + r], first, n_groups,
+                        of->matrix, form);
+            scales[r] = (vector_word)scale;
+            biases[r] = (vector_word)bias;
+        }
+        turn_words(scales);
+        turn_words(biases);
+        UNROLL
+        for (int lane = 0; lane < LANES; lane++) {
+            of->scales[lane][v] = (vector)scales[lane];
+            of->biases[lane][v] = (vector)biases[lane];
         }
     }
 }
 
-/* Fetches what the next rows have at this group, where a line of it begins. */
-INLINE void fetch_ahead(const wide *of, size_t group, size_t row_bytes, limb_form form) {
-    size_t bytes = (size_t)form.group_size / 8 * (size_t)form.bits, begin = group * bytes;
+/* Fetches what the next rows have where the batch that begins at word `first` has its codes, where a line of them begins.
+ * Into the second cache: rows a power of two apart share few lines of the first. */
+INLINE void fetch_codes(const wide *of, size_t first, size_t row_bytes, limb_form form) {
+    size_t bytes = batch_groups(form) * (size_t)form.group_size / 8 * (size_t)form.bits;
+    size_t begin = first / LANES * (size_t)code_bytes(form);
     if (begin % 64 >= bytes) return;
-    for (int r = 0; r < WIDE_ROWS; r++) __builtin_prefetch(of->codes[r] + WIDE_ROWS * row_bytes + begin);
+    for (int r = 0; r < WIDE_ROWS; r++) __builtin_prefetch(of->codes[r] + WIDE_ROWS * row_bytes + begin, 0, 2);
+}
+
+/* The same for the scales and biases of a block that begins at group `first`. */
+INLINE void fetch_scales(const wide *of, size_t first, size_t n_groups, limb_form form) {
+    size_t size = form.kind == ZM_MATRIX_MXFP4 ? 1 : zm_storage_size(of->matrix->storage);
+    size_t place = (WIDE_ROWS * n_groups + first) * size;
+    for (int r = 0; r < WIDE_ROWS; r++) {
+        __builtin_prefetch(of->scale_rows[r] + place, 0, 2);
+        if (form.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(of->bias_rows[r] + place, 0, 2);
+    }
 }
 
 INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
     size_t n_groups = of->matrix->in_features / (size_t)form.group_size, row_bytes = zm_matrix_row_bytes(of->matrix);
-    size_t words = (size_t)group_words(form), bytes = (size_t)limb_bytes(form);
-    for (size_t t = 0; t < of->n_tokens && n_groups < LANES; t++) memset(of->sums[t], 0, sizeof of->sums[t]);
+    size_t words = (size_t)group_words(form), bytes = (size_t)limb_bytes(form), batch = batch_groups(form);
+    for (size_t lane = n_groups; lane < LANES; lane++) memset(of->sums[lane], 0, sizeof of->sums[lane]);
     for (size_t first = 0; first < n_groups; first += LANES) {
         unpack_scales(of, first, n_groups, form);
+        if (first_slice) fetch_scales(of, first, n_groups, form);
         for (size_t lane = 0; lane < LANES && first + lane < n_groups; lane++) {
-            size_t group = first + lane, word = group * words;
-            size_t x = word / LANES * bytes + word % LANES * 4;
-            unpack_group(of, group, form);
-            if (first_slice) fetch_ahead(of, group, row_bytes, form);
-            if (EIGHT_DIFFERS && form.bits == 8) add_group_of_eight(of, x, group, lane, runs_of(form));
-            else if (form.limbs == 1) add_group_one_limb(of, x, group, lane, runs_of(form));
-            else add_group_three_limbs(of, x, group, lane, runs_of(form));
+            size_t number = first + lane, word = number * words;
+            if (number % batch == 0) {
+                unpack_batch(of, word, n_groups * words, form);
+                if (first_slice) fetch_codes(of, word, row_bytes, form);
+            }
+            wide_group group = {.words = of->words + number % batch * words * (size_t)code_planes(form.bits) * WIDE_VECTORS,
+                                .number = number, .lane = lane, .x = word / LANES * bytes + word % LANES * 4};
+            add_whole_group(of, group, form);
         }
     }
 }
 
 /* Adds the lanes up as sum_lanes does. */
-INLINE vector sum_wide_lanes(vector (*lanes)[WIDE_VECTORS], int v) {
+INLINE vector sum_wide_lanes(wide *of, size_t t, int v) {
     vector sums[LANES / 2];
     UNROLL
-    for (int i = 0; i < LANES / 2; i++) sums[i] = lanes[i][v] + lanes[i + LANES / 2][v];
+    for (int i = 0; i < LANES / 2; i++) sums[i] = of->sums[i][t][v] + of->sums[i + LANES / 2][t][v];
     UNROLL
     for (int half = LANES / 4; half; half /= 2) {
         UNROLL
@@ -217,7 +215,7 @@ static void store_wide(const zm_product *product, wide *of, size_t token, size_t
     for (size_t t = 0; t < of->n_tokens; t++) {
         float results[WIDE_ROWS], *y = product->y + (token + t) * product->y_stride + row - row_begin;
         UNROLL
-        for (int v = 0; v < WIDE_VECTORS; v++) store_vector(results + v * LANES, sum_wide_lanes(of->sums[t], v));
+        for (int v = 0; v < WIDE_VECTORS; v++) store_vector(results + v * LANES, sum_wide_lanes(of, t, v));
         for (size_t r = 0; matrix->bias && r < n_rows; r++) results[r] += biases[r];
         memcpy(y, results, n_rows * sizeof *y);
     }

@@ -80,9 +80,10 @@ typedef struct zm_cpu_level {
  * ones. */
 enum { ZM_ROW_BLOCK = 4, ZM_WIDE_ROW_BLOCK = 32 };
 
-/* Floats of one prepared token. */
+/* Floats of one prepared token. An odd number of cache lines: the same place of many tokens is then spread over a cache. */
 static inline size_t zm_order_size(const zm_order *order) {
-    return (order->n_values + order->n_group_values + ZM_MAX_LANES - 1) / ZM_MAX_LANES * ZM_MAX_LANES;
+    size_t lines = (order->n_values + order->n_group_values + ZM_MAX_LANES - 1) / ZM_MAX_LANES;
+    return (lines | 1) * ZM_MAX_LANES;
 }
 
 /* All levels of this architecture, the plain one first and the best last; NULL ends the list. */

@@ -3,8 +3,9 @@
 
 enum {
     GRAIN_BYTES = 16 * 1024,  /* of weights: below, waking a thread costs more than it brings */
-    PART = 32,                /* tokens of one step of gated rows, and its rows where there are several */
-    STEP = PART * PART,       /* products of one step */
+    PART_ROWS = 32,           /* of one step of gated rows, where there are several tokens */
+    PART_TOKENS = 128,        /* of it: they share one unpacking of the codes */
+    STEP = PART_ROWS * PART_TOKENS, /* products of one */
     SLAB_BYTES = 1024 * 1024  /* of prepared tokens that a piece's rows meet together: they stay in a core's own cache */
 };
 
@@ -66,8 +67,8 @@ typedef struct multiply_loop {
 static void multiply_blocks(const multiply_loop *loop, zm_product product, size_t begin, size_t end) {
     size_t row_begin = zm_block_row(product.matrix, product.n_tokens, begin);
     size_t row_end = zm_block_row(product.matrix, product.n_tokens, end);
-    size_t left = product.n_tokens, slab = SLAB_BYTES / (product.prepared_stride * sizeof(float)) / PART * PART;
-    if (!slab) slab = PART;
+    size_t left = product.n_tokens, slab = SLAB_BYTES / (product.prepared_stride * sizeof(float)) / PART_ROWS * PART_ROWS;
+    if (!slab) slab = PART_ROWS;
     product.y += row_begin;
     for (; left; left -= product.n_tokens) {
         product.n_tokens = left <= slab + slab / 2 ? left : slab;
@@ -115,7 +116,7 @@ static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, co
                           zm_token_list tokens, size_t first, size_t row_begin, size_t row_end, float *y) {
     zm_product product = {.matrix = matrix,
                           .expert = expert,
-                          .n_tokens = tokens.count - first < PART ? tokens.count - first : PART,
+                          .n_tokens = tokens.count - first < PART_TOKENS ? tokens.count - first : PART_TOKENS,
                           .tokens = tokens.indices ? tokens.indices + first : NULL,
                           .prepared = x->data + (tokens.indices ? 0 : first * x->stride),
                           .prepared_stride = x->stride,
@@ -128,13 +129,13 @@ static void multiply_part(const zm_gated_rows *rows, const zm_matrix *matrix, co
 void zm_gated_rows_run(const zm_gated_rows *rows, size_t expert, zm_token_list tokens, size_t row_begin,
                        size_t row_end, float *h, size_t h_stride) {
     _Alignas(64) float gate[STEP], up[STEP];
-    size_t step = tokens.count == 1 ? STEP : PART; /* a token's rows are read as long streams */
+    size_t step = tokens.count == 1 ? STEP : PART_ROWS; /* a token's rows are read as long streams */
     for (size_t row = row_begin; row < row_end; row += step) {
         size_t n_rows = row_end - row < step ? row_end - row : step, end = row + n_rows;
-        for (size_t first = 0; first < tokens.count; first += PART) {
+        for (size_t first = 0; first < tokens.count; first += PART_TOKENS) {
             multiply_part(rows, rows->gate, rows->gate_x, expert, tokens, first, row, end, gate);
             multiply_part(rows, rows->up, rows->up_x, expert, tokens, first, row, end, up);
-            for (size_t t = 0; t < PART && first + t < tokens.count; t++)
+            for (size_t t = 0; t < PART_TOKENS && first + t < tokens.count; t++)
                 rows->level->activate(h + (first + t) * h_stride + row, gate + t * n_rows, up + t * n_rows, n_rows,
                                       rows->activation);
         }

@@ -105,7 +105,7 @@ public:
                 outputs[i].copy_shared_buffer(in_row_order[static_cast<size_t>(continued)]);
                 task->shared.push_back(outputs[i].data_shared_ptr());
             } else if (!outputs[i].data_shared_ptr()) {
-                outputs[i].set_data(mx::allocator::malloc(outputs[i].nbytes()));
+                allocate(outputs[i]);
             }
             task->add(outputs[i]);
         }
@@ -208,6 +208,22 @@ private:
 
     [[noreturn]] void refuse(const char *what) const {
         throw std::runtime_error(std::string(name()) + " does not support " + what);
+    }
+
+    /* Large results begin at a cache line: MLX's own memory does not, and then each row written past the caches would begin and
+     * end with a part of one. */
+    static void allocate(mx::array &output) {
+        constexpr size_t line = 64, large = 1 << 16;
+        size_t bytes = output.nbytes();
+        if (bytes < large) {
+            output.set_data(mx::allocator::malloc(bytes));
+            return;
+        }
+        output.set_data(mx::allocator::malloc(bytes + line));
+        size_t past = reinterpret_cast<uintptr_t>(output.data<char>()) % line, itemsize = output.itemsize();
+        if (!past || past % itemsize) return;
+        output.copy_shared_buffer(output, output.strides(), output.flags(), output.data_size(),
+                                  static_cast<int64_t>((line - past) / itemsize));
     }
 
     /* All outputs of a node hold its inputs, until MLX detaches them right after the evaluation: till then no input would be

@@ -104,12 +104,14 @@ void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inp
     zm_pool_run(application->n_workers > 1 ? zm_workers() : NULL, (size_t)application->n_workers, 1, work_on, &self);
 }
 
+/* What is told of large processors is the sum of caches that a core reaches one of, and of others' machines. */
 static size_t last_level_cache(void) {
+    enum { USUAL = 32 << 20, MOST = 64 << 20 };
 #ifdef _SC_LEVEL3_CACHE_SIZE
     long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    if (size > 0) return (size_t)size;
+    if (size > 0) return size < MOST ? (size_t)size : MOST;
 #endif
-    return 32u << 20;
+    return USUAL;
 }
 
 static zm_gpu_plan plan_launch(const zm_application *application, bool is_aligned) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Kernels that work in buffers nobody else needs, on the CPU: the same numbers as in new ones, in the same memory. */
 #include "kernels/rope/cache.h"
+#include "mlx/node.h"
 #include "mlx_testing.h"
 #include "zmlx/kernels.h"
 
@@ -238,10 +239,32 @@ static void test_cache_update(void **state) {
     drop(&k_cache), drop(&v_cache), drop(&v), drop(&cos), drop(&q);
 }
 
+/* Results of 64 KiB and more begin at a cache line. */
+static void test_alignment(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    static const mlx_dtype dtypes[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
+    for (int i = 0; i < COUNT(dtypes); i++) {
+        mlx_array ones = zm_astype(&scope, zm_broadcast_to(&scope, zm_scalar(&scope, 1, MLX_FLOAT32), SHAPE(300, 301)), dtypes[i]);
+        mlx_array y = {NULL};
+        zm_view view;
+        double wanted[1] = {300 * 301};
+        OK(zmlx_relu(&y, ones, host_stream, &failure));
+        assert_int_equal(mlx_array_eval(y), 0);
+        assert_true(zm_view_of(&view, y));
+        assert_int_equal((uintptr_t)view.data % 64, 0);
+        expect_values(&scope, zm_sum(&scope, zm_flatten(&scope, zm_astype(&scope, y, MLX_FLOAT32), 0, -1), 0, false), wanted, 1, 0);
+        drop(&y);
+    }
+    end_well(&scope);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_optimizer),   cmocka_unit_test(test_what_stays), cmocka_unit_test(test_stored_rows),
         cmocka_unit_test(test_derivatives), cmocka_unit_test(test_batches),    cmocka_unit_test(test_cache_update),
+        cmocka_unit_test(test_alignment),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

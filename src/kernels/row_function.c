@@ -21,7 +21,7 @@ void zm_row_apply(const zm_row_function *function, void *output, const void *con
     function->function(&call, 0, 1, 0, columns);
 }
 
-bool zm_row_streams(size_t bytes) { return bytes > 16 << 20; }
+bool zm_row_streams(size_t bytes) { return bytes > 32 << 20; }
 
 void zm_row_fence(void) {
 #if defined(__SSE2__)

@@ -90,6 +90,19 @@ static void write_fetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, 
     }
 }
 
+/* The last pass finds its row in the caches and would leave the memory idle but for its stores: it fetches the next row. */
+static void write_prefetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
+    const zm_pass *first = &frame->schedule.passes[0];
+    if (!pass_number || pass_number + 1 != frame->schedule.n_passes) return;
+    for (int i = 0; i < first->n_element_values; i++) {
+        const zm_value *value = &frame->ir->values[first->element_values[i]];
+        if (value->op != ZM_OP_LOAD) continue;
+        int bytes = zm_storage_bytes(frame->request->inputs[value->index]);
+        zm_text_printf(frame->text, "%szm_fetch_row(in%d + ahead%d + c * %d, %d, %d);\n", indent, (int)value->index,
+                       (int)value->index, bytes, bytes, count_vectors(extent));
+    }
+}
+
 /* Random numbers of two pairs of vectors are computed side by side. */
 static void write_random_loop(zm_c_frame *frame, int pass_number) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
@@ -132,6 +145,7 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
                    count_vectors(extent));
     if (extent == ZM_C_PAIR) write_random_loop(frame, pass_number);
     zm_text_append_string(text, "                    for (; last - c >= step; c += step) {\n");
+    write_prefetch(frame, pass_number, extent, "                        ");
     write_fetch(frame, pass_number, extent, "                        ");
     write_body(frame, pass_number, extent, only_accumulator, "                        ");
     zm_text_append_string(text, "                    }\n"
@@ -142,20 +156,6 @@ static void write_store_loop(zm_c_frame *frame, int pass_number) {
     zm_text_append_string(text, "                }\n"
                                 "                c += count;\n"
                                 "            }\n");
-}
-
-/* A pass that neither reads from memory what no pass has read yet nor stores leaves the memory idle: it fetches the
- * next row. */
-static void write_prefetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
-    const zm_pass *pass = &frame->schedule.passes[pass_number], *first = &frame->schedule.passes[0];
-    if (!pass_number || pass->n_stores) return;
-    for (int i = 0; i < first->n_element_values; i++) {
-        const zm_value *value = &frame->ir->values[first->element_values[i]];
-        if (value->op != ZM_OP_LOAD) continue;
-        int bytes = zm_storage_bytes(frame->request->inputs[value->index]);
-        zm_text_printf(frame->text, "%szm_fetch_row(in%d + ahead%d + c * %d, %d, %d);\n", indent, (int)value->index,
-                       (int)value->index, bytes, bytes, count_vectors(extent));
-    }
 }
 
 static void write_flushes(zm_c_frame *frame, const zm_pass *pass, int n_accumulators, const char *indent) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/pages.h"
 #include "kernels/batch.h"
 #include "kernels/cuda/text.h"
 #include "kernels/row_function.h"
@@ -26,6 +27,7 @@ typedef struct run {
     const rotation *self;
     const zm_view *inputs, *output;
     size_t n_rows;
+    bool streams;
 } run;
 
 /* Rows [first, last) of one group: those of the same angles, or one after the other with those of consecutive ones. */
@@ -41,7 +43,7 @@ static void rotate_group(const run *work, size_t first, size_t last) {
     int32_t both = ZM_LAYOUT_COLUMN | ZM_LAYOUT_ROW, angles = shares ? ZM_LAYOUT_COLUMN : both;
     const int32_t layouts[] = {both | ZM_LAYOUT_HALF, both | ZM_LAYOUT_HALF | ZM_LAYOUT_SECOND, angles, angles};
     const zm_c_call call = {.inputs = in, .outputs = out, .layouts = layouts, .rows = (int64_t)(last - first),
-                            .columns = (int64_t)n, .output_stride = 2 * (int64_t)n};
+                            .columns = (int64_t)n, .output_stride = 2 * (int64_t)n, .stream_stores = work->streams ? 2 : 0};
     self->function.function(&call, 0, call.rows, 0, call.columns);
 }
 
@@ -53,13 +55,16 @@ static void rotate_piece(void *context, size_t begin, size_t end) {
         rotate_group(work, begin, last < end ? last : end);
         begin = last;
     }
+    if (work->streams) zm_row_fence();
 }
 
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
     (void)n_inputs, (void)n_outputs;
     const rotation *self = state;
     if (!outputs[0].size) return;
-    run work = {self, inputs, &outputs[0], outputs[0].size / (size_t)(2 * self->pairs_of_row)};
+    size_t bytes = outputs[0].size * bytes_of(self->dtype);
+    run work = {self, inputs, &outputs[0], outputs[0].size / (size_t)(2 * self->pairs_of_row), zm_row_streams(bytes)};
+    zm_want_large_pages(outputs[0].data, bytes);
     zm_pool_run(zm_workers(), work.n_rows, (size_t)(PIECE_ELEMENTS / (2 * self->pairs_of_row) + 1), rotate_piece, &work);
 }
 

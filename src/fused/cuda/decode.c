@@ -14,7 +14,6 @@ enum {
     CHOOSE_BLOCKS = 8, /* a cluster */
     CHOOSE_WARPS = 4,
     HEAD_WARPS = 4,
-    SINGLE_WARPS = 20, /* of one row each */
     ATTENTION_BLOCKS = 4, /* a cluster for each head */
     ATTENTION_WARPS = 8,
     MOST_SHORT_KEYS = 1024, /* MLX's: from where on long attention goes in parts */
@@ -141,17 +140,10 @@ zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *ta
 }
 
 zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h) {
-    bool single = weight->out_features <= ZM_MULTIPROCESSORS * SINGLE_WARPS;
-    zm_launch launch =
-        zm_launch_begin(decode, single ? ZM_DECODE_KERNEL_linear_add_single : ZM_DECODE_KERNEL_linear_add, weight);
+    zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_linear_add, weight);
     zm_place to = zm_decode_residual(decode);
-    int rows = single ? 1 : 2;
-    zm_product_plan plan = {weight,
-                            .n_tasks = weight->out_features / rows,
-                            .task_rows = rows,
-                            .n_inputs = 1,
-                            .n_ahead = ZM_DECODE_MOST_AHEAD,
-                            .most_warps = single ? SINGLE_WARPS : ZM_DECODE_WARPS};
+    zm_product_plan plan = {weight, .n_tasks = weight->out_features / 2, .task_rows = 2, .n_inputs = 1,
+                            .n_ahead = ZM_DECODE_MOST_AHEAD};
     zm_launch_spread(&launch, &plan);
     zm_launch_add_place(&launch, x);
     zm_launch_add_weight(&launch, weight);

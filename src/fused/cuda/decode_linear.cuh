@@ -1,25 +1,21 @@
 /* Linear maps. Dynamic shared memory holds x, then the ring of pieces of weights. */
-enum { SINGLE_THREADS = 640 };
 
-/* h_next = h + W x + bias (NULL: none). A task is ROWS rows: one where there are warps enough for all rows at once (more warps
- * hide more of each other's waiting), otherwise two, which share x. */
-#define ZM_LINEAR_ADD                                                                                                       \
-    const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases, const ushort *bias, const ushort *h,   \
-        ushort *h_next, uint n, uint n_slots, uint n_ahead
-template <int ROWS> ZM_FUNCTION void linear_add(ZM_LINEAR_ADD) {
-    enum { ROW_LANES = WARP / ROWS };
+/* h_next = h + W x + bias (NULL: none). A task is two rows. */
+ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases,
+                                    const ushort *bias, const ushort *h, ushort *h_next, uint n, uint n_slots,
+                                    uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
-    uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps, n_tasks = n / ROWS;
+    uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps, n_tasks = n / 2;
     lane_matrix<ZM_K> m({weight, scales, biases}, lane);
-    ushort before; /* of the row that the lane's part of the warp gets */
+    ushort before; /* lanes below 16: of the task's first row, the others: of its second */
     auto fetch = [&](uint task) {
-        if (task < n_tasks) before = read_fresh(h + (task * ROWS + lane / ROW_LANES));
+        if (task < n_tasks) before = read_fresh(h + (task * 2 + lane / 16));
     };
-    multiply<ZM_K, ROWS>(
+    multiply<ZM_K, 2>(
         first, stride, n_tasks, staged, staged + layout<ZM_K>::X, n_slots, n_ahead,
-        [&](uint task, const lane_matrix<ZM_K> *(&matrices)[ROWS], uint (&rows)[ROWS]) {
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) matrices[r] = &m, rows[r] = task * ROWS + r;
+        [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
+            matrices[0] = matrices[1] = &m;
+            rows[0] = task * 2, rows[1] = task * 2 + 1;
         },
         [&] {
             wait_for_last();
@@ -28,17 +24,11 @@ template <int ROWS> ZM_FUNCTION void linear_add(ZM_LINEAR_ADD) {
             fetch(first);
         },
         [&](uint task, const float *parts) {
-            float sum = ROWS == 1 ? warp_sum(parts[0]) : warp_sum2(parts[0], parts[ROWS - 1], lane);
-            uint row = task * ROWS + lane / ROW_LANES;
-            if (lane % ROW_LANES == 0) h_next[row] = narrow(widen(before) + biased(sum, bias, row));
+            float both = warp_sum2(parts[0], parts[1], lane);
+            uint row = task * 2 + lane / 16;
+            if (lane % 16 == 0) h_next[row] = narrow(widen(before) + biased(both, bias, row));
             fetch(task + stride);
         });
-}
-ZM_KERNEL(THREADS, 2) zm_linear_add(ZM_LINEAR_ADD) {
-    linear_add<2>(x, weight, scales, biases, bias, h, h_next, n, n_slots, n_ahead);
-}
-ZM_KERNEL(SINGLE_THREADS, 2) zm_linear_add_single(ZM_LINEAR_ADD) {
-    linear_add<1>(x, weight, scales, biases, bias, h, h_next, n, n_slots, n_ahead);
 }
 
 #if ZM_K == ZM_HIDDEN

@@ -88,7 +88,7 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
 
 void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
     enum { LEAST_WARPS = 4 };
-    int most = plan->most_warps ? plan->most_warps : ZM_DECODE_WARPS;
+    int most = ZM_DECODE_WARPS;
     for (;;) {
         int rounds = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * most);
         int warps = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * rounds);

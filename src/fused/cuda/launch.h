@@ -25,7 +25,6 @@ typedef struct zm_product_plan {
     int n_inputs; /* rows of x in shared memory */
     int n_slots;  /* for pieces, a warp; zm_launch_reserve sets it */
     int n_ahead;  /* pieces that copies are ahead of products; 0: as the rows' length suggests */
-    int most_warps; /* of a block; 0: ZM_DECODE_WARPS */
 } zm_product_plan;
 
 static inline int zm_divide_up(int a, int b) { return (a + b - 1) / b; }

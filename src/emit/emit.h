@@ -28,7 +28,7 @@ typedef struct zm_emit_request {
                                 On a GPU the array has a row for each row that a grid's threads have at a time (gpu.h) */
 } zm_emit_request;
 
-/* No result has more bits than a half type: values need less accuracy, and there are twice as many a byte. */
+/* No result, but for constants, has more bits than a half type: values need less accuracy, and there are twice as many a byte. */
 bool zm_emit_is_narrow(const zm_emit_request *request);
 
 typedef struct zm_target {

@@ -23,7 +23,8 @@ const zm_target *zm_target_find(const char *name) {
 
 bool zm_emit_is_narrow(const zm_emit_request *request) {
     for (int i = 0; i < request->ir->n_outputs; i++)
-        if (request->outputs[i] == ZM_STORAGE_FLOAT32) return false;
+        if (request->outputs[i] == ZM_STORAGE_FLOAT32 && request->ir->values[request->ir->outputs[i].value].op != ZM_OP_CONSTANT)
+            return false;
     return true;
 }
 

@@ -120,7 +120,7 @@ static zm_gpu_plan plan_launch(const zm_application *application, bool is_aligne
     zm_emit_request request = {application->kernel->forward, storages, storages + application->kernel->forward->n_inputs,
                                application->kernel->symbol, application->joins_outputs, application->summed_outputs};
     return zm_gpu_plan_launch(&request, extent->rows > 1 ? extent->rows : 1, extent->columns > 1 ? extent->columns : 1,
-                              is_aligned);
+                              extent->layouts, is_aligned);
 }
 
 static zmlx_status prepare_workers(zm_application *application, zmlx_error *error) {

@@ -35,7 +35,7 @@ static zmlx_status prepare_cuda(zm_variant *variant, const zm_emit_request *requ
     ZM_TRY(zm_target_find("cuda")->emit(&programs->text, request, error));
     if (programs->text.failed) return zm_fail_memory(error);
     programs->source = (zm_cuda_source){.text = programs->text.data, .size = programs->text.size,
-                                        .n_parts = ZM_GPU_PARTS, .first = -1};
+                                        .n_parts = ZM_GPU_GENERAL_PARTS, .first = -1};
     zm_gpu_get(&programs->source.compute_capability);
     return ZMLX_OK;
 }

@@ -1,4 +1,4 @@
-template <int V, int U, class I0>
+template <int V, int U, bool WHOLE, class I0>
 ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
 #pragma unroll 1
@@ -7,7 +7,7 @@ ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_lo
         zm_packed<zm_float32, V> x0[U];
 #pragma unroll
         for (int u = 0; u < U; ++u) {
-            places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
+            places[u] = zm_place_in_map<WHOLE>(first + (u * 256 + self.index) * V, end, rows, columns);
             zm_load<zm_float32, V>(x0[u], zm_in0 + zm_row_start(layout0, places[u].row, columns), places[u],
                 layout0);
         }
@@ -37,9 +37,10 @@ template <class I0>
 ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
-    const zm_long split = elements - elements % 4;
-    zm_part<4, 2>(zm_in0, zm_out0, zm_long(1), elements, threads_per_row, layout0, self, shared, zm_long(0), split);
-    zm_part<1, 1>(zm_in0, zm_out0, zm_long(1), elements, threads_per_row, layout0, self, shared, split, elements);
+    const zm_long tiles = elements - elements % 2048, split = elements - elements % 4;
+    zm_part<4, 2, true>(zm_in0, zm_out0, zm_long(1), elements, threads_per_row, layout0, self, shared, zm_long(0), tiles);
+    zm_part<4, 1, false>(zm_in0, zm_out0, zm_long(1), elements, threads_per_row, layout0, self, shared, tiles, split);
+    zm_part<1, 1, false>(zm_in0, zm_out0, zm_long(1), elements, threads_per_row, layout0, self, shared, split, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 6) exp(
@@ -51,6 +52,7 @@ extern "C" __global__ void __launch_bounds__(256, 6) exp(
     self.blocks = zm_long(gridDim.y) * gridDim.x;
     self.index = threadIdx.x;
     self.threads = blockDim.x;
+    layout0 |= 1u;
     zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, self, shared);
 }
@@ -60,7 +62,9 @@ template <class I0>
 ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
-    zm_part<4, 2>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), elements);
+    const zm_long split = elements - elements % 4;
+    zm_part<4, 2, false>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), split);
+    zm_part<1, 1, false>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, split, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 6) exp(
@@ -81,7 +85,7 @@ template <class I0>
 ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
-    zm_part<1, 2>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), elements);
+    zm_part<1, 2, false>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), elements);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 6) exp(
@@ -93,6 +97,28 @@ extern "C" __global__ void __launch_bounds__(256, 6) exp(
     self.blocks = zm_long(gridDim.y) * gridDim.x;
     self.index = threadIdx.x;
     self.threads = blockDim.x;
+    zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#endif
+#if ZM_PART == 3
+template <class I0>
+ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+    uint layout0, zm_thread self, ZM_SHARED uint *shared) {
+    const zm_long elements = rows * columns;
+    zm_part<4, 2, false>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), elements);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 6) exp(
+    const uint *zm_in0, uint *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    uint *shared = 0;
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    layout0 |= 1u;
     zm_frame(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, self, shared);
 }

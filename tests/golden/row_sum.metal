@@ -1,4 +1,4 @@
-template <class I0>
+template <int C, int WHOLE, class I0>
 ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
     constexpr int V = 4;
@@ -8,17 +8,17 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
         const bool active = base + group.number < rows;
         const zm_long row = active ? base + group.number : rows - 1;
         const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
-        zm_packed<zm_float32, V> x0[4];
+        zm_packed<zm_float32, V> x0[C];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
+        for (int k = 0; k < C; ++k) {
+            const zm_place at = zm_place_in_chunk<V>(row, k, k < WHOLE, int(columns), active, group);
             zm_load<zm_float32, V>(x0[k], row_in0, at, layout0);
         }
-        zm_sum r1 = zm_no_sum();
+        float r1 = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < C; ++i) {
             const int k = i;
-            const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
+            const zm_place at = zm_place_in_chunk<V>(row, k, k < WHOLE, int(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float32, V>(e0, x0[k]);
@@ -28,10 +28,10 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
                 const float v0 = e0[j];
                 t1 = t1 + v0;
             }
-            zm_add(r1, t1);
+            r1 += t1;
             }
         }
-        const float w1 = zm_reduce_warp<zm_sum_step>(r1.sum, group, shared + 0);
+        const float w1 = zm_reduce_warp<zm_sum_step>(r1, group, shared + 0);
         if (group.warps > 1u) zm_barrier();
         const float v1 = zm_reduce_row<zm_sum_step>(w1, group, shared + 0);
         if (active && group.index == 0u) zm_store_one<zm_float32>(zm_out0, row, v1);
@@ -50,16 +50,16 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, z
         const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
         zm_sum r1 = zm_no_sum();
 #pragma unroll 1
-        for (uint first = 0u; first < uint(chunks); first += 2u) {
-            zm_packed<zm_float32, V> x0[2];
+        for (uint first = 0u; first < uint(chunks); first += 4u) {
+            zm_packed<zm_float32, V> x0[4];
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float32, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
@@ -89,7 +89,7 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_l
     if (!(whole && wide))
         zm_streamed<1>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
     else if (columns <= zm_long(threads_per_row) * 16)
-        zm_resident(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
+        zm_resident<4, 0>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
     else
         zm_streamed<4>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared);
 }

@@ -1,4 +1,4 @@
-template <int V, int U, class I0, class I1>
+template <int V, int U, bool WHOLE, class I0, class I1>
 ZM_FUNCTION void zm_part(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
     const float v6 = 1.0f;
@@ -9,7 +9,7 @@ ZM_FUNCTION void zm_part(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lon
         zm_packed<zm_float16, V> x1[U];
 #pragma unroll
         for (int u = 0; u < U; ++u) {
-            places[u] = zm_place_in_map(first + (u * 256 + self.index) * V, end, rows, columns);
+            places[u] = zm_place_in_map<WHOLE>(first + (u * 256 + self.index) * V, end, rows, columns);
             zm_load<zm_float16, V>(x0[u], zm_in0 + zm_row_start(layout0, places[u].row, columns), places[u],
                 layout0);
             zm_load<zm_float16, V>(x1[u], zm_in1 + zm_row_start(layout1, places[u].row, columns), places[u],
@@ -50,9 +50,10 @@ template <class I0, class I1>
 ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
-    const zm_long split = elements - elements % 8;
-    zm_part<8, 2>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, zm_long(0), split);
-    zm_part<1, 1>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, split, elements);
+    const zm_long tiles = elements - elements % 4096, split = elements - elements % 8;
+    zm_part<8, 2, true>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, zm_long(0), tiles);
+    zm_part<8, 1, false>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, tiles, split);
+    zm_part<1, 1, false>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, split, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
@@ -64,6 +65,8 @@ extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
     self.blocks = zm_long(gridDim.y) * gridDim.x;
     self.index = threadIdx.x;
     self.threads = blockDim.x;
+    layout0 |= 1u;
+    layout1 |= 1u;
     zm_frame(zm_in0, zm_in1, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, layout1, self, shared);
 }
@@ -73,7 +76,9 @@ template <class I0, class I1>
 ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
-    zm_part<8, 2>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), elements);
+    const zm_long split = elements - elements % 8;
+    zm_part<8, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), split);
+    zm_part<1, 1, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, split, elements);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
@@ -94,7 +99,7 @@ template <class I0, class I1>
 ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
-    zm_part<1, 2>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), elements);
+    zm_part<1, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), elements);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
@@ -106,6 +111,29 @@ extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
     self.blocks = zm_long(gridDim.y) * gridDim.x;
     self.index = threadIdx.x;
     self.threads = blockDim.x;
+    zm_frame(zm_in0, zm_in1, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, layout1, self, shared);
+}
+#endif
+#if ZM_PART == 3
+template <class I0, class I1>
+ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
+    uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared) {
+    const zm_long elements = rows * columns;
+    zm_part<8, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), elements);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
+    const ushort *zm_in0, const ushort *zm_in1, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0, uint layout1) {
+    uint *shared = 0;
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    layout0 |= 1u;
+    layout1 |= 1u;
     zm_frame(zm_in0, zm_in1, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, layout1, self, shared);
 }

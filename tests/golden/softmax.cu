@@ -1,4 +1,4 @@
-template <class I0>
+template <int C, int WHOLE, class I0>
 ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared) {
     constexpr int V = 8;
@@ -9,17 +9,17 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         const zm_long row = active ? base + group.number : rows - 1;
         const I0 row_in0 = zm_in0 + zm_row_start(layout0, row, columns);
         ZM_DEVICE ushort *row_out0 = zm_out0 + row * columns;
-        zm_packed<zm_float16, V> x0[4];
+        zm_packed<zm_float16, V> x0[C];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
+        for (int k = 0; k < C; ++k) {
+            const zm_place at = zm_place_in_chunk<V>(row, k, k < WHOLE, int(columns), active, group);
             zm_load<zm_float16, V>(x0[k], row_in0, at, layout0);
         }
         float r1 = -ZM_INFINITY;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < C; ++i) {
             const int k = i;
-            const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
+            const zm_place at = zm_place_in_chunk<V>(row, k, k < WHOLE, int(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float16, V>(e0, x0[k]);
@@ -33,11 +33,11 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         const float w1 = zm_reduce_warp<zm_max_step>(r1, group, shared + 0);
         if (group.warps > 1u) zm_barrier();
         const float v1 = zm_reduce_row<zm_max_step>(w1, group, shared + 0);
-        zm_sum r4 = zm_no_sum();
+        float r4 = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < C; ++i) {
             const int k = i;
-            const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
+            const zm_place at = zm_place_in_chunk<V>(row, k, k < WHOLE, int(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float16, V>(e0, x0[k]);
@@ -49,16 +49,16 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
                 const float v3 = zm_exp_to_largest(v2);
                 t4 = t4 + v3;
             }
-            zm_add(r4, t4);
+            r4 += t4;
             }
         }
-        const float w4 = zm_reduce_warp<zm_sum_step>(r4.sum, group, shared + 16);
+        const float w4 = zm_reduce_warp<zm_sum_step>(r4, group, shared + 16);
         if (group.warps > 1u) zm_barrier();
         const float v4 = zm_reduce_row<zm_sum_step>(w4, group, shared + 16);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < C; ++i) {
             const int k = i;
-            const zm_place at = zm_place_in_row<V, int>(row, k, int(columns), active, group);
+            const zm_place at = zm_place_in_chunk<V>(row, k, k < WHOLE, int(columns), active, group);
             if (at.exists) {
             float e0[V];
             zm_unpack<zm_float16, V>(e0, x0[k]);
@@ -71,7 +71,7 @@ ZM_FUNCTION void zm_resident(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
                 const float v5 = zm_quotient(v3, v4);
                 y0[j] = v5;
             }
-            zm_store<zm_float16, V>(row_out0, y0, at);
+            if (active) zm_store<zm_float16, V>(row_out0, y0, at);
             }
         }
         if (group.warps > 1u && base + self.blocks * group.rows < rows) zm_barrier();
@@ -90,16 +90,16 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         ZM_DEVICE ushort *row_out0 = zm_out0 + row * columns;
         float r1 = -ZM_INFINITY;
 #pragma unroll 1
-        for (uint first = 0u; first < uint(chunks); first += 2u) {
-            zm_packed<zm_float16, V> x0[2];
+        for (uint first = 0u; first < uint(chunks); first += 4u) {
+            zm_packed<zm_float16, V> x0[4];
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
@@ -118,16 +118,16 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         const float v1 = zm_reduce_row<zm_max_step>(w1, group, shared + 0);
         zm_sum r4 = zm_no_sum();
 #pragma unroll 1
-        for (uint first = 0u; first < uint(chunks); first += 2u) {
-            zm_packed<zm_float16, V> x0[2];
+        for (uint first = 0u; first < uint(chunks); first += 4u) {
+            zm_packed<zm_float16, V> x0[4];
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
@@ -149,16 +149,16 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
         if (group.warps > 1u) zm_barrier();
         const float v4 = zm_reduce_row<zm_sum_step>(w4, group, shared + 16);
 #pragma unroll 1
-        for (uint first = 0u; first < uint(chunks); first += 2u) {
-            zm_packed<zm_float16, V> x0[2];
+        for (uint first = 0u; first < uint(chunks); first += 4u) {
+            zm_packed<zm_float16, V> x0[4];
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             zm_load<zm_float16, V>(x0[u], row_in0, at, layout0);
             }
 #pragma unroll
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 4; ++u) {
             const uint k = first + uint(u);
             const zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);
             if (at.exists) {
@@ -184,22 +184,8 @@ ZM_FUNCTION void zm_streamed(I0 zm_in0, ZM_DEVICE ushort *zm_out0, zm_long rows,
 #ifndef ZM_PART
 #define ZM_PART 0
 #endif
-#if ZM_PART == 0
-extern "C" __global__ void __launch_bounds__(512, 2) softmax(
-    const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
-    uint threads_per_row, uint layout0) {
-    __shared__ uint shared[48];
-    zm_thread self;
-    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
-    self.blocks = zm_long(gridDim.y) * gridDim.x;
-    self.index = threadIdx.x;
-    self.threads = blockDim.x;
-    zm_resident(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
-        layout0, self, shared);
-}
-#endif
 #if ZM_PART == 1
-extern "C" __global__ void __launch_bounds__(512, 2) softmax(
+extern "C" __global__ void __launch_bounds__(512, 3) softmax(
     const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
     __shared__ uint shared[48];
@@ -211,8 +197,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) softmax(
     zm_streamed<8>(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, self, shared);
 }
-#endif
-#if ZM_PART == 2
+#elif ZM_PART == 2
 extern "C" __global__ void __launch_bounds__(512, 2) softmax(
     const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0) {
@@ -223,6 +208,27 @@ extern "C" __global__ void __launch_bounds__(512, 2) softmax(
     self.index = threadIdx.x;
     self.threads = blockDim.x;
     zm_streamed<1>(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
+        layout0, self, shared);
+}
+#elif ZM_PART == 0
+#define ZM_CHUNKS 4
+#define ZM_WHOLE 0
+#else
+#define ZM_CHUNKS ((ZM_PART - 3) / 2 + 1)
+#define ZM_WHOLE (ZM_CHUNKS - (ZM_PART - 3) % 2)
+#endif
+#ifdef ZM_CHUNKS
+extern "C" __global__ void __launch_bounds__(512, 2) softmax(
+    const ushort *zm_in0, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
+    uint threads_per_row, uint layout0) {
+    __shared__ uint shared[48];
+    zm_thread self;
+    self.block = zm_long(blockIdx.y) * gridDim.x + blockIdx.x;
+    self.blocks = zm_long(gridDim.y) * gridDim.x;
+    self.index = threadIdx.x;
+    self.threads = blockDim.x;
+    if (ZM_PART >= 3) layout0 |= 1u;
+    zm_resident<ZM_CHUNKS, ZM_WHOLE>(zm_in0, zm_out0, zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,
         layout0, self, shared);
 }
 #endif

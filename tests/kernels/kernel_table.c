@@ -171,7 +171,7 @@ static zmlx_status keep_request(void *context, const zm_kernel_entry *entry, con
 static void plan_metal(int number, int64_t rows, int64_t columns, int is_aligned, uint32_t *blocks, uint32_t *threads,
                        uint32_t *threads_per_row) {
     zm_gpu_plan plan = zm_gpu_plan_launch(&requests.items[number], rows > 1 ? rows : 1, columns > 1 ? columns : 1,
-                                          is_aligned);
+                                          NULL, is_aligned);
     *blocks = (uint32_t)plan.blocks;
     *threads = (uint32_t)plan.threads;
     *threads_per_row = (uint32_t)plan.threads_per_row;

@@ -102,17 +102,18 @@ static void test_metal_parts(void **state) {
     assert_string_equal(zm_gpu_output_name(ZM_IR_MAX_OUTPUTS - 1), "zm_out15");
 }
 
-static zm_gpu_plan plan_from(const golden_case *self, int64_t rows, int64_t columns, bool is_aligned) {
+static zm_gpu_plan plan_from(const golden_case *self, int64_t rows, int64_t columns, int layout, bool is_aligned) {
     zm_ir *ir = parse_kernel(self->text);
     zm_storage storages[] = {self->storage, self->storage};
     zm_emit_request request = {ir, storages, storages, self->name, false, 0};
-    zm_gpu_plan made = zm_gpu_plan_launch(&request, rows, columns, is_aligned);
+    int32_t layouts[] = {layout, layout};
+    zm_gpu_plan made = zm_gpu_plan_launch(&request, rows, columns, layouts, is_aligned);
     zm_ir_free(ir);
     return made;
 }
 
 static zm_gpu_plan plan(const golden_case *self, int64_t rows, int64_t columns) {
-    return plan_from(self, rows, columns, true);
+    return plan_from(self, rows, columns, ZM_LAYOUT_COLUMN | ZM_LAYOUT_ROW, true);
 }
 
 static void test_plans(void **state) {
@@ -138,13 +139,20 @@ static void test_plans(void **state) {
     assert_int_equal(plan(row, 4096, 1 << 20).threads_per_row, 512);
     assert_int_equal(plan(row, 4096, 1 << 20).blocks, 4096);
     assert_int_equal(plan(map, 1, 100003).part, ZM_GPU_FLAT_MAP);
-    assert_int_equal(plan(map, 7, 32).part, ZM_GPU_ROWS_MAP);
+    assert_int_equal(plan(map, 7, 32).part, ZM_GPU_PLAIN_MAP);
+    assert_int_equal(plan_from(map, 7, 32, ZM_LAYOUT_ROW, true).part, ZM_GPU_ROWS_MAP);
     assert_int_equal(plan(map, 7, 33).part, ZM_GPU_ODD_MAP);
-    assert_int_equal(plan_from(map, 1, 4096, false).part, ZM_GPU_ODD_MAP);
-    assert_int_equal(plan(row, 7, 16384).part, ZM_GPU_SHORT_ROWS);
+    assert_int_equal(plan_from(map, 1, 4096, ZM_LAYOUT_COLUMN, false).part, ZM_GPU_ODD_MAP);
+    assert_int_equal(plan_from(map, 1, 4096, ZM_LAYOUT_ROW, true).part, ZM_GPU_ROWS_MAP);
+    enum { WHOLE = 0, PARTIAL = 1, FIRST = ZM_GPU_GENERAL_PARTS };
+    assert_int_equal(plan(row, 7, 256).part, FIRST + WHOLE);
+    assert_int_equal(plan(row, 7, 264).part, FIRST + 2 + PARTIAL);
+    assert_int_equal(plan(row, 7, 16384).part, FIRST + 2 * 3 + WHOLE);
+    assert_int_equal(plan(row, 7, 1544).part, FIRST + 2 * 3 + PARTIAL);
     assert_int_equal(plan(row, 7, 16392).part, ZM_GPU_LONG_ROWS);
     assert_int_equal(plan(row, 7, 16393).part, ZM_GPU_ODD_ROWS);
-    assert_int_equal(plan_from(row, 7, 64, false).part, ZM_GPU_ODD_ROWS);
+    assert_int_equal(plan_from(row, 7, 16384, ZM_LAYOUT_ROW, true).part, ZM_GPU_SHORT_ROWS);
+    assert_int_equal(plan_from(row, 7, 64, ZM_LAYOUT_COLUMN, false).part, ZM_GPU_ODD_ROWS);
 }
 
 static void test_refusals(void **state) {

@@ -271,7 +271,7 @@ static void run(launch *self, int order) {
     uint32_t words[32];
     int n = 0;
     zm_emit_request request = {self->ir, self->input_storages, self->output_storages, "entry", false, 0};
-    zm_gpu_plan plan = zm_gpu_plan_launch(&request, self->rows, self->columns, true);
+    zm_gpu_plan plan = zm_gpu_plan_launch(&request, self->rows, self->columns, NULL, true);
     memcpy(&words[0], &self->rows, 8);
     memcpy(&words[2], &self->columns, 8);
     words[4] = (uint32_t)plan.threads_per_row;

@@ -17,6 +17,9 @@ ZM_FUNCTION uint zm_float_bits(float value) { return __float_as_uint(value); }
 ZM_FUNCTION float zm_bits_float(uint bits) { return __uint_as_float(bits); }
 ZM_FUNCTION uint zm_shuffle(uint value, uint lane) { return __shfl_sync(0xffffffffu, value, int(lane)); }
 ZM_FUNCTION float zm_shuffle(float value, uint lane) { return __shfl_sync(0xffffffffu, value, int(lane)); }
+/* From the lane whose number differs in the bit `distance`. */
+ZM_FUNCTION uint zm_exchange(uint value, uint, uint distance) { return __shfl_xor_sync(0xffffffffu, value, int(distance)); }
+ZM_FUNCTION float zm_exchange(float value, uint, uint distance) { return __shfl_xor_sync(0xffffffffu, value, int(distance)); }
 ZM_FUNCTION void zm_barrier() { __syncthreads(); }
 template <class T>
 ZM_FUNCTION void zm_prefetch_word(const T *p) {
@@ -185,5 +188,8 @@ struct zm_seed {
     uint low, high;
 };
 ZM_FUNCTION uint zm_log2(uint power) { return 31u - uint(__clz(int(power))); }
-ZM_FUNCTION uint zm_multiply_high(uint a, uint b) { return __umulhi(a, b); }
+ZM_FUNCTION void zm_multiply_wide(uint &high, uint &low, uint a, uint b) {
+    const unsigned long long product = (unsigned long long)a * b;
+    high = uint(product >> 32), low = uint(product);
+}
 ZM_FUNCTION zm_long zm_join(uint low, uint high) { return zm_long((unsigned long long)high << 32 | low); }

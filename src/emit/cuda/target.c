@@ -38,17 +38,18 @@ static int count_blocks(const zm_gpu_frame *frame) {
     int words = 0;
     bool has_elements = false;
     for (int i = 0; i < frame->ir->n_outputs; i++) has_elements |= frame->ir->outputs[i].level == ZM_LEVEL_ELEMENT;
-    if (frame->has_rows && !has_elements && frame->resident_words <= 16) return 3;
-    if (frame->has_rows) return frame->resident_words <= 48 ? 2 : 1;
+    if (frame->has_rows && !has_elements && frame->resident_words && frame->resident_words <= 16) return 3;
+    if (frame->has_rows) return frame->resident_words <= ZM_GPU_TWO_BLOCKS ? 2 : 1;
     for (int i = 0; i < frame->ir->n_inputs; i++)
         words += ZM_GPU_MAP_VECTORS * frame->vector * zm_storage_bytes(frame->request->inputs[i]) / 4;
     return words <= 16 ? 6 : words <= 24 ? 5 : 4;
 }
 
-static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *function) {
+/* plain: where inputs of elements are known to vary by column, which tells the compiler; NULL: nowhere. */
+static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *function, const char *blocks, const char *plain) {
     const zm_ir *ir = frame->ir;
-    zm_text_printf(text, "extern \"C\" __global__ void __launch_bounds__(%d, %d) %s(\n    ", zm_gpu_frame_threads(frame),
-                   count_blocks(frame), frame->request->entry);
+    zm_text_printf(text, "extern \"C\" __global__ void __launch_bounds__(%d, %s) %s(\n    ", zm_gpu_frame_threads(frame), blocks,
+                   frame->request->entry);
     print_arguments(text, frame);
     zm_text_append_string(text, ") {\n");
     if (zm_gpu_frame_shared_words(frame))
@@ -64,27 +65,53 @@ static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *f
     for (int i = 0; i < ir->n_parameters; i++)
         if (ir->parameters[i].is_seed)
             zm_text_printf(text, "    zm_seed seed%d;\n    seed%d.low = low%d, seed%d.high = high%d;\n", i, i, i, i, i);
+    for (int i = 0; i < ir->n_inputs && plain; i++)
+        if (ir->inputs[i].level == ZM_LEVEL_ELEMENT) zm_text_printf(text, "    %slayout%d |= 1u;\n", plain, i);
     print_call(text, frame, function);
     zm_text_append_string(text, "}\n");
 }
 
-/* The parts, each a program of its own with the kernel's name: together they would take up to three times as long to
- * compile, and the registers of the largest. */
-static void print_kernels(zm_text *text, zm_gpu_frame *frame) {
-    char streamed[32];
-    snprintf(streamed, sizeof streamed, "zm_streamed<%d>", frame->vector);
-    const char *const functions[ZM_GPU_PARTS] = {
-        [ZM_GPU_SHORT_ROWS] = frame->resident_words ? "zm_resident" : streamed,
-        [ZM_GPU_LONG_ROWS] = streamed,
-        [ZM_GPU_ODD_ROWS] = "zm_streamed<1>",
-    };
-    zm_text_append_string(text, "\n#ifndef ZM_PART\n#define ZM_PART 0\n#endif\n");
-    for (int part = 0; part < ZM_GPU_PARTS; part++) {
+static void print_maps(zm_text *text, zm_gpu_frame *frame, const char *blocks) {
+    for (int part = 0; part < ZM_GPU_MAP_PARTS; part++) {
         zm_text_printf(text, "#if ZM_PART == %d\n", part);
-        if (!frame->has_rows) zm_gpu_print_map_frame(frame, part);
-        print_kernel(text, frame, frame->has_rows ? functions[part] : "zm_frame");
+        zm_gpu_print_map_frame(frame, part);
+        print_kernel(text, frame, "zm_frame", blocks, part == ZM_GPU_FLAT_MAP || part == ZM_GPU_PLAIN_MAP ? "" : NULL);
         zm_text_append_string(text, "#endif\n");
     }
+}
+
+/* Long rows of one input need few registers: three blocks of them wait for less. */
+static bool reads_one(const zm_gpu_frame *frame) {
+    int n = 0;
+    for (int i = 0; i < frame->ir->n_inputs; i++) n += frame->ir->inputs[i].level == ZM_LEVEL_ELEMENT;
+    return n == 1 && !frame->request->summed_outputs;
+}
+
+/* One kernel for all programs of short rows. */
+static void print_rows(zm_text *text, zm_gpu_frame *frame, const char *blocks) {
+    char streamed[32], plain[32];
+    snprintf(streamed, sizeof streamed, "zm_streamed<%d>", frame->vector);
+    snprintf(plain, sizeof plain, "if (ZM_PART >= %d) ", ZM_GPU_GENERAL_PARTS);
+    zm_text_printf(text, "#if ZM_PART == %d\n", ZM_GPU_LONG_ROWS);
+    print_kernel(text, frame, streamed, reads_one(frame) ? "3" : blocks, NULL);
+    zm_text_printf(text, "#elif ZM_PART == %d\n", ZM_GPU_ODD_ROWS);
+    print_kernel(text, frame, "zm_streamed<1>", blocks, NULL);
+    zm_text_printf(text,
+                   "#elif ZM_PART == %d\n#define ZM_CHUNKS %d\n#define ZM_WHOLE 0\n"
+                   "#else\n#define ZM_CHUNKS ((ZM_PART - %d) / 2 + 1)\n#define ZM_WHOLE (ZM_CHUNKS - (ZM_PART - %d) %% 2)\n#endif\n"
+                   "#ifdef ZM_CHUNKS\n",
+                   ZM_GPU_SHORT_ROWS, frame->items / frame->vector, ZM_GPU_GENERAL_PARTS, ZM_GPU_GENERAL_PARTS);
+    print_kernel(text, frame, frame->resident_words ? "zm_resident<ZM_CHUNKS, ZM_WHOLE>" : streamed, blocks, plain);
+    zm_text_append_string(text, "#endif\n");
+}
+
+/* The parts, each a program of its own with the kernel's name: together they would take several times as long to
+ * compile, and the registers of the largest. */
+static void print_kernels(zm_text *text, zm_gpu_frame *frame) {
+    char blocks[16];
+    snprintf(blocks, sizeof blocks, "%d", count_blocks(frame));
+    zm_text_append_string(text, "\n#ifndef ZM_PART\n#define ZM_PART 0\n#endif\n");
+    (frame->has_rows ? print_rows : print_maps)(text, frame, blocks);
 }
 
 static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_error *error) {

@@ -162,7 +162,8 @@ zmlx_status zm_gpu_print_chunk(zm_gpu_body *body) {
     zm_gpu_print_vector_end(body, body->parts);
     for (int i = 0; i < body->parts->n_stores; i++) {
         int output = body->parts->stores[i];
-        const char *condition = body->is_collective ? "if (at.exists) " : "";
+        const char *condition = body->is_collective ? (body->is_resident ? "if (active && at.exists) " : "if (at.exists) ")
+                                : body->is_resident ? "if (active) " : "";
         if (zm_gpu_is_summed(body->frame->request, output) && body->is_resident)
             zm_text_printf(body->frame->text, "            %szm_accumulate<V>(z%d[k], y%d);\n", condition, output, output);
         else if (zm_gpu_is_summed(body->frame->request, output))

@@ -93,6 +93,16 @@ static bool is_exp_to_largest(const zm_ir *ir, const zm_value *value) {
     return largest->op == ZM_OP_ROW_MAX && largest->operands[0] == operand->operands[0];
 }
 
+/* Nothing but sums over the row read it. */
+static bool is_only_summed(const zm_ir *ir, zm_id id) {
+    for (int i = 0; i < ir->n_outputs; i++)
+        if (ir->outputs[i].value == id) return false;
+    for (zm_id reader = 0; reader < ir->n_values; reader++)
+        for (int i = 0; i < zm_ir_operand_count(ir, reader); i++)
+            if (zm_ir_operand(ir, reader, i) == id && ir->values[reader].op != ZM_OP_ROW_SUM) return false;
+    return true;
+}
+
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
     const zm_value *value = &frame->ir->values[id];
     zm_text *text = frame->text;
@@ -119,7 +129,8 @@ zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id) {
         return ZMLX_OK;
     }
     if (is_exp_to_largest(frame->ir, value)) {
-        zm_text_printf(text, "zm_exp_to_largest(v%d)", (int)value->operands[0]);
+        const char *function = is_only_summed(frame->ir, id) ? "zm_fast_exp" : "zm_exp_to_largest";
+        zm_text_printf(text, "%s(v%d)", function, (int)value->operands[0]);
         return ZMLX_OK;
     }
     if (value->op == ZM_OP_DIVIDE) { /* its accuracy is the prelude's choice */
@@ -199,17 +210,19 @@ static void print_row_choice(zm_gpu_frame *frame) {
     zm_text_append_string(text, "    if (!(whole && wide))\n        ");
     print_call(frame, "zm_streamed<1>", "rows, columns", "");
     if (frame->resident_words) {
+        char resident[32];
+        snprintf(resident, sizeof resident, "zm_resident<%d, 0>", frame->items / frame->vector);
         zm_text_printf(text, "    else if (columns <= zm_long(threads_per_row) * %d)\n        ", frame->items);
-        print_call(frame, "zm_resident", "rows, columns", "");
+        print_call(frame, resident, "rows, columns", "");
     }
     zm_text_append_string(text, "    else\n        ");
     print_call(frame, streamed, "rows, columns", "");
 }
 
 /* The elements from `begin` to `end`, as vectors or one by one. */
-static void print_map_call(zm_gpu_frame *frame, int vector, int n_vectors, const char *extent, const char *range) {
-    char part[32];
-    snprintf(part, sizeof part, "    zm_part<%d, %d>", vector, n_vectors);
+static void print_map_call(zm_gpu_frame *frame, int vector, int n_vectors, bool is_whole, const char *extent, const char *range) {
+    char part[48];
+    snprintf(part, sizeof part, "    zm_part<%d, %d, %s>", vector, n_vectors, is_whole ? "true" : "false");
     print_call(frame, part, extent, range);
 }
 
@@ -226,8 +239,8 @@ void zm_gpu_print_choice(zm_gpu_frame *frame) {
                        "    const zm_long elements = rows * columns;\n"
                        "    const zm_long split = wide && (whole || rows == 1) ? elements - elements %% %d : 0;\n",
                        frame->vector);
-        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, "rows, columns", ", zm_long(0), split");
-        print_map_call(frame, 1, ZM_GPU_MAP_VECTORS, "rows, columns", ", split, elements");
+        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", zm_long(0), split");
+        print_map_call(frame, 1, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", split, elements");
     }
     zm_text_append_string(text, "}\n");
 }
@@ -237,12 +250,19 @@ void zm_gpu_print_map_frame(zm_gpu_frame *frame, int part) {
     zm_gpu_print_function(frame, "zm_frame", NULL, "");
     zm_text_append_string(text, "    const zm_long elements = rows * columns;\n");
     if (part == ZM_GPU_FLAT_MAP) {
+        zm_text_printf(text,
+                       "    const zm_long tiles = elements - elements %% %d, split = elements - elements %% %d;\n",
+                       ZM_GPU_MAP_THREADS * ZM_GPU_MAP_VECTORS * frame->vector, frame->vector);
+        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, true, "zm_long(1), elements", ", zm_long(0), tiles");
+        print_map_call(frame, frame->vector, 1, false, "zm_long(1), elements", ", tiles, split");
+        print_map_call(frame, 1, 1, false, "zm_long(1), elements", ", split, elements");
+    } else if (part == ZM_GPU_ROWS_MAP) {
         zm_text_printf(text, "    const zm_long split = elements - elements %% %d;\n", frame->vector);
-        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, "zm_long(1), elements", ", zm_long(0), split");
-        print_map_call(frame, 1, 1, "zm_long(1), elements", ", split, elements");
+        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", zm_long(0), split");
+        print_map_call(frame, 1, 1, false, "rows, columns", ", split, elements");
     } else {
-        int vector = part == ZM_GPU_ROWS_MAP ? frame->vector : 1;
-        print_map_call(frame, vector, ZM_GPU_MAP_VECTORS, "rows, columns", ", zm_long(0), elements");
+        int vector = part == ZM_GPU_PLAIN_MAP ? frame->vector : 1;
+        print_map_call(frame, vector, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", zm_long(0), elements");
     }
     zm_text_append_string(text, "}\n\n");
 }
@@ -254,7 +274,7 @@ zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text) {
         ZM_TRY(zm_print_fold(text, &style, frame->ir, i, frame->error));
         if (!frame->ir->folds[i].combine.n_values) continue;
         const char *type = zm_gpu_type(frame->ir->values[frame->ir->folds[i].init].type);
-        zm_text_printf(text, "struct zm_fold%d { static ZM_FUNCTION %s apply(%s a, %s b) { return zm_combine%d(a, b); } };\n",
+        zm_text_printf(text, "struct zm_fold%d { enum { is_symmetric = 0 }; static ZM_FUNCTION %s apply(%s a, %s b) { return zm_combine%d(a, b); } };\n",
                        i, type, type, type, i);
     }
     ZM_TRY(frame->has_rows ? zm_gpu_print_rows(frame) : zm_gpu_print_map(frame));

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The text of a kernel between prelude and signature, the same for CUDA and Metal: the functions of its folds and
  *
- *     template <int V, class I0, ...> void zm_part(..., zm_long begin, zm_long end)      of a map
- *     template <class I0, ...> void zm_resident(...)             rows of whole vectors that fit in registers, where any do
+ *     template <int V, int U, bool WHOLE, class I0, ...> void zm_part(..., zm_long begin, zm_long end)      of a map, U vectors a
+ *                                                                thread; WHOLE: from begin to end there are only whole tiles
+ *     template <int C, int WHOLE, class I0, ...> void zm_resident(...)     rows of whole vectors that fit in registers, where any
+ *                                                                do: C chunks, of which all threads have the first WHOLE
  *     template <int V, class I0, ...> void zm_streamed(...)      rows of any length; V is 1 where they are not whole vectors
  *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns, uint threads_per_row,
  *                                            uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
@@ -18,12 +20,14 @@
 enum {
     ZM_GPU_MAP_THREADS = 256,
     ZM_GPU_MAP_VECTORS = 2,       /* of a thread: so many loads are on their way at once */
-    ZM_GPU_ROW_THREADS = 256,     /* a block of shorter rows */
+    ZM_GPU_ROW_THREADS = 256,     /* a block of shorter rows, */
+    ZM_GPU_SMALL_BLOCK = 64,      /* or of such that are not very short */
     ZM_GPU_MAX_ROW_THREADS = 512, /* a block of one row */
     ZM_GPU_WARP = 32,
     ZM_GPU_ROW_ITEMS = 16,        /* elements that a thread keeps of a row that fits; */
     ZM_GPU_HALF_ROW_ITEMS = 32,   /* of half types, where it does not read too many */
-    ZM_GPU_ROW_WORDS = 96,        /* registers for them */
+    ZM_GPU_ROW_WORDS = 96,        /* registers for them; */
+    ZM_GPU_TWO_BLOCKS = 48,       /* up to so many a multiprocessor has place for two of the largest blocks */
     ZM_GPU_SLOT = 16,             /* shared words of a reduction: one a warp of the largest block */
     ZM_GPU_CARRIES = 256          /* shared words of a scan that a pass of the other direction reads */
 };

@@ -14,7 +14,7 @@ static void print_loads(zm_gpu_frame *frame) {
     zm_text_printf(text,
                    "#pragma unroll\n"
                    "        for (int u = 0; u < U; ++u) {\n"
-                   "            places[u] = zm_place_in_map(first + (u * %d + self.index) * V, end, rows, columns);\n",
+                   "            places[u] = zm_place_in_map<WHOLE>(first + (u * %d + self.index) * V, end, rows, columns);\n",
                    ZM_GPU_MAP_THREADS);
     for (zm_id id = 0; id < ir->n_values; id++) {
         int input = ir->values[id].index;
@@ -59,7 +59,7 @@ static zmlx_status print_elements(zm_gpu_frame *frame) {
 zmlx_status zm_gpu_print_map(zm_gpu_frame *frame) {
     const zm_ir *ir = frame->ir;
     zm_text *text = frame->text;
-    zm_gpu_print_function(frame, "zm_part", "int V, int U", ", zm_long begin, zm_long end");
+    zm_gpu_print_function(frame, "zm_part", "int V, int U, bool WHOLE", ", zm_long begin, zm_long end");
     for (zm_id id = 0; id < ir->n_values; id++)
         if (ir->values[id].level != ZM_LEVEL_ELEMENT) ZM_TRY(zm_gpu_print_value(frame, "    ", id));
     zm_text_printf(text,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A kernel with row operations: threads_per_row threads go over a row in chunks of a vector each, so that element c
- * belongs to thread c / V mod threads_per_row. V is 1 where rows are not whole vectors. A row of at most ROW_ITEMS elements a thread is
- * loaded once and stays in registers; a longer one is read again in every pass.
+ * belongs to thread c / V mod threads_per_row. V is 1 where rows are not whole vectors. A row of few elements a thread is
+ * loaded once and stays in registers: C chunks, of which all threads have the first WHOLE. A longer one is
+ * read again in every pass.
  *
  * Where a pass runs against a scan of an earlier one, a long row cannot keep the scan's elements: the sum at the start of every
  * step-th chunk is kept in shared memory, and the scan repeated from there. */
@@ -11,8 +12,9 @@
 
 enum {
     MAX_RESIDENT_VALUES = 5,
+    EARLY_WORDS = 32, /* registers of all loads that begin at once */
     MAX_SHARED_BYTES = 32 * 1024,
-    STREAMED_VECTORS = 2 /* of a long row, on their way at once */
+    STREAMED_VECTORS = 4 /* of a long row, on their way at once; half as many where several inputs are read */
 };
 
 static void list_values(zm_gpu_body *body, const zm_pass *pass) {
@@ -39,8 +41,11 @@ static void print_load(zm_gpu_body *body, const char *indent, zm_id id, const ch
 
 /* A row's columns are an int, and the vectors of a last round that lie behind it fit into 32 bits. */
 static void print_place(zm_gpu_body *body, const char *indent) {
-    zm_text_printf(body->frame->text, "%sconst zm_place at = zm_place_in_row<V, %s>(row, k, %s, active, group);\n", indent,
-                   body->is_resident ? "int" : "uint", body->is_resident ? "int(columns)" : "uint(columns)");
+    zm_text_printf(body->frame->text,
+                   body->is_resident
+                       ? "%sconst zm_place at = zm_place_in_chunk<V>(row, k, k < WHOLE, int(columns), active, group);\n"
+                       : "%sconst zm_place at = zm_place_in_row<V, uint>(row, k, uint(columns), active, group);\n",
+                   indent);
 }
 
 /* A group that sums goes over many rows, and would wait for each of them: the next one is fetched to the cache meanwhile. */
@@ -51,22 +56,28 @@ static void print_prefetch(zm_gpu_body *body, zm_id id) {
                    input, input, input);
 }
 
+/* A load that has not begun: of this pass, or of any, where the registers suffice. */
+static bool begins_here(const zm_gpu_body *body, zm_id id) {
+    bool is_early = body->frame->resident_words <= EARLY_WORDS;
+    return zm_gpu_is_vector_load(&body->schedule->ir->values[id]) && !body->is_declared[id] && (is_early || body->is_listed[id]);
+}
+
 /* All new vectors of a resident row at once, so that they are on their way together. */
 static void print_resident_loads(zm_gpu_body *body) {
     const zm_ir *ir = body->schedule->ir;
     zm_text *text = body->frame->text;
     bool any = false;
     for (zm_id id = 0; id < ir->n_values; id++) {
-        if (!body->is_listed[id] || !zm_gpu_is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
-        zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[%d];\n",
-                       zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, body->n_chunks);
+        if (!begins_here(body, id)) continue;
+        zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[C];\n",
+                       zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id);
         any = true;
     }
     if (!any) return;
-    zm_text_printf(text, "#pragma unroll\n        for (int k = 0; k < %d; ++k) {\n", body->n_chunks);
+    zm_text_append_string(text, "#pragma unroll\n        for (int k = 0; k < C; ++k) {\n");
     print_place(body, "            ");
     for (zm_id id = 0; id < ir->n_values; id++) {
-        if (!body->is_listed[id] || !zm_gpu_is_vector_load(&ir->values[id]) || body->is_declared[id]) continue;
+        if (!begins_here(body, id)) continue;
         print_load(body, "            ", id, "[k]");
         if (body->frame->request->summed_outputs) print_prefetch(body, id);
         body->is_declared[id] = true;
@@ -97,15 +108,18 @@ static bool is_collective(const zm_gpu_body *body, const zm_pass *pass) {
 static zmlx_status print_streamed_loop(zm_gpu_body *body, const zm_pass *pass) {
     const zm_ir *ir = body->schedule->ir;
     zm_text *text = body->frame->text;
-    zm_text_printf(text, "#pragma unroll 1\n        for (uint first = 0u; first < uint(chunks); first += %du) {\n", STREAMED_VECTORS);
+    int n_loads = 0;
+    for (zm_id id = 0; id < ir->n_values; id++) n_loads += body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]);
+    int n_vectors = n_loads > 1 ? STREAMED_VECTORS / 2 : STREAMED_VECTORS;
+    zm_text_printf(text, "#pragma unroll 1\n        for (uint first = 0u; first < uint(chunks); first += %du) {\n", n_vectors);
     for (zm_id id = 0; id < ir->n_values; id++)
         if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            zm_packed<zm_%s, V> x%d[%d];\n",
-                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, STREAMED_VECTORS);
+                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, n_vectors);
     for (int step = 0; step < 2; step++) {
         zm_text_printf(text,
                        "#pragma unroll\n            for (int u = 0; u < %d; ++u) {\n            const uint k = first + uint(u);\n",
-                       STREAMED_VECTORS);
+                       n_vectors);
         print_place(body, "            ");
         for (zm_id id = 0; id < ir->n_values && !step; id++)
             if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id])) print_load(body, "            ", id, "[u]");
@@ -136,7 +150,7 @@ static void print_state(zm_gpu_body *body, const zm_pass *pass) {
             body->is_declared[id] = true;
         }
         if (body->is_resident && body->schedule->kept[id] && body->schedule->kept_from[id] == body->pass)
-            zm_text_printf(text, "        %s k%d[%d][V];\n", zm_gpu_type(ir->values[id].type), (int)id, body->n_chunks);
+            zm_text_printf(text, "        %s k%d[C][V];\n", zm_gpu_type(ir->values[id].type), (int)id);
     }
 }
 
@@ -188,8 +202,8 @@ static void print_loop_head(zm_gpu_body *body, const zm_pass *pass) {
     zm_text *text = body->frame->text;
     if (body->is_resident)
         zm_text_printf(text,
-                       "#pragma unroll\n        for (int i = 0; i < %d; ++i) {\n            const int k = %s;\n", body->n_chunks,
-                       pass->reversed ? (body->n_chunks == 4 ? "3 - i" : "1 - i") : "i");
+                       "#pragma unroll\n        for (int i = 0; i < C; ++i) {\n            const int k = %s;\n",
+                       pass->reversed ? "C - 1 - i" : "i");
     else
         zm_text_printf(text,
                        "#pragma unroll 1\n        for (zm_long i = 0; i < chunks; ++i) {\n            const zm_long k = %s;\n",
@@ -244,7 +258,6 @@ static zmlx_status print_body(zm_gpu_frame *frame, const zm_schedule *schedule, 
     zm_arena *arena = frame->ir->arena;
     size_t n = (size_t)schedule->ir->n_values + 1;
     zm_gpu_body body = {.frame = frame, .schedule = schedule, .is_resident = is_resident};
-    body.n_chunks = frame->items / frame->vector;
     body.next_slot = frame->n_carried * (ZM_GPU_CARRIES / ZM_GPU_SLOT); /* behind the carries */
     body.is_declared = zm_arena_alloc(arena, n, sizeof *body.is_declared);
     body.is_listed = zm_arena_alloc(arena, n, sizeof *body.is_listed);
@@ -285,10 +298,7 @@ static void print_sums(zm_gpu_frame *frame, bool is_resident) {
         zm_text_printf(text,
                        "    ZM_DEVICE uint *const sum_out%d = zm_out%d + (self.block * group.rows + group.number) * columns;\n", i, i);
         if (is_resident)
-            zm_text_printf(text,
-                           "    float z%d[%d][V];\n"
-                           "#pragma unroll\n    for (int k = 0; k < %d; ++k) zm_zero<V>(z%d[k]);\n",
-                           i, frame->items / frame->vector, frame->items / frame->vector, i);
+            zm_text_printf(text, "    float z%d[C][V];\n#pragma unroll\n    for (int k = 0; k < C; ++k) zm_zero<V>(z%d[k]);\n", i, i);
         else
             zm_text_printf(text,
                            "    for (zm_long k = 0; k < chunks; ++k) {\n"
@@ -303,10 +313,10 @@ static void print_sums_end(zm_gpu_frame *frame) {
     for (int i = 0; i < frame->ir->n_outputs; i++)
         if (zm_gpu_is_summed(frame->request, i))
             zm_text_printf(frame->text,
-                           "#pragma unroll\n    for (int k = 0; k < %d; ++k) {\n"
+                           "#pragma unroll\n    for (int k = 0; k < C; ++k) {\n"
                            "        const zm_place at = zm_place_in_row<V, int>(0, k, int(columns), true, group);\n"
                            "        if (at.exists) zm_store<zm_float32, V>(sum_out%d, z%d[k], at);\n    }\n",
-                           frame->items / frame->vector, i, i);
+                           i, i);
 }
 
 static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
@@ -338,7 +348,7 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
 }
 
 static zmlx_status print_rows_function(zm_gpu_frame *frame, const zm_schedule *schedule, bool is_resident) {
-    zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed", is_resident ? NULL : "int V", "");
+    zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed", is_resident ? "int C, int WHOLE" : "int V", "");
     print_rows_head(frame, is_resident);
     ZM_TRY(print_body(frame, schedule, is_resident));
     /* Shared memory is used again, where there are several warps to a row or sums of scans are kept in it. */

@@ -13,17 +13,20 @@
 
 #include "emit/emit.h"
 
-/* The programs of a CUDA kernel: its text compiled with ZM_PART defined as their number. */
-enum { ZM_GPU_PARTS = 3 };
+/* The programs of a CUDA kernel: its text compiled with ZM_PART defined as their number. The first ones serve all shapes; behind
+ * them, of rows, two for each number of chunks of a short one, the last chunk whole or not, where inputs of elements vary by column. */
+enum { ZM_GPU_GENERAL_PARTS = 3, ZM_GPU_MAX_CHUNKS = 4, ZM_GPU_PARTS = ZM_GPU_GENERAL_PARTS + 2 * ZM_GPU_MAX_CHUNKS };
 enum {
     ZM_GPU_SHORT_ROWS, /* of whole vectors, all that is read of one fits into the registers of its threads */
     ZM_GPU_LONG_ROWS,  /* of whole vectors */
     ZM_GPU_ODD_ROWS    /* any */
 };
 enum {
-    ZM_GPU_FLAT_MAP, /* one row */
-    ZM_GPU_ROWS_MAP, /* of whole vectors */
-    ZM_GPU_ODD_MAP   /* any */
+    ZM_GPU_FLAT_MAP, /* one row, all inputs vary by column */
+    ZM_GPU_ROWS_MAP, /* one row, or rows of whole vectors */
+    ZM_GPU_ODD_MAP,  /* any */
+    ZM_GPU_PLAIN_MAP, /* rows of whole vectors, all inputs vary by column */
+    ZM_GPU_MAP_PARTS
 };
 
 typedef struct zm_gpu_plan {
@@ -40,8 +43,9 @@ static inline int64_t zm_gpu_sum_rows(const zm_gpu_plan *plan) {
 }
 
 /* The launch for an emitted kernel; the same for both targets, but that Metal's has no parts. rows and columns are at least 1.
- * is_aligned: all arrays begin at a multiple of 16 bytes. */
-zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns, bool is_aligned);
+ * layouts: of the inputs (emit.h); NULL: unknown. is_aligned: all arrays begin at a multiple of 16 bytes. */
+zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns, const int32_t *layouts,
+                               bool is_aligned);
 
 /* The names of arguments, the same for all kernels: a user's names may be words of the target's language. */
 const char *zm_gpu_input_name(int input);   /* zm_in<input>, below ZM_IR_MAX_INPUTS */

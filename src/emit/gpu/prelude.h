@@ -13,10 +13,12 @@ struct zm_thread {
     uint index, threads;
 };
 
+/* WHOLE: first is known to be before end. */
+template <bool WHOLE>
 ZM_FUNCTION zm_place zm_place_in_map(zm_long first, zm_long end, zm_long rows, zm_long columns) {
     zm_place at;
     at.columns = columns;
-    at.exists = first < end;
+    at.exists = WHOLE || first < end;
     if (rows == 1 || !at.exists)
         at.row = 0;
     else /* dividing 64 bits takes longer than a vector's loads */
@@ -34,8 +36,9 @@ ZM_FUNCTION void zm_random_words(ZM_LOCAL uint *words, zm_seed seed, zm_long cou
     uint c0 = uint(counter), c1 = uint(counter >> 32), c2 = 0u, c3 = 0u;
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
-        const uint high0 = zm_multiply_high(0xd2511f53u, c0), high1 = zm_multiply_high(0xcd9e8d57u, c2);
-        const uint low0 = 0xd2511f53u * c0, low1 = 0xcd9e8d57u * c2;
+        uint high0, low0, high1, low1;
+        zm_multiply_wide(high0, low0, 0xd2511f53u, c0);
+        zm_multiply_wide(high1, low1, 0xcd9e8d57u, c2);
         c0 = high1 ^ c1 ^ key0;
         c1 = low1;
         c2 = high0 ^ c3 ^ key1;
@@ -205,6 +208,15 @@ ZM_FUNCTION zm_place zm_place_in_row(zm_long row, T chunk, T columns, bool activ
     return at;
 }
 
+/* Chunk of a row that fits into registers. is_whole: all threads have elements in it; then those of a group without a row of its
+ * own, which repeats the last one, have them too. */
+template <int V>
+ZM_FUNCTION zm_place zm_place_in_chunk(zm_long row, int chunk, bool is_whole, int columns, bool active, zm_group group) {
+    zm_place at = zm_place_in_row<V, int>(row, chunk, columns, active, group);
+    at.exists = is_whole || at.exists;
+    return at;
+}
+
 /* a / b for many a: all but two products is computed once. The scale keeps the reciprocal away from overflow and
  * underflow, so the error is below 2 units in the last place for all b. */
 ZM_FUNCTION float zm_quotient(float a, float b) {
@@ -269,6 +281,7 @@ ZM_FUNCTION float zm_exp_result(zm_exp_sum total, zm_long columns) {
     return total.largest == -ZM_INFINITY && columns > 0 ? ZM_NAN : total.sum;
 }
 struct zm_exp_sum_step {
+    enum { is_symmetric = 1 };
     static ZM_FUNCTION zm_exp_sum apply(zm_exp_sum a, zm_exp_sum b) {
         zm_exp_sum both;
         both.largest = zm_max(a.largest, b.largest);
@@ -278,34 +291,40 @@ struct zm_exp_sum_step {
 };
 
 struct zm_sum_step {
+    enum { is_symmetric = 1 };
     static ZM_FUNCTION float apply(float a, float b) { return a + b; }
 };
 struct zm_product_step {
+    enum { is_symmetric = 1 };
     static ZM_FUNCTION float apply(float a, float b) { return a * b; }
 };
 struct zm_max_step {
+    enum { is_symmetric = 1 };
     static ZM_FUNCTION float apply(float a, float b) { return zm_max(a, b); }
 };
 struct zm_min_step {
+    enum { is_symmetric = 1 };
     static ZM_FUNCTION float apply(float a, float b) { return zm_min(a, b); }
 };
 struct zm_best_step {
+    enum { is_symmetric = 1 };
     static ZM_FUNCTION zm_best apply(zm_best a, zm_best b) {
         return b.key > a.key || (b.key == a.key && b.index < a.index) ? b : a;
     }
 };
 
+ZM_FUNCTION bool zm_exchange(bool value, uint lane, uint distance) { return zm_exchange(uint(value), lane, distance) != 0u; }
+ZM_FUNCTION zm_best zm_exchange(zm_best value, uint lane, uint distance) {
+    value.key = zm_exchange(value.key, lane, distance);
+    value.index = zm_exchange(value.index, lane, distance);
+    return value;
+}
+ZM_FUNCTION zm_exp_sum zm_exchange(zm_exp_sum value, uint lane, uint distance) {
+    value.largest = zm_exchange(value.largest, lane, distance);
+    value.sum = zm_exchange(value.sum, lane, distance);
+    return value;
+}
 ZM_FUNCTION bool zm_shuffle(bool value, uint lane) { return zm_shuffle(uint(value), lane) != 0u; }
-ZM_FUNCTION zm_best zm_shuffle(zm_best value, uint lane) {
-    value.key = zm_shuffle(value.key, lane);
-    value.index = zm_shuffle(value.index, lane);
-    return value;
-}
-ZM_FUNCTION zm_exp_sum zm_shuffle(zm_exp_sum value, uint lane) {
-    value.largest = zm_shuffle(value.largest, lane);
-    value.sum = zm_shuffle(value.sum, lane);
-    return value;
-}
 /* To and from a word, for a zm_best or zm_exp_sum two, of shared memory; `value` gives the type. */
 ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, float value) { slot[warp] = zm_float_bits(value); }
 ZM_FUNCTION void zm_put(ZM_SHARED uint *slot, uint warp, uint value) { slot[warp] = value; }
@@ -333,21 +352,17 @@ ZM_FUNCTION zm_exp_sum zm_take(ZM_SHARED uint *slot, uint warp, zm_exp_sum value
     return value;
 }
 
+/* is_symmetric: either order gives the same bits. */
 template <class F, class T>
 ZM_FUNCTION T zm_in_order(bool is_second, T own, T other) {
-    return is_second ? F::apply(other, own) : F::apply(own, other);
-}
-/* Either order gives the same bits. */
-template <class F>
-ZM_FUNCTION zm_exp_sum zm_in_order(bool, zm_exp_sum own, zm_exp_sum other) {
-    return F::apply(own, other);
+    return !F::is_symmetric && is_second ? F::apply(other, own) : F::apply(own, other);
 }
 /* Over lanes in a tree whose order all lanes share, so that all have the same bits. */
 template <class F, class T>
 ZM_FUNCTION T zm_reduce_lanes(T value, uint lane, uint lanes) {
 #pragma unroll 1
     for (uint distance = 1u; distance < lanes; distance *= 2u) {
-        const T other = zm_shuffle(value, lane ^ distance);
+        const T other = zm_exchange(value, lane, distance);
         value = zm_in_order<F>((lane & distance) != 0u, value, other);
     }
     return value;
@@ -358,7 +373,7 @@ template <class F, class T>
 ZM_FUNCTION T zm_reduce_warp(T value, zm_group group, ZM_SHARED uint *slot) {
 #pragma unroll
     for (uint distance = 1u; distance < 32u; distance *= 2u) {
-        const T other = zm_shuffle(value, group.lane ^ distance);
+        const T other = zm_exchange(value, group.lane, distance);
         value = zm_in_order<F>((group.lane & distance) != 0u, value, other);
     }
     if (group.warps > 1u && group.lane == 0u) zm_put(slot, group.first_warp + group.warp, value);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Reductions of a pass: each thread over its elements, then warps by exchange, then the warps of the row through
+/* Reductions of a pass: each thread over its elements (few where rows are resident, so their sum needs no compensation), then warps by exchange, then the warps of the row through
  * shared memory, one barrier for all reductions of a pass. The order depends on the number of columns only. A fold
  * without combine goes from thread to thread. */
 #include "emit/gpu/row.h"
@@ -50,7 +50,9 @@ void zm_gpu_print_accumulators(zm_gpu_body *body, const zm_pass *pass) {
         body->slots[id] = body->next_slot;
         body->next_slot += ir->values[id].op == ZM_OP_ROW_ARGMAX || ir->values[id].op == ZM_OP_ROW_EXP_SUM ? 2 : 1;
         switch (ir->values[id].op) {
-        case ZM_OP_ROW_SUM: zm_text_printf(text, "        zm_sum r%d = zm_no_sum();\n", (int)id); break;
+        case ZM_OP_ROW_SUM:
+            zm_text_printf(text, body->is_resident ? "        float r%d = 0.0f;\n" : "        zm_sum r%d = zm_no_sum();\n", (int)id);
+            break;
         case ZM_OP_ROW_ARGMAX: zm_text_printf(text, "        zm_best r%d = {0u, 0u};\n", (int)id); break;
         case ZM_OP_ROW_EXP_SUM: zm_text_printf(text, "        zm_exp_sum r%d = {-ZM_INFINITY, 0.0f};\n", (int)id); break;
         case ZM_OP_ROW_PROD: zm_text_printf(text, "        float r%d = 1.0f;\n", (int)id); break;
@@ -141,7 +143,8 @@ void zm_gpu_print_vector_end(zm_gpu_body *body, const zm_pass *pass) {
     for (int i = 0; i < pass->n_reductions; i++) {
         zm_id id = pass->reductions[i];
         if (body->schedule->ir->values[id].op == ZM_OP_ROW_SUM)
-            zm_text_printf(body->frame->text, "            zm_add(r%d, t%d);\n", (int)id, (int)id);
+            zm_text_printf(body->frame->text, body->is_resident ? "            r%d += t%d;\n" : "            zm_add(r%d, t%d);\n",
+                           (int)id, (int)id);
         else if (body->schedule->ir->values[id].op == ZM_OP_ROW_EXP_SUM)
             zm_text_printf(body->frame->text, "            %szm_add_exps<V>(r%d, t%d);\n",
                            body->is_collective ? "if (at.exists) " : "", (int)id, (int)id);
@@ -170,7 +173,7 @@ void zm_gpu_print_results(zm_gpu_body *body, const zm_pass *pass) {
                        accumulator_type(&ir->values[id]), (int)id);
         print_step(text, body, id);
         zm_text_printf(text, "(r%d%s, group, shared + %d);\n", (int)id,
-                       ir->values[id].op == ZM_OP_ROW_SUM ? ".sum" : "", body->slots[id] * ZM_GPU_SLOT);
+                       ir->values[id].op == ZM_OP_ROW_SUM && !body->is_resident ? ".sum" : "", body->slots[id] * ZM_GPU_SLOT);
     }
     if (n_shared) zm_text_append_string(text, "        if (group.warps > 1u) zm_barrier();\n");
     for (int i = 0; i < pass->n_reductions; i++) {

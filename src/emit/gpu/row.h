@@ -9,7 +9,6 @@ typedef struct zm_gpu_body {
     zm_gpu_frame *frame;
     const zm_schedule *schedule;
     bool is_resident;
-    int n_chunks;    /* resident: vectors of a thread */
     int next_slot;
     int next_carry;
     bool *is_declared; /* by value: its variables are declared */

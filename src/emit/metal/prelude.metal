@@ -16,6 +16,8 @@ ZM_FUNCTION uint zm_float_bits(float value) { return as_type<uint>(value); }
 ZM_FUNCTION float zm_bits_float(uint bits) { return as_type<float>(bits); }
 ZM_FUNCTION uint zm_shuffle(uint value, uint lane) { return metal::simd_shuffle(value, ushort(lane & 31u)); }
 ZM_FUNCTION float zm_shuffle(float value, uint lane) { return metal::simd_shuffle(value, ushort(lane & 31u)); }
+ZM_FUNCTION uint zm_exchange(uint value, uint lane, uint distance) { return zm_shuffle(value, lane ^ distance); }
+ZM_FUNCTION float zm_exchange(float value, uint lane, uint distance) { return zm_shuffle(value, lane ^ distance); }
 ZM_FUNCTION void zm_barrier() { metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup); }
 template <class P>
 ZM_FUNCTION void zm_prefetch_word(P) {} /* Metal has none */
@@ -159,5 +161,7 @@ ZM_FUNCTION zm_seed zm_make_seed(uint low, uint high) {
     return seed;
 }
 ZM_FUNCTION uint zm_log2(uint power) { return 31u - metal::clz(power); }
-ZM_FUNCTION uint zm_multiply_high(uint a, uint b) { return metal::mulhi(a, b); }
+ZM_FUNCTION void zm_multiply_wide(ZM_LOCAL uint &high, ZM_LOCAL uint &low, uint a, uint b) {
+    high = metal::mulhi(a, b), low = a * b;
+}
 ZM_FUNCTION zm_long zm_join(uint low, uint high) { return zm_long(ulong(high) << 32 | ulong(low)); }

@@ -41,7 +41,8 @@ class Mlx:
     def __init__(self, device, dtype):
         self.dtype, self.gpu = getattr(mx, dtype), device == "gpu"
         mx.set_default_device(mx.gpu if self.gpu else mx.cpu)
-        mx.set_cache_limit(8 << 30)  # as the program does: new pages cost more than most kernels
+        if not self.gpu:
+            mx.set_cache_limit(8 << 30)  # as the program does: new pages cost more than most kernels
 
     def data(self, *shape, dtype=None):
         array = mx.random.normal(shape).astype(dtype or self.dtype)
@@ -56,7 +57,8 @@ class Mlx:
 
     def run(self, function, batch):
         begin = time.perf_counter()
-        mx.eval([function() for _ in range(batch)])
+        kept = [function() for _ in range(batch)]
+        mx.async_eval(kept)  # eval sleeps, and wakes up late
         mx.synchronize()
         return (time.perf_counter() - begin) / batch
 
@@ -319,6 +321,7 @@ def run_case(name, arguments, size, elements, batch):
                 function = make()
                 framework.run(function, batch)  # compiles
                 runs[side] = functools.partial(framework.run, function, batch)
+                free_results(arguments)
             except Exception as failure:  # a peer that has it not, or not for this type
                 print(f"    {name} {side}: {str(failure).splitlines()[0][:150]}", file=sys.stderr)
         seconds, copies = compete(runs, arguments)
@@ -339,6 +342,12 @@ def free_memory(arguments):
         torch.cuda.empty_cache()
 
 
+def free_results(arguments):
+    """Those of all sides together need not fit on a GPU."""
+    if arguments.device == "gpu":
+        free_memory(arguments)
+
+
 def compete(runs, arguments):
     """Median seconds of each side and the copy bandwidths measured between, the sides taking turns: a shared machine's speed
     changes within seconds."""
@@ -355,6 +364,7 @@ def compete(runs, arguments):
                 while len(own) < arguments.runs or time.perf_counter() - begin < arguments.seconds:
                     own.append(run())
                 seconds[side].append(median(own))
+                free_results(arguments)
             except RuntimeError as failure:
                 print(f"    {side}: {failure}", file=sys.stderr)
     return {side: median(values) for side, values in seconds.items() if values}, copies

@@ -260,8 +260,8 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     ZM_TRY(prepare(&self, name, error));
     zmlx_status status = make_inputs(inputs, &self, shape, n_dims, error);
     if (!status)
-        status = zm_sides_run(comparison, apply_host, apply_kernel, &self, self.bench->baseline, inputs, self.n_arrays, options,
-                              &self.failure, error);
+        status = zm_sides_run(comparison, apply_host, apply_kernel, &self, self.bench->baseline, inputs, self.n_arrays, stream,
+                              options, &self.failure, error);
     zm_sides_free(inputs, MAX_ARRAYS);
     zm_sides_free(self.state, MAX_ARRAYS);
     return status;

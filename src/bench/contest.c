@@ -12,19 +12,24 @@
 enum { WARMUP = 3, RUNS = 15, MAX_RUNS = 10000, MAX_BATCH = 64 };
 static const double batch_seconds = 0.02;
 
-static zmlx_status time_run(double *seconds, mlx_closure function, mlx_vector_array inputs, int batch, zmlx_error *error) {
+/* On a GPU the wait for an array sleeps, and wakes up late. */
+static int wait_for(const mlx_vector_array results, mlx_stream stream) {
+    return stream.ctx ? mlx_async_eval(results) || mlx_synchronize(stream) : mlx_eval(results);
+}
+
+static zmlx_status time_run(double *seconds, mlx_closure function, const zm_contest *self, int batch, zmlx_error *error) {
     mlx_vector_array all = mlx_vector_array_new(), results = mlx_vector_array_new();
     double begin = zm_clock_seconds();
     int failed = 0;
     for (int i = 0; i < batch && !failed; i++) {
-        failed = mlx_closure_apply(&results, function, inputs);
+        failed = mlx_closure_apply(&results, function, self->inputs);
         for (size_t j = 0; !failed && j < mlx_vector_array_size(results); j++) {
             mlx_array result = mlx_array_new();
             failed = mlx_vector_array_get(&result, results, j) || mlx_vector_array_append_value(all, result);
             mlx_array_free(result);
         }
     }
-    failed = failed || mlx_eval(all);
+    failed = failed || wait_for(all, self->stream);
     *seconds = (zm_clock_seconds() - begin) / batch;
     zmlx_status status = failed ? zm_mlx_fail(error, "benchmark") : ZMLX_OK;
     mlx_vector_array_free(all);
@@ -50,7 +55,7 @@ static zmlx_status measure(zmlx_comparison *comparison, const zm_contest *self, 
     for (int run = -n_warmup; run < n_runs; run++) {
         for (int side = self->first_side; side < 2; side++) {
             double taken;
-            ZM_TRY(time_run(&taken, self->sides[side], self->inputs, comparison->batch, error));
+            ZM_TRY(time_run(&taken, self->sides[side], self, comparison->batch, error));
             if (run >= 0) seconds[side * n_runs + run] = taken;
         }
         if (run >= 0 && self->probe) ZM_TRY(zm_bandwidth_probe_pass(&rates[run], self->probe, error));
@@ -78,8 +83,8 @@ static zmlx_status prepare(zmlx_comparison *comparison, const zm_contest *self, 
     double slower = 0;
     for (int side = self->first_side; side < 2; side++) {
         double seconds;
-        ZM_TRY(time_run(&seconds, self->sides[side], self->inputs, 1, error));
-        ZM_TRY(time_run(&seconds, self->sides[side], self->inputs, 1, error));
+        ZM_TRY(time_run(&seconds, self->sides[side], self, 1, error));
+        ZM_TRY(time_run(&seconds, self->sides[side], self, 1, error));
         if (seconds > slower) slower = seconds;
     }
     if (comparison->batch) return ZMLX_OK;
@@ -128,7 +133,7 @@ zmlx_status zm_contest_run(zmlx_comparison *comparison, zm_contest *self, const 
 
 zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure baseline, mlx_closure candidate,
                                mlx_vector_array inputs, const zmlx_bench_options *options, zmlx_error *error) {
-    zm_contest both = {{baseline, candidate}, inputs, 0, NULL};
+    zm_contest both = {.sides = {baseline, candidate}, .inputs = inputs};
     zm_error_clear(error);
     return zm_contest_run(comparison, &both, options, error);
 }

@@ -11,6 +11,7 @@ typedef struct zm_contest {
     mlx_closure sides[2];
     mlx_vector_array inputs;
     int first_side;
+    mlx_stream stream;         /* that of both sides, whose end is waited for; empty: the results are */
     zm_bandwidth_probe *probe; /* NULL at first */
 } zm_contest;
 

@@ -69,8 +69,8 @@ zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, 
     for (size_t i = 0; i < n_inputs && !status; i++)
         status = zm_sides_random(&inputs[i], shape, n_dims, dtype, 0, i, stream, error);
     if (!status)
-        status = zm_sides_run(comparison, apply_host, apply_kernel, &self, baseline, inputs, n_inputs, options, &self.failure,
-                              error);
+        status = zm_sides_run(comparison, apply_host, apply_kernel, &self, baseline, inputs, n_inputs, stream, options,
+                              &self.failure, error);
     zm_sides_free(inputs, n_inputs);
     return status;
 }

@@ -48,14 +48,14 @@ zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_
 
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
                          zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs,
-                         const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error) {
+                         mlx_stream stream, const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error) {
     zmlx_status status = ZMLX_OK;
     mlx_vector_array arrays = mlx_vector_array_new_data(inputs, n_inputs);
     mlx_closure plain = mlx_closure_new_func_payload(host, context, NULL), compiled = mlx_closure_new();
     mlx_closure kernel = mlx_closure_new_func_payload(candidate, context, NULL);
     bool compiles = baseline == ZMLX_BENCH_MLX_COMPILED;
     if (compiles && mlx_compile(&compiled, plain, false)) status = zm_mlx_fail(error, "compile");
-    zm_contest sides = {{compiles ? compiled : plain, kernel}, arrays, baseline == ZMLX_BENCH_NONE, NULL};
+    zm_contest sides = {{compiles ? compiled : plain, kernel}, arrays, baseline == ZMLX_BENCH_NONE, stream, NULL};
     if (!status) status = zm_contest_run(comparison, &sides, options, error);
     if (status && failure->code) { /* what the function said, not that it failed */
         if (error) *error = *failure;

@@ -22,6 +22,6 @@ typedef int zm_side(mlx_vector_array *results, const mlx_vector_array inputs, vo
 /* Times candidate against host, or compiled host, or nothing. failure: what the functions keep of their first one. */
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
                          zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs,
-                         const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error);
+                         mlx_stream stream, const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error);
 
 #endif

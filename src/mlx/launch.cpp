@@ -99,6 +99,7 @@ Arrays metal(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &ou
 }  // namespace
 
 void zm::launch_on_gpu(const zm_gpu_launch &launch, const Arrays &inputs, Arrays &outputs, mx::Stream stream) {
+    if (launch.often && can_launch_directly()) return launch_directly(launch, inputs, outputs, stream);
     if (!launch.header) return launches().get(launch, inputs, outputs, stream)->eval_gpu(inputs, outputs);
     Arrays results = metal(launch, inputs, outputs, stream);
     results[0].primitive().eval_gpu(results[0].inputs(), results);

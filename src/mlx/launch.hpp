@@ -19,6 +19,11 @@ namespace zm {
 void launch_on_gpu(const zm_gpu_launch &launch, const std::vector<mlx::core::array> &inputs,
                    std::vector<mlx::core::array> &outputs, mlx::core::Stream stream);
 
+/* The same without MLX's custom kernels, for CUDA (launch.often): in mlx/cuda/ or mlx/no_cuda/. */
+bool can_launch_directly();
+void launch_directly(const zm_gpu_launch &launch, const std::vector<mlx::core::array> &inputs,
+                     std::vector<mlx::core::array> &outputs, mlx::core::Stream stream);
+
 }  // namespace zm
 
 #endif

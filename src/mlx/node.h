@@ -43,6 +43,8 @@ typedef struct zm_gpu_launch {
     const char *const *input_names, *const *output_names; /* Metal: as the body names them */
     int64_t grid;
     int block, shared_bytes;
+    bool often; /* CUDA: hundreds of launches follow each other, so that the host's time counts. Outputs then come from a pool that
+                   keeps their memory (mlx/cuda/pool.hpp); grid / block must be below 2^31 */
     uint32_t scalars[ZM_GPU_MAX_SCALARS]; /* CUDA: 32-bit words after the arrays. Metal has none: there the node's
                                              last input is an array of them */
     int n_scalars;

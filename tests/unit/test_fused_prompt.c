@@ -343,16 +343,55 @@ static void test_route(void **state) {
     }
 }
 
+/* Rows of a table against MLX's gathered and dequantised ones; one token is another one where spoil. */
+static size_t compare_rows(int bits, int group_size, bool spoil) {
+    enum { N_TOKENS = 99, N_ROWS = 1000, SIZE = 384 };
+    const int shape[2] = {1, N_TOKENS};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    drawn_weight table = draw_weight(&scope, 0, N_ROWS, SIZE, bits, group_size);
+    int32_t tokens[N_TOKENS];
+    for (int i = 0; i < N_TOKENS; i++) tokens[i] = (int32_t)(draw() % N_ROWS);
+    mlx_array names = zm_from_data(&scope, tokens, shape, 2, MLX_INT32);
+    const zm_weight *w = &table.weight;
+    mlx_array rows = zm_dequantize(&scope, zm_take(&scope, w->weight, names, 0), zm_take(&scope, w->scales, names, 0),
+                                   zm_take(&scope, w->biases, names, 0), w->quantization);
+    float *expected = numbers_of(&scope, rows);
+    if (spoil) {
+        tokens[7] = (tokens[7] + 1) % N_ROWS;
+        names = zm_from_data(&scope, tokens, shape, 2, MLX_INT32);
+    }
+    float *actual = numbers_of(&scope, zm_prompt_embed(&scope, names, w));
+    size_t different = n_different(actual, expected, N_TOKENS * SIZE);
+    print_message("rows of a table, %d bits, groups of %d: %zu of %d differ\n", bits, group_size, different, N_TOKENS * SIZE);
+    free(expected);
+    free(actual);
+    free_weight(&table);
+    end_well(&scope);
+    return different;
+}
+
+static void test_embed(void **state) {
+    (void)state;
+    assert_int_equal(compare_rows(4, 64, false), 0);
+    assert_int_equal(compare_rows(4, 32, false), 0);
+    assert_int_equal(compare_rows(8, 64, false), 0);
+    assert_int_not_equal(compare_rows(4, 64, true), 0);
+}
+
 /* Against the product, the concatenation, MLX's convolution and the second product. */
 static void test_convolve(void **state) {
     (void)state;
-    static const int lengths[] = {2, 9, 64, 511, 2047};
+    static const struct {
+        int length;
+        bool is_first;
+    } cases[] = {{2, false}, {9, false}, {64, true}, {511, false}, {2047, true}};
     enum { SIZE = 256 };
-    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
-        int length = lengths[i];
-        uint16_t *numbers = draw_halves((size_t)length * 3 * SIZE, 2), *earlier = draw_halves(2 * SIZE, 2), *tap = draw_halves(3 * SIZE, 1);
+        int length = cases[i].length;
+        uint16_t *numbers = draw_halves((size_t)length * 3 * SIZE, 2), *earlier = draw_halves(2 * SIZE, cases[i].is_first ? 0 : 2), *tap = draw_halves(3 * SIZE, 1);
         mlx_array projected = halves_array(&scope, numbers, (const int[]){1, length, 3 * SIZE}, 3), last;
         mlx_array before = halves_array(&scope, earlier, (const int[]){1, 2, SIZE}, 3);
         mlx_array taps = halves_array(&scope, tap, (const int[]){SIZE, 3, 1}, 3), thirds[3];
@@ -360,7 +399,7 @@ static void test_convolve(void **state) {
         mlx_array x = zm_concatenate(&scope, before, zm_multiply(&scope, thirds[0], thirds[2]), 1);
         float *expected = numbers_of(&scope, zm_multiply(&scope, thirds[1], zm_conv1d(&scope, x, taps, SIZE)));
         float *expected_last = numbers_of(&scope, zm_slice_axis(&scope, x, 1, -2, length + 2, 1));
-        float *actual = numbers_of(&scope, zm_prompt_convolve(&scope, &last, projected, taps, before));
+        float *actual = numbers_of(&scope, zm_prompt_convolve(&scope, &last, projected, taps, cases[i].is_first ? (mlx_array){NULL} : before));
         float *actual_last = numbers_of(&scope, last);
         size_t count = (size_t)length * SIZE, different = n_different(actual, expected, count);
         print_message("convolution, %d tokens: %zu of %zu differ\n", length, different, count);
@@ -396,8 +435,9 @@ static void test_refusals(void **state) {
     end_well(&scope);
 }
 
-/* The logits after a prompt, patched and not. Fewer tokens than from where on MLX's attention may not repeat its own bits. */
-static void compare_logits(const char *folder, const char *name) {
+/* The logits after a prompt and after one more token, patched and not. Fewer tokens than from where on MLX's attention may not repeat
+ * its own bits. spoil: the patched side's last token is another one. */
+static void compare_logits(const char *folder, const char *name, bool spoil) {
     enum { LENGTH = 100 };
     zmlx_model *model;
     zmlx_model_options options = {.device = ZMLX_DEVICE_GPU};
@@ -406,23 +446,29 @@ static void compare_logits(const char *folder, const char *name) {
     zmlx_patch_options patch = {.patterns = (const char *const[]){"prompt"}, .n_patterns = 1};
     assert_int_equal(zmlx_patch(&report, model, &patch, &error), 0);
     assert_true(report->patched_count > 0);
-    int32_t tokens[LENGTH];
-    for (int i = 0; i < LENGTH; i++) tokens[i] = (int32_t)(draw() % (uint32_t)model->info.vocab_size);
-    size_t bytes = (size_t)model->info.vocab_size * sizeof(float);
-    float *logits[2];
+    int32_t tokens[LENGTH + 1];
+    for (int i = 0; i <= LENGTH; i++) tokens[i] = (int32_t)(draw() % (uint32_t)model->info.vocab_size);
+    size_t n_logits = (size_t)model->info.vocab_size;
+    float *logits[2]; /* after the prompt, then after the token */
     for (int side = 0; side < 2; side++) {
         zmlx_session *session;
-        logits[side] = allocate(bytes);
+        logits[side] = allocate(2 * n_logits * sizeof(float));
         zm_patch_switch(model, 0, side == 1);
         assert_int_equal(zmlx_session_new(&session, model, &error), 0);
-        if (zmlx_session_feed(session, tokens, LENGTH, logits[side], false, &error))
+        if (side && spoil) tokens[LENGTH] = (tokens[LENGTH] + 1) % model->info.vocab_size;
+        if (zmlx_session_feed(session, tokens, LENGTH, logits[side], false, &error) ||
+            zmlx_session_feed(session, tokens + LENGTH, 1, logits[side] + n_logits, false, &error))
             fail_msg("%s: %s", error.where, error.message);
         zmlx_session_free(session);
     }
-    int different = memcmp(logits[0], logits[1], bytes);
-    print_message("%s: %d modules, %d left alone, the logits after %d tokens are %s\n", name, report->patched_count,
-                  report->skipped_count, (int)LENGTH, different ? "not the same" : "bit-equal");
-    assert_int_equal(different, 0);
+    int different[2];
+    for (int i = 0; i < 2; i++)
+        different[i] = memcmp(logits[0] + (size_t)i * n_logits, logits[1] + (size_t)i * n_logits, n_logits * sizeof(float)) != 0;
+    print_message("%s: %d modules, %d left alone, the logits after %d tokens are %s, after one more %s\n", name,
+                  report->patched_count, report->skipped_count, (int)LENGTH, different[0] ? "not the same" : "bit-equal",
+                  different[1] ? "not the same" : "bit-equal");
+    assert_int_equal(different[0], 0);
+    assert_int_equal(different[1], spoil);
     for (int side = 0; side < 2; side++) free(logits[side]);
     zmlx_model_free(model);
 }
@@ -433,7 +479,8 @@ static void test_trained(void **state) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char folder[256];
         snprintf(folder, sizeof folder, ZMLX_SOURCE_FOLDER "/models/%s", names[i]);
-        compare_logits(folder, names[i]);
+        compare_logits(folder, names[i], false);
+        if (i == 0) compare_logits(folder, "the same, and another last token", true);
     }
 }
 
@@ -450,12 +497,14 @@ static void test_published_shapes(void **state) {
         uint64_t size;
         zmlx_synth_options options = {.bits = 4, .n_layers = cases[i].n_layers, .vocab_size = 4096};
         if (zmlx_synth(&size, cases[i].shape, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
-        compare_logits(folder, cases[i].shape);
+        compare_logits(folder, cases[i].shape, false);
         temporary_remove(folder);
     }
 }
 
-int main(void) {
+/* An argument chooses tests by a pattern of cmocka's. */
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     if (!zm_prompt_available()) {
         print_message("no CUDA device: skipped\n");
         return SKIPPED;
@@ -463,7 +512,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),          cmocka_unit_test(test_linear), cmocka_unit_test(test_gated),
         cmocka_unit_test(test_experts),           cmocka_unit_test(test_sees_a_difference),
-        cmocka_unit_test(test_route),             cmocka_unit_test(test_convolve),
+        cmocka_unit_test(test_route),             cmocka_unit_test(test_embed),   cmocka_unit_test(test_convolve),
         cmocka_unit_test(test_trained),           cmocka_unit_test(test_published_shapes),
     };
     return cmocka_run_group_tests(tests, open_streams, close_streams);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the choice of
  * experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
- * Behind bfloat16.cuh. The text before that defines ZM_ROUTE, ZM_PLAN, ZM_COMBINE or ZM_CONVOLVE: the kernel that is wanted. */
+ * Behind bfloat16.cuh. The text before that defines ZM_ROUTE, ZM_PLAN, ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and
+ * for a table ZM_BITS (4 or 8) and ZM_GROUP. */
 enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
 
 #if ZM_ROUTE
@@ -53,7 +54,8 @@ extern "C" __global__ void __launch_bounds__(ROUTE_WARPS * WARP)
 
 #elif ZM_PLAN
 /* order: the n_chosen places of `chosen`, sorted by expert; among those of one expert in any order, which changes no bits: a row's
- * sums are its own. tiles: (expert, first in order, how many) of blocks of at most tile_rows; the rest of n_tiles are empty. */
+ * sums are its own. tiles: (expert, first in order, how many) of blocks of at most tile_rows, of an expert nearly as many in each; the rest of
+ * n_tiles are empty. */
 extern "C" __global__ void __launch_bounds__(PLAN_THREADS)
     zm_plan(const uint *chosen, uint *order, uint4 *tiles, uint n_chosen, uint n_experts, uint tile_rows, uint n_tiles) {
     __shared__ uint counts[MOST_EXPERTS], next[MOST_EXPERTS];
@@ -70,8 +72,11 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS)
     }
     if (thread < n_experts) {
         next[thread] = first;
-        for (uint i = 0; i < counts[thread]; i += tile_rows, tile++)
-            tiles[tile] = make_uint4(thread, first + i, min(counts[thread] - i, tile_rows), 0);
+        uint n_own = (counts[thread] + tile_rows - 1) / tile_rows;
+        for (uint i = 0; i < n_own; i++) {
+            uint begin = counts[thread] * i / n_own, end = counts[thread] * (i + 1) / n_own;
+            tiles[tile + i] = make_uint4(thread, first + begin, end - begin, 0);
+        }
     }
     for (uint i = n_used + thread; i < n_tiles; i += PLAN_THREADS) tiles[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
@@ -106,11 +111,11 @@ ZM_FUNCTION float convolve(float c, float x0, float x1, float x2, const ushort *
     return c * rounded(fmaf(x2, widen(taps[2]), fmaf(x1, widen(taps[1]), x0 * widen(taps[0]))));
 }
 
-/* y = c * conv(b * v) of three taps, (b, c, v) the thirds of a row of `projected`; before: the last two b * v of earlier tokens,
+/* y = c * conv(b * v) of three taps, (b, c, v) the thirds of a row of `projected`; before: the last two b * v of earlier tokens, if has_before,
  * after: those behind these. A thread has eight channels of CONV_TOKENS tokens. */
 extern "C" __global__ void __launch_bounds__(256)
     zm_convolve(const uint4 *projected, const uint4 *taps, const uint4 *before, uint4 *y, uint4 *after, uint n_tokens,
-                uint vectors) {
+                uint vectors, uint has_before) {
     uint at = blockIdx.x * 256 + threadIdx.x, vector = at % vectors, first = at / vectors * CONV_TOKENS;
     if (first >= n_tokens) return;
     uint4 loaded[3];
@@ -122,7 +127,9 @@ extern "C" __global__ void __launch_bounds__(256)
         uint4 b = row[0], v = row[2 * vectors];
         return make_uint4(product2(b.x, v.x), product2(b.y, v.y), product2(b.z, v.z), product2(b.w, v.w));
     };
-    uint4 x0 = first ? gated(first - 2) : before[vector], x1 = first ? gated(first - 1) : before[vectors + vector];
+    uint4 x0 = make_uint4(0, 0, 0, 0), x1 = x0;
+    if (first) x0 = gated(first - 2), x1 = gated(first - 1);
+    else if (has_before) x0 = before[vector], x1 = before[vectors + vector];
     for (uint token = first; token < first + CONV_TOKENS && token < n_tokens; token++) {
         uint4 x2 = gated(token), c = projected[(size_t(token) * 3 + 1) * vectors + vector], result;
         const uint *a0 = &x0.x, *a1 = &x1.x, *a2 = &x2.x, *gate = &c.x;
@@ -134,5 +141,24 @@ extern "C" __global__ void __launch_bounds__(256)
         if (token + 2 >= n_tokens) after[(token + 2 - n_tokens) * vectors + vector] = x2;
         x0 = x1, x1 = x2;
     }
+}
+#elif ZM_EMBED
+/* Rows of a table of n_rows, of which a token names one (MLX counts a negative one from the end): a thread has eight columns. */
+extern "C" __global__ void __launch_bounds__(256)
+    zm_embed_rows(const int *tokens, const uint *codes, const ushort *scales, const ushort *biases, uint4 *y, uint n_tokens,
+                  uint vectors, uint n_rows) {
+    uint at = blockIdx.x * 256 + threadIdx.x;
+    if (at >= n_tokens * vectors) return;
+    int token = tokens[at / vectors];
+    size_t vector = size_t(token < 0 ? token + int(n_rows) : token) * vectors + at % vectors, group = vector * 8 / ZM_GROUP;
+    uint scale = scales[group] * 0x10001u, bias = biases[group] * 0x10001u;
+    uint pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint word = codes[vector * (ZM_BITS / 4) + i * ZM_BITS / 16] >> i * 2 * ZM_BITS % 32;
+        uint first = word & ((1u << ZM_BITS) - 1), second = word >> ZM_BITS & ((1u << ZM_BITS) - 1);
+        pairs[i] = fma2(pack(float(first), float(second)), scale, bias);
+    }
+    y[at] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 #endif

@@ -15,18 +15,6 @@ ZM_FUNCTION void wait_for_last() {
     asm volatile("griddepcontrol.launch_dependents;");
 }
 
-/* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
-ZM_FUNCTION uint fma2_by(uint a, uint both) {
-    uint result;
-    asm("{ .reg .b16 l, h; .reg .b32 b, c; mov.b32 {l, h}, %2; mov.b32 b, {l, l}; mov.b32 c, {h, h};"
-        "  fma.rn.bf16x2 %0, %1, b, c; }" : "=r"(result) : "r"(a), "r"(both));
-    return result;
-}
-ZM_FUNCTION uint multiply2(uint a, uint b) {
-    uint result;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-    return result;
-}
 /* Copies to shared memory, which go on while the thread does. Where not `in`, nothing is copied. */
 ZM_FUNCTION void copy16(uint shared, const void *p, bool in) {
     asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.cg.shared.global [%0], [%1], 16; }"
@@ -97,6 +85,9 @@ ZM_FUNCTION float warp_sum2(float a, float b, int lane) {
     for (int step = 8; step; step /= 2) own += __shfl_xor_sync(~0u, own, step);
     return own;
 }
+
+/* What changes no sum: -0. */
+const ushort NOTHING = 0x8000;
 
 /* A product and the linear map's bias, each rounded. biases NULL: none. */
 ZM_FUNCTION float biased(float product, const ushort *biases, uint at) {

@@ -94,6 +94,8 @@ zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const
                        const zm_weight *down, zm_activation activation);
 /* h + the experts' weighted sum, with the top_k of zm_decode_begin. */
 zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments);
+/* The sum alone as a node of its own, for x (1, ..., 1, hidden_size) of one token. */
+mlx_array zm_decode_moe_alone(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments);
 /* to = W norm(h), for many rows. */
 void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to);
 /* Memory for the head's results where only the choice among them is wanted. */

@@ -91,7 +91,7 @@ ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const u
 #endif
 
 #if ZM_TOP_K < 8
-/* h_next = h + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum rounded. A block has
+/* h_next = h (NULL: nothing) + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum rounded. A block has
  * OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
 enum { OUT_WARP_ROWS = 4, OUT_GROUPS = WARPS / ZM_TOP_K, OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS };
 
@@ -120,7 +120,7 @@ ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, cons
             wait_for_last();
             stage<ZM_K>(staged + slot * X, act + slot * (ZM_K / 8), warp / ZM_TOP_K * WARP + lane, OUT_GROUPS * WARP);
             __syncthreads();
-            before = read_fresh(h + (writes ? own : 0));
+            before = h ? read_fresh(h + (writes ? own : 0)) : NOTHING;
 #pragma unroll
             for (int i = 0; i < ZM_TOP_K; i++) share[i] = read_fresh(weights + i);
         },

@@ -20,6 +20,12 @@ typedef struct routed {
     zm_place normed, experts, weights;
 } routed;
 
+static void add_place(zm_launch *launch, zm_place place) {
+    if (place < 0) zm_launch_add_null(launch);
+    else zm_launch_add_place(launch, place);
+}
+
+/* norm: without a weight h is normed already. */
 static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
     const zm_weight *router = arguments->router;
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_router, router);
@@ -30,7 +36,8 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
     zm_launch_reserve(&launch, &plan, warps, zm_divide_up(plan.n_tasks, ROUTER_BLOCKS * warps));
     routed places = {-1, -1, -1};
     if (zm_decode_failed(decode)) return places;
-    places.normed = zm_decode_temporary(decode, decode->hidden_size);
+    bool has_norm = zm_is_set(norm.weight);
+    places.normed = has_norm ? zm_decode_temporary(decode, decode->hidden_size) : h;
     places.experts = zm_chain_temporary(decode->chain, (size_t)decode->top_k * sizeof(int32_t));
     places.weights = zm_decode_temporary(decode, decode->top_k);
     zm_launch_add_place(&launch, h);
@@ -38,7 +45,7 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
     zm_launch_add_weight(&launch, router);
     zm_launch_add_constant(&launch, router->bias);
     zm_launch_add_constant(&launch, arguments->expert_bias);
-    zm_launch_add_place(&launch, places.normed);
+    add_place(&launch, has_norm ? places.normed : -1);
     zm_launch_add_place(&launch, places.experts);
     zm_launch_add_place(&launch, places.weights);
     zm_launch_add_float(&launch, norm.eps);
@@ -116,12 +123,12 @@ bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_a
            top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down)) <= ZM_DECODE_MAX_SHARED;
 }
 
-zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
+/* to = h (-1: nothing) + the experts' weighted sum. */
+static void mix(zm_decode *decode, routed places, zm_place h, zm_place to, const zm_moe_arguments *arguments) {
     const zm_weight *gate = arguments->gate, *down = arguments->down;
-    routed places = route(decode, h, norm, arguments);
     zm_launch in = zm_launch_begin(decode, ZM_DECODE_KERNEL_experts_in, gate);
     zm_launch out = zm_launch_begin(decode, ZM_DECODE_KERNEL_experts_out, down);
-    zm_place act = zm_decode_temporary(decode, decode->top_k * gate->out_features), to = zm_decode_residual(decode);
+    zm_place act = zm_decode_temporary(decode, decode->top_k * gate->out_features);
     bool tiled = zm_decode_takes_tiles(decode->top_k);
     zm_launch_add_place(&in, places.normed);
     zm_launch_add_place(&in, places.experts);
@@ -137,12 +144,31 @@ zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const
     zm_launch_add_place(&out, places.weights);
     zm_launch_add_weight(&out, down);
     if (!tiled) zm_launch_add_constant(&out, down->bias);
-    zm_launch_add_place(&out, h);
+    add_place(&out, h);
     zm_launch_add_place(&out, to);
     zm_launch_add_int(&out, down->out_features);
     if (tiled) plan_tiled_experts(&in, &out, gate, down);
     else plan_vector_experts(&in, &out, gate, down);
     zm_launch_end(&in);
     zm_launch_end(&out);
+}
+
+zm_place zm_decode_moe(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
+    routed places = route(decode, h, norm, arguments);
+    zm_place to = zm_decode_residual(decode);
+    mix(decode, places, h, to, arguments);
     return to;
+}
+
+mlx_array zm_decode_moe_alone(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments) {
+    enum { ANY_HEAD_DIM = 64 };
+    zm_decode decode;
+    mlx_array y = {NULL};
+    if (zm_scope_failed(scope)) return y;
+    zm_decode_begin(&decode, scope, zm_dim(x, -1), ANY_HEAD_DIM, arguments->top_k);
+    zm_place in = zm_decode_input(&decode, x);
+    zm_place out = zm_decode_output(&decode, MLX_BFLOAT16, (int)mlx_array_ndim(x), mlx_array_shape(x));
+    mix(&decode, route(&decode, in, (zm_decode_norm){0}, arguments), -1, out, arguments);
+    zm_decode_end(&decode, &y);
+    return y;
 }

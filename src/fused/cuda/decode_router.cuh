@@ -46,7 +46,7 @@ ZM_FUNCTION uint rank_of(const uint *keys, uint n, uint thread, bool low) {
     return rank;
 }
 
-/* normed = norm(h); experts, weights (top_k): by the sigmoid of W normed + bias, chosen by it + expert_bias, or by its softmax,
+/* normed = norm(h), or with norm NULL h itself; experts, weights (top_k): by the sigmoid of W normed + bias, chosen by it + expert_bias, or by its softmax,
  * or the softmax of the largest; the weights divided by their sum + epsilon if normalize. Biases may be NULL. */
 extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THREADS)
     zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales, const ushort *biases,
@@ -59,7 +59,7 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THR
     begin_cluster();
     float choice_bias = thread < n_experts && expert_bias ? __ldg(expert_bias + thread) : 0.0f;
     norm_row nr;
-    load_norm(nr, norm, thread);
+    if (norm) load_norm(nr, norm, thread);
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
     multiply<ZM_HIDDEN, 1>(
         warp * ROUTER_BLOCKS + blockIdx.x, ROUTER_BLOCKS * warps, n_experts, staged,
@@ -70,7 +70,12 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THR
         },
         [&] {
             wait_for_last();
-            stage_norm(staged, h, nr, eps, blockIdx.x ? nullptr : normed, thread, blockDim.x);
+            if (norm) {
+                stage_norm(staged, h, nr, eps, blockIdx.x ? nullptr : normed, thread, blockDim.x);
+            } else {
+                stage<ZM_HIDDEN>(staged, h, thread, blockDim.x);
+                __syncthreads();
+            }
             wait_for_cluster(); /* the first block has begun */
         },
         [&](uint expert, const float *parts) {

@@ -191,7 +191,7 @@ ZM_KERNEL(WARP *ZM_TOP_K, 2) zm_experts_out(const uint4 *act, const uint *expert
         },
         [&] {
             wait_for_last();
-            before = read_fresh(h + (block_row + thread % TILE_ROWS));
+            before = h ? read_fresh(h + (block_row + thread % TILE_ROWS)) : NOTHING;
 #pragma unroll
             for (int i = 0; i < ZM_TOP_K; i++) share[i] = read_fresh(weights + i);
             for (uint v = lane; v < TILE_X; v += WARP) place_tile_x(x, v, read_fresh(act + warp * TILE_X + v));

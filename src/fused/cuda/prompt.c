@@ -7,7 +7,7 @@
 #include "mlx/gpu.h"
 
 /* As in prompt.cuh and around.cuh. */
-enum { THREADS = 256, WARP = 32, TILE_N = 128, TILE_K = 64, PLAN_THREADS = 1024, VECTOR = 8, CONV_TOKENS = 4 };
+enum { THREADS = 256, WARP = 32, TILE_K = 64, PLAN_THREADS = 1024, VECTOR = 8, CONV_TOKENS = 4 };
 enum { CAPABILITY = 90 };
 enum { MULTIPROCESSORS = 132 }; /* of an H100; elsewhere the work is shared less evenly */
 
@@ -61,34 +61,36 @@ static void add_weight(inputs *to, const zm_weight *weight) {
 /* What is asked of a product beside its inputs. */
 typedef struct request {
     const zm_weight *weight; /* one of those, where there are several */
-    int kind, tile_rows, n_tiles;
+    int kind, tile_rows, weight_rows, n_tiles;
     int rows, top_k; /* top_k: of ZM_PROMPT_FIRST */
 } request;
 
 /* The scales of a row that begin at a multiple of as many bytes are brought together. */
-static zm_prompt_code_key code_of(const zm_weight *weight, int kind, int tile_rows) {
+static zm_prompt_code_key code_of(const zm_weight *weight, int kind, int weight_rows) {
     zm_quantization quantization = weight->quantization;
     int n_groups = weight->in_features / quantization.group_size;
     return (zm_prompt_code_key){.kind = kind,
                                 .bits = quantization.bits,
                                 .group_size = quantization.group_size,
-                                .tile_rows = tile_rows,
+                                .weight_rows = weight_rows,
                                 .span = n_groups % 8 == 0 ? 8 : n_groups % 4 == 0 ? 4 : 2};
 }
 
-static int columns_of(int kind) { return kind & ZM_PROMPT_GATED ? TILE_N / 2 : TILE_N; }
+static int columns_of(const request *of) { return of->kind & ZM_PROMPT_GATED ? of->weight_rows / 2 : of->weight_rows; }
 
 static mlx_array multiply(zm_scope *scope, const request *of, const inputs *from, const zm_node_output *spec) {
     const zm_weight *weight = of->weight;
-    int n_blocks_n = divide_up(weight->out_features, columns_of(of->kind));
+    int n_blocks_n = divide_up(weight->out_features, columns_of(of));
     zm_prompt_kernel kernel = {
-        .code = code_of(weight, of->kind, of->tile_rows),
-        .block = THREADS,
+        .code = code_of(weight, of->kind, of->weight_rows),
+        .tile_rows = of->tile_rows,
+        .block = 2 * of->weight_rows,
         .n_blocks = (int64_t)of->n_tiles * n_blocks_n,
     };
     zm_prompt_add_word(&kernel, weight->out_features);
     zm_prompt_add_word(&kernel, weight->in_features);
     zm_prompt_add_word(&kernel, of->rows);
+    zm_prompt_add_word(&kernel, of->tile_rows);
     zm_prompt_add_word(&kernel, of->top_k);
     zm_prompt_add_word(&kernel, n_blocks_n);
     mlx_array y;
@@ -106,13 +108,19 @@ static zm_node_output shaped_like(mlx_array x, int last, mlx_dtype dtype) {
 
 static int rows_of(mlx_array x) { return (int)(mlx_array_size(x) / (size_t)zm_dim(x, -1)); }
 
-/* Without experts: large tiles where they give every multiprocessor two blocks, since they dequantise a weight half as often. */
+/* Without experts: the largest tiles of those that give nearly every multiprocessor a block. */
 static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *weight, int kind, const inputs *from) {
-    int rows = rows_of(x), n_blocks_n = divide_up(weight->out_features, columns_of(kind));
-    bool many = divide_up(rows, ZM_PROMPT_LARGE_TILE) * n_blocks_n >= 2 * MULTIPROCESSORS;
-    request of = {.weight = weight, .kind = kind, .rows = rows};
-    of.tile_rows = many ? ZM_PROMPT_LARGE_TILE : ZM_PROMPT_SMALL_TILE;
-    of.n_tiles = divide_up(rows, of.tile_rows);
+    static const struct {
+        int rows, weight_rows;
+    } tiles[] = {{128, ZM_PROMPT_MANY_WEIGHTS}, {64, ZM_PROMPT_FEW_WEIGHTS}, {32, ZM_PROMPT_FEW_WEIGHTS}};
+    enum { COUNT = sizeof tiles / sizeof *tiles, LEAST_BLOCKS = 9 * MULTIPROCESSORS / 10 };
+    request of = {.weight = weight, .kind = kind, .rows = rows_of(x)};
+    for (int i = 0; i < COUNT; i++) {
+        of.tile_rows = tiles[i].rows;
+        of.weight_rows = tiles[i].weight_rows;
+        of.n_tiles = divide_up(of.rows, of.tile_rows);
+        if (of.n_tiles * divide_up(weight->out_features, columns_of(&of)) >= LEAST_BLOCKS) break;
+    }
     zm_node_output spec = shaped_like(x, weight->out_features, MLX_BFLOAT16);
     return multiply(scope, &of, from, &spec);
 }
@@ -178,17 +186,12 @@ static mlx_array combine(zm_scope *scope, mlx_array y, mlx_array weights, const 
     return sum;
 }
 
-/* Large tiles where an expert would need several small ones: blocks skip the half that they have no rows for. */
-static int expert_tile(int rows, int n_experts) {
-    return rows / n_experts >= 3 * ZM_PROMPT_SMALL_TILE / 4 ? ZM_PROMPT_LARGE_TILE : ZM_PROMPT_SMALL_TILE;
-}
-
 mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up, const zm_weight *down,
                             mlx_array chosen, mlx_array weights) {
     if (zm_scope_failed(scope)) return x;
     int n_experts = gate->n_experts, top_k = zm_dim(chosen, -1);
-    request of = {.weight = gate, .kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST, .rows = (int)mlx_array_size(chosen), .top_k = top_k};
-    of.tile_rows = expert_tile(of.rows, n_experts);
+    request of = {.weight = gate, .kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST, .rows = (int)mlx_array_size(chosen), .top_k = top_k,
+                  .weight_rows = ZM_PROMPT_MANY_WEIGHTS, .tile_rows = ZM_PROMPT_MOST_ROWS};
     /* Each expert that is used may leave a tile part empty. */
     of.n_tiles = of.rows / of.tile_rows + (of.rows < n_experts ? of.rows : n_experts);
     mlx_array order_and_tiles[2];
@@ -217,6 +220,27 @@ mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate,
     return combine(scope, y, weights, &spec, of.rows / top_k);
 }
 
+mlx_array zm_prompt_embed(zm_scope *scope, mlx_array tokens, const zm_weight *table) {
+    if (zm_scope_failed(scope)) return tokens;
+    int n_tokens = (int)mlx_array_size(tokens), vectors = table->in_features / VECTOR;
+    int64_t n_threads = (int64_t)n_tokens * vectors;
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_EMBED, .bits = table->quantization.bits, .group_size = table->quantization.group_size},
+                               .block = THREADS,
+                               .n_blocks = (n_threads + THREADS - 1) / THREADS};
+    zm_prompt_add_word(&kernel, n_tokens);
+    zm_prompt_add_word(&kernel, vectors);
+    zm_prompt_add_word(&kernel, table->out_features);
+    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(tokens) + 1, .dtype = MLX_BFLOAT16};
+    memcpy(spec.shape, mlx_array_shape(tokens), (size_t)(spec.n_dims - 1) * sizeof(int));
+    spec.shape[spec.n_dims - 1] = table->in_features;
+    inputs from = {0};
+    add(&from, tokens);
+    add_weight(&from, table);
+    mlx_array rows;
+    zm_prompt_launch(scope, &rows, &spec, 1, &kernel, from.arrays, from.count);
+    return rows;
+}
+
 mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array projected, mlx_array taps, mlx_array before) {
     *last = (mlx_array){NULL};
     if (zm_scope_failed(scope)) return projected;
@@ -225,15 +249,16 @@ mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array project
     zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_CONVOLVE}, .block = THREADS, .n_blocks = (n_threads + THREADS - 1) / THREADS};
     zm_prompt_add_word(&kernel, n_tokens);
     zm_prompt_add_word(&kernel, size / VECTOR);
+    zm_prompt_add_word(&kernel, zm_is_set(before));
     const zm_node_output specs[2] = {shaped_like(projected, size, MLX_BFLOAT16),
                                      {.shape = {1, 2, size}, .n_dims = 3, .dtype = MLX_BFLOAT16}};
     mlx_array results[2];
-    zm_prompt_launch(scope, results, specs, 2, &kernel, (const mlx_array[]){projected, taps, before}, 3);
+    zm_prompt_launch(scope, results, specs, 2, &kernel, (const mlx_array[]){projected, taps, zm_is_set(before) ? before : taps}, 3);
     *last = results[1];
     return results[0];
 }
 
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error) {
     const zm_text *cubin;
-    return zm_prompt_code_get(&cubin, code_of(weight, 0, ZM_PROMPT_LARGE_TILE), error);
+    return zm_prompt_code_get(&cubin, code_of(weight, 0, ZM_PROMPT_MANY_WEIGHTS), error);
 }

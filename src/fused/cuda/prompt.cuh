@@ -1,244 +1,316 @@
 /* SPDX-License-Identifier: MIT */
-/* Products of many rows with affine weights, in bfloat16 on Hopper's tensor cores, with the bits of MLX's own matrix kernels: a weight
- * is code * scale + bias with one rounding, and a sum is a chain of products of 16 elements in the order of k.
+/* Products of many rows with quantised weights, in bfloat16 on Hopper's tensor cores, with the bits of MLX's own matrix kernels: a
+ * weight is code * scale + bias with one rounding, and a sum is a chain of products of 16 elements in the order of k.
  *
  *     y[r, i] = sum over k of x[r, k] * w[i, k]
  *
- * Behind bfloat16.cuh. The text before that defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_ROWS (64 or
- * 128), the rows of x that a block takes, ZM_SPAN (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and
- * silu(gate x) * up x comes out; and of experts ZM_FIRST or ZM_SECOND: tiles say which rows a block takes (around.cuh). FIRST
- * reads each row of x for the experts chosen for it and leaves rows sorted by expert, SECOND takes them so and leaves each at
- * its place. */
-typedef unsigned long long descriptor;
-
+ * Weights are the rows of the tensor cores' first matrix, which they take from registers: a thread dequantises just what it
+ * multiplies. A tile has as many columns as it has rows of x.
+ *
+ * Behind bfloat16.cuh and wgmma.cuh. The text before that defines ZM_BITS (4 or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many
+ * of their rows a block takes, ZM_SPAN (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and
+ * silu(gate x) * up x comes out; and of experts ZM_FIRST or ZM_SECOND: tiles
+ * say which rows a block takes (around.cuh). FIRST reads each row of x for the experts chosen for it and leaves rows sorted by
+ * expert, SECOND takes them so and leaves each at its place. */
 enum {
-    THREADS = 256, /* two groups of four warps: each has 64 rows of x, or half of the weight rows */
-    GROUP_THREADS = 128,
-    TILE_N = 128, /* weight rows of a block */
+    WARP = 32,
+    THREADS = 2 * ZM_WEIGHTS, /* a warp has 16 rows of weights: of two weights 8 of each */
+    COLUMNS = ZM_GATED ? ZM_WEIGHTS / 2 : ZM_WEIGHTS, /* of the result */
+    WARP_COLUMNS = ZM_GATED ? 8 : 16,
     TILE_K = 64,
-    SPLITS_N = ZM_ROWS == 64,
-    GROUP_N = SPLITS_N ? TILE_N / 2 : TILE_N,
-    COLUMNS = ZM_GATED ? TILE_N / 2 : TILE_N, /* of the result */
-    GROUP_COLUMNS = ZM_GATED ? GROUP_N / 2 : GROUP_N,
-    TILES = GROUP_N / 8, /* sums of a thread: for each eight weight rows, two of them of two rows of x */
-    STAGES = ZM_ROWS == 128 ? 3 : 4,
-    ROW_BYTES = TILE_K * 2,
-    X_BYTES = ZM_ROWS * ROW_BYTES,
-    W_BYTES = TILE_N * ROW_BYTES,
-    VECTORS = ZM_BITS / 4, /* of 16 bytes of codes, a thread: 32 weights of a row, all of one group */
-    CODE_BYTES = THREADS * VECTORS * 16,
+    STAGES = 4,
+    AHEAD = STAGES - 2, /* steps that copies of x are ahead */
+    VECTORS = ZM_BITS / 4, /* of 16 bytes of codes, a thread: 32 weights of a row */
+    CODE_BYTES = 16 * TILE_K * ZM_BITS / 8, /* a warp's of a step */
     SPAN_STEPS = ZM_SPAN * ZM_GROUP / TILE_K,
     SPANS = ZM_SPAN == 2 ? 4 : 2, /* in shared memory */
-    SCALE_BYTES = TILE_N * ZM_SPAN * 2, /* of a span; biases are as many */
-    THREAD_X = ZM_ROWS * 8 / THREADS, /* vectors of x */
+    SCALE_BYTES = ZM_WEIGHTS * ZM_SPAN * 2, /* of a span; biases are as many */
+    RESULT_BYTES = COLUMNS * 2 + 16, /* of a row in shared memory, so that eight rows lie in different banks */
 };
 
-ZM_FUNCTION float swiglu(float gate, float up) {
-    gate = rounded(gate);
-    return rounded(gate * sigmoid(gate)) * rounded(up); /* to be rounded */
+extern __shared__ __align__(1024) unsigned char shared_memory[];
+/* The codes of two steps, spans of scales and biases, and from a multiple of 1024 on the stages' x, later the results. */
+ZM_FUNCTION uint codes_address() { return uint(__cvta_generic_to_shared(shared_memory)); }
+enum {
+    CODES_BYTES = 2 * (THREADS / WARP) * CODE_BYTES, /* a multiple of 1024 */
+    SCALES_BYTES = (SPANS * 2 * SCALE_BYTES + 1023) / 1024 * 1024,
+};
+ZM_FUNCTION uint scales_address() { return codes_address() + CODES_BYTES; }
+ZM_FUNCTION uint x_address() { return scales_address() + SCALES_BYTES; }
+
+ZM_FUNCTION uint4 read_shared(uint shared) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(shared));
+    return v;
+}
+ZM_FUNCTION uint read_shared_word(uint shared) {
+    uint value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared));
+    return value;
+}
+ZM_FUNCTION uint read_shared_half(uint shared) {
+    ushort value;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(shared));
+    return value;
+}
+ZM_FUNCTION void write_shared(uint shared, uint value) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared), "r"(value) : "memory"); }
+ZM_FUNCTION void write_shared(uint shared, uint a, uint b) {
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(shared), "r"(a), "r"(b) : "memory");
+}
+/* A weight's codes are read once. */
+ZM_FUNCTION uint4 read_codes(const uint4 *p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
 }
 
-template <int bytes> ZM_FUNCTION void copy(uint shared, const void *p) {
-    if (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(p) : "memory");
-    else asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(p), "n"(bytes) : "memory");
-}
-ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int pending> ZM_FUNCTION void finish_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
+/* Codes go through shared memory from the threads 2 * row and 2 * row + 1 of a warp, which bring a step's halves of 32, to those
+ * that multiply: 4 * (row % 8) + c takes, of each 16 elements, 2 c, 2 c + 1, 2 c + 8 and 2 c + 9 of rows row % 8 and row % 8 + 8. */
+ZM_FUNCTION uint codes_place(uint row, uint c) { return (row * 4 + (c ^ row >> 1)) * 16; }
 
-/* What the tensor cores read next was stored by threads; what they are adding to is left alone until finish_products(). */
-ZM_FUNCTION void show_to_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-ZM_FUNCTION void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-ZM_FUNCTION void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-ZM_FUNCTION void finish_products() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+/* What a thread brings to shared memory: its part of the rows of x, 32 weights of a row each step, and now and then the
+ * next scales (an even thread) or biases of that row. */
+template <int N> struct source {
+    enum { THREAD_X = (N * 8 + THREADS - 1) / THREADS, X_BYTES = N * ROW_BYTES };
+    const uint4 *x[THREAD_X];
+    bool has_x[THREAD_X], has_weight;
+    const uint4 *codes;
+    const ushort *scales; /* or biases */
+    uint x_at, codes_at, scales_at; /* of stage 0 */
+    uint4 next[2][VECTORS]; /* codes of steps to come */
 
-/* Rows of TILE_K elements in shared memory, as place() has them, from a multiple of 1024. */
-ZM_FUNCTION descriptor describe(uint shared) {
-    return descriptor((shared & 0x3ffff) >> 4) | 1ull << 16 | descriptor(8 * ROW_BYTES >> 4) << 32 | 1ull << 62;
-}
-
-/* c += x w^T: 64 rows of x, GROUP_N of w, 16 elements of each. */
-#define ZM_SUMS(i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-#if ZM_ROWS == 128
-ZM_FUNCTION void multiply_async(float (&c)[16][4], descriptor x, descriptor w) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-                 "}, %64, %65, 1, 1, 1, 0, 0;"
-                 : ZM_SUMS(0), ZM_SUMS(1),
-                   ZM_SUMS(2), ZM_SUMS(3),
-                   ZM_SUMS(4), ZM_SUMS(5),
-                   ZM_SUMS(6), ZM_SUMS(7),
-                   ZM_SUMS(8), ZM_SUMS(9),
-                   ZM_SUMS(10), ZM_SUMS(11),
-                   ZM_SUMS(12), ZM_SUMS(13),
-                   ZM_SUMS(14), ZM_SUMS(15)
-                 : "l"(x), "l"(w));
-}
-#else
-ZM_FUNCTION void multiply_async(float (&c)[8][4], descriptor x, descriptor w) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, %32, %33, 1, 1, 1, 0, 0;"
-                 : ZM_SUMS(0), ZM_SUMS(1),
-                   ZM_SUMS(2), ZM_SUMS(3),
-                   ZM_SUMS(4), ZM_SUMS(5),
-                   ZM_SUMS(6), ZM_SUMS(7)
-                 : "l"(x), "l"(w));
-}
-#endif
-#undef ZM_SUMS
-
-/* Rows of 128 bytes in shared memory, from a multiple of 1024, in the order that the tensor cores read without conflicts. */
-ZM_FUNCTION uint place(uint row, uint vector) { return row * ROW_BYTES + (vector ^ (row & 7)) * 16; }
-
-const uint one = 0x3f803f80u;
-/* (a & b) | c */
-ZM_FUNCTION uint put(uint a, uint b, uint c) {
-    uint result;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
-    return result;
-}
-
-/* Eight weights, as words of their codes. A code in a bfloat16 whose last place is 1 is 128 more than it is (the eighth bit of a
- * byte doubles that); taking it away is exact. */
-#if ZM_BITS == 4
-ZM_FUNCTION uint4 dequantize(const uint *codes, int i, uint scale, uint bias) {
-    uint w[4];
+    ZM_FUNCTION void begin_copies(uint stage, uint step) {
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-        w[j] = fma2(fma2(put(codes[i] >> 4 * j, 0x000f000fu, 0x43004300u), one, 0xc300c300u), scale, bias);
-    return make_uint4(__byte_perm(w[0], w[1], 0x5410), __byte_perm(w[2], w[3], 0x5410), __byte_perm(w[0], w[1], 0x7632),
-                      __byte_perm(w[2], w[3], 0x7632));
-}
+        for (int i = 0; i < THREAD_X; i++)
+            if (has_x[i]) copy<16>(x_at + stage * X_BYTES + i * (THREADS / 8) * ROW_BYTES, x[i] + step * 8);
+        uint span = step / SPAN_STEPS;
+        if (has_weight && step % SPAN_STEPS == 0) copy<ZM_SPAN * 2>(scales_at + span % SPANS * 2 * SCALE_BYTES, scales + span * ZM_SPAN);
+    }
+    ZM_FUNCTION void read(int i, uint step, uint n_steps) {
+        if (!has_weight || step >= n_steps) return;
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++) next[i][v] = read_codes(codes + step * 2 * VECTORS + v);
+    }
+    ZM_FUNCTION void place(int i) const {
+        uint half = threadIdx.x % 2, row = threadIdx.x / 2 % 8, upper = threadIdx.x / 16 % 2;
+        uint to = codes_at + i * (THREADS / WARP) * CODE_BYTES;
+        const uint4 w = next[i][0];
+#if ZM_BITS == 4
+        /* The bytes c of four words. */
+        uint a = __byte_perm(w.x, w.y, 0x5140), b = __byte_perm(w.z, w.w, 0x5140);
+        uint c = __byte_perm(w.x, w.y, 0x7362), d = __byte_perm(w.z, w.w, 0x7362);
+        to += upper * 8 + half * 4;
+        write_shared(to + codes_place(row, 0), __byte_perm(a, b, 0x5410));
+        write_shared(to + codes_place(row, 1), __byte_perm(a, b, 0x7632));
+        write_shared(to + codes_place(row, 2), __byte_perm(c, d, 0x5410));
+        write_shared(to + codes_place(row, 3), __byte_perm(c, d, 0x7632));
 #else
-ZM_FUNCTION uint two_bytes(uint pair, uint scale, uint bias) {
-    uint upper = fma2(put(pair, 0x00800080u, 0x43004300u), one, 0xc380c380u); /* -128 or 0 */
-    return fma2(fma2(put(pair, 0x007f007fu, 0x43004300u), one, upper), scale, bias);
-}
-ZM_FUNCTION uint4 dequantize(const uint *codes, int i, uint scale, uint bias) {
-    uint a = codes[2 * i], b = codes[2 * i + 1];
-    return make_uint4(two_bytes(__byte_perm(a, 0, 0x4140), scale, bias), two_bytes(__byte_perm(a, 0, 0x4342), scale, bias),
-                      two_bytes(__byte_perm(b, 0, 0x4140), scale, bias), two_bytes(__byte_perm(b, 0, 0x4342), scale, bias));
-}
+        const uint4 v = next[i][1];
+        to += upper * (CODE_BYTES / 2) + half * 8;
+        write_shared(to + codes_place(row, 0), __byte_perm(w.x, w.z, 0x5410), __byte_perm(v.x, v.z, 0x5410));
+        write_shared(to + codes_place(row, 1), __byte_perm(w.x, w.z, 0x7632), __byte_perm(v.x, v.z, 0x7632));
+        write_shared(to + codes_place(row, 2), __byte_perm(w.y, w.w, 0x5410), __byte_perm(v.y, v.w, 0x5410));
+        write_shared(to + codes_place(row, 3), __byte_perm(w.y, w.w, 0x7632), __byte_perm(v.y, v.w, 0x7632));
 #endif
+    }
+};
+
+/* Scale and bias as they enter fma2_by: a code in the low bits of a bfloat16 is exactly code * 2^-129 (4 bits, in bits 4 to 7) or code *
+ * 2^-133 (8 bits). Needs |scale| < 2^-2 or 2^-6. */
+ZM_FUNCTION uint scale_and_bias(uint scale, uint bias) {
+    uint scaled = multiply2(multiply2(scale, 0x5f805f80u), ZM_BITS == 4 ? 0x60006000u : 0x62006200u);
+    return __byte_perm(scaled, bias, 0x5410);
+}
+
+/* A thread's codes of a step, and the groups' scales and biases: of its first row of weights and the one eight further on. */
+struct step_weights {
+    enum { GROUPS = ZM_GROUP < TILE_K ? TILE_K / ZM_GROUP : 1 };
+    uint codes[2][VECTORS * 2], both[2][GROUPS];
+
+    ZM_FUNCTION void read(uint codes_at, uint scales_at, uint step) {
+        uint4 v = read_shared(codes_at);
+#if ZM_BITS == 4
+        codes[0][0] = v.x, codes[0][1] = v.y, codes[1][0] = v.z, codes[1][1] = v.w;
+#else
+        uint4 u = read_shared(codes_at + CODE_BYTES / 2);
+        codes[0][0] = v.x, codes[0][1] = v.y, codes[0][2] = v.z, codes[0][3] = v.w;
+        codes[1][0] = u.x, codes[1][1] = u.y, codes[1][2] = u.z, codes[1][3] = u.w;
+#endif
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            uint group = step * TILE_K / ZM_GROUP + g;
+            uint at = scales_at + group / ZM_SPAN % SPANS * 2 * SCALE_BYTES + group % ZM_SPAN * 2;
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+                both[r][g] = scale_and_bias(read_shared_half(at + r * 8 * ZM_SPAN * 2), read_shared_half(at + r * 8 * ZM_SPAN * 2 + SCALE_BYTES));
+        }
+    }
+    /* The weights of block j of 16 elements, as the tensor cores take them. */
+    ZM_FUNCTION void dequantize(uint (&w)[4], int j) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int r = i % 2, upper = i / 2;
+            uint scale = both[r][j * 16 * GROUPS / TILE_K];
+#if ZM_BITS == 4
+            uint u = codes[r][j / 2], byte = j % 2 * 2 + upper;
+            w[i] = fma2_by(__byte_perm(u << 4, u, byte | (4 + byte) << 8) & 0x00f000f0u, scale);
+#else
+            w[i] = fma2_by(__byte_perm(codes[r][j], 0, upper ? 0x4342 : 0x4140), scale);
+#endif
+        }
+    }
+};
+
+/* sums += weights x^T for the block's rows. */
+template <int N> ZM_FUNCTION void multiply_rows(float (&sums)[N / 8][4], source<N> &from, uint n_steps) {
+    uint lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    uint codes_at = codes_address() + warp * CODE_BYTES + codes_place(lane / 4, lane % 4);
+    uint scales_at = scales_address() + (warp * 16 + lane / 4) * ZM_SPAN * 2;
+#pragma unroll
+    for (uint i = 0; i < AHEAD; i++) {
+        if (i < n_steps) from.begin_copies(i, i);
+        commit_copies();
+    }
+    from.read(0, 0, n_steps);
+    from.read(1, 1, n_steps);
+    from.place(0);
+    from.read(0, 2, n_steps);
+    uint stage = 0;
+    uint w[4][4];
+    for (uint first = 0; first < n_steps; first += 2) {
+#pragma unroll
+        for (uint i = 0; i < 2; i++) {
+            uint step = first + i;
+            if (step == n_steps) break;
+            finish_copies<AHEAD - 1>();
+            /* Behind this, the step before last is complete. The tensor cores read what complete copies brought without a fence of
+             * their own, as in CUTLASS's kernels with cp.async: such a fence waits for all the loads under way. */
+            __syncthreads();
+            if (step + AHEAD < n_steps) from.begin_copies((stage + AHEAD) % STAGES, step + AHEAD);
+            commit_copies();
+            step_weights own;
+            own.read(codes_at + i * (THREADS / WARP) * CODE_BYTES, scales_at, step);
+            from.place(1 - i);
+            from.read(1 - i, step + 3, n_steps);
+            descriptor x = describe(x_address() + stage * source<N>::X_BYTES);
+#pragma unroll
+            for (int j = 0; j < TILE_K / 16; j++) {
+                finish_products<3>(); /* so that the last step's w[j] is free */
+                own.dequantize(w[j], j);
+                begin_products();
+                products<N>::begin(sums, w[j], x + 2 * j);
+                commit_products();
+            }
+            stage = (stage + 1) % STAGES;
+        }
+    }
+    finish_products<0>();
+}
 
 struct matrix {
     const uint4 *codes;
     const ushort *scales, *biases;
 };
 
-extern __shared__ __align__(1024) unsigned char shared_memory[];
-/* The stages' x, the weights of two steps, the stages' codes, spans of scales and biases. */
-ZM_FUNCTION uint shared_address() { return uint(__cvta_generic_to_shared(shared_memory)); }
-ZM_FUNCTION uint codes_address() { return shared_address() + STAGES * X_BYTES + 2 * W_BYTES; }
-ZM_FUNCTION uint scales_address() { return codes_address() + STAGES * CODE_BYTES; }
-
-/* What a thread brings to shared memory in a step: its part of x's rows, 32 weights of row thread / 2, and now and then the next
- * scales (an even thread) or biases of that row. */
-struct source {
-    const uint4 *x[THREAD_X];
-    bool has_x[THREAD_X], has_weight;
-    const uint4 *codes;
-    const ushort *scales; /* or biases */
-    uint x_at, codes_at, scales_at; /* of stage 0 */
-
-    ZM_FUNCTION void begin(uint stage, uint step) {
-#pragma unroll
-        for (int i = 0; i < THREAD_X; i++)
-            if (has_x[i]) copy<16>(x_at + stage * X_BYTES + i * (THREADS / 8) * ROW_BYTES, x[i] + step * 8);
-        if (!has_weight) return;
-#pragma unroll
-        for (int i = 0; i < VECTORS; i++)
-            copy<16>(codes_at + stage * CODE_BYTES + i * THREADS * 16, codes + step * 2 * VECTORS + i);
-        uint span = step / SPAN_STEPS;
-        if (step % SPAN_STEPS == 0) copy<ZM_SPAN * 2>(scales_at + span % SPANS * 2 * SCALE_BYTES, scales + span * ZM_SPAN);
-    }
-};
-
-/* The 32 weights of a thread while they are dequantised, eight at a time. */
-struct unpacked {
-    uint codes[4 * VECTORS], scale, bias;
-
-    /* codes_at, scales_at: the thread's own, and its row's. */
-    ZM_FUNCTION void read(uint codes_at, uint scales_at, uint stage, uint step) {
-#pragma unroll
-        for (int i = 0; i < VECTORS; i++)
-            asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(codes[4 * i]), "=r"(codes[4 * i + 1]), "=r"(codes[4 * i + 2]), "=r"(codes[4 * i + 3])
-                         : "r"(codes_at + stage * CODE_BYTES + i * THREADS * 16));
-        uint group = (step * TILE_K + threadIdx.x % 2 * 32) / ZM_GROUP;
-        uint at = scales_at + group / ZM_SPAN % SPANS * 2 * SCALE_BYTES + group % ZM_SPAN * 2;
-        ushort both[2];
-        asm volatile("ld.shared.u16 %0, [%1];" : "=h"(both[0]) : "r"(at));
-        asm volatile("ld.shared.u16 %0, [%1];" : "=h"(both[1]) : "r"(at + SCALE_BYTES));
-        scale = both[0] * 0x10001u;
-        bias = both[1] * 0x10001u;
-    }
-    ZM_FUNCTION void write(uint weights, uint row, uint half, int i) const {
-        uint4 w = dequantize(codes, i, scale, bias);
-        asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(weights + place(row, half * 4 + i)), "r"(w.x), "r"(w.y),
-                     "r"(w.z), "r"(w.w)
-                     : "memory");
-    }
-};
-
-/* sums = x w^T for the block's rows; a group of warps that has none only brings weights. */
-ZM_FUNCTION void multiply_rows(float (&sums)[TILES][4], source &from, uint n_steps, bool is_active, uint group) {
-    uint row = threadIdx.x / 2, half = threadIdx.x % 2, base = shared_address(), weights = base + STAGES * X_BYTES;
-    uint row_scales = scales_address() + row * ZM_SPAN * 2;
-    uint own_x = SPLITS_N ? 0 : group * 64 * ROW_BYTES, own_w = SPLITS_N ? group * GROUP_N * ROW_BYTES : 0;
-#pragma unroll
-    for (uint i = 0; i < STAGES - 1; i++) {
-        if (i < n_steps) from.begin(i, i);
-        commit_copies();
-    }
-    finish_copies<STAGES - 2>();
-    __syncthreads();
-    unpacked own;
-    own.read(from.codes_at, row_scales, 0, 0);
-#pragma unroll
-    for (int i = 0; i < 4; i++) own.write(weights, row, half, i);
-    uint stage = 0;
-    for (uint step = 0; step < n_steps; step++) {
-        uint next = stage + 1 == STAGES ? 0 : stage + 1, last = stage ? stage - 1 : STAGES - 1;
-        finish_products(); /* of the last step: its x and weights may be overwritten behind the barrier */
-        finish_copies<STAGES - 3>();
-        show_to_tensor_cores();
-        __syncthreads();
-        if (is_active) {
-            descriptor x = describe(base + stage * X_BYTES + own_x), w = describe(weights + step % 2 * W_BYTES + own_w);
-            begin_products();
-#pragma unroll
-            for (int k = 0; k < TILE_K / 16; k++) multiply_async(sums, x + 2 * k, w + 2 * k);
-            commit_products();
-        }
-        if (step + STAGES - 1 < n_steps) from.begin(last, step + STAGES - 1);
-        commit_copies();
-        if (step + 1 < n_steps) {
-            own.read(from.codes_at, row_scales, next, step + 1);
-#pragma unroll
-            for (int i = 0; i < 4; i++) own.write(weights + (step + 1) % 2 * W_BYTES, row, half, i);
-        }
-        stage = next;
-    }
-    finish_products();
-}
-
-/* The result's column, and the weight, of a row of weights in shared memory: of each group's rows the first half is gate's. */
-ZM_FUNCTION uint column_of(uint row) {
-    return ZM_GATED ? row / GROUP_N * GROUP_COLUMNS + row % GROUP_N % GROUP_COLUMNS : row;
-}
-ZM_FUNCTION bool is_up(uint row) { return ZM_GATED && row % GROUP_N >= GROUP_COLUMNS; }
-
 struct tile {
-    uint expert, first, count; /* rows */
+    uint expert, first, count; /* rows of x */
 };
 
-/* n: of a weight's rows; k: their length, a multiple of 64; rows: of x, without experts; top_k: of experts. */
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+struct arguments {
+    const uint4 *x;
+    matrix weights, up; /* ZM_GATED: gate's and up's */
+    const uint *order;
+    uint *y;
+    uint n, k, top_k, block_n;
+};
+
+ZM_FUNCTION float activate(float gate, float up) {
+    gate = rounded(gate);
+    return rounded(gate * sigmoid(gate)) * rounded(up); /* to be rounded */
+}
+
+/* Results to shared memory, a row behind the other, and from there to y. */
+template <int N> ZM_FUNCTION void leave(const float (&sums)[N / 8][4], const arguments &of, const tile &at) {
+    uint lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    __syncthreads(); /* x is no longer needed */
+    uint to = x_address() + warp * WARP_COLUMNS * 2;
+#if ZM_GATED
+    to += lane * RESULT_BYTES;
+#pragma unroll
+    for (int i = 0; i < N / 8; i += 4) {
+        uint pairs[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float *own = sums[i + j < N / 8 ? i + j : i];
+            pairs[j] = pack(activate(own[0], own[2]), activate(own[1], own[3]));
+        }
+        store_turned(to + i * 8 * RESULT_BYTES, pairs[0], pairs[1], pairs[2], pairs[3]);
+    }
+#else
+    to += (lane / 16 * 8 + lane % 8) * RESULT_BYTES + lane / 8 % 2 * 16;
+#pragma unroll
+    for (int i = 0; i < N / 8; i += 2)
+        store_turned(to + i * 8 * RESULT_BYTES, pack(sums[i][0], sums[i][1]), pack(sums[i][2], sums[i][3]),
+                     pack(sums[i + 1][0], sums[i + 1][1]), pack(sums[i + 1][2], sums[i + 1][3]));
+#endif
+    __syncthreads();
+    uint first_column = of.block_n * COLUMNS, columns = min(of.n - first_column, uint(COLUMNS));
+    auto row_of = [&](uint row) {
+        uint place_y = at.first + row;
+#if ZM_SECOND
+        place_y = of.order[place_y];
+#endif
+        return of.y + (size_t(place_y) * of.n + first_column) / 2;
+    };
+    if (of.n % 8 == 0) {
+        enum { ROW_VECTORS = COLUMNS / 8 };
+        for (uint i = threadIdx.x; i < at.count * ROW_VECTORS; i += THREADS) {
+            uint row = i / ROW_VECTORS, vector = i % ROW_VECTORS;
+            if (vector * 8 < columns) ((uint4 *)row_of(row))[vector] = read_shared(x_address() + row * RESULT_BYTES + vector * 16);
+        }
+    } else {
+        for (uint i = threadIdx.x; i < at.count * (COLUMNS / 2); i += THREADS) {
+            uint row = i / (COLUMNS / 2), pair = i % (COLUMNS / 2);
+            if (pair * 2 < columns) row_of(row)[pair] = read_shared_word(x_address() + row * RESULT_BYTES + pair * 4);
+        }
+    }
+}
+
+/* A tile of at most N rows. */
+template <int N> ZM_FUNCTION void run(const arguments &of, const tile &at) {
+    uint thread = threadIdx.x, vectors = of.k / 8;
+    source<N> from;
+    from.x_at = x_address() + place(thread / 8, thread % 8);
+    from.codes_at = codes_address() + thread / WARP * CODE_BYTES;
+    from.scales_at = scales_address() + thread % 2 * SCALE_BYTES + thread / 2 * ZM_SPAN * 2;
+#pragma unroll
+    for (int i = 0; i < source<N>::THREAD_X; i++) {
+        uint row = thread / 8 + i * (THREADS / 8);
+        from.has_x[i] = row < at.count;
+        uint place_x = from.has_x[i] ? at.first + row : 0;
+#if ZM_FIRST
+        place_x = of.order[place_x] / of.top_k;
+#endif
+        from.x[i] = of.x + size_t(place_x) * vectors + thread % 8;
+    }
+    uint row = thread / 2, column = of.block_n * COLUMNS + (ZM_GATED ? row / 16 * 8 + row % 8 : row);
+    matrix m = of.weights;
+#if ZM_GATED
+    if (row / 8 % 2) m = of.up;
+#endif
+    from.has_weight = column < of.n;
+    size_t weight_row = size_t(at.expert) * of.n + (from.has_weight ? column : 0);
+    from.codes = m.codes + weight_row * (of.k * ZM_BITS / 128) + thread % 2 * VECTORS;
+    from.scales = (thread % 2 ? m.biases : m.scales) + weight_row * (of.k / ZM_GROUP);
+    float sums[N / 8][4] = {};
+    multiply_rows<N>(sums, from, of.k / TILE_K);
+    leave<N>(sums, of, at);
+}
+
+/* n: of a weight's rows; k: their length, a multiple of 64; rows: of x, without experts, and of those tile_rows (at most 128) a block;
+ * top_k: of experts. */
+extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
     zm_product(const uint4 *x, const uint4 *w, const ushort *s, const ushort *b,
 #if ZM_GATED
                const uint4 *uw, const ushort *us, const ushort *ub,
@@ -246,64 +318,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #if ZM_FIRST || ZM_SECOND
                const uint *order, const uint4 *tiles,
 #endif
-               uint *y, uint n, uint k, uint rows, uint top_k, uint n_blocks) {
-    uint thread = threadIdx.x, group = thread / GROUP_THREADS, warp = thread / 32 % 4, lane = thread % 32;
-    uint block_m = blockIdx.x / n_blocks, block_n = blockIdx.x % n_blocks;
+               uint *y, uint n, uint k, uint rows, uint tile_rows, uint top_k, uint n_blocks) {
+    uint block_m = blockIdx.x / n_blocks;
+#if !ZM_GATED
+    const uint4 *uw = w;
+    const ushort *us = s, *ub = b;
+#endif
 #if ZM_FIRST || ZM_SECOND
     uint4 given = tiles[block_m];
     tile at = {given.x, given.y, given.z};
     if (!at.count) return;
 #else
-    tile at = {0, block_m * ZM_ROWS, min(rows - block_m * ZM_ROWS, uint(ZM_ROWS))};
+    tile at = {0, block_m * tile_rows, min(rows - block_m * tile_rows, tile_rows)};
+    const uint *order = nullptr;
 #endif
-    source from;
-    uint vectors = k / 8;
-    from.x_at = shared_address() + place(thread / 8, thread % 8);
-    from.codes_at = codes_address() + thread * 16;
-    from.scales_at = scales_address() + thread % 2 * SCALE_BYTES + thread / 2 * ZM_SPAN * 2;
-#pragma unroll
-    for (int i = 0; i < THREAD_X; i++) {
-        uint row = thread / 8 + i * (THREADS / 8);
-        from.has_x[i] = row < at.count;
-        uint place_x = from.has_x[i] ? at.first + row : 0;
-#if ZM_FIRST
-        place_x = order[place_x] / top_k;
-#endif
-        from.x[i] = x + size_t(place_x) * vectors + thread % 8;
-    }
-    matrix m = {w, s, b};
-    uint row_n = block_n * COLUMNS + column_of(thread / 2);
-#if ZM_GATED
-    if (is_up(thread / 2)) m = {uw, us, ub};
-#endif
-    from.has_weight = row_n < n;
-    size_t weight_row = size_t(at.expert) * n + (from.has_weight ? row_n : 0);
-    from.codes = m.codes + weight_row * (k * ZM_BITS / 128) + thread % 2 * VECTORS;
-    from.scales = (thread % 2 ? m.biases : m.scales) + weight_row * (k / ZM_GROUP);
-    uint first_row = SPLITS_N ? 0 : group * 64, first_column = block_n * COLUMNS + (SPLITS_N ? group * GROUP_COLUMNS : 0);
-
-    float sums[TILES][4] = {};
-    multiply_rows(sums, from, k / TILE_K, first_row < at.count, group);
-
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        uint row = first_row + warp * 16 + half * 8 + lane / 4;
-        if (row >= at.count) continue;
-        uint place_y = at.first + row;
-#if ZM_SECOND
-        place_y = order[place_y];
-#endif
-        uint *to = y + size_t(place_y) * (n / 2);
-#pragma unroll
-        for (int i = 0; i < GROUP_COLUMNS / 8; i++) {
-            uint column = first_column + i * 8 + lane % 4 * 2;
-            const float *own = sums[i] + half * 2;
-#if ZM_GATED
-            const float *up = sums[i + TILES / 2] + half * 2;
-            if (column < n) to[column / 2] = pack(swiglu(own[0], up[0]), swiglu(own[1], up[1]));
-#else
-            if (column < n) to[column / 2] = pack(own[0], own[1]);
-#endif
-        }
-    }
+    arguments of = {x, {w, s, b}, {uw, us, ub}, order, y, n, k, top_k, blockIdx.x % n_blocks};
+    if (at.count <= 16) run<16>(of, at);
+    else if (at.count <= 32) run<32>(of, at);
+    else if (at.count <= 48) run<48>(of, at);
+    else if (at.count <= 64) run<64>(of, at);
+    else if (at.count <= 80) run<80>(of, at);
+    else if (at.count <= 96) run<96>(of, at);
+    else run<128>(of, at);
 }

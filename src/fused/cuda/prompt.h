@@ -35,8 +35,10 @@ bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **rea
 /* The experts that logits (..., n_experts) choose, in MLX's order, and their weights: (..., top_k), uint32 and bfloat16. */
 void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx_array logits,
                      const zm_gating_arguments *gating);
+/* Rows of a table (rows, hidden_size) for tokens (...) int32: (..., hidden_size). Its weights are as zm_prompt_serves says. */
+mlx_array zm_prompt_embed(zm_scope *scope, mlx_array tokens, const zm_weight *table);
 /* c * conv(b * v) with three taps (size, 3, 1): projected (1, length, 3 * size), at least two rows, is b, c and v. before (1, 2, size):
- * the last b * v of earlier tokens, zeros at first; *last: those behind these. size: a multiple of 8. */
+ * the last b * v of earlier tokens, or empty: zeros; *last: those behind these. size: a multiple of 8. */
 mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array projected, mlx_array taps, mlx_array before);
 /* Sum over i, in order, of weights[..., i] * down(silu(gate x) * up x) of expert chosen[..., i]. x (..., in), chosen uint32
  * and weights bfloat16 (..., top_k). */

@@ -8,7 +8,7 @@
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 
-extern const char zm_cuda_bfloat16[], zm_cuda_prompt[], zm_cuda_around[]; /* bfloat16.cuh and so on */
+extern const char zm_cuda_bfloat16[], zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[]; /* bfloat16.cuh and so on */
 
 typedef struct entry {
     struct entry *next;
@@ -20,22 +20,23 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static entry *entries;
 
 static bool same(zm_prompt_code_key a, zm_prompt_code_key b) {
-    return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size && a.tile_rows == b.tile_rows &&
-           a.span == b.span;
+    return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size &&
+           a.weight_rows == b.weight_rows && a.span == b.span;
 }
 
 static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_ROUTE; }
 
 static void define_kernel(zm_text *text, zm_prompt_code_key key) {
-    static const char *const others[] = {"ROUTE", "PLAN", "COMBINE", "CONVOLVE"};
+    static const char *const others[] = {"ROUTE", "PLAN", "COMBINE", "CONVOLVE", "EMBED"};
     if (!is_product(key)) {
-        zm_text_printf(text, "#define ZM_%s 1\n", others[key.kind - ZM_PROMPT_ROUTE]);
+        zm_text_printf(text, "#define ZM_%s 1\n#define ZM_BITS %d\n#define ZM_GROUP %d\n", others[key.kind - ZM_PROMPT_ROUTE],
+                       key.bits, key.group_size);
         return;
     }
     zm_text_printf(text,
-                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_ROWS %d\n#define ZM_SPAN %d\n#define ZM_GATED %d\n#define ZM_FIRST %d\n"
-                   "#define ZM_SECOND %d\n",
-                   key.bits, key.group_size, key.tile_rows, key.span, !!(key.kind & ZM_PROMPT_GATED), !!(key.kind & ZM_PROMPT_FIRST),
+                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_WEIGHTS %d\n#define ZM_SPAN %d\n"
+                   "#define ZM_GATED %d\n#define ZM_FIRST %d\n#define ZM_SECOND %d\n",
+                   key.bits, key.group_size, key.weight_rows, key.span, !!(key.kind & ZM_PROMPT_GATED), !!(key.kind & ZM_PROMPT_FIRST),
                    !!(key.kind & ZM_PROMPT_SECOND));
 }
 
@@ -43,6 +44,7 @@ static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_e
     zm_text text = {0};
     define_kernel(&text, key);
     zm_text_append_string(&text, zm_cuda_bfloat16);
+    if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
     zm_text_append_string(&text, is_product(key) ? zm_cuda_prompt : zm_cuda_around);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .for_it_alone = is_product(key)};
     zm_gpu_get(&source.compute_capability);
@@ -77,17 +79,19 @@ zmlx_status zm_prompt_code_get(const zm_text **cubin, zm_prompt_code_key key, zm
 }
 
 /* Dynamic shared memory. */
-static int shared_bytes(zm_prompt_code_key key) {
+static int shared_bytes(const zm_prompt_kernel *kernel) {
+    zm_prompt_code_key key = kernel->code;
     /* As in prompt.cuh. */
-    enum { ROW_BYTES = 128, TILE_N = 128, THREADS = 256, VECTOR_BYTES = 16, HALF_BYTES = 2 };
+    enum { ROW_BYTES = 128, TILE_K = 64, STAGES = 4, HALF_BYTES = 2, UNIT = 1024, ROWS_UNIT = 16 };
     if (!is_product(key)) return 0;
-    int stages = key.tile_rows == ZM_PROMPT_LARGE_TILE ? 3 : 4;
-    int codes = THREADS * (key.bits / 4) * VECTOR_BYTES, spans = key.span == 2 ? 4 : 2;
-    return stages * (key.tile_rows * ROW_BYTES + codes) + 2 * TILE_N * ROW_BYTES + spans * 2 * TILE_N * key.span * HALF_BYTES;
+    int codes = key.weight_rows * TILE_K * key.bits / 8, spans = key.span == 2 ? 4 : 2;
+    int scales = spans * 2 * key.weight_rows * key.span * HALF_BYTES;
+    int rows = (kernel->tile_rows + ROWS_UNIT - 1) / ROWS_UNIT * ROWS_UNIT;
+    return 2 * codes + (scales + UNIT - 1) / UNIT * UNIT + STAGES * rows * ROW_BYTES;
 }
 
 static const char *symbol_of(zm_prompt_code_key key) {
-    static const char *const others[] = {"zm_route", "zm_plan", "zm_combine", "zm_convolve"};
+    static const char *const others[] = {"zm_route", "zm_plan", "zm_combine", "zm_convolve", "zm_embed_rows"};
     return is_product(key) ? "zm_product" : others[key.kind - ZM_PROMPT_ROUTE];
 }
 
@@ -106,7 +110,8 @@ static zmlx_status launch_gpu(const void *state, zm_gpu_launch *launch, const zm
     launch->code_size = cubin->size;
     launch->block = self->block;
     launch->grid = self->n_blocks * self->block;
-    launch->shared_bytes = shared_bytes(self->code);
+    launch->shared_bytes = shared_bytes(self);
+    launch->often = true;
     memcpy(launch->scalars, self->words, sizeof self->words);
     launch->n_scalars = self->n_words;
     return ZMLX_OK;

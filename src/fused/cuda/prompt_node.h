@@ -15,14 +15,15 @@ enum {
     ZM_PROMPT_PLAN,
     ZM_PROMPT_COMBINE,
     ZM_PROMPT_CONVOLVE,
+    ZM_PROMPT_EMBED,
 };
 
-/* Rows of a block's tile: one or the other. */
-enum { ZM_PROMPT_SMALL_TILE = 64, ZM_PROMPT_LARGE_TILE = 128 };
+/* Rows of weights of a block: one or the other; and the most rows of x. */
+enum { ZM_PROMPT_FEW_WEIGHTS = 64, ZM_PROMPT_MANY_WEIGHTS = 128, ZM_PROMPT_MOST_ROWS = 128 };
 
 typedef struct zm_prompt_code_key {
     int kind;
-    int bits, group_size, tile_rows, span; /* of a product: as ZM_BITS and so on of prompt.cuh */
+    int bits, group_size, weight_rows, span; /* of a product or a table: as ZM_BITS and so on of prompt.cuh */
 } zm_prompt_code_key;
 
 enum { ZM_PROMPT_MAX_WORDS = 12 };
@@ -32,6 +33,7 @@ typedef struct zm_prompt_kernel {
     zm_prompt_code_key code;
     int block;
     int64_t n_blocks;
+    int tile_rows; /* of x, in a product: shared memory is for so many */
     uint32_t words[ZM_PROMPT_MAX_WORDS];
     int n_words;
 } zm_prompt_kernel;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A chain is a graph of its own, launched on the encoder's stream behind what MLX has encoded so far. */
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -62,7 +63,7 @@ public:
     void eval_gpu(const Arrays &inputs, Arrays &outputs) override {
         auto &encoder = mx::cu::get_command_encoder(stream());
         Arrays rows;
-        for (const mx::array &input : inputs) rows.push_back(in_rows(input, encoder));
+        for (const mx::array &input : inputs) rows.push_back(zm::in_rows(input, stream()));
         for (size_t i = 0; i < outputs.size(); i++) {
             if (record_->overwrites[i] < 0) zm::give_buffer(outputs[i], stream());
             else outputs[i].copy_shared_buffer(rows[static_cast<size_t>(record_->overwrites[i])]);
@@ -80,7 +81,8 @@ public:
             }
         }
         encoder.commit();
-        zm::run_chain(record_->launches, addresses, static_cast<cudaStream_t>(encoder.stream()));
+        auto run = is_short() ? zm::launch_each : zm::run_chain;
+        run(record_->launches, addresses, static_cast<cudaStream_t>(encoder.stream()));
     }
 
     Arrays vjp(const Arrays &, const Arrays &, const std::vector<int> &, const Arrays &) override { refuse("vjp"); }
@@ -92,22 +94,11 @@ public:
 private:
     std::shared_ptr<Record> record_;
 
-    /* Whether elements lie in row order; where a dimension is 1 its stride says nothing. */
-    static bool is_in_rows(const mx::array &array) {
-        int64_t stride = 1;
-        for (int i = static_cast<int>(array.ndim()) - 1; i >= 0; stride *= array.shape(i--))
-            if (array.shape(i) != 1 && array.strides(i) != stride) return false;
-        return true;
-    }
-
-    mx::array in_rows(const mx::array &input, mx::cu::CommandEncoder &encoder) {
-        if (is_in_rows(input)) return input;
-        mx::array copy = mx::contiguous(input, false, stream());
-        Arrays copies{copy};
-        copy.primitive().eval_gpu(copy.inputs(), copies);
-        copy.detach();
-        encoder.add_temporary(copy);
-        return copy;
+    /* Few kernels that only fill new arrays. */
+    bool is_short() const {
+        constexpr size_t few = 3;
+        return record_->launches.size() <= few &&
+               std::all_of(record_->overwrites.begin(), record_->overwrites.end(), [](int input) { return input < 0; });
     }
 
     [[noreturn]] void refuse(const char *what) const {

@@ -26,6 +26,7 @@ zm::Driver find() {
     get(found.module_function, ZM_SYMBOL(cuModuleGetFunction));
     get(found.function_set, ZM_SYMBOL(cuFuncSetAttribute));
     get(found.function_get, ZM_SYMBOL(cuFuncGetAttribute));
+    get(found.launch, ZM_SYMBOL(cuLaunchKernelEx));
     get(found.graph_create, ZM_SYMBOL(cuGraphCreate));
     get(found.graph_destroy, ZM_SYMBOL(cuGraphDestroy));
     get(found.graph_add_kernel, ZM_SYMBOL(cuGraphAddKernelNode));

@@ -12,6 +12,7 @@ struct Driver {
     decltype(&cuModuleGetFunction) module_function = nullptr;
     decltype(&cuFuncSetAttribute) function_set = nullptr;
     decltype(&cuFuncGetAttribute) function_get = nullptr;
+    decltype(&cuLaunchKernelEx) launch = nullptr;
     decltype(&cuGraphCreate) graph_create = nullptr;
     decltype(&cuGraphDestroy) graph_destroy = nullptr;
     decltype(&cuGraphAddKernelNode) graph_add_kernel = nullptr;

@@ -107,6 +107,30 @@ private:
     std::vector<CUgraphNode> nodes_;
 };
 
+}  // namespace
+
+void zm::launch_each(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses, CUstream stream) {
+    CUlaunchAttribute early{};
+    early.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    early.value.programmaticStreamSerializationAllowed = 1;
+    for (const zm_chain_launch_record &launch : launches) {
+        Kernel kernel(launch, addresses);
+        with_parameters(kernel, [&](const CUDA_KERNEL_NODE_PARAMS &parameters) {
+            CUlaunchConfig config{};
+            config.gridDimX = parameters.gridDimX;
+            config.blockDimX = parameters.blockDimX;
+            config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
+            config.sharedMemBytes = parameters.sharedMemBytes;
+            config.hStream = stream;
+            config.attrs = &early;
+            config.numAttrs = 1;
+            zm::check(zm::driver().launch(&config, parameters.func, parameters.kernelParams, nullptr), "cuLaunchKernelEx");
+        });
+    }
+}
+
+namespace {
+
 struct Cache {
     std::mutex mutex;
     std::list<std::unique_ptr<Executable>> executables; /* the one used last comes first */

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "mlx/cuda/pool.hpp"
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <vector>
 
+#include "mlx/backend/cuda/device.h"
 #include "mlx/backend/cuda/utils.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
@@ -13,51 +16,100 @@ namespace mx = mlx::core;
 
 namespace {
 
-struct Pool {
-    std::mutex mutex;
-    std::map<size_t, std::vector<mx::array>> buffers; /* by size */
-    std::map<int, std::vector<mx::array>> workspaces; /* of a stream; kernels may still use those before the last */
-};
+using Buffers = std::vector<mx::array>;
 
-/* Never destroyed: MLX may still be running at exit. */
-Pool &pool() {
-    static Pool *made = new Pool;
-    return *made;
-}
+bool is_free(const mx::array &buffer) { return buffer.data_shared_ptr().use_count() == 1; }
 
 /* Memory of the device, made by what stream runs before anything encoded later. */
 mx::array new_buffer(size_t bytes, mx::Stream stream) {
     mx::array fresh = mx::arange(0.0, static_cast<double>(bytes / sizeof(float)), 1.0, mx::float32, stream);
-    std::vector<mx::array> results{fresh};
+    Buffers results{fresh};
     fresh.primitive().eval_gpu(fresh.inputs(), results);
     fresh.detach();
     return fresh;
 }
 
+class Pool {
+public:
+    /* most: bytes of buffers that nothing refers to, which are kept. */
+    explicit Pool(size_t most) : most_(most) {}
+
+    void give(mx::array &array, size_t bytes, mx::Stream stream) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        for (const mx::array &buffer : buffers_[bytes])
+            if (is_free(buffer)) return share(array, buffer);
+        trim();
+        buffers_[bytes].push_back(new_buffer(bytes, stream));
+        share(array, buffers_[bytes].back());
+    }
+
+private:
+    size_t most_;
+    std::mutex mutex_;
+    std::map<size_t, Buffers> buffers_; /* by size */
+
+    void trim() {
+        size_t unused = 0;
+        for (const auto &[bytes, list] : buffers_)
+            unused += bytes * static_cast<size_t>(std::count_if(list.begin(), list.end(), is_free));
+        if (unused <= most_) return;
+        for (auto &[bytes, list] : buffers_) list.erase(std::remove_if(list.begin(), list.end(), is_free), list.end());
+    }
+    static void share(mx::array &array, const mx::array &buffer) {
+        mx::Strides strides(array.ndim());
+        int64_t stride = 1;
+        for (size_t i = array.ndim(); i-- > 0; stride *= array.shape(static_cast<int>(i))) strides[i] = stride;
+        array.copy_shared_buffer(buffer, strides, {true, true, array.size() <= 1 || array.ndim() <= 1}, array.size());
+    }
+};
+
+/* bytes in whole grains. MLX has memory that the host reads without a copy for arrays of a scalar. */
+size_t in_grains(size_t bytes, size_t grain) {
+    constexpr size_t scalar = 8;
+    return bytes <= scalar ? scalar : (bytes + grain - 1) / grain * grain;
+}
+
+constexpr size_t least_grain = 512;
+
+/* Where a dimension is 1 its stride says nothing. */
+bool is_in_rows(const mx::array &array) {
+    int64_t stride = 1;
+    for (int i = static_cast<int>(array.ndim()) - 1; i >= 0; stride *= array.shape(i--))
+        if (array.shape(i) != 1 && array.strides(i) != stride) return false;
+    return true;
+}
+
 }  // namespace
 
+/* What is static here is never destroyed: MLX may still be running at exit. */
 uint64_t zm::workspace(size_t bytes, mx::Stream stream) {
     constexpr size_t grain = 1 << 20;
-    std::lock_guard<std::mutex> lock(pool().mutex);
-    std::vector<mx::array> &own = pool().workspaces[stream.index];
+    static std::mutex *mutex = new std::mutex;
+    static auto *workspaces = new std::map<int, Buffers>; /* of a stream; kernels may still use those before the last */
+    std::lock_guard<std::mutex> lock(*mutex);
+    Buffers &own = (*workspaces)[stream.index];
     if (own.empty() || own.back().nbytes() < bytes) own.push_back(new_buffer((bytes / grain + 1) * grain, stream));
     return reinterpret_cast<uint64_t>(mx::gpu_ptr<void>(own.back()));
 }
 
 void zm::give_buffer(mx::array &array, mx::Stream stream) {
-    constexpr size_t grain = 512;
-    constexpr size_t scalar = 8; /* MLX has memory that the host reads without a copy for arrays so small */
-    size_t bytes = array.nbytes() <= scalar ? scalar : (array.nbytes() + grain - 1) / grain * grain;
-    mx::Strides strides(array.ndim());
-    int64_t stride = 1;
-    for (size_t i = array.ndim(); i-- > 0; stride *= array.shape(static_cast<int>(i))) strides[i] = stride;
-    auto share = [&](const mx::array &buffer) {
-        array.copy_shared_buffer(buffer, strides, {true, true, array.size() <= 1 || array.ndim() <= 1}, array.size());
-    };
-    std::lock_guard<std::mutex> lock(pool().mutex);
-    std::vector<mx::array> &buffers = pool().buffers[bytes];
-    for (const mx::array &buffer : buffers)
-        if (buffer.data_shared_ptr().use_count() == 1) return share(buffer);
-    buffers.push_back(new_buffer(bytes, stream));
-    share(buffers.back());
+    static Pool *pool = new Pool(std::numeric_limits<size_t>::max());
+    pool->give(array, in_grains(array.nbytes(), least_grain), stream);
+}
+
+void zm::give_shared_buffer(mx::array &array, mx::Stream stream) {
+    static Pool *pool = new Pool(size_t{1} << 30);
+    size_t grain = least_grain;
+    while (grain * 16 < array.nbytes()) grain *= 2;
+    pool->give(array, in_grains(array.nbytes(), grain), stream);
+}
+
+mx::array zm::in_rows(const mx::array &input, mx::Stream stream) {
+    if (is_in_rows(input)) return input;
+    mx::array copy = mx::contiguous(input, false, stream);
+    Buffers copies{copy};
+    copy.primitive().eval_gpu(copy.inputs(), copies);
+    copy.detach();
+    mx::cu::get_command_encoder(stream).add_temporary(copy);
+    return copy;
 }

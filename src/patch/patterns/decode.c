@@ -6,7 +6,7 @@
 
 #include "fused/cuda/decode.h"
 #include "model/cache.h"
-#include "patch/pattern.h"
+#include "patch/patterns/parts.h"
 
 /* How a weight is checked: by its fields for every call, its scales too when a pattern is matched. */
 typedef bool (*weight_check)(const zm_weight *weight, const char **reason);
@@ -105,6 +105,10 @@ static bool serves_moe(const zm_moe *moe, int hidden_size, weight_check check, c
     return serves_linear(moe->router, 0, check, reason) && moe->router->weight.in_features == hidden_size &&
            serves_mlp(experts->gate_proj, experts->up_proj, experts->down_proj, moe->n_experts, moe->top_k,
                       experts->activation, hidden_size, check, reason);
+}
+
+bool zm_patch_serves_one_token_moe(const zm_moe *moe, const char **reason) {
+    return serves_moe(moe, moe->router->weight.in_features, zm_decode_serves_layout, reason);
 }
 
 static bool serves_block(const zm_block *block, int hidden_size, weight_check check, const char **reason) {

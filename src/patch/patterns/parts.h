@@ -13,6 +13,8 @@ zm_gated_mlp_arguments zm_patch_gated_mlp_arguments(const zm_gated_mlp *mlp);
 
 bool zm_patch_serves_moe(const zm_moe *moe, const char **reason);
 zm_moe_arguments zm_patch_moe_arguments(const zm_moe *moe);
+/* Whether the decode kernels serve it for one token on a CUDA device, by declared fields (fused/cuda/decode.h). */
+bool zm_patch_serves_one_token_moe(const zm_moe *moe, const char **reason);
 
 bool zm_patch_serves_short_conv(const zm_short_conv *module, const char **reason);
 /* Whether this call is one sequence; cache may be NULL. */

@@ -2,7 +2,8 @@
 /* prompt: products of many tokens with quantised weights on a CUDA device, with the bits of MLX's matrix kernels
  * (fused/cuda/prompt.h). A gated MLP's gate, up and activation are one product; so are those of all experts, whose rows are sorted
  * on the way; a short convolution between its projections is one kernel. Calls with so few tokens that MLX takes its vector
- * kernel run the standard operations. */
+ * kernel run the standard operations, but for a mixture of experts and one token: that runs decode's kernels. */
+#include "fused/cuda/decode.h"
 #include "fused/cuda/prompt.h"
 #include "model/layers/forward.h"
 #include "patch/patterns/parts.h"
@@ -57,7 +58,14 @@ static bool serves_conv(const zm_short_conv *module, const char **reason) {
            module->in_proj->weight.out_features == 3 * module->hidden_size;
 }
 
+static bool serves_embedding(const zm_embedding *table, const char **reason) {
+    if (!zm_prompt_serves(&table->weight, reason)) return false;
+    *reason = "its rows are not bfloat16";
+    return table->dtype == MLX_BFLOAT16;
+}
+
 static bool serves(const zm_module *module, const char **reason) {
+    if (module->kind == ZM_MODULE_EMBEDDING) return serves_embedding((const zm_embedding *)module, reason);
     if (module->kind == ZM_MODULE_SHORT_CONV) return serves_conv((const zm_short_conv *)module, reason);
     if (module->kind == ZM_MODULE_LINEAR) return serves_linear((const zm_linear *)module, 0, reason);
     if (module->kind == ZM_MODULE_MOE) return serves_moe((const zm_moe *)module, reason);
@@ -66,20 +74,38 @@ static bool serves(const zm_module *module, const char **reason) {
 }
 
 static const zm_weight *weight_of(const zm_module *module) {
+    if (module->kind == ZM_MODULE_EMBEDDING) return &((const zm_embedding *)module)->weight;
     if (module->kind == ZM_MODULE_LINEAR) return &((const zm_linear *)module)->weight;
     if (module->kind == ZM_MODULE_MOE) return &((const zm_moe *)module)->experts->gate_proj->weight;
     return &((const zm_gated_mlp *)module)->gate_proj->weight;
 }
 
+/* The products' arithmetic bounds scales; reads them. */
+static bool serves_scales(const zm_module *module, const char **reason) {
+    if (module->kind == ZM_MODULE_LINEAR) return zm_decode_serves_weight(weight_of(module), reason);
+    if (module->kind == ZM_MODULE_MOE) {
+        const zm_moe *moe = (const zm_moe *)module;
+        const zm_switch_glu *experts = moe->experts;
+        bool alone = zm_patch_serves_one_token_moe(moe, reason); /* then its router goes through decode's kernels too */
+        return (!alone || zm_decode_serves_weight(&moe->router->weight, reason)) &&
+               zm_decode_serves_weight(&experts->gate_proj->weight, reason) &&
+               zm_decode_serves_weight(&experts->up_proj->weight, reason) &&
+               zm_decode_serves_weight(&experts->down_proj->weight, reason);
+    }
+    if (module->kind != ZM_MODULE_GATED_MLP) return true;
+    const zm_gated_mlp *mlp = (const zm_gated_mlp *)module; /* down_proj is asked itself */
+    return zm_decode_serves_weight(&mlp->gate_proj->weight, reason) && zm_decode_serves_weight(&mlp->up_proj->weight, reason);
+}
+
 zm_match zm_patch_prompt_match(const zm_module *module, const char **reason) {
     if (module->kind != ZM_MODULE_LINEAR && module->kind != ZM_MODULE_MOE && module->kind != ZM_MODULE_GATED_MLP &&
-        module->kind != ZM_MODULE_SHORT_CONV)
+        module->kind != ZM_MODULE_SHORT_CONV && module->kind != ZM_MODULE_EMBEDDING)
         return ZM_MATCH_NO;
     *reason = "needs an MLX with CUDA and a GPU of compute capability 9.0";
     if (!zm_prompt_available()) return ZM_MATCH_REFUSED;
     *reason = "it has a forward of its own";
     if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;
-    if (!serves(module, reason)) return ZM_MATCH_REFUSED;
+    if (!serves(module, reason) || !serves_scales(module, reason)) return ZM_MATCH_REFUSED;
     *reason = "its kernels do not compile for this GPU";
     if (module->kind == ZM_MODULE_SHORT_CONV) return ZM_MATCH_YES; /* its projections are asked themselves */
     return zm_prompt_prepare(weight_of(module), NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
@@ -115,9 +141,7 @@ static mlx_array apply_moe(const zm_moe *moe, zm_scope *scope, mlx_array x) {
 static mlx_array apply_conv(const zm_short_conv *module, zm_scope *scope, mlx_array x, const zm_call *call) {
     zm_cache *cache = call ? call->cache : NULL;
     mlx_array projected = zm_module_call(&module->in_proj->base, scope, x, NULL), last;
-    mlx_array before = cache && zm_is_set(cache->state)
-                           ? cache->state
-                           : zm_zeros(scope, (const int[]){1, 2, module->hidden_size}, 3, MLX_BFLOAT16);
+    mlx_array before = cache ? cache->state : (mlx_array){NULL};
     mlx_array y = zm_prompt_convolve(scope, &last, projected, module->conv->weight, before);
     zm_patch_short_conv_accept(cache, scope, last, zm_dim(x, 1));
     return zm_module_call(&module->out_proj->base, scope, y, NULL);
@@ -128,11 +152,28 @@ static mlx_array apply_mlp(const zm_gated_mlp *mlp, zm_scope *scope, mlx_array x
     return zm_module_call(&mlp->down_proj->base, scope, hidden, NULL);
 }
 
+/* x: tokens. */
+static mlx_array apply_embedding(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    const zm_patch_state *state = self->patch_state;
+    const char *reason;
+    size_t n_tokens = zm_is_set(x) ? mlx_array_size(x) : 0;
+    if (zm_scope_failed(scope) || mlx_array_dtype(x) != MLX_INT32 || n_tokens < ZM_PROMPT_LEAST_ROWS ||
+        n_tokens > (size_t)state->max_fused_tokens || !serves(self, &reason))
+        return zm_patch_original(self, scope, x, call);
+    return zm_prompt_embed(scope, x, &((const zm_embedding *)self)->weight);
+}
+
 mlx_array zm_patch_prompt_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_patch_state *state = self->patch_state;
     const char *reason;
+    if (self->kind == ZM_MODULE_EMBEDDING) return apply_embedding(self, scope, x, call);
     if (!zm_patch_serves_call(self, x) || state->dtype != MLX_BFLOAT16 || !serves(self, &reason))
         return zm_patch_original(self, scope, x, call);
+    if (self->kind == ZM_MODULE_MOE && mlx_array_size(x) == (size_t)zm_dim(x, -1) &&
+        zm_patch_serves_one_token_moe((const zm_moe *)self, &reason)) {
+        zm_moe_arguments arguments = zm_patch_moe_arguments((const zm_moe *)self);
+        return zm_decode_moe_alone(scope, x, &arguments);
+    }
     size_t rows = mlx_array_size(x) / (size_t)zm_dim(x, -1);
     if (self->kind == ZM_MODULE_MOE) rows *= (size_t)((const zm_moe *)self)->top_k;
     if (rows < ZM_PROMPT_LEAST_ROWS) return zm_patch_original(self, scope, x, call);

@@ -23,7 +23,8 @@ static mlx_array tokens_array(const int32_t *tokens, size_t count) {
     return mlx_array_new_data(tokens, shape, 2, MLX_INT32);
 }
 
-/* Feeds all prompt tokens but the last; only the caches are evaluated. */
+/* Feeds all prompt tokens but the last; only the caches are evaluated. The last chunk is under way when it returns, so that the
+ * next step is made meanwhile. */
 static zmlx_status prefill(generation_run *run, const int32_t *prompt, size_t n_prompt) {
     const zmlx_generate_options *options = run->options;
     for (size_t done = 0; done + 1 < n_prompt;) {
@@ -32,9 +33,13 @@ static zmlx_status prefill(generation_run *run, const int32_t *prompt, size_t n_
         zmlx_status status = zm_session_build(run->session, NULL, chunk, count, run->error);
         mlx_array_free(chunk);
         ZM_TRY(status);
-        ZM_TRY(zm_session_evaluate(run->session, (mlx_array){0}, run->error));
-        mlx_clear_cache();
         done += count;
+        if (done + 1 < n_prompt) {
+            ZM_TRY(zm_session_evaluate(run->session, (mlx_array){0}, run->error));
+            mlx_clear_cache();
+        } else {
+            ZM_TRY(zm_session_start(run->session, run->error));
+        }
         if (options->on_prefill) options->on_prefill(options->context, done, n_prompt);
     }
     return ZMLX_OK;

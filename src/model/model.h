@@ -45,5 +45,7 @@ zmlx_status zm_session_build_greedy(zmlx_session *session, mlx_array *next, mlx_
                                     zmlx_error *error);
 /* Evaluates the caches and, where set, extra. */
 zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_error *error);
+/* Begins to evaluate the caches; a failure may come out later. */
+zmlx_status zm_session_start(zmlx_session *session, zmlx_error *error);
 
 #endif

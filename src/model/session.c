@@ -66,7 +66,7 @@ zmlx_status zm_session_build_greedy(zmlx_session *session, mlx_array *next, mlx_
     return build(session, zm_causal_lm_greedy, next, tokens, n_tokens, error);
 }
 
-zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_error *error) {
+static zmlx_status evaluate(zmlx_session *session, mlx_array extra, int (*evaluation)(mlx_vector_array), zmlx_error *error) {
     mlx_vector_array outputs = mlx_vector_array_new();
     int failed = 0;
     for (int i = 0; i < session->model->root->decoder->n_blocks; i++) {
@@ -75,11 +75,19 @@ zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_err
         for (int j = 0; j < count; j++) failed |= mlx_vector_array_append_value(outputs, arrays[j]);
     }
     if (extra.ctx) failed |= mlx_vector_array_append_value(outputs, extra);
-    if (!failed) failed = mlx_eval(outputs);
+    if (!failed) failed = evaluation(outputs);
     mlx_vector_array_free(outputs);
     if (!failed) return ZMLX_OK;
     session->broken = true;
     return zm_mlx_fail(error, "evaluation");
+}
+
+zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_error *error) {
+    return evaluate(session, extra, mlx_eval, error);
+}
+
+zmlx_status zm_session_start(zmlx_session *session, zmlx_error *error) {
+    return evaluate(session, (mlx_array){0}, mlx_async_eval, error);
 }
 
 static zmlx_status check_tokens(const zmlx_session *session, const int32_t *tokens, size_t n_tokens,

@@ -16,6 +16,15 @@ static zm_cache *cache_of(const zm_call *call, int block) {
     return call && call->cache ? &call->cache[block] : NULL;
 }
 
+/* Of a long input the first blocks are computed while the next are put together: their evaluation begins here. */
+static void start(zm_scope *scope, mlx_array x, int length, int n_blocks_done) {
+    enum { LONG_INPUT = 64, BLOCKS = 4 };
+    if (length < LONG_INPUT || n_blocks_done % BLOCKS != 1 || zm_scope_failed(scope)) return;
+    mlx_vector_array arrays = mlx_vector_array_new_value(x);
+    if (mlx_async_eval(arrays)) zm_mlx_fail(&scope->failure, "evaluation");
+    mlx_vector_array_free(arrays);
+}
+
 /* Blocks of one kind have seen the same tokens, so each kind of mask is made once, for its first block. */
 mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_decoder *decoder = (const zm_decoder *)self;
@@ -33,6 +42,7 @@ mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, cons
             block_call.mask = *mask;
         }
         x = zm_module_call(&block->base, scope, x, &block_call);
+        start(scope, x, length, i + 1);
     }
     return zm_module_call(&decoder->norm->base, scope, x, NULL);
 }

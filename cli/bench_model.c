@@ -51,8 +51,9 @@ static const cli_option moe_options[] = {
 
 static const cli_page moe_page = {
     .arguments = "MODEL",
-    .about = "The model's first layer of experts, called with 1, 4, 16, 64 and 512 random hidden states,\n"
-             "unpatched and patched in turn.\n",
+    .about = "Layers of experts, called with 1, 4, 16, 64 and 512 random hidden states, unpatched and patched\n"
+             "in turn: the first one alone, from the call to its result, and all of them in turn in one\n"
+             "evaluation of many calls, the time a call.\n",
     .options = moe_options,
     .n_options = CLI_COUNT(moe_options),
 };
@@ -148,10 +149,15 @@ static int bench_model(zmlx_model *model, const char *folder, const model_values
     return result ? cli_fail_error(&error) : show_model(&bench, folder, values->general.json);
 }
 
+static void print_sides(const char *name, int n_tokens, const zmlx_timing *baseline, const zmlx_timing *patched, double speedup) {
+    cli_print("  %5d  %s  %10.4f ms (%.4f-%.4f)  %10.4f ms (%.4f-%.4f)  %7.2fx\n", n_tokens, name, 1e3 * baseline->median,
+              1e3 * baseline->minimum, 1e3 * baseline->maximum, 1e3 * patched->median, 1e3 * patched->minimum,
+              1e3 * patched->maximum, speedup);
+}
+
 static void print_row(const zmlx_moe_bench_row *row) {
-    cli_print("  %5d  %10.3f ms (%.3f-%.3f)  %10.3f ms (%.3f-%.3f)  %7.2fx\n", row->n_tokens,
-              1e3 * row->baseline.median, 1e3 * row->baseline.minimum, 1e3 * row->baseline.maximum,
-              1e3 * row->patched.median, 1e3 * row->patched.minimum, 1e3 * row->patched.maximum, row->speedup);
+    print_sides("alone", row->n_tokens, &row->baseline, &row->patched, row->speedup);
+    print_sides("chain", row->n_tokens, &row->chained_baseline, &row->chained_patched, row->chained_speedup);
     cli_flush();
 }
 
@@ -161,6 +167,9 @@ static json_t *row_json(const zmlx_moe_bench_row *row) {
     cli_json_set(object, "baseline", timing_json(&row->baseline));
     cli_json_set(object, "patched", timing_json(&row->patched));
     cli_json_set(object, "speedup", cli_json_measured(row->speedup));
+    cli_json_set(object, "chained_baseline", timing_json(&row->chained_baseline));
+    cli_json_set(object, "chained_patched", timing_json(&row->chained_patched));
+    cli_json_set(object, "chained_speedup", cli_json_measured(row->chained_speedup));
     return object;
 }
 
@@ -177,7 +186,8 @@ static int bench_moe(zmlx_model *model, const char *folder, const model_values *
             return cli_fail_error(&error);
         }
         if (!i && !values->general.json)
-            cli_print("%s: one layer of experts\n  tokens, a call unpatched (spread), patched (spread)\n", folder);
+            cli_print("%s: layers of experts\n  tokens, a call unpatched (spread), patched (spread): of the first layer alone, in a chain of all\n",
+                      folder);
         if (!values->general.json) print_row(&row);
         cli_json_append(rows, row_json(&row));
     }

@@ -53,11 +53,15 @@ ZMLX_API zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model
 
 typedef struct zmlx_moe_bench_row {
     int n_tokens;
-    zmlx_timing baseline, patched; /* seconds a call */
+    zmlx_timing baseline, patched; /* seconds of the first layer's call, from the call to its result */
     double speedup;                /* of the medians */
+    /* Seconds a call of one evaluation of many: all such layers in turn, with other states each. Calls that do not need each other may
+     * overlap; the time to put them together is left out. */
+    zmlx_timing chained_baseline, chained_patched;
+    double chained_speedup;
 } zmlx_moe_bench_row;
 
-/* One layer of experts, the model's first, called with n_tokens random hidden states, patched against unpatched, alternating. A
+/* Layers of experts called with n_tokens random hidden states, patched against unpatched, alternating. A
  * model without one is ZMLX_ERROR_UNSUPPORTED. Leaves model unpatched. */
 ZMLX_API zmlx_status zmlx_bench_moe(zmlx_moe_bench_row *row, zmlx_model *model, int n_tokens,
                                     const zmlx_model_bench_options *options /* patch and n_runs count; may be NULL */,

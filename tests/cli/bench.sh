@@ -36,11 +36,11 @@ expect_json 'assert d["bandwidth"] > 1e8' \
     'assert abs(d["patched"]["share"] * d["bandwidth"] / d["patched"]["bytes_per_s"] - 1) < 1e-6'
 
 expect_status 0 bench moe "$model" --runs 2
-[ "$(wc -l <out)" = 7 ] && [ "$(grep -Ec '^ +(1|4|16|64|512)  +[0-9.]+ ms \([0-9.]+-[0-9.]+\) .* [0-9.]+x$' out)" = 5 ] ||
+[ "$(wc -l <out)" = 12 ] && [ "$(grep -Ec '^ +(1|4|16|64|512)  (alone|chain)  +[0-9.]+ ms \([0-9.]+-[0-9.]+\) .* [0-9.]+x$' out)" = 10 ] ||
     fail "bench moe prints $(cat out)"
 expect_status 0 bench moe "$model" --runs 1 --json
 expect_json 'assert [r["tokens"] for r in d["rows"]] == [1, 4, 16, 64, 512]' \
-    'assert all(list(r) == ["tokens", "baseline", "patched", "speedup"] for r in d["rows"])'
+    'assert all(list(r) == ["tokens", "baseline", "patched", "speedup", "chained_baseline", "chained_patched", "chained_speedup"] for r in d["rows"])'
 
 mkdir dense
 expect_bad 'it has no mixture of experts' bench moe "$source/models/llama-tiny-4bit"

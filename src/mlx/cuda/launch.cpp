@@ -66,7 +66,8 @@ void zm::launch_directly(const zm_gpu_launch &launch, const std::vector<mx::arra
     CUfunction function = functions().get(launch);
     /* Copies and new buffers are kernels of MLX, so all of them come before this kernel's arrays are named to the encoder. */
     std::vector<mx::array> rows;
-    for (const mx::array &input : inputs) rows.push_back(zm::in_rows(input, stream));
+    for (const mx::array &input : inputs) /* as the node has told its class, which knows their alignment */
+        rows.push_back(input.flags().row_contiguous ? input : zm::copy_in_rows(input, stream));
     for (mx::array &output : outputs) zm::give_shared_buffer(output, stream);
     std::vector<void *> addresses, arguments;
     for (const mx::array &input : rows) {

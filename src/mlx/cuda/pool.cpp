@@ -104,12 +104,15 @@ void zm::give_shared_buffer(mx::array &array, mx::Stream stream) {
     pool->give(array, in_grains(array.nbytes(), grain), stream);
 }
 
-mx::array zm::in_rows(const mx::array &input, mx::Stream stream) {
-    if (is_in_rows(input)) return input;
+mx::array zm::copy_in_rows(const mx::array &input, mx::Stream stream) {
     mx::array copy = mx::contiguous(input, false, stream);
     Buffers copies{copy};
     copy.primitive().eval_gpu(copy.inputs(), copies);
     copy.detach();
     mx::cu::get_command_encoder(stream).add_temporary(copy);
     return copy;
+}
+
+mx::array zm::in_rows(const mx::array &input, mx::Stream stream) {
+    return is_in_rows(input) ? input : copy_in_rows(input, stream);
 }

@@ -21,7 +21,9 @@ void give_shared_buffer(mlx::core::array &array, mlx::core::Stream stream);
  * have the same, so that most arguments stay as the executable graph has them. */
 uint64_t workspace(size_t bytes, mlx::core::Stream stream);
 
-/* input itself where its elements lie in row order, else a copy that MLX makes now. */
+/* A copy in row order, which MLX makes now. */
+mlx::core::array copy_in_rows(const mlx::core::array &input, mlx::core::Stream stream);
+/* input itself where its elements lie so already. */
 mlx::core::array in_rows(const mlx::core::array &input, mlx::core::Stream stream);
 
 /* The address of memory for what the kernels of one chain leave for each other. Chains of a stream run one behind the other and

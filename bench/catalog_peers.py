@@ -316,6 +316,8 @@ def run_case(name, arguments, size, elements, batch):
         shape = case.shape(rows, columns)
         runs = {"zmlx": Zmlx(arguments, case, shape, dtype, backward, batch)}
         for side, framework, make in sides(name, case, arguments, dtype, rows, columns, backward):
+            if arguments.sides and side not in arguments.sides.split(","):
+                continue
             torch._dynamo.reset()
             try:
                 function = make()
@@ -387,6 +389,7 @@ def main():
     parser.add_argument("--sizes", default="seed,large")
     parser.add_argument("--direction", choices=("forward", "step"))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--sides", help="others than zmlx that take part: MLX,mx.compile,torch,torch.compile,torch fused,Liger")
     parser.add_argument("--rounds", type=int, default=3, help="how often the sides take turns")
     parser.add_argument("--runs", type=int, default=5, help="least number of runs of a side in a round")
     parser.add_argument("--seconds", type=float, default=0.0, help="least time of a side in a round")

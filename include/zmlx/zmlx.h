@@ -13,6 +13,7 @@
 #include "zmlx/kernels.h"
 #include "zmlx/model.h"
 #include "zmlx/model_bench.h"
+#include "zmlx/optimizer.h"
 #include "zmlx/patch.h"
 #include "zmlx/status.h"
 #include "zmlx/synth.h"

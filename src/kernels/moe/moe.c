@@ -209,16 +209,14 @@ mlx_array zm_experts_mark(zm_scope *scope, mlx_array a, mlx_array is_inside) {
     return zm_where(scope, is_inside, a, zm_scalar_like(scope, (double)NAN, a));
 }
 
-/* products (..., K, 1, DO) of the experts, gated and summed. */
-static void combine_products(zm_catalog_call *call, mlx_array products, mlx_array is_inside, mlx_array gate) {
-    zm_scope *scope = call->scope;
+mlx_array zm_experts_sum(zm_scope *scope, mlx_array products, mlx_array is_inside, mlx_array gate) {
+    zm_catalog_call call = {.scope = scope, .where = "zmlx_experts"};
     mlx_array zero = zm_scalar(scope, 0, MLX_FLOAT32), nan = zm_scalar(scope, (double)NAN, MLX_FLOAT32);
     mlx_array y = zm_where(scope, zm_expand_dims(scope, is_inside, -1), zm_squeeze(scope, products, -2), zero);
     /* NaN is added behind all, so that the gradients of the other experts do not see it. */
     mlx_array n_outside = zm_sum(scope, zm_where(scope, is_inside, zero, zm_scalar(scope, 1, MLX_FLOAT32)), -1, true);
     mlx_array mark = zm_where(scope, zm_less(scope, zero, n_outside), nan, zero);
-    y = zm_add(scope, combine(call, y, widen(call, gate)), mark);
-    call->outputs[0] = zm_astype(scope, y, call->output_types[0]);
+    return zm_add(scope, combine(&call, y, zm_astype(scope, gate, MLX_FLOAT32)), mark);
 }
 
 /* act (..., K, 1, DI) by the matrices of its experts. With CUDA MLX has products of many rows with sorted experts ready, others
@@ -241,14 +239,9 @@ void zm_compose_gather_qmm_combine(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
     mlx_array is_inside, experts = zm_experts_clamp(scope, call->inputs[3], zm_call_size(call, "E"), &is_inside);
     mlx_array act = zm_expand_dims(scope, zm_experts_keep(scope, call->inputs[0], is_inside), -2);
-    combine_products(call, multiply_experts(scope, act, widen(call, call->inputs[1]), experts), is_inside,
-                     call->inputs[2]);
-}
-
-mlx_array zm_experts_multiply(zm_scope *scope, mlx_array x, const mlx_array *weight, mlx_array experts, zm_quantization packed) {
-    mlx_array parts[3];
-    for (int i = 0; i < 3; i++) parts[i] = zm_contiguous(scope, i ? zm_astype(scope, weight[i], MLX_FLOAT32) : weight[i]);
-    return zm_gather_qmm(scope, x, parts[0], parts[1], parts[2], experts, packed, false);
+    mlx_array products = multiply_experts(scope, act, widen(call, call->inputs[1]), experts);
+    mlx_array sum = zm_experts_sum(scope, products, is_inside, call->inputs[2]);
+    call->outputs[0] = zm_astype(scope, sum, call->output_types[0]);
 }
 
 void zm_compose_gather_qmm_combine_quantized(zm_catalog_call *call) {
@@ -256,8 +249,6 @@ void zm_compose_gather_qmm_combine_quantized(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
     if (!zm_experts_check(call, 0, 1, zm_call_size(call, "DI"))) return;
     zm_quantization packed = {(int)call->values[0].number, (int)call->values[1].number, "affine"};
-    mlx_array is_inside, experts = zm_experts_clamp(scope, call->inputs[5], zm_call_size(call, "E"), &is_inside);
-    mlx_array act = zm_expand_dims(scope, zm_experts_keep(scope, call->inputs[0], is_inside), -2);
-    mlx_array products = zm_experts_multiply(scope, act, call->inputs + 1, experts, packed);
-    combine_products(call, products, is_inside, call->inputs[4]);
+    mlx_array sum = zm_experts_combine(scope, call->inputs[0], call->inputs + 1, call->inputs[4], call->inputs[5], packed);
+    call->outputs[0] = zm_astype(scope, sum, call->output_types[0]);
 }

@@ -71,9 +71,11 @@ static void test_many_tokens(void **state) {
     mlx_array chosen = choices(&scope, SHAPE(MANY, K));
     expect_close(&scope, zm_experts_combine(&scope, act, weight, gate, chosen, packed),
                  zm_experts_combine_composed(&scope, act, weight, gate, chosen, packed));
-    mlx_array one = zm_contiguous(&scope, zm_slice_axis(&scope, act, 0, 0, 1, 1)), of_one = zm_contiguous(&scope, zm_slice_axis(&scope, gate, 0, 0, 1, 1));
+    mlx_array one = zm_contiguous(&scope, zm_slice_axis(&scope, act, 0, 0, 1, 1)),
+              of_one = zm_contiguous(&scope, zm_slice_axis(&scope, gate, 0, 0, 1, 1));
     const uint32_t missing[K] = {1, UINT32_MAX, 2};
-    mlx_array y = zm_experts_combine(&scope, one, weight, of_one, zm_from_data(&scope, missing, SHAPE(1, K), MLX_UINT32), packed);
+    mlx_array y =
+        zm_experts_combine(&scope, one, weight, of_one, zm_from_data(&scope, missing, SHAPE(1, K), MLX_UINT32), packed);
     assert_int_equal(mlx_array_eval(y), 0);
     for (int i = 0; i < OUT; i++) assert_true(isnan(mlx_array_data_float32(y)[i]));
     end_well(&scope);
@@ -104,7 +106,8 @@ static void test_forward_mode(void **state) {
     zm_scope scope;
     zm_scope_begin(&scope, host_stream);
     mlx_array in[2] = {numbers(&scope, SHAPE(4, K, IN), 5), numbers(&scope, SHAPE(4, K), 6)};
-    mlx_array t[2] = {numbers(&scope, SHAPE(4, K, IN), 7), numbers(&scope, SHAPE(4, K), 8)}, chosen = choices(&scope, SHAPE(4, K));
+    mlx_array t[2] = {numbers(&scope, SHAPE(4, K, IN), 7), numbers(&scope, SHAPE(4, K), 8)},
+              chosen = choices(&scope, SHAPE(4, K));
     mlx_vector_array primals = mlx_vector_array_new_data(in, 2), given = mlx_vector_array_new_data(t, 2);
     mlx_vector_array values = mlx_vector_array_new(), made = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func(combine_function);
@@ -127,7 +130,8 @@ static void test_batches(void **state) {
         zm_scope scope;
         zm_scope_begin(&scope, host_stream);
         mlx_array act = numbers(&scope, SHAPE(4, B, K, IN), 9), gate = numbers(&scope, SHAPE(B, 4, K), 10), parts[B];
-        mlx_array own = zm_squeeze(&scope, zm_slice_axis(&scope, gate, 0, 0, 1, 1), 0), chosen = choices(&scope, SHAPE(4, K));
+        mlx_array own = zm_squeeze(&scope, zm_slice_axis(&scope, gate, 0, 0, 1, 1), 0),
+                  chosen = choices(&scope, SHAPE(4, K));
         mlx_array in[2] = {act, is_shared ? own : gate};
         const int axes[2] = {1, is_shared ? -1 : 0};
         for (int b = 0; b < B; b++) {

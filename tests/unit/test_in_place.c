@@ -6,8 +6,8 @@
 #include "zmlx/kernels.h"
 
 static zmlx_error failure;
-#define OK(call) \
-    do { \
+#define OK(call)                                                      \
+    do {                                                              \
         if (call) fail_msg("%s: %s", failure.where, failure.message); \
     } while (0)
 
@@ -23,7 +23,8 @@ static mlx_array owned(const int *shape, int n_dims, uint32_t seed) {
     mlx_array array = {NULL};
     zm_scope scope;
     zm_scope_begin(&scope, host_stream);
-    zm_scope_keep(&scope, &array, zm_add(&scope, floats(&scope, values, shape, n_dims), zm_scalar(&scope, 0, MLX_FLOAT32)));
+    zm_scope_keep(&scope, &array,
+                  zm_add(&scope, floats(&scope, values, shape, n_dims), zm_scalar(&scope, 0, MLX_FLOAT32)));
     end_well(&scope);
     assert_int_equal(mlx_array_eval(array), 0);
     return array;
@@ -51,8 +52,8 @@ static void test_optimizer(void **state) {
     }
     for (int run = 0; run < 2; run++) {
         mlx_array *from = run ? in : kept;
-        OK(zmlx_adamw_step(&made[run][0], &made[run][1], &made[run][2], from[0], from[1], from[2], from[3], 0.1f, 3, 0.9f, 0.99f,
-                           1e-8f, 0.01f, host_stream, &failure));
+        OK(zmlx_adamw_step(&made[run][0], &made[run][1], &made[run][2], from[0], from[1], from[2], from[3], 0.1f, 3,
+                           0.9f, 0.99f, 1e-8f, 0.01f, host_stream, &failure));
         for (int i = 0; i < 4 && run; i++)
             if (i != 1) drop(&in[i]); /* the gradient is still held */
         for (int i = 0; i < 3; i++) assert_int_equal(mlx_array_eval(made[run][i]), 0);
@@ -60,7 +61,8 @@ static void test_optimizer(void **state) {
     for (int i = 0; i < 3; i++) {
         const float *own = mlx_array_data_float32(made[1][i]);
         assert_true(is_among(own, memory, 4) && own != memory[1]);
-        for (int j = 0; j < 4; j++) assert_ptr_not_equal(mlx_array_data_float32(made[0][i]), mlx_array_data_float32(kept[j]));
+        for (int j = 0; j < 4; j++)
+            assert_ptr_not_equal(mlx_array_data_float32(made[0][i]), mlx_array_data_float32(kept[j]));
         assert_memory_equal(own, mlx_array_data_float32(made[0][i]), 2 * N * sizeof *own);
     }
     for (int i = 0; i < 4; i++) drop(&kept[i]), drop(&in[i]);
@@ -116,7 +118,8 @@ static void test_stored_rows(void **state) {
         fill(rows, STORED * T, 6);
         store(after, rows);
         zm_scope_begin(&scope, host_stream);
-        mlx_array at = zm_from_data(&scope, slots, SHAPE(STORED), MLX_UINT32), given = floats(&scope, rows, SHAPE(STORED, T));
+        mlx_array at = zm_from_data(&scope, slots, SHAPE(STORED), MLX_UINT32),
+                  given = floats(&scope, rows, SHAPE(STORED, T));
         zm_scope_keep(&scope, &stored, zm_store_rows(&scope, cache, given, at));
         if (!is_held) drop(&cache);
         expect_values(&scope, stored, after, ROWS * T, 0);
@@ -185,7 +188,9 @@ static void test_batches(void **state) {
     enum { B = 3 };
     for (int shares_cache = 0; shares_cache < 2; shares_cache++) {
         double caches[B * ROWS * T], rows[B * STORED * T];
-        mlx_array in[3] = {shares_cache ? owned(SHAPE(ROWS, T), 1) : owned(SHAPE(B, ROWS, T), 1), owned(SHAPE(STORED, B, T), 2), {NULL}};
+        mlx_array in[3] = {shares_cache ? owned(SHAPE(ROWS, T), 1) : owned(SHAPE(B, ROWS, T), 1),
+                           owned(SHAPE(STORED, B, T), 2),
+                           {NULL}};
         const int axes[3] = {shares_cache ? -1 : 0, 1, -1};
         zm_scope scope;
         zm_scope_begin(&scope, host_stream);
@@ -193,7 +198,8 @@ static void test_batches(void **state) {
         for (int b = 0; b < B; b++) {
             for (int i = 0; i < ROWS * T; i++)
                 caches[b * ROWS * T + i] = (double)mlx_array_data_float32(in[0])[(shares_cache ? 0 : b * ROWS * T) + i];
-            for (int i = 0; i < STORED * T; i++) rows[i] = (double)mlx_array_data_float32(in[1])[(i / T * B + b) * T + i % T];
+            for (int i = 0; i < STORED * T; i++)
+                rows[i] = (double)mlx_array_data_float32(in[1])[(i / T * B + b) * T + i % T];
             store(caches + b * ROWS * T, rows);
         }
         mlx_closure function = mlx_closure_new_func(store_function);
@@ -215,7 +221,8 @@ static void test_batches(void **state) {
 static void test_cache_update(void **state) {
     (void)state;
     enum { B = 2, MAX = 5, KV = 1, K = 4 };
-    mlx_array k_cache = owned(SHAPE(B, MAX, KV, K), 3), v_cache = owned(SHAPE(B, MAX, KV, K), 4), v = owned(SHAPE(B, KV, K), 5);
+    mlx_array k_cache = owned(SHAPE(B, MAX, KV, K), 3), v_cache = owned(SHAPE(B, MAX, KV, K), 4),
+              v = owned(SHAPE(B, KV, K), 5);
     mlx_array cos = owned(SHAPE(MAX, K / 2), 6), q = owned(SHAPE(B, KV, K), 7);
     const float *memory = mlx_array_data_float32(v_cache);
     double wanted[B * MAX * KV * K];
@@ -224,8 +231,10 @@ static void test_cache_update(void **state) {
     zm_scope_begin(&scope, host_stream);
     for (int step = 0; step < 3; step++) {
         const int32_t offsets[B] = {step, 4 - step};
-        mlx_array turned = {NULL}, k_next = {NULL}, v_next = {NULL}, offset = zm_from_data(&scope, offsets, SHAPE(B), MLX_INT32);
-        OK(zmlx_rope_and_cache_update(&turned, &k_next, &v_next, q, v, v, cos, cos, k_cache, v_cache, offset, host_stream, &failure));
+        mlx_array turned = {NULL}, k_next = {NULL}, v_next = {NULL},
+                  offset = zm_from_data(&scope, offsets, SHAPE(B), MLX_INT32);
+        OK(zmlx_rope_and_cache_update(&turned, &k_next, &v_next, q, v, v, cos, cos, k_cache, v_cache, offset,
+                                      host_stream, &failure));
         drop(&k_cache), drop(&v_cache);
         k_cache = k_next, v_cache = v_next;
         assert_int_equal(mlx_array_eval(turned) + mlx_array_eval(k_cache) + mlx_array_eval(v_cache), 0);
@@ -246,7 +255,8 @@ static void test_alignment(void **state) {
     zm_scope_begin(&scope, host_stream);
     static const mlx_dtype dtypes[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
     for (int i = 0; i < COUNT(dtypes); i++) {
-        mlx_array ones = zm_astype(&scope, zm_broadcast_to(&scope, zm_scalar(&scope, 1, MLX_FLOAT32), SHAPE(300, 301)), dtypes[i]);
+        mlx_array ones =
+            zm_astype(&scope, zm_broadcast_to(&scope, zm_scalar(&scope, 1, MLX_FLOAT32), SHAPE(300, 301)), dtypes[i]);
         mlx_array y = {NULL};
         zm_view view;
         double wanted[1] = {300 * 301};
@@ -254,7 +264,8 @@ static void test_alignment(void **state) {
         assert_int_equal(mlx_array_eval(y), 0);
         assert_true(zm_view_of(&view, y));
         assert_int_equal((uintptr_t)view.data % 64, 0);
-        expect_values(&scope, zm_sum(&scope, zm_flatten(&scope, zm_astype(&scope, y, MLX_FLOAT32), 0, -1), 0, false), wanted, 1, 0);
+        expect_values(&scope, zm_sum(&scope, zm_flatten(&scope, zm_astype(&scope, y, MLX_FLOAT32), 0, -1), 0, false),
+                      wanted, 1, 0);
         drop(&y);
     }
     end_well(&scope);

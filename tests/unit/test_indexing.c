@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows by index: forward mode and batches of gather-add and scatter-add, and sums of many or few updates a row, against loops. */
+/* Rows by index: forward mode and batches of gather-add and scatter-add, and sums of many or few updates a row, against
+ * loops. */
 #include "mlx_testing.h"
 #include "zmlx/kernels.h"
 
 enum { B = 3, ROWS = 4, UPDATES = 5, COLUMNS = 40 };
 static zmlx_error failure;
-#define OK(call) \
-    do { \
+#define OK(call)                                                      \
+    do {                                                              \
         if (call) fail_msg("%s: %s", failure.where, failure.message); \
     } while (0)
 
@@ -15,7 +16,8 @@ static mlx_array held;
 static int add_held(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array src = {NULL}, other = {NULL}, y = {NULL};
     int failed = mlx_vector_array_get(&src, inputs, 0) || mlx_vector_array_get(&other, inputs, 1) ||
-                 zmlx_fused_gather_add(&y, src, held, other, stream, &failure) || mlx_vector_array_set_value(results, y);
+                 zmlx_fused_gather_add(&y, src, held, other, stream, &failure) ||
+                 mlx_vector_array_set_value(results, y);
     mlx_array_free(src);
     mlx_array_free(other);
     mlx_array_free(y);
@@ -23,7 +25,8 @@ static int add_held(mlx_vector_array *results, const mlx_vector_array inputs) {
 }
 static int sum_held(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array updates = {NULL}, y = {NULL};
-    int failed = mlx_vector_array_get(&updates, inputs, 0) || zmlx_fused_scatter_add(&y, held, updates, ROWS, stream, &failure) ||
+    int failed = mlx_vector_array_get(&updates, inputs, 0) ||
+                 zmlx_fused_scatter_add(&y, held, updates, ROWS, stream, &failure) ||
                  mlx_vector_array_set_value(results, y);
     mlx_array_free(updates);
     mlx_array_free(y);
@@ -34,7 +37,8 @@ static int add_function(mlx_vector_array *results, const mlx_vector_array inputs
     mlx_array in[3] = {{NULL}, {NULL}, {NULL}}, y = {NULL};
     int failed = 0;
     for (size_t i = 0; i < 3; i++) failed |= mlx_vector_array_get(&in[i], inputs, i);
-    failed = failed || zmlx_fused_gather_add(&y, in[0], in[1], in[2], stream, &failure) || mlx_vector_array_set_value(results, y);
+    failed = failed || zmlx_fused_gather_add(&y, in[0], in[1], in[2], stream, &failure) ||
+             mlx_vector_array_set_value(results, y);
     for (int i = 0; i < 3; i++) mlx_array_free(in[i]);
     mlx_array_free(y);
     return failed;
@@ -43,7 +47,8 @@ static int add_function(mlx_vector_array *results, const mlx_vector_array inputs
 static int sum_function(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array index = {NULL}, updates = {NULL}, y = {NULL};
     int failed = mlx_vector_array_get(&index, inputs, 0) || mlx_vector_array_get(&updates, inputs, 1) ||
-                 zmlx_fused_scatter_add(&y, index, updates, ROWS, stream, &failure) || mlx_vector_array_set_value(results, y);
+                 zmlx_fused_scatter_add(&y, index, updates, ROWS, stream, &failure) ||
+                 mlx_vector_array_set_value(results, y);
     mlx_array_free(index);
     mlx_array_free(updates);
     mlx_array_free(y);
@@ -63,7 +68,8 @@ static const int32_t places[B * UPDATES] = {0, 3, 3, -1, 2, 1, 1, 1, 4, 1, 2, 0,
 static void add_up(double *result, const int32_t *at, const double *updates) {
     memset(result, 0, ROWS * COLUMNS * sizeof *result);
     for (int i = 0; i < UPDATES * COLUMNS; i++)
-        if (at[i / COLUMNS] >= 0 && at[i / COLUMNS] < ROWS) result[at[i / COLUMNS] * COLUMNS + i % COLUMNS] += updates[i];
+        if (at[i / COLUMNS] >= 0 && at[i / COLUMNS] < ROWS)
+            result[at[i / COLUMNS] * COLUMNS + i % COLUMNS] += updates[i];
 }
 
 static mlx_array numbers(zm_scope *scope, const double *values, const int *shape, int n_dims) {
@@ -117,13 +123,14 @@ static mlx_array place_batch(zm_scope *scope, mlx_array a, int axis) {
     return zm_transpose(scope, a, order, n_dims);
 }
 
-static mlx_array map_batch(zm_scope *scope, int (*what)(mlx_vector_array *, const mlx_vector_array), const mlx_array *in, int n,
-                           const int *axes) {
+static mlx_array map_batch(zm_scope *scope, int (*what)(mlx_vector_array *, const mlx_vector_array),
+                           const mlx_array *in, int n, const int *axes) {
     mlx_array placed[3];
     for (int i = 0; i < n; i++) placed[i] = place_batch(scope, in[i], axes[i]);
     assert_false(zm_scope_failed(scope));
     mlx_closure function = mlx_closure_new_func(what);
-    mlx_vector_array inputs = mlx_vector_array_new_data(placed, (size_t)n), traced = {NULL}, out = {NULL}, results = {NULL};
+    mlx_vector_array inputs = mlx_vector_array_new_data(placed, (size_t)n), traced = {NULL}, out = {NULL},
+                     results = {NULL};
     assert_int_equal(mlx_detail_vmap_trace(&traced, &out, function, inputs, axes, (size_t)n), 0);
     assert_int_equal(mlx_detail_vmap_replace(&results, inputs, traced, out, axes, (size_t)n, (const int[]){0}, 1), 0);
     mlx_array made = first_of(scope, results);
@@ -147,7 +154,8 @@ static void test_batches_of_sums(void **state) {
             mlx_array in[2] = {zm_from_data(&scope, places, SHAPE(B, UPDATES), MLX_INT32),
                                numbers(&scope, updates, SHAPE(B, UPDATES, COLUMNS))};
             for (int b = 0; b < B; b++)
-                add_up(wanted + b * ROWS * COLUMNS, places + (i < 0 ? 0 : b * UPDATES), updates + (j < 0 ? 0 : b * UPDATES * COLUMNS));
+                add_up(wanted + b * ROWS * COLUMNS, places + (i < 0 ? 0 : b * UPDATES),
+                       updates + (j < 0 ? 0 : b * UPDATES * COLUMNS));
             mlx_array sums = map_batch(&scope, sum_function, in, 2, (const int[]){i, j});
             expect_shape(sums, SHAPE(B, ROWS, COLUMNS));
             expect_values(&scope, sums, wanted, B * ROWS * COLUMNS, 1e-6);
@@ -166,12 +174,14 @@ static void test_batches_of_gathers(void **state) {
         const int axes[3] = {kind & 1 ? 1 : -1, kind & 2 ? 0 : -1, kind & 4 ? 2 : -1};
         zm_scope scope;
         zm_scope_begin(&scope, stream);
-        mlx_array in[3] = {numbers(&scope, src, SHAPE(B, ROWS, COLUMNS)), zm_from_data(&scope, at, SHAPE(B, UPDATES), MLX_INT32),
+        mlx_array in[3] = {numbers(&scope, src, SHAPE(B, ROWS, COLUMNS)),
+                           zm_from_data(&scope, at, SHAPE(B, UPDATES), MLX_INT32),
                            numbers(&scope, other, SHAPE(B, UPDATES, COLUMNS))};
         for (int i = 0; i < B * UPDATES * COLUMNS; i++) {
             int b = i / (UPDATES * COLUMNS), update = i / COLUMNS % UPDATES, column = i % COLUMNS;
             int row = at[axes[1] < 0 ? update : b * UPDATES + update];
-            wanted[i] = src[((axes[0] < 0 ? 0 : b) * ROWS + row) * COLUMNS + column] + other[((axes[2] < 0 ? 0 : b) * UPDATES + update) * COLUMNS + column];
+            wanted[i] = src[((axes[0] < 0 ? 0 : b) * ROWS + row) * COLUMNS + column] +
+                        other[((axes[2] < 0 ? 0 : b) * UPDATES + update) * COLUMNS + column];
         }
         mlx_array y = map_batch(&scope, add_function, in, 3, axes);
         expect_shape(y, SHAPE(B, UPDATES, COLUMNS));
@@ -180,7 +190,8 @@ static void test_batches_of_gathers(void **state) {
     }
 }
 
-/* Short and long rows, so that one thread or several add up a row; one row with nearly all updates, or each with some. */
+/* Short and long rows, so that one thread or several add up a row; one row with nearly all updates, or each with some.
+ */
 static void test_many_updates(void **state) {
     (void)state;
     static const int columns[] = {3, 40, 2100};
@@ -193,13 +204,15 @@ static void test_many_updates(void **state) {
             float *updates = malloc((size_t)(MANY * width) * sizeof *updates);
             double *wanted = calloc((size_t)(N * width), sizeof *wanted);
             uint32_t at[MANY];
-            for (int i = 0; i < MANY; i++) at[i] = (uint32_t)(is_uneven && i % 50 ? 2 : i % (N + 1)); /* N is out of range */
+            for (int i = 0; i < MANY; i++)
+                at[i] = (uint32_t)(is_uneven && i % 50 ? 2 : i % (N + 1)); /* N is out of range */
             for (int i = 0; i < MANY * width; i++) {
                 updates[i] = (float)(i % 101) / 64 - 1;
                 if (at[i / width] < N) wanted[(int)at[i / width] * width + i % width] += (double)updates[i];
             }
             mlx_array y = {NULL}, index = zm_from_data(&scope, at, SHAPE(MANY), MLX_UINT32);
-            OK(zmlx_fused_scatter_add(&y, index, zm_from_data(&scope, updates, SHAPE(MANY, width), MLX_FLOAT32), N, stream, &failure));
+            OK(zmlx_fused_scatter_add(&y, index, zm_from_data(&scope, updates, SHAPE(MANY, width), MLX_FLOAT32), N,
+                                      stream, &failure));
             expect_values(&scope, y, wanted, N * width, 0); /* sums of small multiples of 1/64 are exact */
             mlx_array_free(y);
             free(updates);

@@ -4,8 +4,8 @@
 #include "zmlx/kernels.h"
 
 static zmlx_error failure;
-#define OK(call) \
-    do { \
+#define OK(call)                                                      \
+    do {                                                              \
         if (call) fail_msg("%s: %s", failure.where, failure.message); \
     } while (0)
 
@@ -27,7 +27,8 @@ static void split(zm_scope *scope, mlx_array *y, mlx_array x, mlx_array weight) 
 }
 /* Each row at position 3. */
 static void turn(zm_scope *scope, mlx_array *y, mlx_array x, mlx_array weight) {
-    mlx_array angles = zm_broadcast_to(scope, zm_slice_axis(scope, weight, 0, 0, COLUMNS / 2, 1), SHAPE(1, COLUMNS / 2));
+    mlx_array angles =
+        zm_broadcast_to(scope, zm_slice_axis(scope, weight, 0, 0, COLUMNS / 2, 1), SHAPE(1, COLUMNS / 2));
     mlx_array rows = zm_reshape3(scope, x, zm_dim(x, 0), 1, COLUMNS), turned = {NULL};
     OK(zmlx_apply_rope(&turned, rows, angles, angles, host_stream, &failure));
     zm_scope_keep(scope, y, zm_reshape2(scope, zm_scope_own(scope, turned), zm_dim(x, 0), COLUMNS));

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* AdamW over a list of parameters: the bits of one parameter at a time, the float64 formula, in place, and what is refused. */
+/* AdamW over a list of parameters: the bits of one parameter at a time, the float64 formula, in place, and what is
+ * refused. */
 #include "mlx/node.h"
 #include "mlx_testing.h"
 #include "zmlx/kernels.h"
 #include "zmlx/optimizer.h"
 
 static zmlx_error failure;
-#define OK(call) \
-    do { \
+#define OK(call)                                                      \
+    do {                                                              \
         if (call) fail_msg("%s: %s", failure.where, failure.message); \
     } while (0)
 
@@ -71,8 +72,8 @@ static void test_bits(void **state) {
         OK(zmlx_adamw_update(all, COUNT_OF, &now, stream, &failure));
         for (int i = 0; i < COUNT_OF; i++) {
             mlx_array p = {NULL}, m = {NULL}, v = {NULL};
-            OK(zmlx_adamw_step(&p, &m, &v, each[i].p, each[i].g, each[i].m, each[i].v, now.lr, now.step, now.beta1, now.beta2, now.eps,
-                               now.wd, stream, &failure));
+            OK(zmlx_adamw_step(&p, &m, &v, each[i].p, each[i].g, each[i].m, each[i].v, now.lr, now.step, now.beta1,
+                               now.beta2, now.eps, now.wd, stream, &failure));
             expect_same_bits(all[i].p, p);
             expect_same_bits(all[i].m, m);
             expect_same_bits(all[i].v, v);
@@ -118,7 +119,8 @@ static void test_in_place(void **state) {
     if (stream.ctx != host_stream.ctx) skip();
     zmlx_adamw_parameter of[2] = {parameter(0), parameter(3)};
     const float *memory[2][2];
-    for (int i = 0; i < 2; i++) memory[i][0] = mlx_array_data_float32(of[i].m), memory[i][1] = mlx_array_data_float32(of[i].v);
+    for (int i = 0; i < 2; i++)
+        memory[i][0] = mlx_array_data_float32(of[i].m), memory[i][1] = mlx_array_data_float32(of[i].v);
     for (int step = 0; step < 2; step++) {
         OK(zmlx_adamw_update(of, 2, &how, stream, &failure));
         for (int i = 0; i < 2; i++) {

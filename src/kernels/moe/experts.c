@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Products with packed experts: on the CPU nodes that read the matrices in place and, where gates are given, keep no product of
- * a token and an expert longer than some rows; elsewhere, and for derivatives, MLX's operations. */
+/* Products with packed experts: on the CPU nodes that read the matrices in place and, where gates are given, keep no
+ * product of a token and an expert longer than some rows; elsewhere, and for derivatives, MLX's operations. */
 #include "kernels/moe/experts.h"
 
 #include <math.h>
@@ -40,7 +40,8 @@ static zm_product product_of(const run *of, size_t unit, size_t choice) {
     return (zm_product){.matrix = &of->matrix,
                         .expert = of->chosen[unit * self->n_choices + choice],
                         .n_tokens = self->n_rows,
-                        .prepared = of->prepared + (unit * self->n_choices + choice) * self->n_rows * self->prepared.stride,
+                        .prepared =
+                            of->prepared + (unit * self->n_choices + choice) * self->n_rows * self->prepared.stride,
                         .prepared_stride = self->prepared.stride,
                         .limbs = self->prepared.order.limbs,
                         .y_stride = of->matrix.out_features};
@@ -59,14 +60,16 @@ static float number_at(const unsigned char *data, zm_storage storage, size_t i) 
 
 /* Row `row` of an expert's matrix times x, by the formula. */
 static float multiply_plainly(const zm_matrix *matrix, size_t expert, size_t row, const float *x) {
-    const size_t at = expert * matrix->out_features + row, bytes = zm_matrix_row_bytes(matrix), groups = zm_matrix_groups(matrix);
+    const size_t at = expert * matrix->out_features + row, bytes = zm_matrix_row_bytes(matrix),
+                 groups = zm_matrix_groups(matrix);
     const unsigned char *codes = matrix->weight + at * bytes;
     double sum = 0;
     for (size_t i = 0; i < matrix->in_features; i++) {
         size_t bit = i * (size_t)matrix->bits, group = at * groups + i / (size_t)matrix->group_size;
         unsigned word = codes[bit / 8] | (unsigned)(bit / 8 + 1 < bytes ? codes[bit / 8 + 1] : 0) << 8;
         float code = (float)(word >> bit % 8 & ((1u << matrix->bits) - 1));
-        float weight = number_at(matrix->scales, matrix->storage, group) * code + number_at(matrix->biases, matrix->storage, group);
+        float weight = number_at(matrix->scales, matrix->storage, group) * code +
+                       number_at(matrix->biases, matrix->storage, group);
         sum += (double)weight * (double)x[i];
     }
     return (float)sum;
@@ -84,7 +87,8 @@ static void mend(const run *of, const zm_product *product, size_t first_row_of_x
 static void find_plain(float *plain, const float *x, size_t rows, size_t columns) {
     for (size_t row = 0; row < rows; row++) {
         uint32_t is_plain = 0;
-        for (size_t i = 0; i < columns; i++) is_plain |= (zm_float_bits(x[row * columns + i]) & 0x7f800000u) == 0x7f800000u;
+        for (size_t i = 0; i < columns; i++)
+            is_plain |= (zm_float_bits(x[row * columns + i]) & 0x7f800000u) == 0x7f800000u;
         plain[row] = (float)is_plain;
     }
 }
@@ -143,7 +147,8 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     float *scratch = zm_workspace_open(&self->workspace);
     prepared.data = scratch + self->prepared_place;
     float *plain = scratch + self->plain_place;
-    run of = {.self = self, .matrix = zm_operand_matrix(&self->weight, inputs), .prepared = prepared.data, .plain = plain};
+    run of = {
+        .self = self, .matrix = zm_operand_matrix(&self->weight, inputs), .prepared = prepared.data, .plain = plain};
     for (size_t unit = 0; unit < self->n_units; unit += slice) {
         of.n_units = self->n_units - unit < slice ? self->n_units - unit : slice;
         of.chosen = (const uint32_t *)inputs[EXPERTS].data + unit * self->n_choices;
@@ -159,14 +164,16 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 }
 
 /* (..., M, K) times the experts' matrices, each sum in float32. */
-static mlx_array multiply_composed(zm_scope *scope, mlx_array x, const mlx_array *weight, mlx_array chosen, zm_quantization packed) {
+static mlx_array multiply_composed(zm_scope *scope, mlx_array x, const mlx_array *weight, mlx_array chosen,
+                                   zm_quantization packed) {
     mlx_array parts[N_PARTS];
-    for (int i = 0; i < N_PARTS; i++) parts[i] = zm_contiguous(scope, i ? zm_astype(scope, weight[i], MLX_FLOAT32) : weight[i]);
+    for (int i = 0; i < N_PARTS; i++)
+        parts[i] = zm_contiguous(scope, i ? zm_astype(scope, weight[i], MLX_FLOAT32) : weight[i]);
     return zm_gather_qmm(scope, x, parts[0], parts[1], parts[2], chosen, packed, false);
 }
 
-mlx_array zm_experts_combine_composed(zm_scope *scope, mlx_array act, const mlx_array *weight, mlx_array gate, mlx_array indices,
-                                      zm_quantization packed) {
+mlx_array zm_experts_combine_composed(zm_scope *scope, mlx_array act, const mlx_array *weight, mlx_array gate,
+                                      mlx_array indices, zm_quantization packed) {
     mlx_array is_inside, chosen = zm_experts_clamp(scope, indices, zm_dim(weight[0], 0), &is_inside);
     mlx_array x = zm_expand_dims(scope, zm_experts_keep(scope, act, is_inside), -2);
     return zm_experts_sum(scope, multiply_composed(scope, x, weight, chosen, packed), is_inside, gate);
@@ -186,9 +193,10 @@ static int apply_composed(mlx_vector_array *results, const mlx_vector_array give
     int failed = mlx_vector_array_get(&x, given, 0) || mlx_vector_array_get(&gate, given, 1);
     zm_scope_begin(&scope, of->stream);
     if (!failed) {
-        mlx_array made = mlx_array_size(gate) ? zm_experts_combine_composed(&scope, x, of->primals + WEIGHT, gate, of->primals[EXPERTS],
-                                                                            of->self->packed)
-                                              : multiply_composed(&scope, x, of->primals + WEIGHT, of->primals[EXPERTS], of->self->packed);
+        mlx_array made = mlx_array_size(gate) ? zm_experts_combine_composed(&scope, x, of->primals + WEIGHT, gate,
+                                                                            of->primals[EXPERTS], of->self->packed)
+                                              : multiply_composed(&scope, x, of->primals + WEIGHT, of->primals[EXPERTS],
+                                                                  of->self->packed);
         zm_scope_keep(&scope, &y, made);
     }
     failed |= zm_scope_end(&scope, NULL) != ZMLX_OK || mlx_vector_array_set_value(results, y);
@@ -201,7 +209,8 @@ static int apply_composed(mlx_vector_array *results, const mlx_vector_array give
 static zmlx_status refuse_weights(const int *argument_numbers, int n_arguments, zmlx_error *error) {
     for (int i = 0; i < n_arguments; i++)
         if (argument_numbers[i] >= WEIGHT)
-            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "experts", "packed weights, their scales and biases have no gradient");
+            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "experts",
+                           "packed weights, their scales and biases have no gradient");
     return ZMLX_OK;
 }
 
@@ -212,13 +221,15 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     ZM_TRY(refuse_weights(argument_numbers, n_arguments, error));
     composed of = {state, primals, stream};
     mlx_vector_array at = mlx_vector_array_new_data((const mlx_array[]){primals[X], primals[GATE]}, 2);
-    mlx_vector_array given = mlx_vector_array_new_value(cotangents[0]), values = mlx_vector_array_new(), made = mlx_vector_array_new();
+    mlx_vector_array given = mlx_vector_array_new_value(cotangents[0]), values = mlx_vector_array_new(),
+                     made = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func_payload(apply_composed, &of, NULL);
     int failed = mlx_vjp(&values, &made, function, at, given);
     for (int i = 0; i < n_arguments && !failed; i++) {
         gradients[i] = (mlx_array){NULL};
-        failed = argument_numbers[i] == EXPERTS ? mlx_array_set(&gradients[i], primals[EXPERTS])
-                                                : mlx_vector_array_get(&gradients[i], made, argument_numbers[i] == GATE);
+        failed = argument_numbers[i] == EXPERTS
+                     ? mlx_array_set(&gradients[i], primals[EXPERTS])
+                     : mlx_vector_array_get(&gradients[i], made, argument_numbers[i] == GATE);
     }
     mlx_closure_free(function);
     mlx_vector_array_free(at);
@@ -231,8 +242,9 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
 static mlx_array apply(zm_scope *scope, const mlx_array *activations, const mlx_array *weight, zm_quantization packed);
 
 /* It is linear in x and in the gates. */
-static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers, int n_arguments,
-                       const mlx_array *primals, int n_primals, const mlx_array *tangents, mlx_stream stream, zmlx_error *error) {
+static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers,
+                       int n_arguments, const mlx_array *primals, int n_primals, const mlx_array *tangents,
+                       mlx_stream stream, zmlx_error *error) {
     (void)n_results, (void)n_primals;
     const experts *self = state;
     mlx_array sum = {NULL};
@@ -262,22 +274,25 @@ static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes,
     int batch = 0;
     mlx_array moved[N_ACTIVATIONS];
     for (int i = 0; i < n_inputs; i++) {
-        if (axes[i] >= 0 && i >= WEIGHT) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "experts", "a batch of packed weights");
+        if (axes[i] >= 0 && i >= WEIGHT)
+            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "experts", "a batch of packed weights");
         if (axes[i] >= 0) batch = mlx_array_dim(inputs[i], axes[i]);
     }
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     for (int i = 0; i < N_ACTIVATIONS; i++)
-        moved[i] = mlx_array_size(inputs[i]) || i != GATE ? zm_batch_first(&scope, inputs[i], axes[i], batch) : inputs[i];
+        moved[i] =
+            mlx_array_size(inputs[i]) || i != GATE ? zm_batch_first(&scope, inputs[i], axes[i], batch) : inputs[i];
     zm_scope_keep(&scope, &results[0], apply(&scope, moved, inputs + WEIGHT, self->packed));
     result_axes[0] = 0;
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class experts_class = {.name = "zmlx.experts", .evaluate_cpu = evaluate, .vjp = vjp, .jvp = jvp, .vmap = vmap,
-                                            .free_state = free};
+static const zm_node_class experts_class = {
+    .name = "zmlx.experts", .evaluate_cpu = evaluate, .vjp = vjp, .jvp = jvp, .vmap = vmap, .free_state = free};
 
-static zmlx_status set_up(experts *self, zm_inputs *inputs, const mlx_array *activations, const zm_weight *weight, zmlx_error *error) {
+static zmlx_status set_up(experts *self, zm_inputs *inputs, const mlx_array *activations, const zm_weight *weight,
+                          zmlx_error *error) {
     for (int i = 0; i < N_ACTIVATIONS; i++) zm_inputs_add(inputs, activations[i]);
     self->engine = zm_engine_new((zm_compute){.pool = zm_workers(), .precision = ZM_PRECISION_FLOAT32});
     ZM_TRY(zm_operand_new(&self->weight, inputs, weight, "experts", error));
@@ -295,8 +310,13 @@ static zmlx_status set_up(experts *self, zm_inputs *inputs, const mlx_array *act
 
 static zm_weight weight_of(const mlx_array *parts, zm_quantization packed) {
     int groups = zm_dim(parts[1], -1);
-    return (zm_weight){.weight = parts[0], .scales = parts[1], .biases = parts[2], .quantization = packed,
-                       .in_features = groups * packed.group_size, .out_features = zm_dim(parts[0], -2), .n_experts = zm_dim(parts[0], 0)};
+    return (zm_weight){.weight = parts[0],
+                       .scales = parts[1],
+                       .biases = parts[2],
+                       .quantization = packed,
+                       .in_features = groups * packed.group_size,
+                       .out_features = zm_dim(parts[0], -2),
+                       .n_experts = zm_dim(parts[0], 0)};
 }
 
 /* activations: x (..., M, K), experts (...), and an empty gate; or x (..., K', K), experts and gate (..., K'). */
@@ -326,7 +346,8 @@ static bool has_kernel(zm_scope *scope, const mlx_array *weight, zm_quantization
     return zm_fused_weight_supported(&of, &reason);
 }
 
-mlx_array zm_experts_multiply(zm_scope *scope, mlx_array x, const mlx_array *weight, mlx_array chosen, zm_quantization packed) {
+mlx_array zm_experts_multiply(zm_scope *scope, mlx_array x, const mlx_array *weight, mlx_array chosen,
+                              zm_quantization packed) {
     if (!has_kernel(scope, weight, packed)) return multiply_composed(scope, x, weight, chosen, packed);
     mlx_array gate = zm_zeros(scope, (const int[]){0}, 1, MLX_FLOAT32);
     return apply(scope, (const mlx_array[]){zm_astype(scope, x, MLX_FLOAT32), chosen, gate}, weight, packed);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* AdamW over many parameters: on the CPU nodes of several of them, since each output of a node of MLX keeps all its inputs. */
+/* AdamW over many parameters: on the CPU nodes of several of them, since each output of a node of MLX keeps all its
+ * inputs. */
 #include "zmlx/optimizer.h"
 
 #include <stdlib.h>
@@ -42,8 +43,14 @@ static void update_piece(const run *work, int i, int64_t first) {
         out[j] = work->outputs[N_OUTPUTS * i + j].data;
         for (int k = 0; k < N_INPUTS; k++) streams = streams && out[j] != in[k];
     }
-    const zm_c_call call = {.inputs = in, .outputs = out, .layouts = layouts, .rows = 1, .columns = own->size,
-                            .output_stride = own->size, .parameters = work->self->numbers.parameters, .stream_stores = streams};
+    const zm_c_call call = {.inputs = in,
+                            .outputs = out,
+                            .layouts = layouts,
+                            .rows = 1,
+                            .columns = own->size,
+                            .output_stride = own->size,
+                            .parameters = work->self->numbers.parameters,
+                            .stream_stores = streams};
     own->function(&call, 0, 1, first, first + PIECE < own->size ? first + PIECE : own->size);
 }
 
@@ -73,9 +80,10 @@ static zmlx_status add_item(group *self, const zm_catalog_call *call, mlx_array 
     zm_row_function function;
     zm_storage_from_dtype(&p, call->data_type);
     zm_storage_from_dtype(&of_g, mlx_array_dtype(g));
-    ZM_TRY(zm_row_function_get(&function, "adamw_terms",
-                               (zm_storage[]){p, of_g, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32, p, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32},
-                               error));
+    ZM_TRY(zm_row_function_get(
+        &function, "adamw_terms",
+        (zm_storage[]){p, of_g, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32, p, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32},
+        error));
     int64_t size = (int64_t)mlx_array_size(call->inputs[P]);
     self->items[self->count++] = (item){function.function, size, self->n_pieces};
     self->n_pieces += (size_t)((size + PIECE - 1) / PIECE);
@@ -84,8 +92,8 @@ static zmlx_status add_item(group *self, const zm_catalog_call *call, mlx_array 
 }
 
 /* Sets results[N_OUTPUTS * i + ...] of parameter i; calls: checked ones. */
-static zmlx_status update_group(mlx_array *results, const zm_catalog_call *calls, int count, const zmlx_catalog_value *numbers,
-                                zmlx_error *error) {
+static zmlx_status update_group(mlx_array *results, const zm_catalog_call *calls, int count,
+                                const zmlx_catalog_value *numbers, zmlx_error *error) {
     zm_scope *scope = calls[0].scope;
     mlx_array inputs[MOST * N_INPUTS];
     zm_node_output specs[MOST * N_OUTPUTS];
@@ -105,19 +113,22 @@ static zmlx_status update_group(mlx_array *results, const zm_catalog_call *calls
         for (int j = 0; j < N_OUTPUTS; j++) {
             mlx_array from = own[of_input[j]];
             zm_node_output *spec = &specs[N_OUTPUTS * i + j];
-            *spec = (zm_node_output){.n_dims = (int)mlx_array_ndim(from), .dtype = mlx_array_dtype(from),
+            *spec = (zm_node_output){.n_dims = (int)mlx_array_ndim(from),
+                                     .dtype = mlx_array_dtype(from),
                                      .replaces = N_INPUTS * i + of_input[j] + 1};
             memcpy(spec->shape, mlx_array_shape(from), (size_t)spec->n_dims * sizeof(int));
         }
     }
-    return zm_node_apply(results, specs, N_OUTPUTS * count, &group_class, self, inputs, N_INPUTS * count, scope->stream, error);
+    return zm_node_apply(results, specs, N_OUTPUTS * count, &group_class, self, inputs, N_INPUTS * count, scope->stream,
+                         error);
 }
 
 /* Elsewhere: one kernel each. */
 static zmlx_status update_each(mlx_array *results, zm_catalog_call *calls, int count) {
     for (int i = 0; i < count; i++) {
         zm_compose_adamw_step(&calls[i]);
-        for (int j = 0; j < N_OUTPUTS; j++) zm_scope_keep(calls[i].scope, &results[N_OUTPUTS * i + j], calls[i].outputs[j]);
+        for (int j = 0; j < N_OUTPUTS; j++)
+            zm_scope_keep(calls[i].scope, &results[N_OUTPUTS * i + j], calls[i].outputs[j]);
     }
     return zm_scope_failed(calls[0].scope) ? ZMLX_ERROR_MLX : ZMLX_OK;
 }
@@ -137,11 +148,13 @@ static zmlx_status update_some(mlx_array *results, const zmlx_adamw_parameter *p
     zm_scope_begin(&scope, stream);
     for (int i = 0; i < count && !status; i++) {
         const zmlx_adamw_parameter *of = &parameters[first + (size_t)i];
-        status = zm_call_prepare(&calls[i], entry, &scope, (const mlx_array[]){of->p, of->g, of->m, of->v}, values, &own);
+        status =
+            zm_call_prepare(&calls[i], entry, &scope, (const mlx_array[]){of->p, of->g, of->m, of->v}, values, &own);
         if (status) zm_fail(error, status, where, "parameter %zu: %s", first + (size_t)i, own.message);
     }
     if (!status)
-        status = zm_scope_is_on_cpu(&scope) ? update_group(results, calls, count, numbers, error) : update_each(results, calls, count);
+        status = zm_scope_is_on_cpu(&scope) ? update_group(results, calls, count, numbers, error)
+                                            : update_each(results, calls, count);
     zmlx_status graph = zm_scope_end(&scope, status ? NULL : error);
     free(calls);
     return status ? status : graph;
@@ -155,15 +168,17 @@ static void take_over(mlx_array *place, mlx_array result) {
 zmlx_status zmlx_adamw_update(zmlx_adamw_parameter *parameters, size_t count, const zmlx_adamw *how, mlx_stream stream,
                               zmlx_error *error) {
     zm_error_clear(error);
-    if (count && (!parameters || !how)) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "zmlx_adamw_update", "no parameters or no numbers");
+    if (count && (!parameters || !how))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "zmlx_adamw_update", "no parameters or no numbers");
     if (!count) return ZMLX_OK;
-    const zmlx_catalog_value values[] = {{how->lr, 0}, {how->step, 0}, {how->beta1, 0}, {how->beta2, 0}, {how->eps, 0}, {how->wd, 0}};
+    const zmlx_catalog_value values[] = {{how->lr, 0},    {how->step, 0}, {how->beta1, 0},
+                                         {how->beta2, 0}, {how->eps, 0},  {how->wd, 0}};
     mlx_array *results = calloc(count * N_OUTPUTS, sizeof *results);
     if (!results) return zm_fail_memory(error);
     zmlx_status status = ZMLX_OK;
     for (size_t first = 0; first < count && !status; first += MOST)
-        status = update_some(results + N_OUTPUTS * first, parameters, first, count - first < MOST ? (int)(count - first) : MOST, values,
-                             stream, error);
+        status = update_some(results + N_OUTPUTS * first, parameters, first,
+                             count - first < MOST ? (int)(count - first) : MOST, values, stream, error);
     for (size_t i = 0; i < count && !status; i++) {
         take_over(&parameters[i].p, results[N_OUTPUTS * i]);
         take_over(&parameters[i].m, results[N_OUTPUTS * i + 1]);

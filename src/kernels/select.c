@@ -8,6 +8,7 @@
 #include "kernels/cuda/text.h"
 #include "kernels/cuda/topk.h"
 #include "kernels/select_rows.h"
+#include "kernels/spread.h"
 #include "runtime/shape.h"
 #include "runtime/workers.h"
 
@@ -106,11 +107,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
                        const mlx_array *primals, int n_primals, const mlx_array *cotangents, const mlx_array *results,
                        int n_results, mlx_stream stream, zmlx_error *error) {
-    (void)state, (void)argument_numbers, (void)n_arguments, (void)n_primals, (void)n_results;
+    (void)argument_numbers, (void)n_arguments, (void)primals, (void)n_primals, (void)n_results;
+    const topk *self = state;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    mlx_array zeros = zm_zeros(&scope, mlx_array_shape(primals[0]), (int)mlx_array_ndim(primals[0]), mlx_array_dtype(primals[0]));
-    zm_scope_keep(&scope, &gradients[0], zm_put_along_axis(&scope, zeros, results[1], cotangents[0], -1));
+    zm_scope_keep(&scope, &gradients[0], zm_spread(&scope, cotangents[0], results[1], self->columns));
     return zm_scope_end(&scope, error);
 }
 

@@ -3,6 +3,7 @@
 #include "base/half.h"
 #include "kernels/select.h"
 #include "kernels/select_rows.h"
+#include "kernels/spread.h"
 #include "mlx_testing.h"
 #include "runtime/prebuilt.h"
 #include "zmlx/kernels.h"
@@ -177,12 +178,72 @@ static void test_rows(void **state) {
     zm_prebuilt_use(NULL, ZM_PREBUILT_LEVELS - 1);
 }
 
+enum { SPREAD = 5 };
+static const uint32_t spread_places[A * B * K] = {4, 0, 1, 3, 2, UINT32_MAX, 0, 1, 3, 4, 2, 0}; /* one has no place */
+
+static int spread_function(mlx_vector_array *results, const mlx_vector_array inputs) {
+    mlx_array values = {NULL}, places = {NULL}, y = {NULL};
+    zm_scope scope;
+    int failed = mlx_vector_array_get(&values, inputs, 0);
+    zm_scope_begin(&scope, stream);
+    if (mlx_vector_array_size(inputs) == 2) failed |= mlx_vector_array_get(&places, inputs, 1);
+    mlx_array at = places.ctx ? places : zm_from_data(&scope, spread_places, SHAPE(A, B, K), MLX_UINT32);
+    zm_scope_keep(&scope, &y, zm_spread(&scope, values, at, SPREAD));
+    failed |= zm_scope_end(&scope, NULL) != ZMLX_OK || mlx_vector_array_set_value(results, y);
+    mlx_array_free(values);
+    mlx_array_free(places);
+    mlx_array_free(y);
+    return failed;
+}
+
+/* What the gradient of a selection is made of: its values, its own gradient and tangent, and batches. */
+static void test_spread(void **state) {
+    (void)state;
+    if (stream.ctx != host_stream.ctx) skip(); /* elsewhere it is MLX's operation */
+    double values[A * B * K], wanted[A * B * SPREAD] = {0}, g[A * B * SPREAD], back[A * B * K];
+    fill(values, A * B * K, 1);
+    fill(g, A * B * SPREAD, 2);
+    for (int i = 0; i < A * B * K; i++) {
+        bool has_place = spread_places[i] < SPREAD;
+        if (has_place) wanted[i / K * SPREAD + (int)spread_places[i]] = values[i];
+        back[i] = has_place ? g[i / K * SPREAD + (int)spread_places[i]] : 0;
+    }
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array x = floats(&scope, values, SHAPE(A, B, K)), cotangent = floats(&scope, g, SHAPE(A, B, SPREAD));
+    mlx_vector_array primals = mlx_vector_array_new_value(x), given = mlx_vector_array_new_value(cotangent);
+    mlx_vector_array results = mlx_vector_array_new(), made = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func(spread_function);
+    assert_int_equal(mlx_vjp(&results, &made, function, primals, given), 0);
+    expect_values(&scope, take(&scope, results, 0), wanted, A * B * SPREAD, 0);
+    expect_values(&scope, take(&scope, made, 0), back, A * B * K, 0);
+    assert_int_equal(mlx_jvp(&results, &made, function, primals, primals), 0);
+    expect_values(&scope, take(&scope, made, 0), wanted, A * B * SPREAD, 0);
+    static const int axes[2] = {1, 0};
+    mlx_array in[2] = {zm_swapaxes(&scope, x, 0, 1), zm_from_data(&scope, spread_places, SHAPE(A, B, K), MLX_UINT32)};
+    mlx_vector_array inputs = mlx_vector_array_new_data(in, 2), traced = {NULL}, out = {NULL}, mapped = {NULL};
+    assert_int_equal(mlx_detail_vmap_trace(&traced, &out, function, inputs, axes, 2), 0);
+    assert_int_equal(mlx_detail_vmap_replace(&mapped, inputs, traced, out, axes, 2, (const int[]){0}, 1), 0);
+    expect_values(&scope, take(&scope, mapped, 0), wanted, A * B * SPREAD, 0);
+    mlx_closure_free(function);
+    mlx_vector_array_free(primals);
+    mlx_vector_array_free(given);
+    mlx_vector_array_free(results);
+    mlx_vector_array_free(made);
+    mlx_vector_array_free(inputs);
+    mlx_vector_array_free(traced);
+    mlx_vector_array_free(out);
+    mlx_vector_array_free(mapped);
+    end_well(&scope);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_mode),
         cmocka_unit_test(test_batches),
         cmocka_unit_test(test_many_rows),
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_spread),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -58,6 +58,48 @@ static void every_level_attends(void **state) {
     }
 }
 
+/* Many tokens together have the bits that each has alone, and nothing else is written. */
+static void check_tokens(const zm_cpu_level *level, zm_storage storage, size_t n_queries, size_t head_dim, size_t n_tokens,
+                         size_t first_rows) {
+    enum { OTHERS = 2 }; /* parts between those of neighbours */
+    size_t element = zm_storage_size(storage), most = first_rows + n_tokens - 1;
+    size_t n_rows = most < ZM_ATTEND_ROWS ? most : ZM_ATTEND_ROWS, stride = n_queries + OTHERS, parts = n_tokens * stride;
+    float *queries = random_floats(parts * head_dim);
+    unsigned char *keys = allocate(n_rows * head_dim * element), *values = allocate(n_rows * head_dim * element);
+    for (size_t i = 0; i < n_rows * head_dim; i++) {
+        store_value(keys, storage, i, 3 * random_float());
+        store_value(values, storage, i, random_float());
+    }
+    float *results[2];
+    for (int alone = 0; alone < 2; alone++) {
+        float *outputs = results[alone] = allocate(parts * (head_dim + 2) * sizeof(float));
+        memset(outputs, 0xff, parts * (head_dim + 2) * sizeof(float));
+        float *largest = outputs + parts * head_dim, *sums = largest + parts;
+        zm_attend_tokens all = {queries, stride * head_dim, n_tokens, n_queries, head_dim, keys, values, storage,
+                                first_rows, stride, largest, sums, outputs};
+        if (!alone) level->attend_tokens(&all);
+        for (size_t t = 0; alone && t < n_tokens; t++) {
+            size_t part = t * stride, rows = first_rows + t < ZM_ATTEND_ROWS ? first_rows + t : ZM_ATTEND_ROWS;
+            zm_attend one = {queries + part * head_dim, n_queries, head_dim, keys, values, storage, rows,
+                             largest + part, sums + part, outputs + part * head_dim};
+            level->attend(&one);
+        }
+    }
+    if (memcmp(results[0], results[1], parts * (head_dim + 2) * sizeof(float)))
+        fail_msg("%s: %zu tokens of %zu queries of %zu from %zu rows on", level->name, n_tokens, n_queries, head_dim, first_rows);
+    free(queries), free(keys), free(values), free(results[0]), free(results[1]);
+}
+
+static void tokens_together_have_the_bits_of_each(void **state) {
+    (void)state;
+    static const size_t sizes[] = {16, 48, 64, 128, ZM_ATTEND_TOKENS_DIM}, first_rows[] = {1, 16, 63, 100, ZM_ATTEND_ROWS};
+    static const size_t counts[] = {1, 2, 7, 33}, groups[] = {1, 3, 4, 8};
+    static const zm_storage storages[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16};
+    for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++)
+        for (size_t i = 0; (*level)->supported() && i < 3 * 4 * 5 * 5 * 4; i++)
+            check_tokens(*level, storages[i % 3], groups[i / 3 % 4], sizes[i / 12 % 5], counts[i / 300], first_rows[i / 60 % 5]);
+}
+
 typedef struct shape {
     int n_heads, n_kv_heads, head_dim, n_freqs;
     bool traditional, has_norms, has_sinks, has_bias;
@@ -337,7 +379,8 @@ static void wrong_parts_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_level_attends),   cmocka_unit_test(equals_the_formula),
+        cmocka_unit_test(every_level_attends),
+        cmocka_unit_test(tokens_together_have_the_bits_of_each),   cmocka_unit_test(equals_the_formula),
         cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(a_ring_is_seen_whole),
         cmocka_unit_test(threads_do_not_change_the_bits), cmocka_unit_test(half_types_are_near),   cmocka_unit_test(wrong_parts_are_refused),
     };

@@ -17,6 +17,7 @@
 
 enum {
     MAX_PARTS = 1 << 16,         /* of (token, chunk, head) computed before they are put together */
+    BLOCK = 64,                  /* tokens that attend together */
     GRAIN_BYTES = 32 * 1024      /* of a cache: below, waking a thread costs more than it brings */
 };
 
@@ -123,12 +124,51 @@ static void attend_part(const run *of, size_t token, size_t kv_head, size_t chun
     self->engine.level->attend(&attend);
 }
 
-/* Indices count (token, key and value head, chunk). */
+/* Tokens [first, last), which all have rows from the chunk's first on, `end` being the last row of the first one. */
+static void attend_together(const run *of, size_t first, size_t last, size_t end, size_t kv_head, size_t chunk) {
+    const attention *self = of->self;
+    size_t group = self->n_heads / self->n_kv_heads, head = kv_head * group, row = chunk * ZM_ATTEND_ROWS;
+    size_t place = (kv_head * self->capacity + row) * self->head_dim * zm_storage_size(self->storage);
+    size_t part = part_place(of, first, chunk, head);
+    zm_attend_tokens attend = {.queries = of->q + (first * self->n_heads + head) * self->head_dim,
+                               .query_stride = self->n_heads * self->head_dim,
+                               .n_tokens = last - first,
+                               .n_queries = group,
+                               .head_dim = self->head_dim,
+                               .keys = of->keys + place,
+                               .values = of->values + place,
+                               .storage = self->storage,
+                               .first_rows = end - row,
+                               .part_stride = self->n_chunks * self->n_heads,
+                               .largest = of->largest + part,
+                               .sums = of->sums + part,
+                               .outputs = of->outputs + part * self->head_dim};
+    self->engine.level->attend_tokens(&attend);
+}
+
+/* Tokens whose window begins inside the chunk attend alone, where they begin; the others are neighbours. */
+static void attend_block(const run *of, size_t first, size_t last, size_t kv_head, size_t chunk) {
+    const attention *self = of->self;
+    size_t begin, end, from = 0, first_end = 0, count = 0;
+    bool together = last - first > 1 && self->head_dim <= ZM_ATTEND_TOKENS_DIM;
+    for (size_t token = first; token < last; token++) {
+        if (!chunk_rows(self, token, chunk, &begin, &end)) continue;
+        if (!together || begin != chunk * ZM_ATTEND_ROWS) attend_part(of, token, kv_head, chunk);
+        else if (!count++) from = token, first_end = end;
+    }
+    if (count) attend_together(of, from, from + count, first_end, kv_head, chunk);
+}
+
+static size_t block_count(const run *of) { return (of->n_tokens + BLOCK - 1) / BLOCK; }
+
+/* Indices count (key and value head, block of tokens, chunk). */
 static void attend_parts(void *context, size_t begin, size_t end) {
     const run *of = context;
-    size_t n_chunks = of->self->n_chunks, n_kv_heads = of->self->n_kv_heads;
-    for (size_t i = begin; i < end; i++)
-        attend_part(of, of->first_token + i / n_chunks / n_kv_heads, i / n_chunks % n_kv_heads, i % n_chunks);
+    size_t n_chunks = of->self->n_chunks, n_blocks = block_count(of), past = of->first_token + of->n_tokens;
+    for (size_t i = begin; i < end; i++) {
+        size_t first = of->first_token + i / n_chunks % n_blocks * BLOCK;
+        attend_block(of, first, past - first < BLOCK ? past : first + BLOCK, i / n_chunks / n_blocks, i % n_chunks);
+    }
 }
 
 /* A head's result from those of its chunks: the sum of e^(largest - most) * outputs over that of the sums. */
@@ -168,8 +208,9 @@ static void attend_all(run *of) {
     for (size_t done = 0; done < self->n_tokens; done += self->slice) {
         of->first_token = done;
         of->n_tokens = self->n_tokens - done < self->slice ? self->n_tokens - done : self->slice;
-        zm_pool_run_ahead(self->engine.pool, of->n_tokens * self->n_kv_heads * self->n_chunks, 1 + GRAIN_BYTES / item,
-                          attend_parts, of, &of->ahead);
+        size_t block = of->n_tokens < BLOCK ? of->n_tokens : BLOCK;
+        zm_pool_run_ahead(self->engine.pool, block_count(of) * self->n_kv_heads * self->n_chunks,
+                          1 + GRAIN_BYTES / (item * block), attend_parts, of, &of->ahead);
         zm_pool_run_ahead(self->engine.pool, of->n_tokens * self->n_heads, zm_value_grain(head), combine_heads, of,
                           &of->ahead);
     }

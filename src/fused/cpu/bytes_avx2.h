@@ -73,34 +73,6 @@ static inline vector order_groups(vector sums, int group_words) {
     return pick_lanes(sums, (vector_word){0, 4, 1, 5, 2, 6, 3, 7});
 }
 
-/* Half h of result i: word 4 h + i of four rows. */
-static inline void turn_halves(__m256i result[4], const vector_word rows[4]) {
-    __m256i a = _mm256_unpacklo_epi32((__m256i)rows[0], (__m256i)rows[1]);
-    __m256i b = _mm256_unpacklo_epi32((__m256i)rows[2], (__m256i)rows[3]);
-    __m256i c = _mm256_unpackhi_epi32((__m256i)rows[0], (__m256i)rows[1]);
-    __m256i d = _mm256_unpackhi_epi32((__m256i)rows[2], (__m256i)rows[3]);
-    result[0] = _mm256_unpacklo_epi64(a, b);
-    result[1] = _mm256_unpackhi_epi64(a, b);
-    result[2] = _mm256_unpacklo_epi64(c, d);
-    result[3] = _mm256_unpackhi_epi64(c, d);
-}
-
-static inline void join_halves(vector_word *words, __m256i first, __m256i second) {
-    words[0] = (vector_word)_mm256_permute2x128_si256(first, second, 0x20);
-    words[4] = (vector_word)_mm256_permute2x128_si256(first, second, 0x31);
-}
-
-/* Lane i of word r becomes lane r of word i. */
-static inline void turn_words(vector_word words[8]) {
-    __m256i first[4], second[4];
-    turn_halves(first, words);
-    turn_halves(second, words + 4);
-    join_halves(words, first[0], second[0]);
-    join_halves(words + 1, first[1], second[1]);
-    join_halves(words + 2, first[2], second[2]);
-    join_halves(words + 3, first[3], second[3]);
-}
-
 /* Quarters 0, 2, 1, 3: _mm256_shuffle_ps takes a half of each vector in turn. */
 static inline vector order_quarters(__m256 lanes) {
     return (vector)_mm256_permute4x64_epi64(_mm256_castps_si256(lanes), 0xd8);

@@ -33,17 +33,6 @@ static inline vector order_groups(vector sums, int group_words) {
     return sums;
 }
 
-/* Lane i of word r becomes lane r of word i. */
-static inline void turn_words(vector_word words[4]) {
-    uint32x4_t a = (uint32x4_t)words[0], b = (uint32x4_t)words[1], c = (uint32x4_t)words[2], d = (uint32x4_t)words[3];
-    uint64x2_t even = (uint64x2_t)vtrn1q_u32(a, b), odd = (uint64x2_t)vtrn2q_u32(a, b);
-    uint64x2_t next_even = (uint64x2_t)vtrn1q_u32(c, d), next_odd = (uint64x2_t)vtrn2q_u32(c, d);
-    words[0] = (vector_word)vtrn1q_u64(even, next_even);
-    words[1] = (vector_word)vtrn1q_u64(odd, next_odd);
-    words[2] = (vector_word)vtrn2q_u64(even, next_even);
-    words[3] = (vector_word)vtrn2q_u64(odd, next_odd);
-}
-
 static inline vector even_lanes(vector a, vector b) {
     return (vector)vuzp1q_f32((float32x4_t)a, (float32x4_t)b);
 }

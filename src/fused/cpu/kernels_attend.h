@@ -50,17 +50,50 @@ INLINE void score_rows(float (*scores)[ZM_ATTEND_ROWS], const zm_attend *part, s
     }
 }
 
-/* Turns the scores of a query into e^(score - largest); the rows that fill the last vector give 0. */
-INLINE void exponentiate(float *scores, size_t n_rows, float *most, float *sum) {
-    vector total = {0};
-    *most = largest(scores, n_rows);
-    for (size_t row = n_rows; row % LANES; row++) scores[row] = -INFINITY;
-    for (size_t row = 0; row < n_rows; row += LANES) {
-        vector e = exponential(load_vector(scores + row) - *most);
-        store_vector(scores + row, e);
-        total += e;
+INLINE float largest_lane(vector v) {
+    float lanes[LANES];
+    store_vector(lanes, v);
+    UNROLL
+    for (int half = LANES / 2; half; half /= 2) {
+        UNROLL
+        for (int lane = 0; lane < LANES / 2; lane++)
+            if (lane < half) lanes[lane] = lanes[lane + half] > lanes[lane] ? lanes[lane + half] : lanes[lane];
     }
-    *sum = sum_lanes(total);
+    return lanes[0];
+}
+
+/* Turns the scores of some queries into e^(score - largest); the rows that fill the last vector give 0. Each query is a long
+ * chain of operations: they go side by side. */
+INLINE void exponentiate(float (*scores)[ZM_ATTEND_ROWS], const size_t *n_rows, int n_queries, float *most, float *sums) {
+    vector largest_of[QUERIES], totals[QUERIES];
+    size_t end = 0;
+    for (int q = 0; q < n_queries; q++) end = n_rows[q] > end ? n_rows[q] : end;
+    end = (end + LANES - 1) / LANES * LANES;
+    UNROLL
+    for (int q = 0; q < n_queries; q++) {
+        for (size_t row = n_rows[q]; row < end; row++) scores[q][row] = -INFINITY;
+        largest_of[q] = splat(scores[q][0]);
+        totals[q] = (vector){0};
+    }
+    for (size_t row = 0; row < end; row += LANES) {
+        UNROLL
+        for (int q = 0; q < n_queries; q++) {
+            vector values = load_vector(scores[q] + row);
+            largest_of[q] = choose(values > largest_of[q], values, largest_of[q]);
+        }
+    }
+    UNROLL
+    for (int q = 0; q < n_queries; q++) most[q] = largest_lane(largest_of[q]);
+    for (size_t row = 0; row < end; row += LANES) {
+        UNROLL
+        for (int q = 0; q < n_queries; q++) {
+            vector e = exponential(load_vector(scores[q] + row) - most[q]);
+            store_vector(scores[q] + row, e);
+            totals[q] += e;
+        }
+    }
+    UNROLL
+    for (int q = 0; q < n_queries; q++) sums[q] = sum_lanes(totals[q]);
 }
 
 INLINE void add_values(const zm_attend *part, const float (*weights)[ZM_ATTEND_ROWS], size_t first_query,
@@ -86,11 +119,9 @@ INLINE void add_values(const zm_attend *part, const float (*weights)[ZM_ATTEND_R
 
 INLINE void attend_queries(const zm_attend *part, size_t first_query, int n_queries, zm_storage storage) {
     _Alignas(64) float scores[QUERIES][ZM_ATTEND_ROWS];
+    const size_t n_rows[QUERIES] = {part->n_rows, part->n_rows, part->n_rows, part->n_rows};
     score_rows(scores, part, first_query, n_queries, storage);
-    for (int q = 0; q < n_queries; q++) {
-        size_t query = first_query + (size_t)q;
-        exponentiate(scores[q], part->n_rows, &part->largest[query], &part->sums[query]);
-    }
+    exponentiate(scores, n_rows, n_queries, part->largest + first_query, part->sums + first_query);
     const float(*weights)[ZM_ATTEND_ROWS] = (const float(*)[ZM_ATTEND_ROWS])scores;
     size_t i = 0;
     for (; i + PIECES * LANES <= part->head_dim; i += PIECES * LANES)

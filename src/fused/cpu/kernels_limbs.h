@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Products in integers; part of kernels.h for levels that define LIMBS, the most that pay there (1 or 3), and, in their
- * bytes_*.h: load_codes, mxfp4_bytes, halve_groups, order_groups, turn_words; even_lanes, odd_lanes, round_to_int,
+ * bytes_*.h: load_codes, mxfp4_bytes, halve_groups, order_groups; even_lanes, odd_lanes, round_to_int,
  * store_low_bytes; and dot_bytes and dot_word, with SIGNED_CODES where they take signed bytes as codes: those of eight
  * bits are then counted from -128 on. EIGHT_DIFFERS: they do something else for codes of eight bits, told by their last
  * argument. DOT_WORDS: how many words of a token are best read together; WIDE_TOKENS, 4 or more: how many tokens.

@@ -58,6 +58,21 @@ typedef struct zm_attend {
     float *largest, *sums, *outputs;
 } zm_attend;
 
+/* The same for several tokens, each with n_queries queries and a part of its own, of which the first attends to `first_rows`
+ * rows and each next one to a row more, up to ZM_ATTEND_ROWS. */
+typedef struct zm_attend_tokens {
+    const float *queries;
+    size_t query_stride; /* floats from a token's queries to those of the next */
+    size_t n_tokens, n_queries, head_dim; /* head_dim: at most ZM_ATTEND_TOKENS_DIM */
+    const unsigned char *keys, *values;
+    zm_storage storage;
+    size_t first_rows; /* 1 to ZM_ATTEND_ROWS */
+    size_t part_stride; /* from a token's first part to that of the next */
+    float *largest, *sums, *outputs;
+} zm_attend_tokens;
+
+enum { ZM_ATTEND_TOKENS_DIM = 256 };
+
 typedef struct zm_cpu_level {
     const char *name;
     bool (*supported)(void); /* by this processor and system */
@@ -74,6 +89,7 @@ typedef struct zm_cpu_level {
     float (*sum_exponentials)(const float *x, size_t count, float shift);
     void (*widen)(float *result, const void *values, zm_storage storage, size_t count);
     void (*attend)(const zm_attend *part);
+    void (*attend_tokens)(const zm_attend_tokens *part); /* the bits of attend for each token */
 } zm_cpu_level;
 
 /* Rows that are computed together, for one token and for several: splits of the rows at its multiples are the fast

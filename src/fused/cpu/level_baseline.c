@@ -96,6 +96,12 @@ static inline vector sum_rows(const vector rows[4]) {
     return (vector){sum_lanes(rows[0]), sum_lanes(rows[1]), sum_lanes(rows[2]), sum_lanes(rows[3])};
 }
 
+/* Lane i of word r becomes lane r of word i. */
+static inline void turn_words(vector_word words[4]) {
+    vector_word a = words[0], b = words[1], c = words[2], d = words[3];
+    for (int i = 0; i < LANES; i++) words[i] = (vector_word){a[i], b[i], c[i], d[i]};
+}
+
 #define SYMBOL zm_level_baseline
 #define NAME "baseline"
 static bool supported(void) { return true; }

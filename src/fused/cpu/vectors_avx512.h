@@ -113,3 +113,39 @@ static inline float sum_lanes(vector v) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/* Quarter q of result i: word 4 q + i of four rows. */
+static inline void turn_quarters(__m512i result[4], const vector_word rows[4]) {
+    __m512i a = _mm512_unpacklo_epi32((__m512i)rows[0], (__m512i)rows[1]);
+    __m512i b = _mm512_unpacklo_epi32((__m512i)rows[2], (__m512i)rows[3]);
+    __m512i c = _mm512_unpackhi_epi32((__m512i)rows[0], (__m512i)rows[1]);
+    __m512i d = _mm512_unpackhi_epi32((__m512i)rows[2], (__m512i)rows[3]);
+    result[0] = _mm512_unpacklo_epi64(a, b);
+    result[1] = _mm512_unpackhi_epi64(a, b);
+    result[2] = _mm512_unpacklo_epi64(c, d);
+    result[3] = _mm512_unpackhi_epi64(c, d);
+}
+
+/* Words i, i + 4, i + 8 and i + 12 of sixteen rows, four vectors of them from quarters + i on. */
+static inline void join_quarters(vector_word *words, const __m512i *quarters) {
+    __m512i a = _mm512_shuffle_i32x4(quarters[0], quarters[4], 0x88);
+    __m512i b = _mm512_shuffle_i32x4(quarters[8], quarters[12], 0x88);
+    __m512i c = _mm512_shuffle_i32x4(quarters[0], quarters[4], 0xdd);
+    __m512i d = _mm512_shuffle_i32x4(quarters[8], quarters[12], 0xdd);
+    words[0] = (vector_word)_mm512_shuffle_i32x4(a, b, 0x88);
+    words[4] = (vector_word)_mm512_shuffle_i32x4(c, d, 0x88);
+    words[8] = (vector_word)_mm512_shuffle_i32x4(a, b, 0xdd);
+    words[12] = (vector_word)_mm512_shuffle_i32x4(c, d, 0xdd);
+}
+
+/* Lane i of word r becomes lane r of word i. */
+static inline void turn_words(vector_word words[16]) {
+    __m512i quarters[16];
+    turn_quarters(quarters, words);
+    turn_quarters(quarters + 4, words + 4);
+    turn_quarters(quarters + 8, words + 8);
+    turn_quarters(quarters + 12, words + 12);
+    join_quarters(words, quarters);
+    join_quarters(words + 1, quarters + 1);
+    join_quarters(words + 2, quarters + 2);
+    join_quarters(words + 3, quarters + 3);
+}

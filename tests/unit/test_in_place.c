@@ -217,6 +217,36 @@ static void test_batches(void **state) {
     }
 }
 
+static mlx_array gradient_of_rows(zm_scope *scope, mlx_array cache, mlx_array rows, mlx_array at) {
+    mlx_vector_array primals = mlx_vector_array_new_data((const mlx_array[]){cache, rows, at}, 3);
+    mlx_vector_array given = mlx_vector_array_new_value(cache), values = mlx_vector_array_new(), made = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func(store_function);
+    assert_int_equal(mlx_vjp(&values, &made, function, primals, given), 0);
+    mlx_array gradient = take(scope, made, 1);
+    mlx_closure_free(function);
+    mlx_vector_array_free(primals);
+    mlx_vector_array_free(given);
+    mlx_vector_array_free(values);
+    mlx_vector_array_free(made);
+    return gradient;
+}
+
+/* No rows leave a cache as it is, and rows that no cache has room for have no gradient. */
+static void test_nothing_stored(void **state) {
+    (void)state;
+    double before[ROWS * T], zeros[STORED * T] = {0};
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    mlx_array cache = owned(SHAPE(ROWS, T), 5), rows = owned(SHAPE(STORED, T), 6);
+    read_values(before, cache, ROWS * T);
+    mlx_array no_rows = zm_zeros(&scope, SHAPE(0, T), MLX_FLOAT32), no_slots = zm_zeros(&scope, SHAPE(0), MLX_UINT32);
+    expect_values(&scope, zm_store_rows(&scope, cache, no_rows, no_slots), before, ROWS * T, 0);
+    mlx_array at = zm_from_data(&scope, slots, SHAPE(STORED), MLX_UINT32);
+    expect_values(&scope, gradient_of_rows(&scope, no_rows, rows, at), zeros, STORED * T, 0);
+    end_well(&scope);
+    drop(&cache), drop(&rows);
+}
+
 /* A cache through several steps stays where it is, and is complete. */
 static void test_cache_update(void **state) {
     (void)state;
@@ -274,8 +304,8 @@ static void test_alignment(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_optimizer),   cmocka_unit_test(test_what_stays), cmocka_unit_test(test_stored_rows),
-        cmocka_unit_test(test_derivatives), cmocka_unit_test(test_batches),    cmocka_unit_test(test_cache_update),
-        cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_derivatives), cmocka_unit_test(test_batches),    cmocka_unit_test(test_nothing_stored),
+        cmocka_unit_test(test_cache_update), cmocka_unit_test(test_alignment),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

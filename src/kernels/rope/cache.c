@@ -67,6 +67,7 @@ static mlx_array gradient_of_rows(zm_scope *scope, const store *self, mlx_array 
                                   mlx_array slots) {
     if (zm_scope_failed(scope) || !mlx_array_size(rows)) return rows;
     int n_rows = (int)(mlx_array_size(cotangent) / (size_t)self->columns);
+    if (!n_rows) return zeros_like(scope, rows);
     mlx_array safe = zm_minimum(scope, slots, zm_scalar(scope, n_rows - 1, MLX_UINT32));
     mlx_array taken = zm_take(scope, zm_reshape2(scope, cotangent, n_rows, self->columns), safe, 0);
     mlx_array is_stored =
@@ -135,12 +136,12 @@ static const zm_node_class store_class = {
     .name = "zmlx.store_rows", .evaluate_cpu = evaluate, .vjp = vjp, .jvp = jvp, .vmap = vmap, .free_state = free};
 
 mlx_array zm_store_rows(zm_scope *scope, mlx_array cache, mlx_array rows, mlx_array slots) {
-    if (zm_scope_failed(scope)) return cache;
+    if (zm_scope_failed(scope) || !mlx_array_size(rows)) return cache;
     store *self = malloc(sizeof *self);
     if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "store_rows", "out of memory");
     size_t n_rows = mlx_array_size(slots);
-    self->columns = n_rows ? (int)(mlx_array_size(rows) / n_rows) : 0;
-    self->row_bytes = n_rows ? mlx_array_nbytes(rows) / n_rows : 0;
+    self->columns = (int)(mlx_array_size(rows) / n_rows);
+    self->row_bytes = mlx_array_nbytes(rows) / n_rows;
     zm_node_output spec = {.n_dims = (int)mlx_array_ndim(cache), .dtype = mlx_array_dtype(cache), .replaces = 1};
     memcpy(spec.shape, mlx_array_shape(cache), (size_t)spec.n_dims * sizeof(int));
     return zm_node(scope, &spec, &store_class, self, (mlx_array[]){cache, rows, slots}, 3);

@@ -26,10 +26,6 @@ mlx::core::array copy_in_rows(const mlx::core::array &input, mlx::core::Stream s
 /* input itself where its elements lie so already. */
 mlx::core::array in_rows(const mlx::core::array &input, mlx::core::Stream stream);
 
-/* The address of memory for what the kernels of one chain leave for each other. Chains of a stream run one behind the other and
- * have the same, so that most arguments stay as the executable graph has them. */
-uint64_t workspace(size_t bytes, mlx::core::Stream stream);
-
 }  // namespace zm
 
 #endif

@@ -155,9 +155,9 @@ static zmlx_status update_some(mlx_array *results, const zmlx_adamw_parameter *p
     if (!status)
         status = zm_scope_is_on_cpu(&scope) ? update_group(results, calls, count, numbers, error)
                                             : update_each(results, calls, count);
-    zmlx_status graph = zm_scope_end(&scope, status ? NULL : error);
+    zmlx_status graph = zm_scope_end(&scope, error);
     free(calls);
-    return status ? status : graph;
+    return graph ? graph : status;
 }
 
 static void take_over(mlx_array *place, mlx_array result) {

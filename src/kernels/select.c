@@ -122,7 +122,7 @@ void zm_select_tangents(zm_scope *scope, mlx_array tangent, mlx_array indices, m
 }
 
 mlx_array zm_select_batch_first(zm_scope *scope, mlx_array x, int axis) {
-    int axes[ZM_NODE_MAX_DIMS], n_dims = (int)mlx_array_ndim(x), n = 0;
+    int axes[ZM_NODE_MAX_DIMS + 1], n_dims = (int)mlx_array_ndim(x), n = 0;
     if (axis <= 0) return x;
     axes[n++] = axis;
     for (int i = 0; i < n_dims; i++)
@@ -164,6 +164,11 @@ static const zm_node_class topk_class = {.name = "zmlx.topk", .evaluate_cpu = ev
 void zm_select_apply(zm_scope *scope, mlx_array *values, mlx_array *indices, const zm_node_class *node_class, void *state,
                      mlx_array x, int k, mlx_dtype dtype) {
     zm_node_output specs[2] = {{.n_dims = (int)mlx_array_ndim(x), .dtype = dtype}};
+    if (specs[0].n_dims > ZM_NODE_MAX_DIMS) { /* in a batch */
+        node_class->free_state(state);
+        zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, node_class->name, "more than %d dimensions", ZM_NODE_MAX_DIMS);
+        return;
+    }
     memcpy(specs[0].shape, mlx_array_shape(x), (size_t)specs[0].n_dims * sizeof(int));
     specs[0].shape[specs[0].n_dims - 1] = k;
     specs[1] = specs[0];

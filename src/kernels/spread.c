@@ -104,6 +104,8 @@ static const zm_node_class spread_class = {
 mlx_array zm_spread(zm_scope *scope, mlx_array values, mlx_array indices, int columns) {
     if (zm_scope_failed(scope)) return values;
     zm_node_output spec = {.n_dims = (int)mlx_array_ndim(values), .dtype = mlx_array_dtype(values)};
+    if (spec.n_dims > ZM_NODE_MAX_DIMS) /* in a batch */
+        return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, "spread", "more than %d dimensions", ZM_NODE_MAX_DIMS);
     memcpy(spec.shape, mlx_array_shape(values), (size_t)spec.n_dims * sizeof(int));
     int k = spec.shape[spec.n_dims - 1];
     spec.shape[spec.n_dims - 1] = columns;

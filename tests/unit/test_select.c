@@ -93,6 +93,43 @@ static void test_batches(void **state) {
 }
 
 /* Row i is i, i + 1, ... modulo 40: the largest 34 of it are known. */
+static int spread_at_zero(mlx_vector_array *results, const mlx_vector_array inputs) {
+    mlx_array x = mlx_array_new(), y = {NULL};
+    zm_scope scope;
+    int failed = mlx_vector_array_get(&x, inputs, 0);
+    zm_scope_begin(&scope, stream);
+    mlx_array places = zm_zeros(&scope, mlx_array_shape(x), (int)mlx_array_ndim(x), MLX_UINT32);
+    zm_scope_keep(&scope, &y, zm_spread(&scope, x, places, 2 * N));
+    failed |= zm_scope_end(&scope, NULL) != ZMLX_OK || mlx_vector_array_set_value(results, y);
+    mlx_array_free(x);
+    mlx_array_free(y);
+    return failed;
+}
+
+/* A batch of arrays with as many dimensions as a node has at most is refused. */
+static void test_many_dimensions(void **state) {
+    (void)state;
+    int (*const functions[])(mlx_vector_array *, const mlx_vector_array) = {select_function, spread_at_zero};
+    if (stream.ctx != host_stream.ctx) return; /* elsewhere MLX's operations spread */
+    for (int i = 0; i < COUNT(functions); i++)
+        for (int axis = 0; axis < 2; axis++) {
+            zm_scope scope;
+            zm_scope_begin(&scope, stream);
+            mlx_array x = numbers(&scope, SHAPE(1, B, A, 1, 1, 1, 1, 1, N), 1);
+            mlx_vector_array inputs = mlx_vector_array_new_data(&x, 1), traced = {NULL}, out = {NULL}, results = {NULL};
+            mlx_closure function = mlx_closure_new_func(functions[i]);
+            assert_int_equal(mlx_detail_vmap_trace(&traced, &out, function, inputs, &axis, 1), 0);
+            const int first[] = {0, 0};
+            assert_int_not_equal(mlx_detail_vmap_replace(&results, inputs, traced, out, &axis, 1, first, i ? 1 : 2), 0);
+            mlx_closure_free(function);
+            mlx_vector_array_free(inputs);
+            mlx_vector_array_free(traced);
+            mlx_vector_array_free(out);
+            mlx_vector_array_free(results);
+            end_well(&scope);
+        }
+}
+
 static void test_many_rows(void **state) {
     (void)state;
     enum { ROWS = 65535 + 3, COLUMNS = 40, MANY = 34 };
@@ -241,6 +278,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_mode),
         cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_many_dimensions),
         cmocka_unit_test(test_many_rows),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_spread),

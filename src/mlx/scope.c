@@ -27,6 +27,15 @@ zmlx_status zm_scope_end(zm_scope *scope, zmlx_error *error) {
     return status;
 }
 
+void zm_scope_release(zm_scope *scope, size_t first, mlx_array kept) {
+    size_t n_left = first;
+    for (size_t i = first; i < scope->n_arrays; i++) {
+        if (scope->arrays[i].ctx == kept.ctx) scope->arrays[n_left++] = kept;
+        else mlx_array_free(scope->arrays[i]);
+    }
+    if (n_left < scope->n_arrays) scope->n_arrays = n_left;
+}
+
 bool zm_scope_failed(const zm_scope *scope) { return scope->failure.code != ZMLX_OK; }
 
 bool zm_scope_is_on_cpu(const zm_scope *scope) {

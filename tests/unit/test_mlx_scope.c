@@ -310,6 +310,28 @@ static void test_ownership(void **state) {
     mlx_array_free(kept);
 }
 
+/* What is released is gone from the scope, what is kept can be used; sanitizers see the rest. */
+static void test_release(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array first = zm_scalar(&scope, 1, MLX_FLOAT32), second = zm_add(&scope, first, first);
+    mlx_array third = zm_add(&scope, second, first);
+    zm_scope_release(&scope, 1, third);
+    assert_int_equal(scope.n_arrays, 2);
+    assert_ptr_equal(scope.arrays[0].ctx, first.ctx);
+    assert_ptr_equal(scope.arrays[1].ctx, third.ctx);
+    float value;
+    assert_int_equal(mlx_array_eval(third), 0);
+    assert_int_equal(mlx_array_item_float32(&value, third), 0);
+    assert_true(value == 3);
+    zm_scope_release(&scope, 2, first);
+    assert_int_equal(scope.n_arrays, 2);
+    zm_scope_release(&scope, 0, (mlx_array){NULL});
+    assert_int_equal(scope.n_arrays, 0);
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_binary),
@@ -325,6 +347,7 @@ int main(void) {
         cmocka_unit_test(test_failures_of_arguments),
         cmocka_unit_test(test_text_is_no_format),
         cmocka_unit_test(test_ownership),
+        cmocka_unit_test(test_release),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

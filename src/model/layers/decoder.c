@@ -16,10 +16,13 @@ static zm_cache *cache_of(const zm_call *call, int block) {
     return call && call->cache ? &call->cache[block] : NULL;
 }
 
-/* Of a long input the first blocks are computed while the next are put together: their evaluation begins here. */
-static void start(zm_scope *scope, mlx_array x, int length, int n_blocks_done) {
+/* Of a long input the first blocks are computed while the next are put together: their evaluation begins here, and what it has
+ * used can be freed. first: of the arrays that the blocks so far have made. */
+static void start(zm_scope *scope, size_t first, mlx_array x, int length, int n_blocks_done) {
     enum { LONG_INPUT = 64, BLOCKS = 4 };
-    if (length < LONG_INPUT || n_blocks_done % BLOCKS != 1 || zm_scope_failed(scope)) return;
+    if (length < LONG_INPUT || zm_scope_failed(scope)) return;
+    zm_scope_release(scope, first, x);
+    if (n_blocks_done % BLOCKS != 1) return;
     mlx_vector_array arrays = mlx_vector_array_new_value(x);
     if (mlx_async_eval(arrays)) zm_mlx_fail(&scope->failure, "evaluation");
     mlx_vector_array_free(arrays);
@@ -31,18 +34,21 @@ mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, cons
     zm_mask no_mask = {.mode = ""}, full_mask = {0}, window_mask = {0};
     int length = zm_dim(x, 1), window = 0;
     x = zm_module_call(&decoder->embed_tokens->base, scope, x, NULL);
+    size_t first = scope->n_arrays;
     for (int i = 0; i < decoder->n_blocks; i++) {
         zm_block *block = decoder->blocks[i];
         zm_call block_call = {.mask = no_mask, .cache = cache_of(call, i)};
         if (block->operator->kind == ZM_MODULE_ATTENTION && length > 1) {
             zm_mask *mask = block->sliding_window ? &window_mask : &full_mask;
-            if (!mask->mode || (block->sliding_window && window != block->sliding_window))
+            if (!mask->mode || (block->sliding_window && window != block->sliding_window)) {
                 *mask = zm_cache_mask(block_call.cache, scope, length, block->sliding_window);
+                first = scope->n_arrays; /* masks stay */
+            }
             if (block->sliding_window) window = block->sliding_window;
             block_call.mask = *mask;
         }
         x = zm_module_call(&block->base, scope, x, &block_call);
-        start(scope, x, length, i + 1);
+        start(scope, first, x, length, i + 1);
     }
     return zm_module_call(&decoder->norm->base, scope, x, NULL);
 }

@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "mlx/backend/cuda/device.h"
@@ -36,24 +37,28 @@ public:
 
     void give(mx::array &array, size_t bytes, mx::Stream stream) {
         std::lock_guard<std::mutex> lock(mutex_);
-        for (const mx::array &buffer : buffers_[bytes])
+        const Place place{stream.index, bytes};
+        for (const mx::array &buffer : buffers_[place])
             if (is_free(buffer)) return share(array, buffer);
         trim();
-        buffers_[bytes].push_back(new_buffer(bytes, stream));
-        share(array, buffers_[bytes].back());
+        buffers_[place].push_back(new_buffer(bytes, stream));
+        share(array, buffers_[place].back());
     }
 
 private:
+    /* A stream's index, and bytes. The kernel that writes a result which nobody read may still be under way, so only its own
+     * stream may write there again. */
+    using Place = std::pair<int, size_t>;
     size_t most_;
     std::mutex mutex_;
-    std::map<size_t, Buffers> buffers_; /* by size */
+    std::map<Place, Buffers> buffers_;
 
     void trim() {
         size_t unused = 0;
-        for (const auto &[bytes, list] : buffers_)
-            unused += bytes * static_cast<size_t>(std::count_if(list.begin(), list.end(), is_free));
+        for (const auto &[place, list] : buffers_)
+            unused += place.second * static_cast<size_t>(std::count_if(list.begin(), list.end(), is_free));
         if (unused <= most_) return;
-        for (auto &[bytes, list] : buffers_) list.erase(std::remove_if(list.begin(), list.end(), is_free), list.end());
+        for (auto &[place, list] : buffers_) list.erase(std::remove_if(list.begin(), list.end(), is_free), list.end());
     }
     static void share(mx::array &array, const mx::array &buffer) {
         mx::Strides strides(array.ndim());

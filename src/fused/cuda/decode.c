@@ -45,6 +45,10 @@ bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
     *reason = "its groups are not of 32, 64 or 128";
     if (quantization.group_size != 32 && quantization.group_size != 64 && quantization.group_size != 128) return false;
     if (!serves_types(weight, reason)) return false;
+    /* There MLX sums in bfloat16; for experts of longer rows in float. */
+    enum { LEAST_MXFP4 = 512 };
+    *reason = "its mxfp4 weights are not those of experts with rows of 512 or more";
+    if (is_mxfp4(weight) && (!weight->n_experts || weight->in_features < LEAST_MXFP4)) return false;
     *reason = "its weights are more than the kernels can count";
     if (mlx_array_size(weight->weight) / 2 > UINT32_MAX) return false;
     *reason = "its sizes are not multiples of 64 and 2";

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "fused/cuda/launch.h"
 #include "fused/cuda/prompt_node.h"
 #include "mlx/gpu.h"
 
@@ -125,12 +126,39 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
     return multiply(scope, &of, from, &spec);
 }
 
+bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason) {
+    enum { LEAST = 2 };
+    if (!zm_prompt_serves(weight, reason) || !zm_decode_serves_layout(weight, reason)) return false;
+    *reason = "so few rows do not fit shared memory";
+    return rows >= LEAST && rows < ZM_PROMPT_LEAST_ROWS && (int)rows * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
+}
+
+static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *weight, const inputs *from) {
+    enum { MANY_ROWS = 4 }; /* as in decode_few.cuh */
+    int rows = rows_of(x), task_rows = rows < MANY_ROWS ? 2 : 1;
+    int n_blocks = divide_up(weight->out_features / task_rows, ZM_DECODE_WARPS);
+    zm_quantization quantization = weight->quantization;
+    zm_prompt_kernel kernel = {
+        .code = {.kind = ZM_PROMPT_FEW, .bits = quantization.bits, .group_size = quantization.group_size,
+                 .k = weight->in_features, .rows = rows},
+        .block = WARP * ZM_DECODE_WARPS,
+        .n_blocks = n_blocks < MULTIPROCESSORS ? n_blocks : MULTIPROCESSORS,
+        .shared_bytes = rows * zm_launch_staged_bytes(weight),
+    };
+    zm_prompt_add_word(&kernel, weight->out_features);
+    zm_node_output spec = shaped_like(x, weight->out_features, MLX_BFLOAT16);
+    mlx_array y;
+    zm_prompt_launch(scope, &y, &spec, 1, &kernel, from->arrays, from->count);
+    return y;
+}
+
 mlx_array zm_prompt_linear(zm_scope *scope, mlx_array x, const zm_weight *weight) {
     if (zm_scope_failed(scope)) return x;
     inputs from = {0};
     add(&from, x);
     add_weight(&from, weight);
-    mlx_array y = multiply_rows(scope, x, weight, 0, &from);
+    bool few = rows_of(x) < ZM_PROMPT_LEAST_ROWS;
+    mlx_array y = few ? multiply_few(scope, x, weight, &from) : multiply_rows(scope, x, weight, 0, &from);
     return zm_is_set(weight->bias) ? zm_add(scope, y, weight->bias) : y;
 }
 

@@ -3,8 +3,8 @@
  * (prompt.cuh says which order of sums that is), and what stands between them. Each function is one or a few nodes
  * of MLX's graph.
  *
- * MLX itself takes these products from ZM_PROMPT_LEAST_ROWS rows on; for fewer its sums have another order. Rows are those of x,
- * or of all experts chosen for them. */
+ * MLX itself takes these products from ZM_PROMPT_LEAST_ROWS rows on; for fewer its sums have another order, which only zm_prompt_linear
+ * has. Rows are those of x, or of all experts chosen for them. */
 #ifndef ZM_FUSED_CUDA_PROMPT_H
 #define ZM_FUSED_CUDA_PROMPT_H
 
@@ -19,6 +19,9 @@ bool zm_prompt_serves(const zm_weight *weight, const char **reason);
 /* Compiles a kernel for this weight, so that one that does not compile is found early. */
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error);
 
+/* Whether zm_prompt_linear serves so few rows of x, 2 to 7: there it reads the weights once and keeps the order of sums of MLX's vector
+ * kernel for each row. */
+bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason);
 /* x W^T (+ bias): x (..., in) bfloat16. */
 mlx_array zm_prompt_linear(zm_scope *scope, mlx_array x, const zm_weight *weight);
 /* silu(x G^T) * (x U^T), of weights packed alike. */

@@ -8,7 +8,8 @@
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 
-extern const char zm_cuda_bfloat16[], zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[]; /* bfloat16.cuh and so on */
+/* bfloat16.cuh and so on */
+extern const char zm_cuda_bfloat16[], zm_cuda_decode[], zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[];
 
 typedef struct entry {
     struct entry *next;
@@ -21,13 +22,20 @@ static entry *entries;
 
 static bool same(zm_prompt_code_key a, zm_prompt_code_key b) {
     return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size &&
-           a.weight_rows == b.weight_rows && a.span == b.span;
+           a.weight_rows == b.weight_rows && a.span == b.span && a.k == b.k && a.rows == b.rows;
 }
 
 static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_ROUTE; }
 
 static void define_kernel(zm_text *text, zm_prompt_code_key key) {
     static const char *const others[] = {"ROUTE", "PLAN", "COMBINE", "CONVOLVE", "EMBED"};
+    if (key.kind == ZM_PROMPT_FEW) { /* a hidden size that is no row's length leaves most other kernels out */
+        zm_text_printf(text,
+                       "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_MXFP4 0\n"
+                       "#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n",
+                       key.bits, key.group_size, key.k, key.rows);
+        return;
+    }
     if (!is_product(key)) {
         zm_text_printf(text, "#define ZM_%s 1\n#define ZM_BITS %d\n#define ZM_GROUP %d\n", others[key.kind - ZM_PROMPT_ROUTE],
                        key.bits, key.group_size);
@@ -45,7 +53,7 @@ static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_e
     define_kernel(&text, key);
     zm_text_append_string(&text, zm_cuda_bfloat16);
     if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
-    zm_text_append_string(&text, is_product(key) ? zm_cuda_prompt : zm_cuda_around);
+    zm_text_append_string(&text, is_product(key) ? zm_cuda_prompt : key.kind == ZM_PROMPT_FEW ? zm_cuda_decode : zm_cuda_around);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .for_it_alone = is_product(key)};
     zm_gpu_get(&source.compute_capability);
     zmlx_status status = text.failed ? zm_fail_memory(error) : zm_compile_cuda(cubin, NULL, &source, 0, error);
@@ -83,7 +91,7 @@ static int shared_bytes(const zm_prompt_kernel *kernel) {
     zm_prompt_code_key key = kernel->code;
     /* As in prompt.cuh. */
     enum { ROW_BYTES = 128, TILE_K = 64, STAGES = 4, HALF_BYTES = 2, UNIT = 1024, ROWS_UNIT = 16 };
-    if (!is_product(key)) return 0;
+    if (!is_product(key)) return kernel->shared_bytes;
     int codes = key.weight_rows * TILE_K * key.bits / 8, spans = key.span == 2 ? 4 : 2;
     int scales = spans * 2 * key.weight_rows * key.span * HALF_BYTES;
     int rows = (kernel->tile_rows + ROWS_UNIT - 1) / ROWS_UNIT * ROWS_UNIT;
@@ -91,7 +99,7 @@ static int shared_bytes(const zm_prompt_kernel *kernel) {
 }
 
 static const char *symbol_of(zm_prompt_code_key key) {
-    static const char *const others[] = {"zm_route", "zm_plan", "zm_combine", "zm_convolve", "zm_embed_rows"};
+    static const char *const others[] = {"zm_route", "zm_plan", "zm_combine", "zm_convolve", "zm_embed_rows", "zm_few"};
     return is_product(key) ? "zm_product" : others[key.kind - ZM_PROMPT_ROUTE];
 }
 

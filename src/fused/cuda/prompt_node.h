@@ -16,6 +16,7 @@ enum {
     ZM_PROMPT_COMBINE,
     ZM_PROMPT_CONVOLVE,
     ZM_PROMPT_EMBED,
+    ZM_PROMPT_FEW, /* zm_few of decode_few.cuh */
 };
 
 /* Rows of weights of a block: one or the other; and the most rows of x. */
@@ -24,6 +25,7 @@ enum { ZM_PROMPT_FEW_WEIGHTS = 64, ZM_PROMPT_MANY_WEIGHTS = 128, ZM_PROMPT_MOST_
 typedef struct zm_prompt_code_key {
     int kind;
     int bits, group_size, weight_rows, span; /* of a product or a table: as ZM_BITS and so on of prompt.cuh */
+    int k, rows; /* of FEW: the length of weights' rows, and how many of x */
 } zm_prompt_code_key;
 
 enum { ZM_PROMPT_MAX_WORDS = 12 };
@@ -33,7 +35,8 @@ typedef struct zm_prompt_kernel {
     zm_prompt_code_key code;
     int block;
     int64_t n_blocks;
-    int tile_rows; /* of x, in a product: shared memory is for so many */
+    int tile_rows;    /* of x, in a product: shared memory is for so many */
+    int shared_bytes; /* of FEW */
     uint32_t words[ZM_PROMPT_MAX_WORDS];
     int n_words;
 } zm_prompt_kernel;

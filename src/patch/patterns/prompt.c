@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* prompt: products of many tokens with quantised weights on a CUDA device, with the bits of MLX's matrix kernels
  * (fused/cuda/prompt.h). A gated MLP's gate, up and activation are one product; so are those of all experts, whose rows are sorted
- * on the way; a short convolution between its projections is one kernel. Calls with so few tokens that MLX takes its vector
- * kernel run the standard operations, but for a mixture of experts and one token: that runs decode's kernels. */
+ * on the way; a short convolution between its projections is one kernel. Of so few rows that MLX takes its vector kernel only a linear map
+ * with two or more is served (decode_few.cuh), and a mixture of experts for one token, by decode's kernels; the rest runs the
+ * standard operations. */
 #include "fused/cuda/decode.h"
 #include "fused/cuda/prompt.h"
 #include "model/layers/forward.h"
@@ -176,7 +177,8 @@ mlx_array zm_patch_prompt_forward(zm_module *self, zm_scope *scope, mlx_array x,
     }
     size_t rows = mlx_array_size(x) / (size_t)zm_dim(x, -1);
     if (self->kind == ZM_MODULE_MOE) rows *= (size_t)((const zm_moe *)self)->top_k;
-    if (rows < ZM_PROMPT_LEAST_ROWS) return zm_patch_original(self, scope, x, call);
+    bool few = self->kind == ZM_MODULE_LINEAR && zm_prompt_serves_few(&((const zm_linear *)self)->weight, rows, &reason);
+    if (rows < ZM_PROMPT_LEAST_ROWS && !few) return zm_patch_original(self, scope, x, call);
     if (self->kind == ZM_MODULE_LINEAR) return zm_prompt_linear(scope, x, &((const zm_linear *)self)->weight);
     if (self->kind == ZM_MODULE_MOE) return apply_moe((const zm_moe *)self, scope, x);
     if (self->kind == ZM_MODULE_GATED_MLP) return apply_mlp((const zm_gated_mlp *)self, scope, x);

@@ -53,7 +53,7 @@ typedef struct zmlx_catalog_entry {
     const char *same_as;   /* another kernel's name where this is another name of it; else NULL */
     const char *expression; /* in the language of docs/expr.md; NULL: composed of other kernels and operations of MLX */
     const char *gradient;  /* "derived", "given" or "none" */
-    const char *tolerance; /* "exact", "elementwise", "reduction" or "quantised" */
+    const char *tolerance; /* "exact", "elementwise", "reduction", "quantised", or "as MLX": its bits on the CPU */
     const zmlx_catalog_input *inputs;
     const zmlx_catalog_number *numbers;
     const zmlx_catalog_output *outputs;

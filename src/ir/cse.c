@@ -80,7 +80,8 @@ static zm_id remember(zm_rewriter *rewriter, const void *key, size_t size, zm_id
 static zm_known find_known(const zm_rewriter *rewriter, const zm_value *value) {
     if (value->op == ZM_OP_CONSTANT) return (zm_known){true, (double)value->number};
     const zm_op_info *info = zm_op_get(value->op);
-    if (info->rule < ZM_RULE_FLOAT || info->rule > ZM_RULE_CONVERT) return (zm_known){false, 0};
+    if (info->rule < ZM_RULE_FLOAT || info->rule > ZM_RULE_CONVERT || zm_op_rounds_as_mlx(value->op))
+        return (zm_known){false, 0};
     double numbers[3] = {0, 0, 0};
     for (int i = 0; i < info->arity; i++) {
         const zm_known *operand = &rewriter->known[value->operands[i]];

@@ -34,6 +34,26 @@ static zmlx_status row_mean(zm_id *result, zm_lowerer *lowerer, const zm_frame *
     return ZMLX_OK;
 }
 
+/* A fold without a combine, which runs from left to right on every target. */
+static zmlx_status row_sum_in_order(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame, const zm_expr *expr) {
+    zm_ir *ir = lowerer->ir, *step = zm_ir_new("sum");
+    zm_id element;
+    zmlx_status status = step ? zm_lower_expr(&element, lowerer, frame, expr->children[0]) : ZMLX_ERROR_MEMORY;
+    zm_id *captured = status ? NULL : zm_arena_alloc(ir->arena, 1, sizeof *captured);
+    zm_fold fold = {.captures = captured, .n_captures = 1};
+    if (captured) {
+        *captured = zm_lower_to_float(ir, element);
+        fold.init = zm_ir_constant(ir, 0);
+        zm_id sum = zm_ir_argument(step, 0);
+        sum = zm_ir_apply(step, ZM_OP_ADD, sum, zm_ir_argument(step, 1), -1);
+        const zm_region made = {step->values, step->n_values, sum, 2};
+        if (zm_region_copy(&fold.update, ir->arena, &made)) *result = zm_ir_fold(ir, &fold);
+    }
+    if (!fold.update.n_values && !status) status = ZMLX_ERROR_MEMORY;
+    zm_ir_free(step);
+    return status == ZMLX_ERROR_MEMORY ? zm_fail_memory(lowerer->error) : status;
+}
+
 static zmlx_status column(zm_id *result, zm_lowerer *lowerer, const zm_frame *frame, const zm_expr *expr) {
     (void)frame;
     (void)expr;
@@ -71,6 +91,7 @@ static zmlx_status select_value(zm_id *result, zm_lowerer *lowerer, const zm_fra
 static const zm_builtin builtins[] = {
     {"row_mean", 1, row_mean},     {"column", 0, column},       {"random", 1, random_number},
     {"row_gather", 2, row_gather}, {"select", 3, select_value},
+    {"row_sum_in_order", 1, row_sum_in_order},
 };
 
 const zm_builtin *zm_builtin_get(int index) {

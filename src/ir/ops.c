@@ -18,6 +18,10 @@ static const char *const type_names[] = {
 
 const zm_op_info *zm_op_get(zm_op op) { return &infos[op]; }
 
+bool zm_op_rounds_as_mlx(zm_op op) {
+    return op == ZM_OP_STORED || op == ZM_OP_MLX_SIGMOID || op == ZM_OP_STORED_SIGMOID || op == ZM_OP_STORED_GELU_TANH;
+}
+
 const char *zm_type_name(zm_type type) { return type_names[type]; }
 
 /* One function an operation, so that each formula sees its operands as a, b, c. */

@@ -12,7 +12,7 @@
 static bool fold_constant(const zm_rewriter *rewriter, zm_op op, const zm_id operands[3], float *number) {
     const zm_op_info *info = zm_op_get(op);
     bool to_float = info->rule == ZM_RULE_FLOAT || op == ZM_OP_FROM_BOOL || op == ZM_OP_FROM_UINT;
-    if (!to_float) return false;
+    if (!to_float || zm_op_rounds_as_mlx(op)) return false;
     double numbers[3] = {0, 0, 0};
     for (int i = 0; i < info->arity; i++) {
         const zm_known *known = &rewriter->known[operands[i]];

@@ -33,8 +33,28 @@ static const zm_row *find_row(const zm_row *rows, int n_rows, const char *name) 
     return NULL;
 }
 
+/* The row with what it takes over from the one it is a profile of; NULL: there is none, or out of memory. */
+static const zm_row *complete(const zm_row *own, const zm_row *rows, int n_rows) {
+    if (!own->profile_of) return own;
+    const zm_row *base = find_row(rows, n_rows, own->profile_of);
+    zm_row *made = base ? zm_arena_alloc(catalog.arena, 1, sizeof *made) : NULL;
+    if (!made) return NULL;
+    *made = *base;
+    made->name = own->name;
+    made->profile_of = own->profile_of;
+    made->body = own->body;
+    made->compose = own->compose;
+    made->parts = own->parts;
+    made->header = own->header;
+    made->is_part = own->is_part;
+    if (own->no_gradient) made->no_gradient = own->no_gradient;
+    if (own->signature) made->signature = own->signature;
+    made->about = zm_arena_printf(catalog.arena, "%s, rounded after each step as MLX's own operations are", base->name);
+    return made;
+}
+
 static zmlx_status add(zm_kernel_entry *made, const zm_row *rows, int n_rows, const zm_row *own, const char *family) {
-    const zm_row *row = own->same_as ? find_row(rows, n_rows, own->same_as) : own;
+    const zm_row *row = own->same_as ? find_row(rows, n_rows, own->same_as) : complete(own, rows, n_rows);
     if (!row || !row->signature || !row->about)
         return zm_fail(&catalog.error, ZMLX_ERROR_FORMAT, own->name, "its row is not complete");
     zm_signature *signature = &made->signature;
@@ -46,7 +66,7 @@ static zmlx_status add(zm_kernel_entry *made, const zm_row *rows, int n_rows, co
                                        .same_as = own->same_as,
                                        .expression = row->body,
                                        .gradient = gradient_text(row),
-                                       .tolerance = tolerance_text(row->tolerance),
+                                       .tolerance = row->profile_of ? "as MLX" : tolerance_text(row->tolerance),
                                        .inputs = signature->inputs,
                                        .numbers = signature->numbers,
                                        .outputs = signature->outputs,

@@ -31,6 +31,8 @@ typedef struct zm_row {
     const char *no_gradient; /* why there is none */
     zm_tolerance_class tolerance;
     const char *same_as;    /* another row's name: only that, family and about are set */
+    const char *profile_of; /* another row's name: its values with MLX's roundings. Signature, header and
+                               no_gradient are as there where not set, derivatives are */
     bool is_part;           /* of composed rows only: no function, not listed */
     const char *cases;      /* what is tested, see tests/kernels/cases.h; NULL: sizes of D, all presets */
     const char *about;

@@ -101,6 +101,14 @@ static zmlx_status check_outputs(const zm_ir *ir, const zm_signature *signature,
     return same ? ZMLX_OK : zm_fail(error, ZMLX_ERROR_FORMAT, ir->name, "its body and signature have other outputs");
 }
 
+/* What the derivatives of a profile are of. */
+static zmlx_status lower_plain(zm_ir **plain, const zm_kernel_entry *entry, zmlx_error *error) {
+    const zm_kernel_entry *base = zm_catalog_lookup(entry->row->profile_of);
+    texts names;
+    zm_map_text map = describe(&names, base, &base->row->body);
+    return zm_lower_map(plain, &map, error);
+}
+
 static zmlx_status finish(zmlx_kernel **kernel, zm_ir *forward, const zm_kernel_entry *entry, bool has_gradient,
                           zmlx_error *error) {
     zm_ir *gradient = NULL;
@@ -111,7 +119,16 @@ static zmlx_status finish(zmlx_kernel **kernel, zm_ir *forward, const zm_kernel_
         zm_ir_free(forward);
         return status;
     }
-    ZM_TRY(zm_kernel_new(kernel, forward, gradient, error));
+    zm_ir *plain = NULL;
+    if (entry->row->profile_of) status = lower_plain(&plain, entry, error);
+    if (status) zm_ir_free(gradient);
+    if (status) zm_ir_free(forward);
+    ZM_TRY(status);
+    if (zm_kernel_new(kernel, forward, gradient, error)) {
+        zm_ir_free(plain);
+        return ZMLX_ERROR_MEMORY;
+    }
+    (*kernel)->differentiated = plain;
     for (int i = 0; i < entry->signature.n_inputs; i++)
         if (entry->signature.roles[i] == ZM_ROLE_DATA || entry->signature.roles[i] == ZM_ROLE_STATE)
             (*kernel)->data_inputs |= (uint64_t)1 << i;

@@ -131,6 +131,10 @@ mlx_array zm_rms_norm(zm_scope *scope, mlx_array x, mlx_array weight, float eps)
     ZM_OPERATION(scope, fast_rms_norm, x, weight, eps);
 }
 
+mlx_array zm_layer_norm(zm_scope *scope, mlx_array x, mlx_array weight, mlx_array bias, float eps) {
+    ZM_OPERATION(scope, fast_layer_norm, x, weight, bias, eps);
+}
+
 mlx_array zm_rope(zm_scope *scope, mlx_array x, int dims, bool traditional, float base, float scale,
                   int offset, mlx_array freqs) {
     mlx_optional_float given_base = {base, base != 0.0f};

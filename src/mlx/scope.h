@@ -131,6 +131,7 @@ mlx_array zm_gather_qmm(zm_scope *, mlx_array x, mlx_array weight, mlx_array sca
 mlx_array zm_gather_mm(zm_scope *, mlx_array a, mlx_array b, mlx_array rhs_indices, bool sorted_indices);
 mlx_array zm_conv1d(zm_scope *, mlx_array input, mlx_array weight, int groups);
 mlx_array zm_rms_norm(zm_scope *, mlx_array x, mlx_array weight, float eps);
+mlx_array zm_layer_norm(zm_scope *, mlx_array x, mlx_array weight, mlx_array bias, float eps);
 /* base 0: freqs gives the frequencies instead. */
 mlx_array zm_rope(zm_scope *, mlx_array x, int dims, bool traditional, float base, float scale, int offset,
                   mlx_array freqs);

@@ -73,7 +73,7 @@ static void merge_outputs(zm_derived *derived, const zmlx_kernel *kernel) {
 
 static zmlx_status make_representation(zm_ir **made, const zmlx_kernel *kernel, const zm_derived *derived,
                                        zmlx_error *error) {
-    const zm_ir *forward = kernel->forward;
+    const zm_ir *forward = kernel->differentiated ? kernel->differentiated : kernel->forward;
     bool chosen[ZM_IR_MAX_INPUTS];
     for (int i = 0; i < forward->n_inputs; i++) chosen[i] = derived->inputs >> i & 1;
     if (derived->derivation == ZM_DERIVATION_JVP) return zm_ir_jvp(made, forward, chosen, error);
@@ -113,7 +113,7 @@ uint64_t zm_kernel_float_inputs(const zmlx_kernel *kernel) {
 zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,
                              uint64_t inputs, bool use_results, zmlx_error *error) {
     zm_derived wanted = {.derivation = derivation, .inputs = inputs, .use_results = use_results};
-    if (derivation == ZM_DERIVATION_JVP || kernel->gradient) wanted.use_results = false;
+    if (derivation == ZM_DERIVATION_JVP || kernel->gradient || kernel->differentiated) wanted.use_results = false;
     if (derivation == ZM_DERIVATION_VJP && kernel->gradient)
         wanted.inputs = 0; /* it has all */
     else if (derivation == ZM_DERIVATION_VJP && kernel->data_inputs)

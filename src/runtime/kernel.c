@@ -94,6 +94,7 @@ void zmlx_kernel_free(zmlx_kernel *kernel) {
     pthread_mutex_destroy(&kernel->lock);
     zm_ir_free(kernel->forward);
     zm_ir_free(kernel->gradient);
+    zm_ir_free(kernel->differentiated);
     free(kernel->symbol);
     free(kernel->label);
     free(kernel);

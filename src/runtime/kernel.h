@@ -57,6 +57,7 @@ struct zmlx_kernel {
     atomic_int n_references;
     zm_ir *forward;  /* owned */
     zm_ir *gradient; /* owned: the caller's own, see zm_lower_gradient; NULL: derived */
+    zm_ir *differentiated; /* owned: derivatives are those of this one, with the same inputs and outputs; NULL: of forward */
     char *symbol;    /* a valid identifier made of the name */
     char *label;     /* shown by MLX and in errors */
     zm_node_class node_class;

@@ -63,6 +63,8 @@ PLAIN = {
     "gelu": lambda a: a / 2 * math.erfc(-a / math.sqrt(2)), "relu": lambda a: max(a, 0.0),
     "gelu_tanh": lambda a: a / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))),
     "softplus": lambda a: math.log(1 + math.exp(a)),
+    "stored": lambda a: a, "stored_sigmoid": sigmoid, "mlx_sigmoid": sigmoid,
+    "stored_gelu_tanh": lambda a: a / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))),
     "logsigmoid": lambda a: -math.log(1 + math.exp(-a))}
 PLAIN["kk_gelu_tanh"] = PLAIN["gelu_tanh"]
 
@@ -103,7 +105,8 @@ def running(values):
 
 
 ROW_FUNCTIONS = {
-    "row_sum": sum, "row_prod": math.prod, "row_mean": lambda values: sum(values) / len(values), "row_max": max,
+    "row_sum": sum, "row_sum_in_order": sum, "row_prod": math.prod, "row_max": max,
+    "row_mean": lambda values: sum(values) / len(values),
     "row_exp_sum": lambda values: sum(math.exp(value - max(values)) for value in values),
     "row_min": min, "row_argmax": lambda values: float(values.index(max(values)))}
 SCANS = {"row_cumsum": running, "row_cumsum_reverse": lambda values: running(values[::-1])[::-1]}

@@ -6,6 +6,8 @@
 #define ZM_FAMILY(name, text)
 #define ZM_PART(name, ...)
 #define ZM_ALIAS(name, other)
+#define ZM_PROFILE(name, ...)
+#define ZM_COMPOSED_PROFILE(name, ...)
 #define ZM_KERNEL(name, ...) zm_oracle_function zm_ref_##name;
 #define ZM_COMPOSITION ZM_KERNEL
 #include "kernels/families.def"

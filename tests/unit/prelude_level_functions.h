@@ -19,7 +19,8 @@
 #define LIST_UNARY(X) \
     X(abs) X(floor) X(ceil) X(trunc) X(round) X(rint) X(sqrt) X(rsqrt) X(cbrt) X(exp) X(exp2) X(exp10) X(expm1) \
     X(log) X(log2) X(log10) X(log1p) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh) X(tanh) \
-    X(asinh) X(acosh) X(atanh) X(erf) X(erfc) X(sigmoid) X(narrow_exp) X(narrow_sigmoid)
+    X(asinh) X(acosh) X(atanh) X(erf) X(erfc) X(sigmoid) X(narrow_exp) X(narrow_sigmoid) \
+    X(mlx_sigmoid) X(stored_sigmoid_float16) X(stored_sigmoid_bfloat16) X(stored_float16) X(stored_bfloat16)
 #define LIST_BINARY(X) X(copysign) X(min) X(max) X(fmod) X(pow) X(atan2)
 #define LIST_TEST(X) X(isnan) X(isinf) X(isfinite)
 LIST_UNARY(UNARY)

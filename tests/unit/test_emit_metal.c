@@ -94,6 +94,8 @@ static const test_case cases[] = {
      "%3 = load d\n%4 = load e\n%5 = load f\n%6 = add %0 %1\n%7 = add %2 %3\n%8 = add %4 %5\n%9 = add %6 %7\n"
      "%10 = add %9 %8\n%11 = row_cumsum %10\n%12 = row_sum %10\n%13 = subtract %11 %12\n",
      150, SUM},
+    {"as_mlx", /* to a unit of bfloat16; test_steps_of_mlx has its bits */
+     "kernel k\n" MAP "%3\n%0 = load x\n%1 = stored_sigmoid %0\n%2 = multiply %0 %1\n%3 = stored %2\n", 0x1p18, 1},
 };
 enum { N_CASES = sizeof cases / sizeof *cases, N_STORAGES = 3, MAX_ARRAYS = 8 };
 
@@ -374,12 +376,48 @@ static void test_very_long_row(void **state) {
         }
 }
 
+static float stored(float value, int storage) {
+    uint32_t word;
+    double wide = (double)value;
+    put(&word, (zm_storage)storage, 0, &wide);
+    return (float)wide;
+}
+
+/* Each step of MLX's sigmoid on a GPU is of the stored type: bit for bit, for every number of a half type. */
+static void test_steps_of_mlx(void **state) {
+    (void)state;
+    enum { COUNT = 1 << 16 };
+    for (int storage = ZM_STORAGE_FLOAT32; storage <= ZM_STORAGE_BFLOAT16; storage++) {
+        launch made = {.self = &cases[N_CASES - 1], .storage = storage, .rows = 1, .columns = COUNT, .layouts = {3}};
+        made.ir = parse_kernel(made.self->text);
+        prepare(&made);
+        for (int i = 0; i < COUNT; i++) {
+            uint32_t bits = storage == ZM_STORAGE_FLOAT32 ? (uint32_t)i << 16 : (uint32_t)i;
+            memcpy((char *)made.inputs[0] + (size_t)i * (storage == ZM_STORAGE_FLOAT32 ? 4 : 2), &bits,
+                   storage == ZM_STORAGE_FLOAT32 ? 4 : 2);
+        }
+        run(&made, 0);
+        for (int i = 0; i < COUNT; i++) {
+            float x = (float)get(made.inputs[0], (zm_storage)storage, i), power = stored(expf(fabsf(x)), storage);
+            float tail = stored(1 / stored(1 + power, storage), storage);
+            double want = (double)stored(x * (x < 0 ? tail : stored(1 - tail, storage)), storage);
+            double got = get(made.outputs[0][0], (zm_storage)storage, i);
+            if (got != want && !(isnan(got) && isnan(want)))
+                fail_msg("%s: of %.9g: %.9g, not %.9g", zm_storage_name((zm_storage)storage), (double)x, got, want);
+        }
+        free_fenced(made.inputs[0], input_bytes(&made, 0)), free(made.wide[0]), free(made.expected[0]);
+        for (int order = 0; order < 2; order++) free(made.outputs[order][0]);
+        zm_ir_free(made.ir);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_kernels),
         cmocka_unit_test(test_layouts),
         cmocka_unit_test(test_infinities_and_nans),
         cmocka_unit_test(test_very_long_row),
+        cmocka_unit_test(test_steps_of_mlx),
     };
     return cmocka_run_group_tests(tests, build_library, remove_library);
 }

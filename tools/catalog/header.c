@@ -188,7 +188,11 @@ static void write_docs(void) {
            "  `?` may be missing. Any memory layout is accepted. A 0-d array counts as `[1]` where a last dimension is named.\n"
            "- Gradients are derived from the expression, or *given* where a better form is known, and have the type of their\n"
            "  argument; sums over rows are float32. Indices, masks, codes, constants and numbers have none.\n"
-           "- Tolerances are those of `zmlx/kernel_test.h`; *exact* is the correctly rounded result.\n",
+           "- Tolerances are those of `zmlx/kernel_test.h`; *exact* is the correctly rounded result.\n"
+           "- `<name>_mlx` is a kernel's profile for models whose tokens must not change: it rounds after each step as MLX's own\n"
+           "  operations do, so on the CPU it has their bits (in float32 but for gelu, whose tanh is another). *as MLX*: that is tested\n"
+           "  with every number of both half types. On GPUs the steps are those of MLX's GPU operations, norms and convolutions MLX's\n"
+           "  own. Derivatives are those of the kernel itself.\n",
            count);
     for (size_t i = 0; (entry = zmlx_catalog_get(i)); i++) {
         if (strcmp(family, entry->family))

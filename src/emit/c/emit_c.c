@@ -130,10 +130,12 @@ static zmlx_status emit_c(zm_text *source, const zm_emit_request *request, zmlx_
         bool is_narrow = zm_emit_is_narrow(request);
         zm_text_append_string(source, zm_prelude_c);
         if (is_narrow) zm_text_append_string(source, "#define zm_exp zm_narrow_exp\n#define zm_sigmoid zm_narrow_sigmoid\n");
+        bool has_storage = zm_emit_begin_storage(source, request);
         zm_c_write_fold_functions(&frame);
         write_kernel_body(&frame);
         write_entry(&frame);
         if (is_narrow) zm_text_append_string(source, "#undef zm_exp\n#undef zm_sigmoid\n");
+        if (has_storage) zm_text_append_string(source, "#undef zm_stored\n#undef zm_stored_sigmoid\n");
         status = frame.status;
     }
     if (!status && source->failed) status = zm_fail_memory(error);

@@ -416,7 +416,7 @@ ZM_FN void zm_stream_fence(void) {
     ZM_FN value_type zm_load_one_##storage(const void *base, zm_index index) { \
         element one; \
         ZM_COPY(&one, (const char *)base + index * size, size); \
-        return zm_widen_##storage((vector){0} + one); \
+        return zm_widen_##storage(one - (vector){0}); /* a sum would lose the sign of -0 */ \
     } \
     ZM_FN void zm_store_##storage(void *base, zm_index index, value_type value) { \
         vector raw = zm_narrow_##storage(value); \

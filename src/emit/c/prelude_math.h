@@ -431,3 +431,38 @@ ZM_FN vf zm_fmod(vf a, vf b) {
 #endif
     return zm_fmod_large(a, b);
 }
+
+/* As MLX rounds on the CPU. Its exponential is 2^n P(f) with n + f = x / ln 2 and the constants of mlx/backend/cpu/simd/math.h,
+ * NaN and what is beyond 88 apart; only that of its sigmoid is rounded to the array's type on the way. */
+ZM_FN vf zm_mlx_exp(vf x) {
+    vf scaled = x * 1.442695f, n = zm_floor(scaled);
+    n = zm_select(scaled - n >= 0.5f, n + 1.0f, n); /* floor(scaled + 0.5) without the sum's rounding */
+    vf f = scaled - n, p = zm_splat(1.535336188319500e-4f);
+    p = zm_fma(p, f, zm_splat(1.339887440266574e-3f));
+    p = zm_fma(p, f, zm_splat(9.618437357674640e-3f));
+    p = zm_fma(p, f, zm_splat(5.550332471162809e-2f));
+    p = zm_fma(p, f, zm_splat(2.402264791363012e-1f));
+    p = zm_fma(p, f, zm_splat(6.931472028550421e-1f));
+    p = zm_fma(p, f, zm_splat(1));
+    vi is_ordinary = (x <= 88.0f) & (x >= -88.0f);
+    vf power = (vf)((__builtin_convertvector(zm_select(is_ordinary, n, zm_splat(0)), vi) + 127) << 23) * p;
+    power = zm_select(x > 88.0f, zm_splat(ZM_INFINITY), zm_select(x < -88.0f, zm_splat(0), power));
+    return zm_select(zm_isnan(x), x, power);
+}
+ZM_FN vf zm_mlx_sigmoid_of(vf a, vf power) {
+    vf tail = 1.0f / (1.0f + power);
+    return zm_select(a < 0.0f, tail, 1.0f - tail);
+}
+ZM_FN vf zm_mlx_sigmoid(vf a) { return zm_mlx_sigmoid_of(a, zm_mlx_exp(zm_abs(a))); }
+/* The kernel says which is meant by zm_stored and zm_stored_sigmoid. */
+ZM_FN vf zm_stored_float32(vf a) { return a; }
+ZM_FN vf zm_stored_float16(vf a) { return zm_widen_float16(zm_narrow_float16(a)); }
+ZM_FN vf zm_stored_bfloat16(vf a) { return zm_widen_bfloat16(zm_narrow_bfloat16(a)); }
+#define ZM_STORED_SIGMOID(storage)                                                             \
+    ZM_FN vf zm_stored_sigmoid_##storage(vf a) {                                               \
+        vf power = zm_stored_##storage(zm_mlx_exp(zm_abs(a)));                                 \
+        return zm_stored_##storage(zm_mlx_sigmoid_of(a, power));                               \
+    }
+ZM_STORED_SIGMOID(float32)
+ZM_STORED_SIGMOID(float16)
+ZM_STORED_SIGMOID(bfloat16)

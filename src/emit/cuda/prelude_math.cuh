@@ -103,3 +103,28 @@ ZM_FUNCTION T zm_select(bool a, T b, T c) {
 ZM_FUNCTION float zm_from_bool(bool a) { return a ? 1.0f : 0.0f; }
 ZM_FUNCTION float zm_from_uint(uint a) { return __uint2float_rn(a); }
 ZM_FUNCTION uint zm_to_uint(float a) { return a >= 0.0f && a < 4294967296.0f ? __float2uint_rz(a) : 0xffffffffu; }
+/* As MLX rounds on a GPU, where each step of its sigmoid is of the array's type. The kernel says which is meant by zm_stored and
+ * zm_stored_sigmoid. */
+template <class S>
+ZM_FUNCTION float zm_mlx_exp(float a) { /* CUDA's of a half type: 2^(a log2 e) */
+    float y;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(a * __uint_as_float(0x3fb8aa3cu)));
+    return y;
+}
+template <>
+ZM_FUNCTION float zm_mlx_exp<zm_float32>(float a) { return expf(a); }
+template <class S>
+ZM_FUNCTION float zm_stored_as(float a) { return S::widen(S::narrow(a)); }
+template <class S>
+ZM_FUNCTION float zm_stored_sigmoid_as(float a) {
+    const float power = zm_stored_as<S>(zm_mlx_exp<S>(fabsf(a)));
+    const float tail = zm_stored_as<S>(1.0f / zm_stored_as<S>(1.0f + power));
+    return a < 0.0f ? tail : zm_stored_as<S>(1.0f - tail);
+}
+ZM_FUNCTION float zm_stored_float32(float a) { return a; }
+ZM_FUNCTION float zm_stored_float16(float a) { return zm_stored_as<zm_float16>(a); }
+ZM_FUNCTION float zm_stored_bfloat16(float a) { return zm_stored_as<zm_bfloat16>(a); }
+ZM_FUNCTION float zm_mlx_sigmoid(float a) { return zm_stored_sigmoid_as<zm_float32>(a); }
+ZM_FUNCTION float zm_stored_sigmoid_float32(float a) { return zm_mlx_sigmoid(a); }
+ZM_FUNCTION float zm_stored_sigmoid_float16(float a) { return zm_stored_sigmoid_as<zm_float16>(a); }
+ZM_FUNCTION float zm_stored_sigmoid_bfloat16(float a) { return zm_stored_sigmoid_as<zm_bfloat16>(a); }

@@ -120,6 +120,7 @@ static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_er
     if (zm_emit_is_narrow(request)) zm_text_append_string(source, "#define ZM_NARROW\n");
     zm_text_append_string(source, zm_prelude_cuda);
     zm_text_append_string(source, zm_prelude_gpu);
+    zm_emit_begin_storage(source, request);
     zmlx_status status = zm_gpu_frame_print(&frame, source);
     if (!status) print_kernels(source, &frame);
     zm_gpu_frame_end(&frame);

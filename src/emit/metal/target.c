@@ -48,6 +48,7 @@ static zmlx_status print_header(zm_text *text, zm_gpu_frame *frame) {
                        ir->n_inputs + ir->n_outputs, MAX_BUFFERS - 1);
     zm_text_append_string(text, zm_prelude_metal);
     zm_text_append_string(text, zm_prelude_gpu);
+    zm_emit_begin_storage(text, frame->request);
     ZM_TRY(zm_gpu_frame_print(frame, text));
     zm_gpu_print_choice(frame);
     return ZMLX_OK;

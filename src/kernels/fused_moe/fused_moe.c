@@ -13,12 +13,16 @@ static mlx_array positions_of(zm_catalog_call *call, int count) {
     return zm_reshape(call->scope, all, call->sizes.rest, call->sizes.n_rest);
 }
 
-static mlx_array product(zm_catalog_call *call, mlx_array x, int weight, mlx_array experts) {
+/* x, rounded already for the profile of MLX, by the gate or up matrices. */
+static mlx_array product(zm_catalog_call *call, mlx_array x, int weight, mlx_array experts, bool as_mlx) {
     zm_quantization packed = {(int)call->values[1].number, (int)call->values[2].number, "affine"};
-    return zm_experts_multiply(call->scope, x, call->inputs + weight, experts, packed);
+    const mlx_array *parts = call->inputs + weight;
+    if (!as_mlx) return zm_experts_multiply(call->scope, x, parts, experts, packed);
+    mlx_array scales = zm_astype(call->scope, parts[1], call->data_type), biases = zm_astype(call->scope, parts[2], call->data_type);
+    return zm_gather_qmm(call->scope, x, parts[0], scales, biases, experts, packed, false);
 }
 
-void zm_compose_gather_qmm_swiglu(zm_catalog_call *call) {
+static void compose(zm_catalog_call *call, bool as_mlx) {
     zm_scope *scope = call->scope;
     int m = zm_call_size(call, "M"), k = zm_call_size(call, "K"), count = 1;
     if (call->values[0].number != 1) {
@@ -43,7 +47,11 @@ void zm_compose_gather_qmm_swiglu(zm_catalog_call *call) {
     mlx_array x = zm_reshape3(scope, zm_astype(scope, call->inputs[0], MLX_FLOAT32), count, m, k);
     mlx_array is_inside = zm_logical_and(scope, row_inside, expert_inside);
     x = zm_experts_keep(scope, zm_take(scope, x, rows, 0), zm_expand_dims(scope, is_inside, -1));
-    mlx_array inputs[2] = {product(call, x, 1, experts), product(call, x, 4, experts)}, y = {NULL};
-    zm_call_part(call, &y, "swiglu2", inputs, NULL, call->output_types);
+    if (as_mlx) x = zm_astype(scope, x, call->data_type);
+    mlx_array inputs[2] = {product(call, x, 1, experts, as_mlx), product(call, x, 4, experts, as_mlx)}, y = {NULL};
+    zm_call_part(call, &y, as_mlx ? "swiglu2_mlx" : "swiglu2", inputs, NULL, call->output_types);
     call->outputs[0] = zm_experts_mark(scope, y, is_inside);
 }
+
+void zm_compose_gather_qmm_swiglu(zm_catalog_call *call) { compose(call, false); }
+void zm_compose_gather_qmm_swiglu_mlx(zm_catalog_call *call) { compose(call, true); }

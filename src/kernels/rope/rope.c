@@ -27,24 +27,40 @@ static bool find_rows(int *inner, int *positions, mlx_array x, mlx_array angles)
     return axis < extra;
 }
 
-static mlx_array rotate(zm_catalog_call *call, mlx_array x, table angles, zm_pairing pairs) {
+/* By the kernel `part`, on the pairs taken apart. */
+static mlx_array rotate_by(zm_catalog_call *call, const char *part, mlx_array x, table angles, zm_pairing pairs) {
     zm_scope *scope = call->scope;
     if (zm_scope_failed(scope)) return x;
-    int n = zm_dim(x, -1) / 2, inner, positions;
-    mlx_array y;
-    if (find_rows(&inner, &positions, x, angles.cos) &&
-        zm_rotate_rows(scope, &y, x, angles.cos, angles.sin, inner, positions, pairs))
-        return y;
+    int n = zm_dim(x, -1) / 2;
     mlx_dtype types[2] = {call->data_type, call->data_type};
     mlx_array results[2] = {{NULL}, {NULL}}, inputs[4] = {{NULL}, {NULL}, angles.cos, angles.sin};
     for (int i = 0; i < 2; i++)
         inputs[i] = pairs == ZM_PAIRS_HALVES ? zm_slice_axis(scope, x, -1, i * n, (i + 1) * n, 1)
                                     : zm_slice_axis(scope, x, -1, i, 2 * n, 2);
-    zm_call_part(call, results, "rotate", inputs, NULL, types);
+    zm_call_part(call, results, part, inputs, NULL, types);
     if (pairs == ZM_PAIRS_HALVES) return zm_concatenate(scope, results[0], results[1], -1);
     mlx_array both = zm_stack(scope, results, 2, (int)mlx_array_ndim(x));
     return zm_reshape(scope, both, mlx_array_shape(x), (int)mlx_array_ndim(x));
 }
+
+static mlx_array rotate(zm_catalog_call *call, mlx_array x, table angles, zm_pairing pairs) {
+    int inner, positions;
+    mlx_array y;
+    if (!zm_scope_failed(call->scope) && find_rows(&inner, &positions, x, angles.cos) &&
+        zm_rotate_rows(call->scope, &y, x, angles.cos, angles.sin, inner, positions, pairs))
+        return y;
+    return rotate_by(call, "rotate", x, angles, pairs);
+}
+
+/* On a GPU MLX computes in float32 and rounds once, as rotate does. */
+static void rotate_as_mlx(zm_catalog_call *call, zm_pairing pairs) {
+    call->outputs[0] = zm_scope_is_on_cpu(call->scope)
+                           ? rotate_by(call, "rotate_mlx", call->inputs[0], table_of(call, 1), pairs)
+                           : rotate(call, call->inputs[0], table_of(call, 1), pairs);
+}
+
+void zm_compose_apply_rope_mlx(zm_catalog_call *call) { rotate_as_mlx(call, ZM_PAIRS_HALVES); }
+void zm_compose_apply_rope_interleaved_mlx(zm_catalog_call *call) { rotate_as_mlx(call, ZM_PAIRS_NEIGHBOURS); }
 
 void zm_compose_apply_rope(zm_catalog_call *call) {
     call->outputs[0] = rotate(call, call->inputs[0], table_of(call, 1), ZM_PAIRS_HALVES);

@@ -66,6 +66,11 @@ int mlx_conv1d(mlx_array *res, const mlx_array input, const mlx_array weight, in
     });
 }
 
+int mlx_fast_layer_norm(mlx_array *res, const mlx_array x, const mlx_array weight, const mlx_array bias, float eps,
+                        const mlx_stream s) {
+    return assign(res, [&] { return mx::fast::layer_norm(get(x), optional(weight), optional(bias), eps, get(s)); });
+}
+
 int mlx_fast_rms_norm(mlx_array *res, const mlx_array x, const mlx_array weight, float eps,
                       const mlx_stream s) {
     return assign(res, [&] { return mx::fast::rms_norm(get(x), optional(weight), eps, get(s)); });

@@ -286,7 +286,9 @@ int mlx_gather_qmm(mlx_array *res, const mlx_array x, const mlx_array w, const m
 int mlx_conv1d(mlx_array *res, const mlx_array input, const mlx_array weight, int stride, int padding,
                int dilation, int groups, const mlx_stream s);
 
-/* Layers. Empty where absent: weight, freqs, mask_arr, sinks. */
+/* Layers. Empty where absent: weight, bias, freqs, mask_arr, sinks. */
+int mlx_fast_layer_norm(mlx_array *res, const mlx_array x, const mlx_array weight, const mlx_array bias, float eps,
+                        const mlx_stream s);
 int mlx_fast_rms_norm(mlx_array *res, const mlx_array x, const mlx_array weight, float eps,
                       const mlx_stream s);
 int mlx_fast_rope(mlx_array *res, const mlx_array x, int dims, bool traditional, mlx_optional_float base,

@@ -7,7 +7,8 @@
  *     zmlx_validation_clear(&validation);
  *
  * Greedy runs of the unpatched and the patched model alternate; every run is compared with the first
- * unpatched one. Then both models are fed the same (baseline) tokens and their logits compared. */
+ * unpatched one. Then both models are fed the same (baseline) tokens and their logits compared: an unpatched
+ * model whose logits are NaN is an error, a patched one is a failure. */
 #ifndef ZMLX_VALIDATE_H
 #define ZMLX_VALIDATE_H
 

@@ -57,11 +57,23 @@ static double margin_of(const float *logits, size_t count, size_t token) {
     return (double)logits[token] - next;
 }
 
-static void compare_position(zmlx_validation *validation, const forced_run *run, size_t position) {
+/* -inf is a token that cannot follow. */
+static bool are_logits(const float *values, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (!(values[i] < INFINITY)) return false;
+    return true;
+}
+
+static zmlx_status compare_position(zmlx_validation *validation, const forced_run *run, size_t position) {
     const float *baseline = run->logits[BASELINE], *patched = run->logits[PATCHED];
     size_t count = run->vocab_size;
+    if (!are_logits(baseline, count))
+        return zm_fail(run->error, ZMLX_ERROR_FORMAT, "model",
+                       "unpatched, its logits of token %zu are not all numbers: equal tokens would prove nothing",
+                       position);
+    if (!are_logits(patched, count)) validation->passed = validation->approximate = false;
     for (size_t i = 0; i < count; i++) {
-        double difference = fabs((double)baseline[i] - (double)patched[i]);
+        double difference = baseline[i] == patched[i] ? 0 : fabs((double)baseline[i] - (double)patched[i]);
         /* A NaN counts, and stays. */
         if (difference > validation->max_abs_logit_diff || isnan(difference))
             validation->max_abs_logit_diff = difference;
@@ -71,6 +83,7 @@ static void compare_position(zmlx_validation *validation, const forced_run *run,
     validation->mean_kl += divergence(baseline, patched, count);
     if (validation->diverged && position == validation->first_divergence && validation->baseline_token >= 0)
         validation->margin = margin_of(baseline, count, (size_t)validation->baseline_token);
+    return ZMLX_OK;
 }
 
 static zmlx_status force(zmlx_validation *validation, forced_run *run, const int32_t *prompt,
@@ -83,7 +96,7 @@ static zmlx_status force(zmlx_validation *validation, forced_run *run, const int
     int32_t token = prompt[n_prompt - 1];
     for (size_t i = 0; i < validation->n_baseline_tokens; i++) {
         ZM_TRY(feed_both(run, &token, 1, true));
-        compare_position(validation, run, i);
+        ZM_TRY(compare_position(validation, run, i));
         token = validation->baseline_tokens[i];
     }
     if (validation->positions) validation->mean_kl /= (double)validation->positions;

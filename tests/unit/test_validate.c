@@ -290,6 +290,40 @@ static void test_unstable_baseline_does_not_pass(void **state) {
     zmlx_validation_clear(&validation);
 }
 
+/* Equal tokens of models whose logits are NaN prove nothing. */
+static void test_no_verdict_without_numbers(void **state) {
+    (void)state;
+    break_scales(NAN);
+    zm_moe *moe = (zm_moe *)zm_module_find(&model->root->base, BROKEN_MODULE);
+    mlx_array right = mlx_array_new(), *scales = &moe->experts->down_proj->weight.scales;
+    mlx_array_set(&right, *scales);
+    mlx_array_set(scales, broken_scales);
+    zmlx_validation validation;
+    zmlx_status status = zmlx_validate(&validation, model, prompt, N_PROMPT, &options, &error);
+    mlx_array_set(scales, right);
+    mlx_array_free(right);
+    assert_int_equal(status, ZMLX_ERROR_FORMAT);
+    assert_string_equal(error.where, "model");
+    assert_non_null(strstr(error.message, "not all numbers"));
+    assert_null(validation.baseline_tokens);
+    assert_int_equal(zm_patch_count(model), 0);
+}
+
+/* An unpatched model is right, and the kernels' NaN fails although int8 activations promise nothing. */
+static void test_patched_nan_fails(void **state) {
+    (void)state;
+    break_scales(NAN);
+    zm_patch_pattern broken = broken_pattern;
+    zm_patch_request request = {
+        .patterns = {&broken}, .n_patterns = 1, .max_fused_tokens = 32, .precision = ZM_PRECISION_INT8};
+    zmlx_validation validation;
+    check(zm_validate_request(&validation, model, prompt, N_PROMPT, &options, &request, &error));
+    assert_true(isnan(validation.max_abs_logit_diff));
+    assert_false(validation.passed);
+    assert_false(validation.approximate);
+    zmlx_validation_clear(&validation);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     zmlx_validation validation;
@@ -327,6 +361,8 @@ int main(void) {
         cmocka_unit_test(test_forced_figures_show_small_faults),
         cmocka_unit_test(test_worst_run_counts),
         cmocka_unit_test(test_unstable_baseline_does_not_pass),
+        cmocka_unit_test(test_no_verdict_without_numbers),
+        cmocka_unit_test(test_patched_nan_fails),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_default_prompt),
     };

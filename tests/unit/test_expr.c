@@ -18,8 +18,13 @@
 #include "base/text.h"
 #include "expr/expr.h"
 
+/* The compiler's own reading of expressions that nobody would write is the oracle. */
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wparentheses"
+#endif
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wfloat-conversion"
+#elif defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wbool-compare"
 #endif
 

@@ -155,7 +155,7 @@ static const float *compared;
 static int compare_places(const void *a, const void *b) {
     uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
     double x = compared[left], y = compared[right];
-    double left_is_nan = isnan(x), right_is_nan = isnan(y);
+    bool left_is_nan = isnan(x), right_is_nan = isnan(y);
     if (left_is_nan != right_is_nan) return left_is_nan > right_is_nan ? -1 : 1;
     if (!left_is_nan && x != y) return x > y ? -1 : 1;
     return left < right ? -1 : 1;

@@ -6,7 +6,7 @@
 static double largest(const double *v, const double *keep, size_t n) {
     double m = -INFINITY;
     for (size_t i = 0; i < n; i++) {
-        if (keep && !keep[i]) continue;
+        if (keep && keep[i] == 0) continue;
         if (isnan(v[i]) || v[i] > m) m = isnan(m) ? m : v[i];
     }
     return m;
@@ -37,20 +37,20 @@ static void masked_rows(zm_oracle *call, double scale) {
         const double *x = call->inputs[0].values + row * n, *keep = call->inputs[1].values + row * n;
         for (size_t i = 0; i < n; i++) v[i] = scale * x[i];
         double m = largest(v, keep, n), sum = 0, dot = 0, dot_scale = 0;
-        for (size_t i = 0; i < n; i++) sum += keep[i] ? exp(v[i] - m) : 0;
+        for (size_t i = 0; i < n; i++) sum += keep[i] != 0 ? exp(v[i] - m) : 0;
         for (size_t i = 0; i < n; i++) {
             double spread = 1 + (fabs(isfinite(m - v[i]) ? m - v[i] : 0) +
                                  8 * (scale != 1) * fabs(isfinite(v[i]) ? v[i] : 0)) /
                                     16;
-            y[i] = m == -INFINITY || !keep[i] ? 0 : exp(v[i] - m) / sum;
+            y[i] = m == -INFINITY || keep[i] == 0 ? 0 : exp(v[i] - m) / sum;
             zm_put(&call->outputs[0], row * n + i, y[i], fabs(y[i]) * spread);
-            if (!call->gradients || !y[i]) continue;
+            if (!call->gradients || y[i] == 0) continue;
             dot += call->cotangents[0].values[row * n + i] * y[i];
             dot_scale += fabs(call->cotangents[0].values[row * n + i] * y[i]) * spread;
         }
         for (size_t i = 0; i < n && call->gradients; i++) {
             double g = call->cotangents[0].values[row * n + i], size = call->outputs[0].scales[row * n + i];
-            zm_put(&call->gradients[0], row * n + i, keep[i] ? scale * y[i] * (g - dot) : 0,
+            zm_put(&call->gradients[0], row * n + i, keep[i] != 0 ? scale * y[i] * (g - dot) : 0,
                    fabs(scale) * size * (fabs(g) + dot_scale));
         }
     }

@@ -43,7 +43,8 @@ static void put_outputs(zm_oracle *call, const zm_ref_norm *norm, const row_stat
     for (size_t i = 0; i < self->n; i++) {
         size_t at = row * self->n + i;
         double w = optional(call, norm->weight, i, 1), b = optional(call, norm->bias, i, 0), k = kept(call, norm, at);
-        zm_put(&call->outputs[0], at, k ? k * (self->n_hat[i] * w + b) : 0, k * (self->size[i] * fabs(w) + fabs(b)));
+        zm_put(&call->outputs[0], at, k != 0 ? k * (self->n_hat[i] * w + b) : 0,
+               k * (self->size[i] * fabs(w) + fabs(b)));
         if (norm->sum_output >= 0) {
             double sum = call->inputs[0].values[at] + call->inputs[norm->residual].values[at];
             zm_put(&call->outputs[norm->sum_output], at, sum, fabs(sum));
@@ -57,7 +58,8 @@ static void put_gradients(zm_oracle *call, const zm_ref_norm *norm, row_state *s
     const double *g = call->cotangents[0].values + row * n;
     double mean = 0, dot = 0, mean_scale = 0, dot_scale = 0;
     for (size_t i = 0; i < n; i++) {
-        double k = kept(call, norm, row * n + i), w = optional(call, norm->weight, i, 1), from = k ? g[i] * k : 0;
+        double k = kept(call, norm, row * n + i), w = optional(call, norm->weight, i, 1);
+        double from = k != 0 ? g[i] * k : 0;
         self->a[i] = from * w;
         mean += self->a[i] / (double)n;
         dot += self->a[i] * self->n_hat[i] / (double)n;

@@ -91,7 +91,7 @@ void zm_ref_dropout(zm_oracle *call) {
     double p = (double)(float)call->numbers[0].number;
     for (size_t i = 0; i < call->inputs[0].size; i++) {
         double keep = zm_ref_random(call->numbers[1].seed, i) < p ? 0 : 1 / (1 - p), x = call->inputs[0].values[i];
-        zm_put(&call->outputs[0], i, keep ? keep * x : 0, 0);
+        zm_put(&call->outputs[0], i, keep != 0 ? keep * x : 0, 0);
         if (call->gradients) zm_put(&call->gradients[0], i, keep * call->cotangents[0].values[i], 0);
     }
 }

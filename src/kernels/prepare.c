@@ -224,7 +224,8 @@ static mlx_array prepare_input(zm_catalog_call *call, int i) {
     if (drop_ones(fewer, &n_fewer, pattern, signature->roles[i], input)) input = zm_reshape(call->scope, input, fewer, n_fewer);
     if (pattern->is_flat && mlx_array_ndim(input) != 1) input = zm_flatten(call->scope, input, 0, -1);
     if (pattern->is_one && mlx_array_ndim(input)) input = zm_reshape(call->scope, input, NULL, 0);
-    if (call->is_scalar && pattern->has_rest && pattern->n_dims == 1) input = zm_reshape(call->scope, input, (const int[]){1}, 1);
+    if (!mlx_array_ndim(input) && pattern->has_rest && pattern->n_dims == 1)
+        input = zm_reshape(call->scope, input, (const int[]){1}, 1);
     switch (signature->roles[i]) {
     case ZM_ROLE_INDEX: return normalise_index(call->scope, input);
     case ZM_ROLE_OFFSET: return normalise_offset(call->scope, input);

@@ -66,12 +66,30 @@ mlx_array zm_argpartition(zm_scope *scope, mlx_array a, int kth, int axis) {
     ZM_OPERATION(scope, argpartition_axis, a, kth, axis);
 }
 
-mlx_array zm_take(zm_scope *scope, mlx_array a, mlx_array indices, int axis) {
+static bool is_empty(mlx_array a) { return a.ctx && !mlx_array_size(a); }
+
+/* What is gathered from nothing depends on nothing: zeros instead of a graph. MLX divides by zero in products over
+ * nothing and in the gradient of a gather, a scatter of nothing. */
+static mlx_array zeros_like(zm_scope *scope, mlx_array result) {
+    return zm_zeros(scope, mlx_array_shape(result), (int)mlx_array_ndim(result), mlx_array_dtype(result));
+}
+
+static mlx_array take(zm_scope *scope, mlx_array a, mlx_array indices, int axis) {
     ZM_OPERATION(scope, take_axis, a, indices, axis);
 }
 
-mlx_array zm_take_along_axis(zm_scope *scope, mlx_array a, mlx_array indices, int axis) {
+static mlx_array take_along_axis(zm_scope *scope, mlx_array a, mlx_array indices, int axis) {
     ZM_OPERATION(scope, take_along_axis, a, indices, axis);
+}
+
+mlx_array zm_take(zm_scope *scope, mlx_array a, mlx_array indices, int axis) {
+    mlx_array result = take(scope, a, indices, axis);
+    return is_empty(result) ? zeros_like(scope, result) : result;
+}
+
+mlx_array zm_take_along_axis(zm_scope *scope, mlx_array a, mlx_array indices, int axis) {
+    mlx_array result = take_along_axis(scope, a, indices, axis);
+    return is_empty(result) ? zeros_like(scope, result) : result;
 }
 
 mlx_array zm_put_along_axis(zm_scope *scope, mlx_array a, mlx_array indices, mlx_array values, int axis) {
@@ -109,18 +127,28 @@ mlx_array zm_dequantize(zm_scope *scope, mlx_array weight, mlx_array scales, mlx
                  set_int(quantization.bits), quantization.mode, no_global_scale, dtype_of_scales);
 }
 
-mlx_array zm_gather_qmm(zm_scope *scope, mlx_array x, mlx_array weight, mlx_array scales, mlx_array biases,
-                        mlx_array rhs_indices, zm_quantization quantization, bool sorted_indices) {
+static mlx_array gather_qmm(zm_scope *scope, mlx_array x, mlx_array weight, mlx_array scales, mlx_array biases,
+                            mlx_array rhs_indices, zm_quantization quantization, bool sorted_indices) {
     mlx_array no_lhs_indices = {NULL};
     ZM_OPERATION(scope, gather_qmm, x, weight, scales, biases, no_lhs_indices, rhs_indices, true,
                  set_int(quantization.group_size), set_int(quantization.bits), quantization.mode,
                  sorted_indices);
 }
 
-mlx_array zm_gather_mm(zm_scope *scope, mlx_array a, mlx_array b, mlx_array rhs_indices,
-                       bool sorted_indices) {
+mlx_array zm_gather_qmm(zm_scope *scope, mlx_array x, mlx_array weight, mlx_array scales, mlx_array biases,
+                        mlx_array rhs_indices, zm_quantization quantization, bool sorted_indices) {
+    mlx_array result = gather_qmm(scope, x, weight, scales, biases, rhs_indices, quantization, sorted_indices);
+    return result.ctx && (is_empty(x) || is_empty(weight)) ? zeros_like(scope, result) : result;
+}
+
+static mlx_array gather_mm(zm_scope *scope, mlx_array a, mlx_array b, mlx_array rhs_indices, bool sorted_indices) {
     mlx_array no_lhs_indices = {NULL};
     ZM_OPERATION(scope, gather_mm, a, b, no_lhs_indices, rhs_indices, sorted_indices);
+}
+
+mlx_array zm_gather_mm(zm_scope *scope, mlx_array a, mlx_array b, mlx_array rhs_indices, bool sorted_indices) {
+    mlx_array result = gather_mm(scope, a, b, rhs_indices, sorted_indices);
+    return result.ctx && (is_empty(a) || is_empty(b)) ? zeros_like(scope, result) : result;
 }
 
 mlx_array zm_conv1d(zm_scope *scope, mlx_array input, mlx_array weight, int groups) {

@@ -85,7 +85,7 @@ void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inp
         size += outputs[i].size;
         for (int j = 0; j < n_inputs; j++) streams = streams && out[i] != in[j]; /* what was just read is in the caches */
         zm_want_large_pages(out[i], bytes);
-        if (application->summed_outputs >> i & 1) memset(out[i], 0, bytes);
+        if (bytes && application->summed_outputs >> i & 1) memset(out[i], 0, bytes);
     }
     if (!size) return;
     if (application->joins_outputs)

@@ -22,6 +22,28 @@ static mlx_array product(zm_catalog_call *call, mlx_array x, int weight, mlx_arr
     return zm_gather_qmm(call->scope, x, parts[0], scales, biases, experts, packed, false);
 }
 
+static bool indices_broadcast(zm_catalog_call *call, mlx_array rows, mlx_array experts) {
+    if (zm_scope_failed(call->scope)) return false;
+    int n_rows = (int)mlx_array_ndim(rows), n_experts = (int)mlx_array_ndim(experts);
+    for (int i = 1; i <= n_rows && i <= n_experts; i++) {
+        int a = mlx_array_dim(rows, n_rows - i), b = mlx_array_dim(experts, n_experts - i);
+        if (a == b || a == 1 || b == 1) continue;
+        char left[128], right[128];
+        zm_shape_describe(left, mlx_array_shape(rows), n_rows);
+        zm_shape_describe(right, mlx_array_shape(experts), n_experts);
+        zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
+                      "indices: lhs_indices %s and rhs_indices %s do not broadcast (left out they are the positions of x "
+                      "and all experts)", left, right);
+        return false;
+    }
+    return true;
+}
+
+/* MLX has no gradient of products whose indices have no dimension. */
+static mlx_array at_least_1d(zm_scope *scope, mlx_array a) {
+    return mlx_array_ndim(a) ? a : zm_reshape(scope, a, (const int[]){1}, 1);
+}
+
 static void compose(zm_catalog_call *call, bool as_mlx) {
     zm_scope *scope = call->scope;
     int m = zm_call_size(call, "M"), k = zm_call_size(call, "K"), count = 1;
@@ -38,6 +60,9 @@ static void compose(zm_catalog_call *call, bool as_mlx) {
     bool has_lhs = call->inputs[LHS].ctx != NULL, has_rhs = call->inputs[RHS].ctx != NULL;
     mlx_array rows = has_lhs ? call->inputs[LHS] : positions_of(call, count), row_inside, expert_inside;
     mlx_array experts = has_rhs ? call->inputs[RHS] : zm_arange(scope, 0, zm_call_size(call, "E"), 1, MLX_UINT32);
+    if (!indices_broadcast(call, rows, experts)) return;
+    bool is_single = !mlx_array_ndim(rows) && !mlx_array_ndim(experts);
+    rows = at_least_1d(scope, rows);
     mlx_array none = zm_scalar(scope, 0, MLX_UINT32);
     mlx_array both = zm_add(scope, rows, zm_multiply(scope, experts, none)); /* the rows, broadcast */
     experts = zm_add(scope, experts, zm_multiply(scope, rows, none));
@@ -50,7 +75,8 @@ static void compose(zm_catalog_call *call, bool as_mlx) {
     if (as_mlx) x = zm_astype(scope, x, call->data_type);
     mlx_array inputs[2] = {product(call, x, 1, experts, as_mlx), product(call, x, 4, experts, as_mlx)}, y = {NULL};
     zm_call_part(call, &y, as_mlx ? "swiglu2_mlx" : "swiglu2", inputs, NULL, call->output_types);
-    call->outputs[0] = zm_experts_mark(scope, y, is_inside);
+    y = zm_experts_mark(scope, y, is_inside);
+    call->outputs[0] = is_single ? zm_squeeze(scope, y, 0) : y;
 }
 
 void zm_compose_gather_qmm_swiglu(zm_catalog_call *call) { compose(call, false); }

@@ -275,8 +275,10 @@ void check(const zm_node_output *specs, int n_outputs, const mlx_array *inputs, 
         if (!inputs[i].ctx) throw std::invalid_argument("input " + std::to_string(i) + " is empty");
     for (int i = 0; i < n_outputs; i++) {
         const zm_node_output &spec = specs[i];
-        bool valid = spec.n_dims >= 0 && spec.n_dims <= ZM_NODE_MAX_DIMS &&
-                     zm::is_dtype(spec.dtype);
+        if (spec.n_dims > ZM_NODE_MAX_DIMS)
+            throw std::invalid_argument("an output of " + std::to_string(spec.n_dims) + " dimensions, expected at most " +
+                                        std::to_string(ZM_NODE_MAX_DIMS));
+        bool valid = spec.n_dims >= 0 && zm::is_dtype(spec.dtype);
         for (int d = 0; valid && d < spec.n_dims; d++) valid = spec.shape[d] >= 0;
         if (!valid) throw std::invalid_argument("no valid shape or dtype for output " + std::to_string(i));
         if (spec.continues && !has_like(spec, spec.continues, inputs, n_inputs))

@@ -102,6 +102,10 @@ typedef struct zm_node_output {
     int replaces;
 } zm_node_output;
 
+/* Shaped and typed like a. Of more dimensions than a node has, as batches of batches make them, only their number is kept: such an
+ * output is refused when the node is made. */
+zm_node_output zm_output_as(mlx_array a);
+
 /* Makes the node and sets outputs[0..n_outputs) to its (lazy) results, each owned by the caller.
  * The node takes state over, also on failure; node_class must live as long as the node. */
 zmlx_status zm_node_apply(mlx_array *outputs, const zm_node_output *specs, int n_outputs,

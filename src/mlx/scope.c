@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "mlx/operation.h"
 
@@ -114,6 +115,12 @@ const char *zm_dtype_name(mlx_dtype dtype) {
     case MLX_COMPLEX64: return "complex64";
     }
     return "?";
+}
+
+zm_node_output zm_output_as(mlx_array a) {
+    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(a), .dtype = mlx_array_dtype(a)};
+    if (spec.n_dims <= ZM_NODE_MAX_DIMS) memcpy(spec.shape, mlx_array_shape(a), (size_t)spec.n_dims * sizeof(int));
+    return spec;
 }
 
 mlx_array zm_node(zm_scope *scope, const zm_node_output *spec, const zm_node_class *node_class, void *state,

@@ -90,6 +90,32 @@ static inline void expect_shape(mlx_array a, const int *shape, int n_dims) {
     for (int i = 0; i < n_dims; i++) assert_int_equal(zm_dim(a, i), shape[i]);
 }
 
+static inline mlx_array take(zm_scope *scope, mlx_vector_array list, size_t i) {
+    mlx_array array = mlx_array_new();
+    assert_int_equal(mlx_vector_array_get(&array, list, i), 0);
+    return zm_scope_own(scope, array);
+}
+
+typedef int array_function(mlx_vector_array *results, const mlx_vector_array inputs);
+
+/* vmap: function over a batch that lies in axis axes[i] of input i, -1 for none; results with the batch in front. False where it is
+ * refused. */
+static inline bool map_batch(zm_scope *scope, mlx_array *results, int n_results, array_function *function,
+                             const mlx_array *inputs, const int *axes, int n_inputs) {
+    static const int first[8];
+    mlx_closure closure = mlx_closure_new_func(function);
+    mlx_vector_array given = mlx_vector_array_new_data(inputs, (size_t)n_inputs), traced = mlx_vector_array_new(),
+                     out = mlx_vector_array_new(), mapped = mlx_vector_array_new();
+    assert_true(n_results <= COUNT(first));
+    bool done = !mlx_detail_vmap_trace(&traced, &out, closure, given, axes, (size_t)n_inputs) &&
+                !mlx_detail_vmap_replace(&mapped, given, traced, out, axes, (size_t)n_inputs, first, (size_t)n_results);
+    for (int i = 0; i < n_results && done; i++) results[i] = take(scope, mapped, (size_t)i);
+    mlx_vector_array lists[] = {given, traced, out, mapped};
+    for (int i = 0; i < COUNT(lists); i++) mlx_vector_array_free(lists[i]);
+    mlx_closure_free(closure);
+    return done;
+}
+
 static inline void end_well(zm_scope *scope) {
     zmlx_error error = {0};
     if (zm_scope_end(scope, &error)) fail_msg("%s: %s", error.where, error.message);

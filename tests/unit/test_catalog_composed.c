@@ -170,17 +170,8 @@ static int rope_function(mlx_vector_array *results, const mlx_vector_array input
 
 /* rope over a batch whose axis in x, cosines and sines is axes[i], -1 for none; an empty array where it is refused. */
 static mlx_array batched_rope(zm_scope *scope, const mlx_array *inputs, const int *axes) {
-    mlx_closure function = mlx_closure_new_func(rope_function);
-    mlx_vector_array given = mlx_vector_array_new_data(inputs, 3), in = mlx_vector_array_new(), out = mlx_vector_array_new(),
-                     results = mlx_vector_array_new();
-    mlx_array y = {NULL};
-    if (!mlx_detail_vmap_trace(&in, &out, function, given, axes, 3) &&
-        !mlx_detail_vmap_replace(&results, given, in, out, axes, 3, (const int[]){0}, 1))
-        assert_int_equal(mlx_vector_array_get(&y, results, 0), 0);
-    mlx_vector_array lists[] = {given, in, out, results};
-    for (int i = 0; i < COUNT(lists); i++) mlx_vector_array_free(lists[i]);
-    mlx_closure_free(function);
-    return y.ctx ? zm_scope_own(scope, y) : y;
+    mlx_array y;
+    return map_batch(scope, &y, 1, rope_function, inputs, axes, 3) ? y : none;
 }
 
 /* A batch in any of the arrays is a loop over it; one dimension too many is refused. */

@@ -145,12 +145,6 @@ static int store_function(mlx_vector_array *results, const mlx_vector_array inpu
     return failed;
 }
 
-static mlx_array take(zm_scope *scope, mlx_vector_array list, size_t i) {
-    mlx_array array = mlx_array_new();
-    assert_int_equal(mlx_vector_array_get(&array, list, i), 0);
-    return zm_scope_own(scope, array);
-}
-
 /* The gradient of what is stored over is zero, and so is that of a row that is not there in the end. */
 static void test_derivatives(void **state) {
     (void)state;
@@ -202,19 +196,26 @@ static void test_batches(void **state) {
                 rows[i] = (double)mlx_array_data_float32(in[1])[(i / T * B + b) * T + i % T];
             store(caches + b * ROWS * T, rows);
         }
-        mlx_closure function = mlx_closure_new_func(store_function);
-        mlx_vector_array inputs = mlx_vector_array_new_data(in, 3), traced = {NULL}, out = {NULL}, results = {NULL};
-        assert_int_equal(mlx_detail_vmap_trace(&traced, &out, function, inputs, axes, 3), 0);
-        assert_int_equal(mlx_detail_vmap_replace(&results, inputs, traced, out, axes, 3, (const int[]){0}, 1), 0);
-        expect_values(&scope, take(&scope, results, 0), caches, B * ROWS * T, 0);
-        mlx_closure_free(function);
-        mlx_vector_array_free(inputs);
-        mlx_vector_array_free(traced);
-        mlx_vector_array_free(out);
-        mlx_vector_array_free(results);
+        mlx_array mapped;
+        assert_true(map_batch(&scope, &mapped, 1, store_function, in, axes, 3));
+        expect_values(&scope, mapped, caches, B * ROWS * T, 0);
         end_well(&scope);
         for (int i = 0; i < 3; i++) drop(&in[i]);
     }
+}
+
+/* A batch of a cache that has as many dimensions as a node may have is refused. */
+static void test_many_dimensions(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    mlx_array at = zm_from_data(&scope, slots, SHAPE(STORED), MLX_UINT32), refused;
+    const mlx_array in[3] = {zm_zeros(&scope, SHAPE(2, ROWS, 1, 1, 1, 1, 1, 1, T), MLX_FLOAT32),
+                             zm_zeros(&scope, SHAPE(2, STORED, T), MLX_FLOAT32), at};
+    assert_false(map_batch(&scope, &refused, 1, store_function, in, (const int[]){0, 0, -1}, 3));
+    zm_mlx_fail(&failure, "batch");
+    if (!strstr(failure.message, "an output of 9 dimensions, expected at most 8")) fail_msg("%s", failure.message);
+    end_well(&scope);
 }
 
 static mlx_array gradient_of_rows(zm_scope *scope, mlx_array cache, mlx_array rows, mlx_array at) {
@@ -304,8 +305,8 @@ static void test_alignment(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_optimizer),   cmocka_unit_test(test_what_stays), cmocka_unit_test(test_stored_rows),
-        cmocka_unit_test(test_derivatives), cmocka_unit_test(test_batches),    cmocka_unit_test(test_nothing_stored),
-        cmocka_unit_test(test_cache_update), cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_derivatives), cmocka_unit_test(test_batches),    cmocka_unit_test(test_many_dimensions),
+        cmocka_unit_test(test_nothing_stored), cmocka_unit_test(test_cache_update), cmocka_unit_test(test_alignment),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

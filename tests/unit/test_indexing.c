@@ -55,12 +55,6 @@ static int sum_function(mlx_vector_array *results, const mlx_vector_array inputs
     return failed;
 }
 
-static mlx_array first_of(zm_scope *scope, mlx_vector_array list) {
-    mlx_array array = mlx_array_new();
-    assert_int_equal(mlx_vector_array_get(&array, list, 0), 0);
-    return zm_scope_own(scope, array);
-}
-
 /* Three batches; -1 and 4 are out of range. */
 static const int32_t places[B * UPDATES] = {0, 3, 3, -1, 2, 1, 1, 1, 4, 1, 2, 0, 0, 3, -1};
 
@@ -101,7 +95,7 @@ static void test_forward_mode(void **state) {
             fail_msg("%s", failure.message);
         }
         if (sums) add_up(wanted, inside, t);
-        expect_values(&scope, first_of(&scope, made), wanted, (sums ? ROWS : UPDATES) * COLUMNS, 1e-6);
+        expect_values(&scope, take(&scope, made, 0), wanted, (sums ? ROWS : UPDATES) * COLUMNS, 1e-6);
         mlx_closure_free(function);
         mlx_vector_array_free(primals);
         mlx_vector_array_free(tangents);
@@ -123,22 +117,12 @@ static mlx_array place_batch(zm_scope *scope, mlx_array a, int axis) {
     return zm_transpose(scope, a, order, n_dims);
 }
 
-static mlx_array map_batch(zm_scope *scope, int (*what)(mlx_vector_array *, const mlx_vector_array),
-                           const mlx_array *in, int n, const int *axes) {
+static mlx_array map_placed(zm_scope *scope, array_function *what, const mlx_array *in, int n, const int *axes) {
     mlx_array placed[3];
     for (int i = 0; i < n; i++) placed[i] = place_batch(scope, in[i], axes[i]);
     assert_false(zm_scope_failed(scope));
-    mlx_closure function = mlx_closure_new_func(what);
-    mlx_vector_array inputs = mlx_vector_array_new_data(placed, (size_t)n), traced = {NULL}, out = {NULL},
-                     results = {NULL};
-    assert_int_equal(mlx_detail_vmap_trace(&traced, &out, function, inputs, axes, (size_t)n), 0);
-    assert_int_equal(mlx_detail_vmap_replace(&results, inputs, traced, out, axes, (size_t)n, (const int[]){0}, 1), 0);
-    mlx_array made = first_of(scope, results);
-    mlx_closure_free(function);
-    mlx_vector_array_free(inputs);
-    mlx_vector_array_free(traced);
-    mlx_vector_array_free(out);
-    mlx_vector_array_free(results);
+    mlx_array made;
+    assert_true(map_batch(scope, &made, 1, what, placed, axes, n));
     return made;
 }
 
@@ -156,7 +140,7 @@ static void test_batches_of_sums(void **state) {
             for (int b = 0; b < B; b++)
                 add_up(wanted + b * ROWS * COLUMNS, places + (i < 0 ? 0 : b * UPDATES),
                        updates + (j < 0 ? 0 : b * UPDATES * COLUMNS));
-            mlx_array sums = map_batch(&scope, sum_function, in, 2, (const int[]){i, j});
+            mlx_array sums = map_placed(&scope, sum_function, in, 2, (const int[]){i, j});
             expect_shape(sums, SHAPE(B, ROWS, COLUMNS));
             expect_values(&scope, sums, wanted, B * ROWS * COLUMNS, 1e-6);
             end_well(&scope);
@@ -183,7 +167,7 @@ static void test_batches_of_gathers(void **state) {
             wanted[i] = src[((axes[0] < 0 ? 0 : b) * ROWS + row) * COLUMNS + column] +
                         other[((axes[2] < 0 ? 0 : b) * UPDATES + update) * COLUMNS + column];
         }
-        mlx_array y = map_batch(&scope, add_function, in, 3, axes);
+        mlx_array y = map_placed(&scope, add_function, in, 3, axes);
         expect_shape(y, SHAPE(B, UPDATES, COLUMNS));
         expect_values(&scope, y, wanted, B * UPDATES * COLUMNS, 1e-6);
         end_well(&scope);

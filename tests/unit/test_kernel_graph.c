@@ -43,12 +43,6 @@ static int norm_function(mlx_vector_array *results, const mlx_vector_array input
     return failed;
 }
 
-static mlx_array first(zm_scope *scope, mlx_vector_array vector, size_t index) {
-    mlx_array array = {NULL};
-    assert_int_equal(mlx_vector_array_get(&array, vector, index), 0);
-    return zm_scope_own(scope, array);
-}
-
 /* The gradient of cube as a function of x: vjp with ones. */
 static int slope_function(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array x = {NULL}, ones = {NULL};
@@ -79,10 +73,10 @@ static void derivatives_of_every_order(void **state) {
     mlx_vector_array cotangents = mlx_vector_array_new_value(zm_broadcast_to(&scope, one, SHAPE(40)));
     assert_int_equal(mlx_vjp(&values, &gradients, slope, inputs, cotangents), 0);
     mlx_array three = zm_scalar(&scope, 3, MLX_FLOAT32), six = zm_scalar(&scope, 6, MLX_FLOAT32);
-    expect_close(&scope, first(&scope, values, 0), zm_multiply(&scope, three, zm_multiply(&scope, x, x)), 1e-6);
-    expect_close(&scope, first(&scope, gradients, 0), zm_multiply(&scope, six, x), 1e-6);
+    expect_close(&scope, take(&scope, values, 0), zm_multiply(&scope, three, zm_multiply(&scope, x, x)), 1e-6);
+    expect_close(&scope, take(&scope, gradients, 0), zm_multiply(&scope, six, x), 1e-6);
     assert_int_equal(mlx_jvp(&values, &tangents, slope, inputs, cotangents), 0); /* forward over reverse */
-    expect_close(&scope, first(&scope, tangents, 0), zm_multiply(&scope, six, x), 1e-6);
+    expect_close(&scope, take(&scope, tangents, 0), zm_multiply(&scope, six, x), 1e-6);
     mlx_vector_array_free(values);
     mlx_vector_array_free(gradients);
     mlx_vector_array_free(tangents);
@@ -105,9 +99,9 @@ static void forward_agrees_with_reverse(void **state) {
     mlx_vector_array values = {NULL}, gradients = {NULL}, tangents = {NULL}, cotangents = mlx_vector_array_new_value(g);
     assert_int_equal(mlx_vjp(&values, &gradients, function, inputs, cotangents), 0);
     assert_int_equal(mlx_jvp(&values, &tangents, function, inputs, directions), 0);
-    mlx_array forward = zm_multiply(&scope, g, first(&scope, tangents, 0)), reverse[2];
+    mlx_array forward = zm_multiply(&scope, g, take(&scope, tangents, 0)), reverse[2];
     for (size_t i = 0; i < 2; i++) {
-        mlx_array gradient = first(&scope, gradients, i);
+        mlx_array gradient = take(&scope, gradients, i);
         expect_shape(gradient, mlx_array_shape(in[i]), (int)mlx_array_ndim(in[i]));
         reverse[i] = zm_sum(&scope, zm_flatten(&scope, zm_multiply(&scope, gradient, t[i]), 0, -1), 0, false);
     }
@@ -139,21 +133,12 @@ static void batches(void **state) {
         mlx_array x = numbers(&scope, SHAPE(3, 5, 4), 1, MLX_FLOAT32);
         int length = zm_dim(x, axis == 2 ? 1 : 2), batch = zm_dim(x, axis);
         mlx_array w = numbers(&scope, &length, 1, 2, MLX_FLOAT32);
-        mlx_closure function = mlx_closure_new_func(norm_function);
-        mlx_vector_array inputs = mlx_vector_array_new_data((mlx_array[]){x, w}, 2);
-        mlx_vector_array traced_in = {NULL}, traced_out = {NULL}, results = {NULL};
-        const int in_axes[] = {axis, -1}, out_axes[] = {0};
-        assert_int_equal(mlx_detail_vmap_trace(&traced_in, &traced_out, function, inputs, in_axes, 2), 0);
-        assert_int_equal(mlx_detail_vmap_replace(&results, inputs, traced_in, traced_out, in_axes, 2, out_axes, 1), 0);
+        mlx_array mapped;
+        assert_true(map_batch(&scope, &mapped, 1, norm_function, (const mlx_array[]){x, w}, (const int[]){axis, -1}, 2));
         mlx_array rows[8];
         for (int i = 0; i < batch; i++)
             rows[i] = norm_of(&scope, zm_squeeze(&scope, zm_slice_axis(&scope, x, axis, i, i + 1, 1), axis), w);
-        expect_close(&scope, first(&scope, results, 0), zm_stack(&scope, rows, (size_t)batch, 0), 1e-6);
-        mlx_vector_array_free(inputs);
-        mlx_vector_array_free(traced_in);
-        mlx_vector_array_free(traced_out);
-        mlx_vector_array_free(results);
-        mlx_closure_free(function);
+        expect_close(&scope, mapped, zm_stack(&scope, rows, (size_t)batch, 0), 1e-6);
         end_well(&scope);
     }
 }
@@ -169,7 +154,7 @@ static void compiled_and_asynchronous(void **state) {
     for (int pass = 0; pass < 2; pass++) {
         assert_int_equal(mlx_closure_apply(&results, compiled, inputs), 0);
         assert_int_equal(mlx_async_eval(results), 0);
-        expect_close(&scope, first(&scope, results, 0), zm_multiply(&scope, x, zm_multiply(&scope, x, x)), 1e-6);
+        expect_close(&scope, take(&scope, results, 0), zm_multiply(&scope, x, zm_multiply(&scope, x, x)), 1e-6);
     }
     mlx_vector_array_free(inputs);
     mlx_vector_array_free(results);

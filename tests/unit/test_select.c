@@ -30,12 +30,6 @@ static int select_function(mlx_vector_array *results, const mlx_vector_array inp
     return failed;
 }
 
-static mlx_array take(zm_scope *scope, mlx_vector_array list, size_t i) {
-    mlx_array array = mlx_array_new();
-    assert_int_equal(mlx_vector_array_get(&array, list, i), 0);
-    return zm_scope_own(scope, array);
-}
-
 static void expect_same(zm_scope *scope, mlx_array got, mlx_array wanted) {
     got = zm_contiguous(scope, got);
     wanted = zm_contiguous(scope, wanted);
@@ -77,22 +71,14 @@ static void test_batches(void **state) {
         zm_scope_begin(&scope, stream);
         mlx_array x = numbers(&scope, SHAPE(A, B, N), 3), values, indices;
         zm_select_topk_sorted(&scope, zm_transpose(&scope, x, orders[axis], 3), K, &values, &indices);
-        mlx_closure function = mlx_closure_new_func(select_function);
-        mlx_vector_array inputs = mlx_vector_array_new_data(&x, 1), in = {NULL}, out = {NULL}, results = {NULL};
-        assert_int_equal(mlx_detail_vmap_trace(&in, &out, function, inputs, &axis, 1), 0);
-        assert_int_equal(mlx_detail_vmap_replace(&results, inputs, in, out, &axis, 1, (const int[]){0, 0}, 2), 0);
-        expect_same(&scope, take(&scope, results, 0), values);
-        expect_same(&scope, take(&scope, results, 1), indices);
-        mlx_closure_free(function);
-        mlx_vector_array_free(inputs);
-        mlx_vector_array_free(in);
-        mlx_vector_array_free(out);
-        mlx_vector_array_free(results);
+        mlx_array mapped[2];
+        assert_true(map_batch(&scope, mapped, 2, select_function, &x, &axis, 1));
+        expect_same(&scope, mapped[0], values);
+        expect_same(&scope, mapped[1], indices);
         assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
     }
 }
 
-/* Row i is i, i + 1, ... modulo 40: the largest 34 of it are known. */
 static int spread_at_zero(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array x = mlx_array_new(), y = {NULL};
     zm_scope scope;
@@ -109,27 +95,20 @@ static int spread_at_zero(mlx_vector_array *results, const mlx_vector_array inpu
 /* A batch of arrays with as many dimensions as a node has at most is refused. */
 static void test_many_dimensions(void **state) {
     (void)state;
-    int (*const functions[])(mlx_vector_array *, const mlx_vector_array) = {select_function, spread_at_zero};
+    array_function *const functions[] = {select_function, spread_at_zero};
     if (stream.ctx != host_stream.ctx) return; /* elsewhere MLX's operations spread */
     for (int i = 0; i < COUNT(functions); i++)
         for (int axis = 0; axis < 2; axis++) {
             zm_scope scope;
             zm_scope_begin(&scope, stream);
             mlx_array x = numbers(&scope, SHAPE(1, B, A, 1, 1, 1, 1, 1, N), 1);
-            mlx_vector_array inputs = mlx_vector_array_new_data(&x, 1), traced = {NULL}, out = {NULL}, results = {NULL};
-            mlx_closure function = mlx_closure_new_func(functions[i]);
-            assert_int_equal(mlx_detail_vmap_trace(&traced, &out, function, inputs, &axis, 1), 0);
-            const int first[] = {0, 0};
-            assert_int_not_equal(mlx_detail_vmap_replace(&results, inputs, traced, out, &axis, 1, first, i ? 1 : 2), 0);
-            mlx_closure_free(function);
-            mlx_vector_array_free(inputs);
-            mlx_vector_array_free(traced);
-            mlx_vector_array_free(out);
-            mlx_vector_array_free(results);
+            mlx_array refused[2];
+            assert_false(map_batch(&scope, refused, i ? 1 : 2, functions[i], &x, &axis, 1));
             end_well(&scope);
         }
 }
 
+/* Row i is i, i + 1, ... modulo 40: the largest 34 of it are known. */
 static void test_many_rows(void **state) {
     (void)state;
     enum { ROWS = 65535 + 3, COLUMNS = 40, MANY = 34 };
@@ -258,19 +237,14 @@ static void test_spread(void **state) {
     expect_values(&scope, take(&scope, made, 0), wanted, A * B * SPREAD, 0);
     static const int axes[2] = {1, 0};
     mlx_array in[2] = {zm_swapaxes(&scope, x, 0, 1), zm_from_data(&scope, spread_places, SHAPE(A, B, K), MLX_UINT32)};
-    mlx_vector_array inputs = mlx_vector_array_new_data(in, 2), traced = {NULL}, out = {NULL}, mapped = {NULL};
-    assert_int_equal(mlx_detail_vmap_trace(&traced, &out, function, inputs, axes, 2), 0);
-    assert_int_equal(mlx_detail_vmap_replace(&mapped, inputs, traced, out, axes, 2, (const int[]){0}, 1), 0);
-    expect_values(&scope, take(&scope, mapped, 0), wanted, A * B * SPREAD, 0);
+    mlx_array mapped;
+    assert_true(map_batch(&scope, &mapped, 1, spread_function, in, axes, 2));
+    expect_values(&scope, mapped, wanted, A * B * SPREAD, 0);
     mlx_closure_free(function);
     mlx_vector_array_free(primals);
     mlx_vector_array_free(given);
     mlx_vector_array_free(results);
     mlx_vector_array_free(made);
-    mlx_vector_array_free(inputs);
-    mlx_vector_array_free(traced);
-    mlx_vector_array_free(out);
-    mlx_vector_array_free(mapped);
     end_well(&scope);
 }
 

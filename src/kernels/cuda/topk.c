@@ -76,11 +76,10 @@ static const zm_node_class gradient_class = {.name = "zmlx.topk_gradient", .laun
 
 /* x's shape with zeros but for what is chosen. */
 static mlx_array put_back(zm_scope *scope, const topk *self, mlx_array x, mlx_array indices, mlx_array given) {
-    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(x), .dtype = self->dtype};
+    zm_node_output spec = zm_output_as(x);
     topk *state = malloc(sizeof *state);
     if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "topk", "out of memory");
     *state = *self;
-    memcpy(spec.shape, mlx_array_shape(x), (size_t)spec.n_dims * sizeof(int));
     return zm_node(scope, &spec, &gradient_class, state, (mlx_array[]){x, indices, given}, 3);
 }
 

@@ -323,6 +323,8 @@ static zm_weight weight_of(const mlx_array *parts, zm_quantization packed) {
 static mlx_array apply(zm_scope *scope, const mlx_array *activations, const mlx_array *weight, zm_quantization packed) {
     zm_inputs inputs = {.count = 0};
     if (zm_scope_failed(scope)) return activations[X];
+    if (mlx_array_ndim(activations[X]) > ZM_NODE_MAX_DIMS)
+        return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, "experts", "more than %d dimensions", ZM_NODE_MAX_DIMS);
     experts *self = calloc(1, sizeof *self);
     if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "experts", "out of memory");
     zm_weight of = weight_of(weight, packed);

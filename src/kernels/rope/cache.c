@@ -142,7 +142,7 @@ mlx_array zm_store_rows(zm_scope *scope, mlx_array cache, mlx_array rows, mlx_ar
     size_t n_rows = mlx_array_size(slots);
     self->columns = (int)(mlx_array_size(rows) / n_rows);
     self->row_bytes = mlx_array_nbytes(rows) / n_rows;
-    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(cache), .dtype = mlx_array_dtype(cache), .replaces = 1};
-    memcpy(spec.shape, mlx_array_shape(cache), (size_t)spec.n_dims * sizeof(int));
+    zm_node_output spec = zm_output_as(cache);
+    spec.replaces = 1;
     return zm_node(scope, &spec, &store_class, self, (mlx_array[]){cache, rows, slots}, 3);
 }

@@ -176,8 +176,7 @@ static const zm_node_class rotation_class = {.name = "zmlx.rotate", .evaluate_cp
                                              .jvp = jvp, .vmap = vmap, .equal = equal, .free_state = free};
 
 static zmlx_status apply(mlx_array *y, rotation *self, const mlx_array *inputs, mlx_stream stream, zmlx_error *error) {
-    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(inputs[0]), .dtype = self->dtype};
-    memcpy(spec.shape, mlx_array_shape(inputs[0]), (size_t)spec.n_dims * sizeof(int));
+    zm_node_output spec = zm_output_as(inputs[0]);
     return zm_node_apply(y, &spec, 1, &rotation_class, self, inputs, 3, stream, error);
 }
 

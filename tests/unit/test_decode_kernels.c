@@ -17,6 +17,7 @@
 #include "model/cache.h"
 #include "model/model.h"
 #include "model/sample.h"
+#include "patch/patterns/parts.h"
 #include "temporary.h"
 #include "zmlx/synth.h"
 
@@ -272,19 +273,7 @@ static void experts(run *this) {
         add_result(this, add_module(this, block->feed_forward_norm, block->feed_forward, h, NULL));
         return;
     }
-    zm_moe_arguments arguments = {
-        .router = &moe->router->weight,
-        .expert_bias = moe->expert_bias,
-        .gate = &moe->experts->gate_proj->weight,
-        .up = &moe->experts->up_proj->weight,
-        .down = &moe->experts->down_proj->weight,
-        .activation = moe->experts->activation,
-        .gating = moe->gating,
-        .top_k = moe->top_k,
-        .normalize_top_k = moe->normalize_top_k,
-        .normalize_epsilon = moe->normalize_epsilon,
-        .routed_scaling_factor = moe->routed_scaling_factor,
-    };
+    zm_moe_arguments arguments = zm_patch_moe_arguments(moe);
     zm_decode decode;
     begin(this, &decode);
     zm_place from = zm_decode_input(&decode, h);

@@ -362,19 +362,7 @@ static void feed_forward(decode_step *step, const zm_block *block) {
         return;
     }
     const zm_moe *moe = (const zm_moe *)block->feed_forward;
-    zm_moe_arguments arguments = {
-        .router = &moe->router->weight,
-        .expert_bias = moe->expert_bias,
-        .gate = &moe->experts->gate_proj->weight,
-        .up = &moe->experts->up_proj->weight,
-        .down = &moe->experts->down_proj->weight,
-        .activation = moe->experts->activation,
-        .gating = moe->gating,
-        .top_k = moe->top_k,
-        .normalize_top_k = moe->normalize_top_k,
-        .normalize_epsilon = moe->normalize_epsilon,
-        .routed_scaling_factor = moe->routed_scaling_factor,
-    };
+    zm_moe_arguments arguments = zm_patch_moe_arguments(moe);
     step->h = zm_decode_moe(&step->decode, step->h, norm, &arguments);
 }
 

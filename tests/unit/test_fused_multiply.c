@@ -368,6 +368,32 @@ static void special_values_do_not_spread(void **state) {
     free_matrix(&matrix);
 }
 
+/* An infinite activation makes all results of its token infinite or NaN (in whole numbers NaN), and no other. */
+static void infinities_are_not_lost(void **state) {
+    (void)state;
+    zm_matrix matrix = {.kind = ZM_MATRIX_AFFINE, .bits = 4, .group_size = 64, .in_features = 256, .out_features = 5,
+                        .n_experts = 1};
+    fill_matrix(&matrix);
+    float *x = random_floats(3 * 256);
+    for (precision = ZM_PRECISION_FLOAT32; precision <= ZM_PRECISION_INT8; precision++)
+        for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++) {
+            if (!computes(*level)) continue;
+            float finite = x[256 + 70];
+            float *before = multiply(*level, &matrix, x, 3, 0, 5);
+            x[256 + 70] = -INFINITY;
+            float *y = multiply(*level, &matrix, x, 3, 0, 5);
+            for (size_t i = 5; i < 10; i++) assert_true(precision == ZM_PRECISION_INT8 ? isnan(y[i]) : !isfinite(y[i]));
+            assert_memory_equal(y, before, 5 * sizeof *y);
+            assert_memory_equal(y + 10, before + 10, 5 * sizeof *y);
+            x[256 + 70] = finite;
+            free(before);
+            free(y);
+        }
+    precision = ZM_PRECISION_FLOAT32;
+    free(x);
+    free_matrix(&matrix);
+}
+
 static bool yes(void) { return true; }
 static bool no(void) { return false; }
 
@@ -394,7 +420,7 @@ int main(void) {
         cmocka_unit_test(special_values_do_not_spread),   cmocka_unit_test(int8_products_are_right),
         cmocka_unit_test(int8_products_are_approximate),  cmocka_unit_test(sizes_of_activations_do_not_matter),
         cmocka_unit_test(the_largest_sums_are_right),     cmocka_unit_test(int8_has_a_level_of_its_own),
-        cmocka_unit_test(slices_do_not_change_the_bits),
+        cmocka_unit_test(slices_do_not_change_the_bits),  cmocka_unit_test(infinities_are_not_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

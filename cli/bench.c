@@ -28,7 +28,8 @@ static const cli_option options[] = {
     CLI_EXPR_OPTION(bench_values),
     {"shape", CLI_TEXT, AT(shape), "N,N,...", "of every input; of NAME's first one (16384,4096)", 0, 0},
     {"dtype", CLI_CHOICE, AT(general.dtype), "float32|float16|bfloat16", "of every input (float32)", 0, 0},
-    {"against", CLI_CHOICE, AT(against), "mlx|mlx-compile|none", "MLX's operations one by one, or compiled (mlx)", 0, 0},
+    {"against", CLI_CHOICE, AT(against), "mlx|mlx-compile|none", "MLX's operations one by one, or compiled (mlx)",
+     0, 0},
     {"grad", CLI_FLAG, AT(grad), NULL, "with the gradients of NAME's inputs", 0, 0},
     {"runs", CLI_INTEGER, AT(n_runs), "N", "counted runs of each side (15)", 1, 10000},
     {"batch", CLI_INTEGER, AT(batch), "N", "evaluations a run (default: about 20 ms)", 1, 1000},
@@ -108,7 +109,8 @@ static int show(const zmlx_comparison *comparison, const bench_values *values, c
     }
     cli_print("%s  [%s], %.3g MB, %d runs of %d\n", values->expr, shape, 1e-6 * (double)comparison->bytes,
               comparison->n_runs, comparison->batch);
-    if (!is_alone) print_side(against, &comparison->baseline, comparison->baseline_bandwidth, comparison->baseline_share);
+    if (!is_alone)
+        print_side(against, &comparison->baseline, comparison->baseline_bandwidth, comparison->baseline_share);
     print_side("zmlx", &comparison->candidate, comparison->candidate_bandwidth, comparison->candidate_share);
     if (!is_alone) cli_print("  %.2fx\n", comparison->ratio);
     if (!(values->bandwidth > 0) && comparison->bandwidth > 0)
@@ -138,14 +140,14 @@ static zmlx_status compare(zmlx_comparison *comparison, const cli_kernel *kernel
     mlx_dtype dtype = dtypes[values->general.dtype];
     zmlx_bench_baseline baseline = baselines[values->against];
     if (!chosen)
-        return zmlx_bench_kernel(comparison, kernel->kernel, shape, n_dims, dtype, &kernel->numbers, baseline, stream, choice,
-                                 error);
+        return zmlx_bench_kernel(comparison, kernel->kernel, shape, n_dims, dtype, &kernel->numbers, baseline, stream,
+                                 choice, error);
     const zmlx_catalog_bench how = {dtype, true, values->grad, chosen->values, baseline};
     return zmlx_bench_catalog(comparison, chosen->entry->name, shape, n_dims, &how, stream, choice, error);
 }
 
-static int bench(const cli_kernel *kernel, const cli_catalog *chosen, const bench_values *values, const int *shape, int n_dims,
-                 const char *shape_text) {
+static int bench(const cli_kernel *kernel, const cli_catalog *chosen, const bench_values *values, const int *shape,
+                 int n_dims, const char *shape_text) {
     zmlx_bench_options choice = {.n_runs = (int)values->n_runs, .batch = (int)values->batch};
     zmlx_comparison comparison;
     zmlx_error error;

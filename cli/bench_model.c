@@ -19,8 +19,9 @@ typedef struct model_values {
 } model_values;
 
 #define AT(member) offsetof(model_values, member)
-#define PATTERNS_OPTION \
-    {"patterns", CLI_TEXT, AT(patterns), "auto|P1,P2", "what to patch: the proven patterns of this\nmodel, or these (auto)", 0, 0}
+#define PATTERNS_OPTION                               \
+    {"patterns", CLI_TEXT, AT(patterns), "auto|P1,P2", \
+     "what to patch: the proven patterns of this\nmodel, or these (auto)", 0, 0}
 
 static const cli_option model_options[] = {
     {"prompt-length", CLI_INTEGER, AT(n_prompt), "N", "random tokens of the prompt (128)", 1, 1e6},
@@ -58,8 +59,10 @@ static const cli_page moe_page = {
     .n_options = CLI_COUNT(moe_options),
 };
 
-static const cli_command model_command = {.name = "bench model", .summary = "a model's speed, patched against unpatched"};
-static const cli_command moe_command = {.name = "bench moe", .summary = "one layer of experts, patched against unpatched"};
+static const cli_command model_command = {.name = "bench model",
+                                          .summary = "a model's speed, patched against unpatched"};
+static const cli_command moe_command = {.name = "bench moe",
+                                        .summary = "one layer of experts, patched against unpatched"};
 
 static json_t *timing_json(const zmlx_timing *timing) {
     json_t *object = json_object();
@@ -149,10 +152,11 @@ static int bench_model(zmlx_model *model, const char *folder, const model_values
     return result ? cli_fail_error(&error) : show_model(&bench, folder, values->general.json);
 }
 
-static void print_sides(const char *name, int n_tokens, const zmlx_timing *baseline, const zmlx_timing *patched, double speedup) {
-    cli_print("  %5d  %s  %10.4f ms (%.4f-%.4f)  %10.4f ms (%.4f-%.4f)  %7.2fx\n", n_tokens, name, 1e3 * baseline->median,
-              1e3 * baseline->minimum, 1e3 * baseline->maximum, 1e3 * patched->median, 1e3 * patched->minimum,
-              1e3 * patched->maximum, speedup);
+static void print_sides(const char *name, int n_tokens, const zmlx_timing *baseline, const zmlx_timing *patched,
+                        double speedup) {
+    cli_print("  %5d  %s  %10.4f ms (%.4f-%.4f)  %10.4f ms (%.4f-%.4f)  %7.2fx\n", n_tokens, name,
+              1e3 * baseline->median, 1e3 * baseline->minimum, 1e3 * baseline->maximum, 1e3 * patched->median,
+              1e3 * patched->minimum, 1e3 * patched->maximum, speedup);
 }
 
 static void print_row(const zmlx_moe_bench_row *row) {
@@ -186,7 +190,8 @@ static int bench_moe(zmlx_model *model, const char *folder, const model_values *
             return cli_fail_error(&error);
         }
         if (!i && !values->general.json)
-            cli_print("%s: layers of experts\n  tokens, a call unpatched (spread), patched (spread): of the first layer alone, in a chain of all\n",
+            cli_print("%s: layers of experts\n  tokens, a call unpatched (spread), patched (spread): of the first "
+                      "layer alone, in a chain of all\n",
                       folder);
         if (!values->general.json) print_row(&row);
         cli_json_append(rows, row_json(&row));

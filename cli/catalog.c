@@ -59,8 +59,8 @@ static int run_gradient(mlx_array *results, char names[][80], size_t *count, con
     return CLI_DONE;
 }
 
-int cli_catalog_run(mlx_array *results, char names[][80], size_t *count, const cli_catalog *chosen, const zmlx_arrays *file,
-                    const char *path, bool grad, mlx_stream stream) {
+int cli_catalog_run(mlx_array *results, char names[][80], size_t *count, const cli_catalog *chosen,
+                    const zmlx_arrays *file, const char *path, bool grad, mlx_stream stream) {
     const zmlx_catalog_entry *entry = chosen->entry;
     mlx_array inputs[CLI_MAX_ARRAYS] = {{NULL}};
     zmlx_error error;

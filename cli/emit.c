@@ -70,8 +70,9 @@ int cli_emit(const cli_command *command, int argc, char **argv) {
     if (name && values.expr) return cli_fail_usage(command, "%s and --expr are both given", name);
     if (name && values.set.count) return cli_fail_usage(command, "--set: numbers are no part of %s", name);
     if (!name && (status = cli_kernel_open(&kernel, command, values.expr, &values.set, 0))) return status;
-    zmlx_status failed = name ? zmlx_catalog_emit(&text, name, target, dtypes[values.general.dtype], values.grad, &error)
-                              : emit_expression(&text, kernel.kernel, target, &values, &error);
+    zmlx_status failed = name
+                             ? zmlx_catalog_emit(&text, name, target, dtypes[values.general.dtype], values.grad, &error)
+                             : emit_expression(&text, kernel.kernel, target, &values, &error);
     status = failed ? cli_fail_error(&error) : show(text, target, &values);
     free(text);
     cli_kernel_close(&kernel);

@@ -19,7 +19,8 @@ static const char *skip_space(const char *text) { return text + strspn(text, " \
 /* The next place at or after text where name stands as a word; NULL: none. */
 static const char *find_name(const char *expr, const char *text, const char *name) {
     size_t size = strlen(name);
-    while ((text = strstr(text, name)) && ((text > expr && continues_name(text[-1])) || continues_name(text[size]))) text++;
+    while ((text = strstr(text, name)) && ((text > expr && continues_name(text[-1])) || continues_name(text[size])))
+        text++;
     return text;
 }
 
@@ -88,12 +89,13 @@ static bool make_folder(char *folder, size_t size, const char *shared) {
     return true;
 }
 
-/* MLX's CPU allocator keeps 32 MB of what was freed; results beyond come as pages that the system must clear first, which
- * takes longer than most kernels. */
+/* MLX's CPU allocator keeps 32 MB of what was freed; results beyond come as pages that the system must clear first,
+ * which takes longer than most kernels. */
 static void keep_results(void) {
     zmlx_system_info info;
     size_t before;
-    if (!zmlx_system_get_info(&info, NULL) && !info.has_gpu) mlx_set_cache_limit(&before, (size_t)(info.memory_bytes / 8));
+    if (!zmlx_system_get_info(&info, NULL) && !info.has_gpu)
+        mlx_set_cache_limit(&before, (size_t)(info.memory_bytes / 8));
 }
 
 static int set_up_library(int64_t n_threads) {

@@ -116,7 +116,8 @@ static int run_kernel(const cli_kernel *kernel, const cli_catalog *chosen, const
     if (zmlx_arrays_load(&file, values->input, &error)) return cli_fail_error(&error);
     int status = cli_stream_open(&stream, values->general.device);
     if (!status && chosen)
-        status = cli_catalog_run(made.arrays, made.names, &made.count, chosen, file, values->input, values->grad, stream);
+        status = cli_catalog_run(made.arrays, made.names, &made.count, chosen, file, values->input, values->grad,
+                                 stream);
     else if (!status)
         status = apply(&made, kernel, file, values, stream);
     if (!status) status = save(&made, values);

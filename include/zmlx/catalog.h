@@ -8,8 +8,8 @@
  *
  *     zmlx_catalog_apply("rmsnorm", &y, (mlx_array[]){x, weight}, 2, NULL, stream, &error);
  *
- * Results are lazy and work under eval, async_eval, vjp and compile. Shapes, types and numbers are checked before anything
- * is launched; the error names the kernel and the argument. docs/kernels.md lists all kernels. */
+ * Results are lazy and work under eval, async_eval, vjp and compile. Shapes, types and numbers are checked before
+ * anything is launched; the error names the kernel and the argument. docs/kernels.md lists all kernels. */
 #ifndef ZMLX_CATALOG_H
 #define ZMLX_CATALOG_H
 
@@ -25,8 +25,9 @@ extern "C" {
 #endif
 
 /* A shape such as "..., D": sizes by name, the same name the same size; "..." is any number of leading dimensions,
- * none included, the same ones for all arrays of a call, "I..." others. "one": a single element, (1,) or 0-d. "flat D": any
- * shape of D elements. "S?": a first dimension that may be missing. "broadcast": what broadcasts to the first input. */
+ * none included, the same ones for all arrays of a call, "I..." others. "one": a single element, (1,) or 0-d. "flat D":
+ * any shape of D elements. "S?": a first dimension that may be missing. "broadcast": what broadcasts to the first
+ * input. */
 typedef struct zmlx_catalog_input {
     const char *name, *shape;
     const char *role; /* "data": float32, float16, bfloat16, one type for all of a call; "parameter": any of the three;
@@ -64,8 +65,8 @@ typedef struct zmlx_catalog_entry {
 ZMLX_API const zmlx_catalog_entry *zmlx_catalog_get(size_t index);
 ZMLX_API const zmlx_catalog_entry *zmlx_catalog_find(const char *name); /* NULL: none of this name */
 
-/* One for each number of the entry, in order: seed for kind "seed"; else number, which is an mlx_dtype (-1: that of the data) for "dtype", the
- * place of the word for "choice", 0 or 1 for "bool". */
+/* One for each number of the entry, in order: seed for kind "seed"; else number, which is an mlx_dtype (-1: that of the
+ * data) for "dtype", the place of the word for "choice", 0 or 1 for "bool". */
 typedef struct zmlx_catalog_value {
     double number;
     uint64_t seed;
@@ -85,12 +86,13 @@ ZMLX_API zmlx_status zmlx_catalog_apply(const char *name, mlx_array *outputs, co
  * counts as zeros. */
 ZMLX_API zmlx_status zmlx_catalog_apply_gradient(const char *name, mlx_array *gradients, const mlx_array *inputs,
                                                  size_t n_inputs, const mlx_array *cotangents,
-                                                 const zmlx_catalog_value *values, mlx_stream stream, zmlx_error *error);
+                                                 const zmlx_catalog_value *values, mlx_stream stream,
+                                                 zmlx_error *error);
 
-/* The source text for a target as in zmlx_kernel_emit; of a composed kernel, of each of its parts. *text is the caller's
- * (free). */
-ZMLX_API zmlx_status zmlx_catalog_emit(char **text, const char *name, const char *target, mlx_dtype dtype, bool gradient,
-                                       zmlx_error *error);
+/* The source text for a target as in zmlx_kernel_emit; of a composed kernel, of each of its parts. *text is the
+ * caller's (free). */
+ZMLX_API zmlx_status zmlx_catalog_emit(char **text, const char *name, const char *target, mlx_dtype dtype,
+                                       bool gradient, zmlx_error *error);
 
 /* Whether index inputs are read and checked before a kernel is applied, for the process: then one out of range is an
  * error, which names it and its place. Off by default. */

@@ -34,13 +34,15 @@ ZMLX_API zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *
 ZMLX_API zmlx_status zmlx_kernel_emit(char **text, zmlx_kernel *kernel, const char *target, mlx_dtype dtype,
                                       zmlx_error *error);
 
-/* Compares the gradient given in the options with the derived one on many points in float64, relative to the larger; writes the
- * first of the worst differences. OK without a given gradient. A difference above 1e-6 is ZMLX_ERROR_ARGUMENT. */
+/* Compares the gradient given in the options with the derived one on many points in float64, relative to the larger;
+ * writes the first of the worst differences. OK without a given gradient. A difference above 1e-6 is
+ * ZMLX_ERROR_ARGUMENT. */
 ZMLX_API zmlx_status zmlx_kernel_check_gradient(double *worst, zmlx_kernel *kernel, zmlx_error *error);
 
-/* Where compiled kernels are kept, and the C compiler: for the process, before the first kernel is applied. The folder is
- * made where only it is missing. NULL: ~/.cache/zmlx/kernels of the user's home in the system's user list, or where that cannot
- * be written, a folder in the system's temporary one; the compiler that built this library, or /usr/bin/cc. */
+/* Where compiled kernels are kept, and the C compiler: for the process, before the first kernel is applied. The folder
+ * is made where only it is missing. NULL: ~/.cache/zmlx/kernels of the user's home in the system's user list, or where
+ * that cannot be written, a folder in the system's temporary one; the compiler that built this library, or
+ * /usr/bin/cc. */
 ZMLX_API zmlx_status zmlx_kernel_set_cache(const char *folder, const char *compiler, zmlx_error *error);
 
 /* Threads of kernels on the CPU, 0 for the processors: for the process, before the first kernel is applied. */

@@ -5,8 +5,8 @@
  *     zmlx_bench_model(&bench, model, NULL, &error);
  *     printf("%.1f tok/s, %.1fx\n", bench.patched.decode_tok_s, bench.decode_speedup);
  *
- * The two sides alternate in one process on the same random prompt, greedily; the first, short runs are not counted. What is
- * generated is not compared: that is zmlx_validate. */
+ * The two sides alternate in one process on the same random prompt, greedily; the first, short runs are not counted.
+ * What is generated is not compared: that is zmlx_validate. */
 #ifndef ZMLX_MODEL_BENCH_H
 #define ZMLX_MODEL_BENCH_H
 
@@ -55,8 +55,8 @@ typedef struct zmlx_moe_bench_row {
     int n_tokens;
     zmlx_timing baseline, patched; /* seconds of the first layer's call, from the call to its result */
     double speedup;                /* of the medians */
-    /* Seconds a call of one evaluation of many: all such layers in turn, with other states each. Calls that do not need each other may
-     * overlap; the time to put them together is left out. */
+    /* Seconds a call of one evaluation of many: all such layers in turn, with other states each. Calls that do not need
+     * each other may overlap; the time to put them together is left out. */
     zmlx_timing chained_baseline, chained_patched;
     double chained_speedup;
 } zmlx_moe_bench_row;

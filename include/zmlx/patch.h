@@ -8,8 +8,9 @@
  *
  * A pattern matches modules by their declared kind and fields, never by names; what it does not know it
  * leaves alone and lists with a reason. Without explicit patterns only those are applied that a row of the
- * pattern table declares proven for the model's family, device and type. No weight changes its value; on the CPU the scales
- * of patched modules are held in bfloat16 where that holds them exactly, and in the model's type again after unpatching. */
+ * pattern table declares proven for the model's family, device and type. No weight changes its value; on the CPU the
+ * scales of patched modules are held in bfloat16 where that holds them exactly, and in the model's type again after
+ * unpatching. */
 #ifndef ZMLX_PATCH_H
 #define ZMLX_PATCH_H
 

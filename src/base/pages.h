@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* Asks for large pages for memory about to be written the first time: with small ones a system call's work for every 4 KiB
- * costs several times the writing. Only a hint, and only for blocks worth it. */
+/* Asks for large pages for memory about to be written the first time: with small ones a system call's work for every 4
+ * KiB costs several times the writing. Only a hint, and only for blocks worth it. */
 void zm_want_large_pages(void *data, size_t size);
 
 #endif

@@ -38,8 +38,8 @@ int zm_pool_threads(const zm_pool *pool);
  * pool NULL, one piece or one thread: one plain call. Calls from several threads take turns. */
 void zm_pool_run(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context);
 
-/* The same. Threads that find no more to do meanwhile fetch the beginning of their parts of what the loop after this one
- * will read into their caches; ahead NULL: of what zm_pool_expect named. */
+/* The same. Threads that find no more to do meanwhile fetch the beginning of their parts of what the loop after this
+ * one will read into their caches; ahead NULL: of what zm_pool_expect named. */
 void zm_pool_run_ahead(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context,
                        const zm_ahead *ahead);
 /* What is read after loops that do not tell; NULL: nothing known. */

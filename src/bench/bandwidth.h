@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Passes over a buffer larger than the caches, to be timed between other things: what else uses a machine's memory changes
- * its bandwidth from second to second. */
+/* Passes over a buffer larger than the caches, to be timed between other things: what else uses a machine's memory
+ * changes its bandwidth from second to second. */
 #ifndef ZM_BENCH_BANDWIDTH_H
 #define ZM_BENCH_BANDWIDTH_H
 

@@ -35,7 +35,8 @@ typedef int forward_function(subject *self, mlx_array *outputs, const mlx_array 
 
 static int forward_kernel(subject *self, mlx_array *outputs, const mlx_array *inputs) {
     const zmlx_catalog_entry *entry = &self->entry->entry;
-    return zmlx_catalog_apply(entry->name, outputs, inputs, entry->n_inputs, self->values, self->stream, &self->failure) != ZMLX_OK;
+    return zmlx_catalog_apply(entry->name, outputs, inputs, entry->n_inputs, self->values, self->stream,
+                              &self->failure) != ZMLX_OK;
 }
 
 static int forward_host(subject *self, mlx_array *outputs, const mlx_array *inputs) {
@@ -47,7 +48,8 @@ static int forward_host(subject *self, mlx_array *outputs, const mlx_array *inpu
     return zm_scope_end(&scope, &self->failure) != ZMLX_OK;
 }
 
-static int evaluate(mlx_vector_array *results, const mlx_vector_array inputs, subject *self, forward_function *forward) {
+static int evaluate(mlx_vector_array *results, const mlx_vector_array inputs, subject *self,
+                    forward_function *forward) {
     mlx_array in[MAX_ARRAYS] = {{NULL}}, out[MAX_ARRAYS] = {{NULL}};
     int failed = take_arrays(in, self, inputs) || forward(self, out, in);
     if (!failed) failed = zm_sides_give(results, out, self->entry->entry.n_outputs);
@@ -60,7 +62,9 @@ static int evaluate(mlx_vector_array *results, const mlx_vector_array inputs, su
 static int find_next(const zmlx_catalog_entry *entry, size_t i) {
     size_t size = strlen(entry->inputs[i].name);
     for (size_t j = 0; j < entry->n_outputs; j++)
-        if (!strncmp(entry->outputs[j].name, entry->inputs[i].name, size) && !strcmp(entry->outputs[j].name + size, "_new")) return (int)j;
+        if (!strncmp(entry->outputs[j].name, entry->inputs[i].name, size) &&
+            !strcmp(entry->outputs[j].name + size, "_new"))
+            return (int)j;
     return -1;
 }
 
@@ -117,7 +121,8 @@ static int apply_partial(mlx_vector_array *results, const mlx_vector_array prima
 }
 
 /* Results and gradients, as a step of training needs both. */
-static int differentiate(mlx_vector_array *results, const mlx_vector_array inputs, subject *self, forward_function *forward) {
+static int differentiate(mlx_vector_array *results, const mlx_vector_array inputs, subject *self,
+                         forward_function *forward) {
     mlx_array in[MAX_ARRAYS] = {{NULL}}, wanted[MAX_ARRAYS], given[MAX_ARRAYS];
     size_t n_inputs = self->entry->entry.n_inputs, n_wanted = 0, n_given = 0;
     int failed = take_arrays(in, self, inputs);
@@ -126,8 +131,9 @@ static int differentiate(mlx_vector_array *results, const mlx_vector_array input
     for (size_t i = n_inputs; i < MAX_ARRAYS; i++)
         if (in[i].ctx) given[n_given++] = in[i];
     partial own = {self, forward, in};
-    mlx_vector_array primals = mlx_vector_array_new_data(wanted, n_wanted), cotangents = mlx_vector_array_new_data(given, n_given),
-                     values = mlx_vector_array_new(), gradients = mlx_vector_array_new();
+    mlx_vector_array primals = mlx_vector_array_new_data(wanted, n_wanted),
+                     cotangents = mlx_vector_array_new_data(given, n_given), values = mlx_vector_array_new(),
+                     gradients = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func_payload(apply_partial, &own, NULL);
     if (!failed) failed = mlx_vjp(&values, &gradients, function, primals, cotangents);
     for (size_t i = 0; !failed && i < mlx_vector_array_size(gradients); i++) {
@@ -210,8 +216,9 @@ static zmlx_status make_cotangents(mlx_array *arrays, subject *self, const mlx_a
     for (size_t i = 0; i < self->entry->entry.n_outputs && !status; i++) {
         self->is_absent[n_inputs + i] = !is_float(outputs[i]);
         if (is_float(outputs[i]))
-            status = zm_sides_random(&arrays[self->n_arrays++], mlx_array_shape(outputs[i]), (int)mlx_array_ndim(outputs[i]),
-                                     mlx_array_dtype(outputs[i]), 0, n_inputs + i, self->stream, error);
+            status = zm_sides_random(&arrays[self->n_arrays++], mlx_array_shape(outputs[i]),
+                                     (int)mlx_array_ndim(outputs[i]), mlx_array_dtype(outputs[i]), 0, n_inputs + i,
+                                     self->stream, error);
     }
     zm_sides_free(outputs, MAX_ARRAYS);
     return status;
@@ -234,10 +241,12 @@ static zmlx_status make_inputs(mlx_array *arrays, subject *self, const int *shap
 
 static zmlx_status prepare(subject *self, const char *name, zmlx_error *error) {
     self->entry = name && zmlx_catalog_find(name) ? zm_catalog_lookup(name) : NULL;
-    if (!self->entry) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name ? name : "name", "there is no kernel of this name");
+    if (!self->entry)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name ? name : "name", "there is no kernel of this name");
     bool is_alone = self->bench->baseline == ZMLX_BENCH_NONE;
     if (!self->entry->row->body && !is_alone)
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "is composed of several kernels: there is nothing to compare it with");
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name,
+                       "is composed of several kernels: there is nothing to compare it with");
     if (self->bench->gradient && self->entry->row->no_gradient)
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "has no gradient: %s", self->entry->row->no_gradient);
     if (self->bench->values)
@@ -260,8 +269,8 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     ZM_TRY(prepare(&self, name, error));
     zmlx_status status = make_inputs(inputs, &self, shape, n_dims, error);
     if (!status)
-        status = zm_sides_run(comparison, apply_host, apply_kernel, &self, self.bench->baseline, inputs, self.n_arrays, stream,
-                              options, &self.failure, error);
+        status = zm_sides_run(comparison, apply_host, apply_kernel, &self, self.bench->baseline, inputs, self.n_arrays,
+                              stream, options, &self.failure, error);
     zm_sides_free(inputs, MAX_ARRAYS);
     zm_sides_free(self.state, MAX_ARRAYS);
     return status;

@@ -17,7 +17,8 @@ static int wait_for(const mlx_vector_array results, mlx_stream stream) {
     return stream.ctx ? mlx_async_eval(results) || mlx_synchronize(stream) : mlx_eval(results);
 }
 
-static zmlx_status time_run(double *seconds, mlx_closure function, const zm_contest *self, int batch, zmlx_error *error) {
+static zmlx_status time_run(double *seconds, mlx_closure function, const zm_contest *self, int batch,
+                            zmlx_error *error) {
     mlx_vector_array all = mlx_vector_array_new(), results = mlx_vector_array_new();
     double begin = zm_clock_seconds();
     int failed = 0;
@@ -98,8 +99,8 @@ static zmlx_status run_probed(zmlx_comparison *comparison, const zm_contest *sel
     *comparison = (zmlx_comparison){0};
     if (options->n_runs < 0 || options->n_runs > MAX_RUNS || options->n_warmup < 0 || options->n_warmup > MAX_RUNS ||
         options->batch < 0 || options->probe_threads < 0 || options->probe_threads > ZM_MAX_THREADS)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "expected at most %d runs, %d threads and no negative number",
-                       MAX_RUNS, ZM_MAX_THREADS);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options",
+                       "expected at most %d runs, %d threads and no negative number", MAX_RUNS, ZM_MAX_THREADS);
     comparison->n_runs = options->n_runs ? options->n_runs : RUNS;
     comparison->batch = options->batch;
     ZM_TRY(prepare(comparison, self, error));

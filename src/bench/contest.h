@@ -15,7 +15,7 @@ typedef struct zm_contest {
     zm_bandwidth_probe *probe; /* NULL at first */
 } zm_contest;
 
-zmlx_status zm_contest_run(zmlx_comparison *comparison, zm_contest *self, const zmlx_bench_options *options /* may be NULL */,
-                           zmlx_error *error);
+zmlx_status zm_contest_run(zmlx_comparison *comparison, zm_contest *self,
+                           const zmlx_bench_options *options /* may be NULL */, zmlx_error *error);
 
 #endif

@@ -75,8 +75,10 @@ static mlx_array make(graph *self, const zm_value *value) {
     case ZM_OP_COLUMNS: return scalar(self, zm_dim(self->inputs[0], -1));
     case ZM_OP_LOAD: return self->inputs[value->index];
     case ZM_OP_FMA:
-        return zm_add(scope, zm_multiply(scope, operand(self, value, 0), operand(self, value, 1)), operand(self, value, 2));
-    case ZM_OP_SELECT: return zm_where(scope, operand(self, value, 0), operand(self, value, 1), operand(self, value, 2));
+        return zm_add(scope, zm_multiply(scope, operand(self, value, 0), operand(self, value, 1)),
+                      operand(self, value, 2));
+    case ZM_OP_SELECT:
+        return zm_where(scope, operand(self, value, 0), operand(self, value, 1), operand(self, value, 2));
     case ZM_OP_FROM_BOOL:
     case ZM_OP_FROM_UINT: return zm_astype(scope, operand(self, value, 0), mlx_array_dtype(self->inputs[0]));
     case ZM_OP_TO_UINT: return zm_astype(scope, operand(self, value, 0), MLX_UINT32);

@@ -47,7 +47,8 @@ static zmlx_status check_shape(const int *shape, int n_dims, zmlx_error *error) 
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected at most %d dimensions, got %d", ZM_NODE_MAX_DIMS,
                        n_dims);
     for (int i = 0; i < n_dims; i++) {
-        if (shape[i] < 1) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected lengths above 0, got %d", shape[i]);
+        if (shape[i] < 1)
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected lengths above 0, got %d", shape[i]);
         if (size > PTRDIFF_MAX / sizeof(float) / (size_t)shape[i])
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "is too large");
         size *= (size_t)shape[i];

@@ -34,14 +34,16 @@ static zmlx_status random_states(trial *this, int n_tokens, int number) {
     for (size_t i = 0; i < size; i++) values[i] = (float)(zm_splitmix64((uint64_t)number + 1, i) >> 40) * 0x1p-23f - 1;
     zm_scope scope;
     zm_scope_begin(&scope, this->model->stream);
-    zm_scope_keep(&scope, &this->x[number], zm_astype(&scope, zm_from_data(&scope, values, shape, 3, MLX_FLOAT32), this->model->dtype));
+    zm_scope_keep(&scope, &this->x[number],
+                  zm_astype(&scope, zm_from_data(&scope, values, shape, 3, MLX_FLOAT32), this->model->dtype));
     zmlx_status status = zm_scope_end(&scope, this->error);
     free(values);
     if (!status && mlx_array_eval(this->x[number])) status = zm_mlx_fail(this->error, "random states");
     return status;
 }
 
-/* Calls number first to first + count - 1: the layers in turn, each with other states than the one before; evaluated together. */
+/* Calls number first to first + count - 1: the layers in turn, each with other states than the one before; evaluated
+ * together. */
 static zmlx_status call(trial *this, double *seconds, int first, int count) {
     zm_scope scope;
     mlx_vector_array results = mlx_vector_array_new();
@@ -106,11 +108,13 @@ static zmlx_status bench_layers(trial *this, zmlx_moe_bench_row *row, int n_runs
     if (!seconds) return zm_fail_memory(this->error);
     zmlx_status status = ZMLX_OK;
     for (int i = 0; i < N_STATES && !status; i++) status = random_states(this, row->n_tokens, i);
-    zmlx_timing *alone[2] = {&row->baseline, &row->patched}, *chained[2] = {&row->chained_baseline, &row->chained_patched};
+    zmlx_timing *alone[2] = {&row->baseline, &row->patched},
+                *chained[2] = {&row->chained_baseline, &row->chained_patched};
     if (!status) status = measure(this, alone, n_runs, time_alone, seconds);
     if (!status) status = measure(this, chained, n_runs, time_chain, seconds);
     if (row->patched.median > 0) row->speedup = row->baseline.median / row->patched.median;
-    if (row->chained_patched.median > 0) row->chained_speedup = row->chained_baseline.median / row->chained_patched.median;
+    if (row->chained_patched.median > 0)
+        row->chained_speedup = row->chained_baseline.median / row->chained_patched.median;
     for (int i = 0; i < N_STATES; i++)
         if (this->x[i].ctx) mlx_array_free(this->x[i]);
     free(seconds);

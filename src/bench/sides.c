@@ -27,8 +27,8 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
     return failed;
 }
 
-zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound, uint64_t seed,
-                            mlx_stream stream, zmlx_error *error) {
+zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound,
+                            uint64_t seed, mlx_stream stream, zmlx_error *error) {
     size_t size = 1;
     for (int i = 0; i < n_dims; i++) size *= (size_t)shape[i];
     float *values = malloc((size + 1) * sizeof *values);
@@ -47,8 +47,8 @@ zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_
 }
 
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
-                         zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs,
-                         mlx_stream stream, const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error) {
+                         zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs, mlx_stream stream,
+                         const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error) {
     zmlx_status status = ZMLX_OK;
     mlx_vector_array arrays = mlx_vector_array_new_data(inputs, n_inputs);
     mlx_closure plain = mlx_closure_new_func_payload(host, context, NULL), compiled = mlx_closure_new();

@@ -14,14 +14,14 @@ void zm_sides_free(mlx_array *arrays, size_t count);
 int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t count);
 
 /* Between -2 and 2; where bound is above 0, whole numbers below it. */
-zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound, uint64_t seed,
-                            mlx_stream stream, zmlx_error *error);
+zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound,
+                            uint64_t seed, mlx_stream stream, zmlx_error *error);
 
 typedef int zm_side(mlx_vector_array *results, const mlx_vector_array inputs, void *context);
 
 /* Times candidate against host, or compiled host, or nothing. failure: what the functions keep of their first one. */
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
-                         zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs,
-                         mlx_stream stream, const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error);
+                         zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs, mlx_stream stream,
+                         const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error);
 
 #endif

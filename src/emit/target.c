@@ -30,7 +30,8 @@ static bool rounds_as_mlx(const zm_ir *ir) {
 bool zm_emit_is_narrow(const zm_emit_request *request) {
     if (rounds_as_mlx(request->ir)) return false; /* an error would turn a rounding */
     for (int i = 0; i < request->ir->n_outputs; i++)
-        if (request->outputs[i] == ZM_STORAGE_FLOAT32 && request->ir->values[request->ir->outputs[i].value].op != ZM_OP_CONSTANT)
+        if (request->outputs[i] == ZM_STORAGE_FLOAT32 &&
+            request->ir->values[request->ir->outputs[i].value].op != ZM_OP_CONSTANT)
             return false;
     return true;
 }
@@ -38,7 +39,8 @@ bool zm_emit_is_narrow(const zm_emit_request *request) {
 bool zm_emit_begin_storage(zm_text *text, const zm_emit_request *request) {
     if (!rounds_as_mlx(request->ir)) return false;
     const char *storage = zm_storage_name(request->outputs[0]);
-    zm_text_printf(text, "#define zm_stored zm_stored_%s\n#define zm_stored_sigmoid zm_stored_sigmoid_%s\n", storage, storage);
+    zm_text_printf(text, "#define zm_stored zm_stored_%s\n#define zm_stored_sigmoid zm_stored_sigmoid_%s\n", storage,
+                   storage);
     return true;
 }
 

@@ -15,8 +15,8 @@
 zmlx_status zm_emit_prepare(zm_ir **legal, const zm_emit_request *request, bool (*has_spelling)(zm_op op),
                             zmlx_error *error);
 
-/* Behind the prelude: zm_stored and zm_stored_sigmoid for the type of the first output. False, and nothing, where the kernel
- * has no operation that rounds as MLX. */
+/* Behind the prelude: zm_stored and zm_stored_sigmoid for the type of the first output. False, and nothing, where the
+ * kernel has no operation that rounds as MLX. */
 bool zm_emit_begin_storage(zm_text *text, const zm_emit_request *request);
 
 #endif

@@ -126,7 +126,8 @@ static float lower_bound(const zm_rewriter *rewriter, zm_id id, int depth) {
     case ZM_OP_ABS:
     case ZM_OP_SIGMOID: return 0;
     case ZM_OP_ADD:
-        return lower_bound(rewriter, value->operands[0], depth + 1) + lower_bound(rewriter, value->operands[1], depth + 1);
+        return lower_bound(rewriter, value->operands[0], depth + 1) +
+               lower_bound(rewriter, value->operands[1], depth + 1);
     case ZM_OP_MULTIPLY: return value->operands[0] == value->operands[1] ? 0 : -INFINITY;
     default: return -INFINITY;
     }

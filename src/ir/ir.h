@@ -85,8 +85,8 @@ const char *zm_type_name(zm_type type);
  * CONVERT. */
 double zm_op_evaluate(zm_op op, double a, double b, double c);
 
-/* Whether it is one of the operations that take the steps of MLX, whose result depends on the device and on how the kernel's
- * first output is stored. */
+/* Whether it is one of the operations that take the steps of MLX, whose result depends on the device and on how the
+ * kernel's first output is stored. */
 bool zm_op_rounds_as_mlx(zm_op op);
 
 typedef int32_t zm_id; /* index of a value; negative: none */

@@ -32,8 +32,8 @@ typedef struct zm_cuda_module zm_cuda_module;
 bool zm_chain_available(void);
 /* code is copied by the driver. */
 zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_error *error);
-/* The kernel of that name, allowed shared_bytes of dynamic shared memory, or what its own leaves of a block's; NULL: there is
- * none. */
+/* The kernel of that name, allowed shared_bytes of dynamic shared memory, or what its own leaves of a block's; NULL:
+ * there is none. */
 void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shared_bytes);
 
 enum { ZM_CHAIN_MAX_ARGUMENTS = 24, ZM_CHAIN_MAX_OUTPUTS = 256 };
@@ -65,7 +65,8 @@ int zm_chain_output(zm_chain *chain, const zm_node_output *spec);
 int zm_chain_overwrite(zm_chain *chain, mlx_array array);
 void zm_chain_launch(zm_chain *chain, const zm_chain_launch_record *launch);
 int zm_chain_launches(const zm_chain *chain);
-/* outputs: one for each zm_chain_output and zm_chain_overwrite, in order, owned by the caller; empty after a failure. */
+/* outputs: one for each zm_chain_output and zm_chain_overwrite, in order, owned by the caller; empty after a
+ * failure. */
 zmlx_status zm_chain_apply(mlx_array *outputs, zm_chain *chain, mlx_stream stream, zmlx_error *error);
 
 #endif

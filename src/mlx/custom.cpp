@@ -68,8 +68,8 @@ struct Gradient {
     Arrays operator()(const Arrays &primals, const Arrays &cotangents, const Arrays &) const {
         std::vector<mlx_array> inputs = borrow(primals), given = borrow(cotangents);
         return collect(shared, primals.size(), [&](mlx_array *gradients, mlx_stream stream, zmlx_error *error) {
-            return function(shared.context.data(), gradients, inputs.data(), static_cast<int>(inputs.size()), given.data(),
-                            static_cast<int>(given.size()), stream, error);
+            return function(shared.context.data(), gradients, inputs.data(), static_cast<int>(inputs.size()),
+                            given.data(), static_cast<int>(given.size()), stream, error);
         });
     }
 };
@@ -88,7 +88,8 @@ struct Value {
         }
         std::vector<mlx_array> inputs = borrow(arguments);
         return collect(shared, results.size(), [&](mlx_array *outputs, mlx_stream stream, zmlx_error *error) {
-            return function(shared.context.data(), outputs, inputs.data(), static_cast<int>(inputs.size()), stream, error);
+            return function(shared.context.data(), outputs, inputs.data(), static_cast<int>(inputs.size()), stream,
+                            error);
         });
     }
 };

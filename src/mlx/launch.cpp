@@ -40,8 +40,8 @@ std::vector<mx::Dtype> dtypes_of(const Arrays &arrays) {
     return dtypes;
 }
 
-/* MLX's primitive of a CUDA kernel holds a copy of the code and the scalars; it says nothing about arrays, so one serves
- * all launches that differ in arrays alone. */
+/* MLX's primitive of a CUDA kernel holds a copy of the code and the scalars; it says nothing about arrays, so one
+ * serves all launches that differ in arrays alone. */
 class Launches {
 public:
     std::shared_ptr<mx::Primitive> get(const zm_gpu_launch &launch, const Arrays &inputs, const Arrays &outputs,

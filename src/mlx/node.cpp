@@ -210,8 +210,8 @@ private:
         throw std::runtime_error(std::string(name()) + " does not support " + what);
     }
 
-    /* Large results begin at a cache line: MLX's own memory does not, and then each row written past the caches would begin and
-     * end with a part of one. */
+    /* Large results begin at a cache line: MLX's own memory does not, and then each row written past the caches would
+     * begin and end with a part of one. */
     static void allocate(mx::array &output) {
         constexpr size_t line = 64, large = 1 << 16;
         size_t bytes = output.nbytes();
@@ -226,15 +226,16 @@ private:
                                   static_cast<int64_t>((line - past) / itemsize));
     }
 
-    /* All outputs of a node hold its inputs, until MLX detaches them right after the evaluation: till then no input would be
-     * the last output's alone. */
+    /* All outputs of a node hold its inputs, until MLX detaches them right after the evaluation: till then no input
+     * would be the last output's alone. */
     void replace(Arrays &outputs, const Arrays &inputs, Task &task) {
         for (size_t i = 0; i < outputs.size(); i++) {
             int number = state_->replaces[i];
             if (!number) continue;
             for (mx::array &output : outputs)
                 if (&output.inputs() != &inputs && !output.is_tracer()) output.inputs().clear();
-            size_t first = number > 0 ? static_cast<size_t>(number - 1) : 0, last = number > 0 ? first + 1 : inputs.size();
+            size_t first = number > 0 ? static_cast<size_t>(number - 1) : 0,
+                   last = number > 0 ? first + 1 : inputs.size();
             for (size_t j = first; j < last && !outputs[i].data_shared_ptr(); j++) {
                 if (!can_take_over(inputs[j], outputs[i])) continue;
                 outputs[i].copy_shared_buffer(inputs[j]);
@@ -276,8 +277,8 @@ void check(const zm_node_output *specs, int n_outputs, const mlx_array *inputs, 
     for (int i = 0; i < n_outputs; i++) {
         const zm_node_output &spec = specs[i];
         if (spec.n_dims > ZM_NODE_MAX_DIMS)
-            throw std::invalid_argument("an output of " + std::to_string(spec.n_dims) + " dimensions, expected at most " +
-                                        std::to_string(ZM_NODE_MAX_DIMS));
+            throw std::invalid_argument("an output of " + std::to_string(spec.n_dims) +
+                                        " dimensions, expected at most " + std::to_string(ZM_NODE_MAX_DIMS));
         bool valid = spec.n_dims >= 0 && zm::is_dtype(spec.dtype);
         for (int d = 0; valid && d < spec.n_dims; d++) valid = spec.shape[d] >= 0;
         if (!valid) throw std::invalid_argument("no valid shape or dtype for output " + std::to_string(i));

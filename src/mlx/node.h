@@ -34,7 +34,8 @@ bool zm_view_of(zm_view *view, mlx_array array);
 uintptr_t zm_array_id(mlx_array array);
 
 /* A compiled kernel to launch on a GPU through MLX. grid counts threads in all, block those of a block. Pointers are
- * borrowed and live as long as the node's state; a cubin stays for the life of the process, as launches are known by its address. */
+ * borrowed and live as long as the node's state; a cubin stays for the life of the process, as launches are known by
+ * its address. */
 typedef struct zm_gpu_launch {
     const char *name;   /* CUDA: the symbol; Metal: a valid identifier */
     const char *code;   /* CUDA: a cubin; Metal: the body's text */
@@ -43,8 +44,8 @@ typedef struct zm_gpu_launch {
     const char *const *input_names, *const *output_names; /* Metal: as the body names them */
     int64_t grid;
     int block, shared_bytes;
-    bool often; /* CUDA: hundreds of launches follow each other, so that the host's time counts. Outputs then come from a pool that
-                   keeps their memory (mlx/cuda/pool.hpp); grid / block must be below 2^31 */
+    bool often; /* CUDA: hundreds of launches follow each other, so that the host's time counts. Outputs then come from
+                   a pool that keeps their memory (mlx/cuda/pool.hpp); grid / block must be below 2^31 */
     uint32_t scalars[ZM_GPU_MAX_SCALARS]; /* CUDA: 32-bit words after the arrays. Metal has none: there the node's
                                              last input is an array of them */
     int n_scalars;
@@ -75,8 +76,9 @@ typedef struct zm_node_class {
                         const mlx_array *inputs, const int *axes, int n_inputs, mlx_stream stream,
                         zmlx_error *error);
 
-    /* How a GPU computes outputs from inputs (views without data; of outputs and copies, offset is 0): sets *launch. Only called on a GPU's stream, for outputs that
-     * are not empty. Inputs are row-contiguous (a strided one is copied first). */
+    /* How a GPU computes outputs from inputs (views without data; of outputs and copies, offset is 0): sets *launch.
+     * Only called on a GPU's stream, for outputs that are not empty. Inputs are row-contiguous (a strided one is copied
+     * first). */
     zmlx_status (*launch_gpu)(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
                               const zm_view *outputs, int n_outputs, zmlx_error *error);
 
@@ -97,13 +99,14 @@ typedef struct zm_node_output {
      * same buffer, which the function finds as it is. It must only write elements that nobody reads through
      * the input, or through what the input continues, after this node. */
     int continues;
-    /* i > 0, on the CPU: where nobody else needs input i - 1, of the same shape and type, this output takes over its buffer,
-     * which the function sees by their equal data; else, and by 0, it has a new one. ZM_REPLACES_ANY: any input that is so. */
+    /* i > 0, on the CPU: where nobody else needs input i - 1, of the same shape and type, this output takes over its
+     * buffer, which the function sees by their equal data; else, and by 0, it has a new one. ZM_REPLACES_ANY: any input
+     * that is so. */
     int replaces;
 } zm_node_output;
 
-/* Shaped and typed like a. Of more dimensions than a node has, as batches of batches make them, only their number is kept: such an
- * output is refused when the node is made. */
+/* Shaped and typed like a. Of more dimensions than a node has, as batches of batches make them, only their number is
+ * kept: such an output is refused when the node is made. */
 zm_node_output zm_output_as(mlx_array a);
 
 /* Makes the node and sets outputs[0..n_outputs) to its (lazy) results, each owned by the caller.

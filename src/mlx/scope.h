@@ -47,7 +47,8 @@ mlx_array zm_scope_fail(zm_scope *scope, zmlx_status code, const char *where, co
     ZM_PRINTF(4, 5);
 /* Sets *kept (an array of the caller's, replaced if it was set) to array; it outlives the scope. */
 void zm_scope_keep(zm_scope *scope, mlx_array *kept, mlx_array array);
-/* Frees the scope's arrays from number first on (n_arrays of an earlier moment) but kept, for work that is evaluated meanwhile. */
+/* Frees the scope's arrays from number first on (n_arrays of an earlier moment) but kept, for work that is evaluated
+ * meanwhile. */
 void zm_scope_release(zm_scope *scope, size_t first, mlx_array kept);
 /* Gives an owned array to the scope: freed with it. Returns it. */
 mlx_array zm_scope_own(zm_scope *scope, mlx_array array);

@@ -23,8 +23,8 @@ static mlx_array tokens_array(const int32_t *tokens, size_t count) {
     return mlx_array_new_data(tokens, shape, 2, MLX_INT32);
 }
 
-/* Feeds all prompt tokens but the last; only the caches are evaluated. The last chunk is under way when it returns, so that the
- * next step is made meanwhile. */
+/* Feeds all prompt tokens but the last; only the caches are evaluated. The last chunk is under way when it returns, so
+ * that the next step is made meanwhile. */
 static zmlx_status prefill(generation_run *run, const int32_t *prompt, size_t n_prompt) {
     const zmlx_generate_options *options = run->options;
     for (size_t done = 0; done + 1 < n_prompt;) {

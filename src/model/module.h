@@ -33,7 +33,8 @@ typedef struct zm_mask {
 typedef struct zm_call {
     zm_mask mask;
     zm_cache *cache; /* NULL: no cache */
-    /* Of a language model: NULL, or where it may say that it gave the likeliest tokens (batch, length) instead of logits. */
+    /* Of a language model: NULL, or where it may say that it gave the likeliest tokens (batch, length) instead of
+     * logits. */
     bool *chosen;
 } zm_call;
 

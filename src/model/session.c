@@ -66,7 +66,8 @@ zmlx_status zm_session_build_greedy(zmlx_session *session, mlx_array *next, mlx_
     return build(session, zm_causal_lm_greedy, next, tokens, n_tokens, error);
 }
 
-static zmlx_status evaluate(zmlx_session *session, mlx_array extra, int (*evaluation)(mlx_vector_array), zmlx_error *error) {
+static zmlx_status evaluate(zmlx_session *session, mlx_array extra, int (*evaluation)(mlx_vector_array),
+                            zmlx_error *error) {
     mlx_vector_array outputs = mlx_vector_array_new();
     int failed = 0;
     for (int i = 0; i < session->model->root->decoder->n_blocks; i++) {

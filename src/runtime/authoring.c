@@ -5,9 +5,11 @@
 #include "ir/lower.h"
 #include "runtime/kernel.h"
 
-static zmlx_status check_options(const char *compute_type, const char *expression, const char *role, zmlx_error *error) {
+static zmlx_status check_options(const char *compute_type, const char *expression, const char *role,
+                                 zmlx_error *error) {
     if (compute_type && strcmp(compute_type, "float32"))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "compute_type", "expected float32, the only one; got %s", compute_type);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "compute_type", "expected float32, the only one; got %s",
+                       compute_type);
     if (!expression) return zm_fail(error, ZMLX_ERROR_ARGUMENT, role, "is missing");
     return ZMLX_OK;
 }
@@ -45,7 +47,8 @@ zmlx_status zmlx_elementwise(zmlx_kernel **kernel, const char *name, const char 
     ZM_TRY(zm_lower_map(&forward, &text, error));
     if (zm_ir_has_rows(forward)) {
         zm_ir_free(forward);
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "expr", "it works along rows, so it is not elementwise; use zmlx_map");
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "expr",
+                       "it works along rows, so it is not elementwise; use zmlx_map");
     }
     return finish(kernel, forward, options->gradient ? &options->gradient : NULL, options->gradient_prelude,
                   options->header, options->input_only, error);
@@ -185,7 +188,8 @@ zmlx_status zmlx_kernel_apply_with(zmlx_kernel *kernel, mlx_array *outputs, cons
     mlx_array results[ZM_IR_MAX_OUTPUTS] = {{NULL}};
     zm_error_clear(error);
     if (n_inputs != (size_t)ir->n_inputs)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "expected %d inputs, got %zu", ir->n_inputs, n_inputs);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "expected %d inputs, got %zu", ir->n_inputs,
+                       n_inputs);
     ZM_TRY(zm_numbers_from(&numbers, kernel, given, error));
     zm_call call = {.inputs = inputs, .numbers = &numbers};
     ZM_TRY(zm_kernel_call(kernel, results, &call, stream, error));

@@ -64,7 +64,8 @@ static void work_on(void *context, size_t begin, size_t end) {
             int64_t row = piece / work->n_column_pieces * work->rows_each;
             int64_t column = piece % work->n_column_pieces * work->columns_each;
             for (int i = 0; application->summed_outputs >> i; i++)
-                if (application->summed_outputs >> i & 1) outputs[i] = (float *)self->call->outputs[i] + piece * call.columns;
+                if (application->summed_outputs >> i & 1)
+                    outputs[i] = (float *)self->call->outputs[i] + piece * call.columns;
             application->variant->function(&call, row, smaller(row + work->rows_each, call.rows), column,
                                            smaller(column + work->columns_each, call.columns));
         }
@@ -83,7 +84,8 @@ void zm_application_evaluate(const void *state, const zm_view *inputs, int n_inp
         size_t bytes = outputs[i].size * (size_t)zm_storage_bytes(application->variant->storages[n_inputs + i]);
         out[i] = outputs[i].data;
         size += outputs[i].size;
-        for (int j = 0; j < n_inputs; j++) streams = streams && out[i] != in[j]; /* what was just read is in the caches */
+        for (int j = 0; j < n_inputs; j++)
+            streams = streams && out[i] != in[j]; /* what was just read is in the caches */
         zm_want_large_pages(out[i], bytes);
         if (bytes && application->summed_outputs >> i & 1) memset(out[i], 0, bytes);
     }
@@ -117,8 +119,12 @@ static size_t last_level_cache(void) {
 static zm_gpu_plan plan_launch(const zm_application *application, bool is_aligned) {
     const zm_extent *extent = &application->extent;
     const zm_storage *storages = application->variant->storages;
-    zm_emit_request request = {application->kernel->forward, storages, storages + application->kernel->forward->n_inputs,
-                               application->kernel->symbol, application->joins_outputs, application->summed_outputs};
+    zm_emit_request request = {application->kernel->forward,
+                               storages,
+                               storages + application->kernel->forward->n_inputs,
+                               application->kernel->symbol,
+                               application->joins_outputs,
+                               application->summed_outputs};
     return zm_gpu_plan_launch(&request, extent->rows > 1 ? extent->rows : 1, extent->columns > 1 ? extent->columns : 1,
                               extent->layouts, is_aligned);
 }

@@ -10,7 +10,8 @@
 #include "zmlx/kernel_tools.h"
 
 enum { ROWS = 16, COLUMNS = 64, POINTS = ROWS * COLUMNS };
-static const double limit = 1e-6; /* far above the float64 rounding of two forms of one formula, far below a wrong term */
+static const double
+    limit = 1e-6; /* far above the float64 rounding of two forms of one formula, far below a wrong term */
 
 /* Names with POINTS values each. */
 typedef struct table {
@@ -94,10 +95,11 @@ static zmlx_status compare_all(double *worst, const zmlx_kernel *kernel, const z
         double difference = compare(given_outputs[i], derived_outputs[i], &where);
         if (difference > *worst) *worst = difference;
         if (!(difference <= limit))
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label,
-                           "the given gradient of %s differs from the derived one: at %s = %.9g given %.9g, derived %.9g",
-                           forward->inputs[i].name, forward->inputs[0].name, points->columns[0][where],
-                           given_outputs[i][where], derived_outputs[i][where]);
+            return zm_fail(
+                error, ZMLX_ERROR_ARGUMENT, kernel->label,
+                "the given gradient of %s differs from the derived one: at %s = %.9g given %.9g, derived %.9g",
+                forward->inputs[i].name, forward->inputs[0].name, points->columns[0][where], given_outputs[i][where],
+                derived_outputs[i][where]);
     }
     return ZMLX_OK;
 }

@@ -31,7 +31,8 @@ static char *make_label(const char *name) {
 static bool equal_applications(const void *a, const void *b) {
     const zm_application *left = a, *right = b;
     return left->variant == right->variant && !memcmp(&left->extent, &right->extent, sizeof left->extent) &&
-           left->joins_outputs == right->joins_outputs && left->summed_outputs == right->summed_outputs && !memcmp(&left->shape, &right->shape, sizeof left->shape) &&
+           left->joins_outputs == right->joins_outputs && left->summed_outputs == right->summed_outputs &&
+           !memcmp(&left->shape, &right->shape, sizeof left->shape) &&
            !memcmp(&left->numbers, &right->numbers, sizeof left->numbers);
 }
 
@@ -112,7 +113,8 @@ static zmlx_status check_inputs(const zmlx_kernel *kernel, const mlx_array *inpu
         if (!zm_storage_from_dtype(&storages[i], dtype) || zm_storage_type(storages[i]) != ir->inputs[i].type)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "input %s is %s; it must be %s", name,
                            zm_dtype_name(dtype),
-                           is_uint ? "uint32, int32, uint8 or bool" : "float32, float16 or bfloat16 (convert it first)");
+                           is_uint ? "uint32, int32, uint8 or bool"
+                                   : "float32, float16 or bfloat16 (convert it first)");
     }
     return ZMLX_OK;
 }
@@ -150,7 +152,8 @@ static zmlx_status make_node(mlx_array *outputs, zm_application *application, co
                                    zm_dtype_from_storage(storages[ir->n_inputs + i]));
     for (int i = 0; i < n_outputs; i++)
         if (application->summed_outputs >> i & 1)
-            specs[i] = (zm_node_output){.shape = {(int)zm_application_sum_rows(application), (int)application->extent.columns},
+            specs[i] = (zm_node_output){.shape = {(int)zm_application_sum_rows(application),
+                                                  (int)application->extent.columns},
                                         .n_dims = 2,
                                         .dtype = MLX_FLOAT32};
     if (application->joins_outputs) specs[0].shape[specs[0].n_dims - 1] *= 2;

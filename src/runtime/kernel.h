@@ -35,7 +35,12 @@ typedef struct zm_variant {
 } zm_variant;
 
 /* Where an input of a derived kernel comes from. */
-typedef enum zm_origin_kind { ZM_ORIGIN_PRIMAL, ZM_ORIGIN_RESULT, ZM_ORIGIN_COTANGENT, ZM_ORIGIN_TANGENT } zm_origin_kind;
+typedef enum zm_origin_kind {
+    ZM_ORIGIN_PRIMAL,
+    ZM_ORIGIN_RESULT,
+    ZM_ORIGIN_COTANGENT,
+    ZM_ORIGIN_TANGENT
+} zm_origin_kind;
 typedef struct zm_origin {
     zm_origin_kind kind;
     int index;
@@ -57,7 +62,8 @@ struct zmlx_kernel {
     atomic_int n_references;
     zm_ir *forward;  /* owned */
     zm_ir *gradient; /* owned: the caller's own, see zm_lower_gradient; NULL: derived */
-    zm_ir *differentiated; /* owned: derivatives are those of this one, with the same inputs and outputs; NULL: of forward */
+    zm_ir *differentiated; /* owned: derivatives are those of this one, with the same inputs and outputs; NULL: of
+                              forward */
     char *symbol;    /* a valid identifier made of the name */
     char *label;     /* shown by MLX and in errors */
     zm_node_class node_class;
@@ -77,8 +83,8 @@ zmlx_status zm_kernel_new(zmlx_kernel **kernel, zm_ir *forward, zm_ir *gradient,
 zmlx_kernel *zm_kernel_retain(zmlx_kernel *kernel);
 
 /* The variant for these types, for the CPU compiled if need be; borrowed from kernel. */
-zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu, const zm_layout_choice *choice,
-                              const zm_storage *storages, zmlx_error *error);
+zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu,
+                              const zm_layout_choice *choice, const zm_storage *storages, zmlx_error *error);
 /* CUDA: the cubin of a part (emit/gpu/gpu.h), compiled if need be. The first one asked for starts the others. */
 zmlx_status zm_variant_cubin(const zm_text **cubin, const zm_variant *variant, int part, zmlx_error *error);
 void zm_variant_free(zm_variant *variant);
@@ -87,8 +93,8 @@ void zm_variant_free(zm_variant *variant);
 zmlx_status zm_kernel_derive(const zm_derived **derived, zmlx_kernel *kernel, zm_derivation derivation,
                              uint64_t inputs, bool use_results, zmlx_error *error);
 
-/* Whether the gradient of an input, an output of the gradient's representation, is summed over rows where it is computed
- * (summed_outputs of zm_call); of a kernel without data_inputs: where shapes call for it. */
+/* Whether the gradient of an input, an output of the gradient's representation, is summed over rows where it is
+ * computed (summed_outputs of zm_call); of a kernel without data_inputs: where shapes call for it. */
 bool zm_kernel_sums_gradient(const zmlx_kernel *kernel, const zm_ir *gradient, int input, int output);
 
 /* Bit i: input i is of floats and no constant. */
@@ -109,8 +115,8 @@ typedef struct zm_call {
     const zm_shape *shape;        /* NULL: what the inputs broadcast to */
     const mlx_dtype *output_types; /* NULL: that of the first input */
     const zm_numbers *numbers;
-    /* Not on Metal: inputs[i] is twice as wide and halves[i] says which half is meant: ZM_LAYOUT_HALF, for the second with
-     * ZM_LAYOUT_SECOND; NULL or 0: all. shape is then given, and no input but those of one row broadcasts. */
+    /* Not on Metal: inputs[i] is twice as wide and halves[i] says which half is meant: ZM_LAYOUT_HALF, for the second
+     * with ZM_LAYOUT_SECOND; NULL or 0: all. shape is then given, and no input but those of one row broadcasts. */
     const int32_t *halves;
     bool joins_outputs; /* likewise: two outputs of one type are the halves of outputs[0] */
     /* Bit i: output i, of elements, becomes sums over rows, float32 (parts, columns): the sum over rows is that of the
@@ -126,8 +132,8 @@ zmlx_status zm_kernel_call(zmlx_kernel *kernel, mlx_array *outputs, const zm_cal
 zmlx_status zm_kernel_check_inputs(zm_shape *shape, const zmlx_kernel *kernel, const mlx_array *inputs,
                                    zmlx_error *error);
 
-/* Gradients of the inputs named in argument_numbers for a call of this shape; each the caller's. use_results: results are
- * given and exact. */
+/* Gradients of the inputs named in argument_numbers for a call of this shape; each the caller's. use_results: results
+ * are given and exact. */
 zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape,
                                const zm_numbers *numbers, const int *argument_numbers, int n_arguments,
                                const mlx_array *primals, const mlx_array *cotangents, const mlx_array *results,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Kernels that were compiled with the library: emitted C texts and their code, for each level of instruction set. A text
- * is known by its hash, so what is found is what would have been compiled, and a changed emitter finds nothing.
+/* Kernels that were compiled with the library: emitted C texts and their code, for each level of instruction set. A
+ * text is known by its hash, so what is found is what would have been compiled, and a changed emitter finds nothing.
  * tools/catalog/emit.c writes the table. */
 #ifndef ZM_RUNTIME_PREBUILT_H
 #define ZM_RUNTIME_PREBUILT_H

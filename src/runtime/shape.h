@@ -29,8 +29,9 @@ zmlx_status zm_shape_broadcast(zm_shape *shape, const zm_ir *ir, const mlx_array
 /* Refuses a shape whose elements, counted without zeros, are more than any array can have. */
 zmlx_status zm_shape_check_size(const zm_shape *shape, const char *name, zmlx_error *error);
 
-/* Cuts shape into rows and columns such that as many inputs as possible need no copy; the others are replaced in `inputs` by
- * their broadcast (owned by scope). The last dimension is the columns of a kernel with row operations, and where keeps_rows. halves: as in zm_call. */
+/* Cuts shape into rows and columns such that as many inputs as possible need no copy; the others are replaced in
+ * `inputs` by their broadcast (owned by scope). The last dimension is the columns of a kernel with row operations, and
+ * where keeps_rows. halves: as in zm_call. */
 void zm_shape_lay_out(zm_extent *extent, zm_scope *scope, const zm_ir *ir, const zm_shape *shape, mlx_array *inputs,
                       const int32_t *halves, bool keeps_rows);
 

@@ -80,14 +80,14 @@ static zmlx_status check_cotangents(const zmlx_kernel *kernel, const zm_shape *s
         if (!cotangents[i].ctx)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "the cotangent of %s is an empty handle", name);
         if (!zm_shape_is_output(shape, ir->outputs[i].level, cotangents[i]))
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "the cotangent of %s must have the shape of %s", name,
-                           name);
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "the cotangent of %s must have the shape of %s",
+                           name, name);
     }
     return ZMLX_OK;
 }
 
-zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients, const mlx_array *inputs, size_t n_inputs,
-                                       const mlx_array *cotangents, size_t n_cotangents,
+zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients, const mlx_array *inputs,
+                                       size_t n_inputs, const mlx_array *cotangents, size_t n_cotangents,
                                        const zmlx_kernel_numbers *given, mlx_stream stream, zmlx_error *error) {
     const zm_ir *ir = kernel->forward;
     const zm_derived *derived;
@@ -97,8 +97,9 @@ zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients
     int numbered[ZM_IR_MAX_INPUTS];
     zm_error_clear(error);
     if (n_inputs != (size_t)ir->n_inputs || n_cotangents != (size_t)ir->n_outputs)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "expected %d inputs and %d cotangents, got %zu and %zu",
-                       ir->n_inputs, ir->n_outputs, n_inputs, n_cotangents);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label,
+                       "expected %d inputs and %d cotangents, got %zu and %zu", ir->n_inputs, ir->n_outputs, n_inputs,
+                       n_cotangents);
     ZM_TRY(zm_numbers_from(&numbers, kernel, given, error));
     ZM_TRY(zm_kernel_derive(&derived, kernel, ZM_DERIVATION_VJP, all_inputs(kernel), false, error));
     zm_call call = {.inputs = inputs, .numbers = &numbers};

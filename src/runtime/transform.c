@@ -45,15 +45,17 @@ static bool is_vector(mlx_array primal) {
 }
 
 bool zm_kernel_sums_gradient(const zmlx_kernel *kernel, const zm_ir *gradient, int input, int output) {
-    return kernel->forward->inputs[input].type == ZM_TYPE_FLOAT && gradient->outputs[output].level == ZM_LEVEL_ELEMENT &&
-           zm_ir_has_rows(gradient) && (!kernel->data_inputs || kernel->vector_inputs >> input & 1);
+    return kernel->forward->inputs[input].type == ZM_TYPE_FLOAT &&
+           gradient->outputs[output].level == ZM_LEVEL_ELEMENT && zm_ir_has_rows(gradient) &&
+           (!kernel->data_inputs || kernel->vector_inputs >> input & 1);
 }
 
 /* Whether the gradient of input i is added up over rows where it is computed. */
-static bool is_summed_in_place(const zmlx_kernel *kernel, const zm_ir *gradient, int i, int output, const zm_shape *shape,
-                               mlx_array primal) {
+static bool is_summed_in_place(const zmlx_kernel *kernel, const zm_ir *gradient, int i, int output,
+                               const zm_shape *shape, mlx_array primal) {
     if (!zm_kernel_sums_gradient(kernel, gradient, i, output)) return false;
-    return kernel->data_inputs || (is_vector(primal) && !shape->is_scalar && !zm_shape_is_output(shape, ZM_LEVEL_ELEMENT, primal));
+    return kernel->data_inputs ||
+           (is_vector(primal) && !shape->is_scalar && !zm_shape_is_output(shape, ZM_LEVEL_ELEMENT, primal));
 }
 
 /* Parts of a sum over rows added up, with as many dimensions as primal has, at least one. */
@@ -81,7 +83,8 @@ static bool is_repeated(const zm_derived *derived, const int *argument_numbers, 
     return false;
 }
 
-/* MLX takes an array that is given twice for one: it drops the cotangent of the second and moves its batch axis twice. */
+/* MLX takes an array that is given twice for one: it drops the cotangent of the second and moves its batch axis
+ * twice. */
 static mlx_array as_another(zm_scope *scope, mlx_array a) { return zm_squeeze(scope, zm_expand_dims(scope, a, 0), 0); }
 
 zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape,
@@ -109,7 +112,11 @@ zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const 
         types[output] = direct ? mlx_array_dtype(primals[i]) : MLX_FLOAT32; /* sums are float32 */
         if (is_summed_in_place(kernel, gradient_ir, i, output, shape, primals[i])) summed |= (uint32_t)1 << output;
     }
-    zm_call call = {.inputs = inputs, .shape = shape, .output_types = types, .numbers = numbers, .summed_outputs = summed};
+    zm_call call = {.inputs = inputs,
+                    .shape = shape,
+                    .output_types = types,
+                    .numbers = numbers,
+                    .summed_outputs = summed};
     ZM_TRY(zm_kernel_call(derived->kernel, outputs, &call, stream, error));
 
     zm_scope scope;
@@ -134,7 +141,8 @@ zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const 
 
 /* Full values (..., columns) as parts of a sum over rows: the sum, then zeros. n_batch: leading dimensions to keep. */
 static mlx_array make_parts(zm_scope *scope, mlx_array full, int n_batch, int64_t n_parts) {
-    while (!zm_scope_failed(scope) && (int)mlx_array_ndim(full) > n_batch + 2) full = zm_sum(scope, full, n_batch, false);
+    while (!zm_scope_failed(scope) && (int)mlx_array_ndim(full) > n_batch + 2)
+        full = zm_sum(scope, full, n_batch, false);
     if (zm_scope_failed(scope)) return full;
     if ((int)mlx_array_ndim(full) < n_batch + 2) full = zm_expand_dims(scope, full, n_batch);
     mlx_array sum = zm_sum(scope, full, n_batch, true);
@@ -199,8 +207,9 @@ zmlx_status zm_application_vjp(const void *state, mlx_array *gradients, const in
     bool exact = results_are_exact(application) && !application->summed_outputs && !application->joins_outputs;
     zmlx_status status = zm_scope_failed(&scope)
                              ? ZMLX_ERROR_MLX
-                             : zm_kernel_call_vjp(gradients, application->kernel, &application->shape, &application->numbers,
-                                                  argument_numbers, n_arguments, inputs, given, results, exact, stream, error);
+                             : zm_kernel_call_vjp(gradients, application->kernel, &application->shape,
+                                                  &application->numbers, argument_numbers, n_arguments, inputs, given,
+                                                  results, exact, stream, error);
     for (int i = 0; i < n_arguments && !status; i++)
         if (argument_numbers[i] < application->kernel->forward->n_inputs)
             zm_scope_keep(&scope, &gradients[i],
@@ -229,7 +238,10 @@ zmlx_status zm_application_jvp(const void *state, mlx_array *result_tangents, in
     mlx_array made[ZM_IR_MAX_OUTPUTS] = {{NULL}};
     for (int i = 0; i < ir->n_outputs; i++)
         types[i] = zm_dtype_from_storage(application->variant->storages[ir->n_inputs + i]);
-    zm_call call = {.inputs = inputs, .shape = &application->shape, .output_types = types, .numbers = &application->numbers};
+    zm_call call = {.inputs = inputs,
+                    .shape = &application->shape,
+                    .output_types = types,
+                    .numbers = &application->numbers};
     zmlx_status status =
         zm_scope_failed(&scope) ? ZMLX_ERROR_MLX : zm_kernel_call(derived->kernel, made, &call, stream, error);
     for (int i = 0; i < ir->n_outputs && !status; i++)

@@ -113,14 +113,15 @@ static zmlx_status add(const zm_variant **added, zmlx_kernel *kernel, zm_gpu_kin
     return ZMLX_OK;
 }
 
-zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu, const zm_layout_choice *choice,
-                              const zm_storage *storages, zmlx_error *error) {
+zmlx_status zm_kernel_variant(const zm_variant **variant, zmlx_kernel *kernel, zm_gpu_kind gpu,
+                              const zm_layout_choice *choice, const zm_storage *storages, zmlx_error *error) {
     size_t n_storages = (size_t)(kernel->forward->n_inputs + kernel->forward->n_outputs);
     zmlx_status status = ZMLX_OK;
     pthread_mutex_lock(&kernel->lock);
     zm_variant *known = kernel->variants;
     while (known && (known->gpu != gpu || known->choice.joins_outputs != choice->joins_outputs ||
-                     known->choice.summed_outputs != choice->summed_outputs || memcmp(known->storages, storages, n_storages * sizeof *storages)))
+                     known->choice.summed_outputs != choice->summed_outputs ||
+                     memcmp(known->storages, storages, n_storages * sizeof *storages)))
         known = known->next;
     *variant = known;
     if (!known) status = add(variant, kernel, gpu, choice, storages, n_storages, error);

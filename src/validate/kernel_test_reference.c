@@ -56,8 +56,8 @@ static zmlx_status take_results(zm_test_expected *expected, mlx_vector_array res
     return ZMLX_OK;
 }
 
-/* Applies the function, or its gradient where cotangents is not empty, with the stream's device as MLX's default one: there
- * vjp copies its arguments, and a GPU has no float64. */
+/* Applies the function, or its gradient where cotangents is not empty, with the stream's device as MLX's default one:
+ * there vjp copies its arguments, and a GPU has no float64. */
 static int apply_function(mlx_vector_array *results, mlx_vector_array *gradients, const zm_test_case *test,
                           mlx_vector_array arguments, mlx_vector_array cotangents) {
     mlx_device before = mlx_device_new(), device = mlx_device_new();

@@ -3,8 +3,8 @@
  *
  *   emit FOLDER FAMILY...      FOLDER/prebuilt_<family>.c and FOLDER/prebuilt_table.c
  *
- * Each family's file begins with the prelude, then has the rest of each text with its symbols renamed by its hash. A file that
- * would not change is left alone, so that only what changed is compiled again. */
+ * Each family's file begins with the prelude, then has the rest of each text with its symbols renamed by its hash. A
+ * file that would not change is left alone, so that only what changed is compiled again. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,21 +91,23 @@ static int by_hash(const void *a, const void *b) {
 
 static void write_table(writer *self, zm_text *table) {
     qsort(self->records, (size_t)self->count, sizeof *self->records, by_hash);
-    zm_text_append_string(table,
-                          "/* SPDX-License-Identifier: MIT */\n#include \"runtime/prebuilt.h\"\n\n"
-                          "#define NAME(hash, level) zm_prebuilt_kernel_##hash##_##level\n"
-                          "#if ZM_LEVELS > 1\n"
-                          "#define ROW(hash, size, scratch) {0x##hash, size, scratch, {NAME(hash, 0), NAME(hash, 1), NAME(hash, 2)}},\n"
-                          "#define DECLARE(hash) extern zm_c_kernel NAME(hash, 0), NAME(hash, 1), NAME(hash, 2);\n"
-                          "#else\n"
-                          "#define ROW(hash, size, scratch) {0x##hash, size, scratch, {NAME(hash, 0)}},\n"
-                          "#define DECLARE(hash) extern zm_c_kernel NAME(hash, 0);\n#endif\n\n");
+    zm_text_append_string(
+        table,
+        "/* SPDX-License-Identifier: MIT */\n#include \"runtime/prebuilt.h\"\n\n"
+        "#define NAME(hash, level) zm_prebuilt_kernel_##hash##_##level\n"
+        "#if ZM_LEVELS > 1\n"
+        "#define ROW(hash, size, scratch) {0x##hash, size, scratch, {NAME(hash, 0), NAME(hash, 1), NAME(hash, 2)}},\n"
+        "#define DECLARE(hash) extern zm_c_kernel NAME(hash, 0), NAME(hash, 1), NAME(hash, 2);\n"
+        "#else\n"
+        "#define ROW(hash, size, scratch) {0x##hash, size, scratch, {NAME(hash, 0)}},\n"
+        "#define DECLARE(hash) extern zm_c_kernel NAME(hash, 0);\n#endif\n\n");
     for (int i = 0; i < self->count; i++) zm_text_printf(table, "DECLARE(%016" PRIx64 ")\n", self->records[i].hash);
     zm_text_append_string(table, "\nstatic const zm_prebuilt items[] = {\n");
     for (int i = 0; i < self->count; i++)
         zm_text_printf(table, "    ROW(%016" PRIx64 ", %zu, %d)\n", self->records[i].hash, self->records[i].size,
                        self->records[i].scratch_rows);
-    zm_text_append_string(table, "};\n\nconst zm_prebuilts zm_prebuilt_table = {items, sizeof items / sizeof *items};\n");
+    zm_text_append_string(table,
+                          "};\n\nconst zm_prebuilts zm_prebuilt_table = {items, sizeof items / sizeof *items};\n");
 }
 
 static zmlx_status write_file(const char *folder, const char *name, const zm_text *text, zmlx_error *error) {

@@ -30,7 +30,8 @@ static void print_prototype(const zmlx_catalog_entry *entry, const char *prefix)
             snprintf(part, sizeof part, "mlx_array %s%s%s", entry->inputs[input].name,
                      entry->inputs[input].is_optional ? " /* may be empty */" : "", end);
         else if (number < entry->n_numbers)
-            snprintf(part, sizeof part, "%s%s%s", type_of(entry->numbers[number].kind), entry->numbers[number].name, end);
+            snprintf(part, sizeof part, "%s%s%s", type_of(entry->numbers[number].kind), entry->numbers[number].name,
+                     end);
         else
             snprintf(part, sizeof part, i + 1 < n_parts ? "mlx_stream stream%s" : "zmlx_error *error%s", end);
         if (i && column + (int)strlen(part) + 1 > 118) column = printf("\n%s", indent) - 1;
@@ -78,12 +79,17 @@ static void print_presets(const zmlx_catalog_entry *entry) {
 static void write_header(void) {
     const char *family = "";
     printf("/* SPDX-License-Identifier: MIT */\n"
-           "/* The catalogue's kernels, one function each, generated from its lists; docs/kernels.md has the same as tables.\n"
+           "/* The catalogue's kernels, one function each, generated from its lists; docs/kernels.md has the same as "
+           "tables.\n"
            " *\n"
-           " * A result's handle must be empty or owned; inputs are borrowed; results are lazy. Sizes are named: the same\n"
-           " * name is the same size, \"...\" any number of leading dimensions, none included. Unless a line says otherwise, arrays\n"
-           " * are float32, float16 or bfloat16, those that are no parameters of one type, which is the result's. A wrong\n"
-           " * shape, type or number is ZMLX_ERROR_ARGUMENT: the message names the argument, and where is the function. */\n"
+           " * A result's handle must be empty or owned; inputs are borrowed; results are lazy. Sizes are named: the "
+           "same\n"
+           " * name is the same size, \"...\" any number of leading dimensions, none included. Unless a line says "
+           "otherwise, arrays\n"
+           " * are float32, float16 or bfloat16, those that are no parameters of one type, which is the result's. A "
+           "wrong\n"
+           " * shape, type or number is ZMLX_ERROR_ARGUMENT: the message names the argument, and where is the "
+           "function. */\n"
            "#ifndef ZMLX_KERNELS_H\n#define ZMLX_KERNELS_H\n\n#include \"zmlx/catalog.h\"\n\n"
            "#ifdef __cplusplus\nextern \"C\" {\n#endif\n");
     const zmlx_catalog_entry *entry;
@@ -140,7 +146,8 @@ static void write_functions(void) {
         write_values(entry);
         printf("    mlx_array outputs_[] = {");
         for (size_t j = 0; j < entry->n_outputs; j++) printf("%s*%s", j ? ", " : "", entry->outputs[j].name);
-        printf("};\n    zmlx_status status_ = zmlx_catalog_apply(\"%s\", outputs_, inputs_, %zu, values_, stream, error);\n",
+        printf("};\n    zmlx_status status_ = zmlx_catalog_apply(\"%s\", outputs_, inputs_, %zu, values_, stream, "
+               "error);\n",
                entry->name, entry->n_inputs);
         for (size_t j = 0; j < entry->n_outputs; j++) printf("    *%s = outputs_[%zu];\n", entry->outputs[j].name, j);
         printf("    return status_;\n}\n");
@@ -179,24 +186,34 @@ static void write_docs(void) {
     size_t count = 0;
     while (zmlx_catalog_get(count)) count++;
     printf("# Kernels\n\n"
-           "The catalogue's %zu kernels, generated from `src/kernels/*/*.def`. Each is `zmlx_<name>` in `zmlx/kernels.h`, and\n"
+           "The catalogue's %zu kernels, generated from `src/kernels/*/*.def`. Each is `zmlx_<name>` in "
+           "`zmlx/kernels.h`, and\n"
            "runs by `zmlx run <name>`; `zmlx kernels <name>` shows one of them.\n\n"
-           "- Arrays are float32, float16 or bfloat16. Data arrays of a call have one type, which is the result's unless one is\n"
+           "- Arrays are float32, float16 or bfloat16. Data arrays of a call have one type, which is the result's "
+           "unless one is\n"
            "  named; a *parameter* may have any of the three. Arithmetic is float32, each result is rounded once.\n"
-           "- `...` is any number of leading dimensions, none included; the same name is the same size; nothing broadcasts except\n"
-           "  where `broadcast` stands. `I...` are other leading dimensions, `flat D` is any shape of D elements, a first size with\n"
-           "  `?` may be missing. Any memory layout is accepted. A 0-d array counts as `[1]` where a last dimension is named.\n"
-           "- Gradients are derived from the expression, or *given* where a better form is known, and have the type of their\n"
+           "- `...` is any number of leading dimensions, none included; the same name is the same size; nothing "
+           "broadcasts except\n"
+           "  where `broadcast` stands. `I...` are other leading dimensions, `flat D` is any shape of D elements, a "
+           "first size with\n"
+           "  `?` may be missing. Any memory layout is accepted. A 0-d array counts as `[1]` where a last dimension is "
+           "named.\n"
+           "- Gradients are derived from the expression, or *given* where a better form is known, and have the type of "
+           "their\n"
            "  argument; sums over rows are float32. Indices, masks, codes, constants and numbers have none.\n"
            "- Tolerances are those of `zmlx/kernel_test.h`; *exact* is the correctly rounded result.\n"
-           "- `<name>_mlx` is a kernel's profile for models whose tokens must not change: it rounds after each step as MLX's own\n"
-           "  operations do, so on the CPU it has their bits (in float32 but for gelu, whose tanh is another). *as MLX*: that is tested\n"
-           "  with every number of both half types. On GPUs the steps are those of MLX's GPU operations, norms and convolutions MLX's\n"
+           "- `<name>_mlx` is a kernel's profile for models whose tokens must not change: it rounds after each step as "
+           "MLX's own\n"
+           "  operations do, so on the CPU it has their bits (in float32 but for gelu, whose tanh is another). *as "
+           "MLX*: that is tested\n"
+           "  with every number of both half types. On GPUs the steps are those of MLX's GPU operations, norms and "
+           "convolutions MLX's\n"
            "  own. Derivatives are those of the kernel itself.\n",
            count);
     for (size_t i = 0; (entry = zmlx_catalog_get(i)); i++) {
         if (strcmp(family, entry->family))
-            printf("\n## %s\n\n| name | arguments | result | gradient | tolerance |\n|:--|:--|:--|:--|:--|\n", entry->family);
+            printf("\n## %s\n\n| name | arguments | result | gradient | tolerance |\n|:--|:--|:--|:--|:--|\n",
+                   entry->family);
         family = entry->family;
         printf("| `%s` | ", entry->name);
         print_arguments(entry);

@@ -51,7 +51,8 @@ static zmlx_status visit_gradient(const visit_state *self, uint64_t inputs) {
                 self->kernel->data_inputs >> i & 1 ? self->inputs[i] : ZM_STORAGE_FLOAT32;
     uint32_t summed = 0;
     for (int i = 0; i < forward->n_inputs; i++)
-        if (derived->gradient_outputs[i] >= 0 && zm_kernel_sums_gradient(self->kernel, ir, i, derived->gradient_outputs[i]))
+        if (derived->gradient_outputs[i] >= 0 &&
+            zm_kernel_sums_gradient(self->kernel, ir, i, derived->gradient_outputs[i]))
             summed |= (uint32_t)1 << derived->gradient_outputs[i];
     zm_emit_request request = {ir, in, out, derived->kernel->symbol, false, summed};
     return self->visit(self->context, self->entry, &request, self->error);
@@ -76,7 +77,8 @@ static bool has_role(const zm_kernel_entry *entry, zm_role role) {
 
 static zmlx_status visit_entry(visit_state *self) {
     static const zm_storage types[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16};
-    bool has_data = has_role(self->entry, ZM_ROLE_DATA), has_parameters = has_role(self->entry, ZM_ROLE_PARAMETER) || has_role(self->entry, ZM_ROLE_CONSTANT);
+    bool has_data = has_role(self->entry, ZM_ROLE_DATA),
+         has_parameters = has_role(self->entry, ZM_ROLE_PARAMETER) || has_role(self->entry, ZM_ROLE_CONSTANT);
     bool has_any = false;
     for (int i = 0; i < self->entry->signature.n_outputs; i++)
         has_any |= !strcmp(self->entry->signature.outputs[i].type, "any");

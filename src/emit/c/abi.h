@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* How the runtime calls a compiled C kernel. The emitted text carries this struct's text itself (prelude.h), so a change
- * here is a change there; a test compares their sizes. */
+/* How the runtime calls a compiled C kernel. The emitted text carries this struct's text itself (prelude.h), so a
+ * change here is a change there; a test compares their sizes. */
 #ifndef ZM_EMIT_C_ABI_H
 #define ZM_EMIT_C_ABI_H
 
@@ -14,7 +14,8 @@ typedef struct zm_c_call {
     int64_t output_stride; /* elements from one row of an output to the next: columns, or more */
     const float *parameters;
     const uint64_t *seeds;
-    float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, each rounded up to 16 floats; 64-byte aligned */
+    float *scratch; /* this thread's: *<entry>_scratch rows of columns floats, each rounded up to 16 floats; 64-byte
+                       aligned */
     int32_t stream_stores; /* not 0: outputs are larger than the caches, write past them; 2: the caller fences */
 } zm_c_call;
 

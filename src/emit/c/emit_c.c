@@ -31,9 +31,9 @@ static void write_row_pointers(zm_c_frame *frame) {
                        i, i, i, zm_storage_bytes(frame->request->inputs[i]));
         if (!frame->is_varying[i]) continue;
         const char *type = zm_c_types[frame->ir->inputs[i].type];
-        zm_text_printf(text,
-                       "        const zm_index ahead%d = zm_bytes_ahead(call->layouts[%d], last_row - row, columns, %d);\n",
-                       i, i, zm_storage_bytes(frame->request->inputs[i]));
+        zm_text_printf(
+            text, "        const zm_index ahead%d = zm_bytes_ahead(call->layouts[%d], last_row - row, columns, %d);\n",
+            i, i, zm_storage_bytes(frame->request->inputs[i]));
         zm_text_printf(text, "        const %s one%d = varies%d ? (%s){0} : zm_load_one_%s(in%d, 0);\n", type, i,
                        i, type, zm_storage_name(frame->request->inputs[i]), i);
     }
@@ -43,8 +43,9 @@ static void write_row_pointers(zm_c_frame *frame) {
             zm_text_printf(text, "        char *const out%d = call->outputs[%d];\n", i, i);
             continue;
         }
-        zm_text_printf(text, "        char *const out%d = (char *)call->outputs[%d] + row * call->output_stride * %d;\n", i, i,
-                       zm_storage_bytes(frame->request->outputs[i]));
+        zm_text_printf(text,
+                       "        char *const out%d = (char *)call->outputs[%d] + row * call->output_stride * %d;\n", i,
+                       i, zm_storage_bytes(frame->request->outputs[i]));
     }
     for (int i = 0; i < frame->n_kept; i++)
         zm_text_printf(text, "        float *const kept%d = call->scratch + %d * ((columns + 15) / 16 * 16);\n", i,
@@ -60,7 +61,8 @@ static void write_kernel_body(zm_c_frame *frame) {
     zm_text_append_string(
         text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n");
     for (int i = 0; i < frame->ir->n_parameters; i++)
-        if (frame->ir->parameters[i].is_seed) zm_text_printf(text, "    const zm_keys keys%d = zm_keys_of(call->seeds[%d]);\n", i, i);
+        if (frame->ir->parameters[i].is_seed)
+            zm_text_printf(text, "    const zm_keys keys%d = zm_keys_of(call->seeds[%d]);\n", i, i);
     zm_c_write_row_values(frame, &schedule->passes[0], ZM_LEVEL_UNIFORM, "    ");
     zm_text_append_string(text, "    for (zm_index row = first_row; row < last_row; row++) {\n");
     write_row_pointers(frame);
@@ -129,7 +131,8 @@ static zmlx_status emit_c(zm_text *source, const zm_emit_request *request, zmlx_
     if (!status) {
         bool is_narrow = zm_emit_is_narrow(request);
         zm_text_append_string(source, zm_prelude_c);
-        if (is_narrow) zm_text_append_string(source, "#define zm_exp zm_narrow_exp\n#define zm_sigmoid zm_narrow_sigmoid\n");
+        if (is_narrow)
+            zm_text_append_string(source, "#define zm_exp zm_narrow_exp\n#define zm_sigmoid zm_narrow_sigmoid\n");
         bool has_storage = zm_emit_begin_storage(source, request);
         zm_c_write_fold_functions(&frame);
         write_kernel_body(&frame);

@@ -72,13 +72,13 @@ static void write_stream_flags(zm_c_frame *frame, const zm_pass *pass, const cha
         int output = pass->stores[i];
         if (zm_c_is_summed(frame, output)) continue;
         zm_text_printf(frame->text,
-                       "            const int stream%d = call->stream_stores && zm_is_aligned(out%d, %s, %d);\n", output, output,
-                       column, zm_storage_bytes(frame->request->outputs[output]));
+                       "            const int stream%d = call->stream_stores && zm_is_aligned(out%d, %s, %d);\n",
+                       output, output, column, zm_storage_bytes(frame->request->outputs[output]));
     }
 }
 
-/* What the first pass reads comes from memory: the processor's own prefetching stops at pages and begins anew, and leaves the
- * memory idle where a vector takes long to compute. */
+/* What the first pass reads comes from memory: the processor's own prefetching stops at pages and begins anew, and
+ * leaves the memory idle where a vector takes long to compute. */
 static void write_fetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     for (int i = 0; !pass_number && i < pass->n_element_values; i++) {
@@ -90,7 +90,8 @@ static void write_fetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, 
     }
 }
 
-/* The last pass finds its row in the caches and would leave the memory idle but for its stores: it fetches the next row. */
+/* The last pass finds its row in the caches and would leave the memory idle but for its stores: it fetches the next
+ * row. */
 static void write_prefetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, const char *indent) {
     const zm_pass *first = &frame->schedule.passes[0];
     if (!pass_number || pass_number + 1 != frame->schedule.n_passes) return;

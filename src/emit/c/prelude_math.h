@@ -432,8 +432,9 @@ ZM_FN vf zm_fmod(vf a, vf b) {
     return zm_fmod_large(a, b);
 }
 
-/* As MLX rounds on the CPU. Its exponential is 2^n P(f) with n + f = x / ln 2 and the constants of mlx/backend/cpu/simd/math.h,
- * NaN and what is beyond 88 apart; only that of its sigmoid is rounded to the array's type on the way. */
+/* As MLX rounds on the CPU. Its exponential is 2^n P(f) with n + f = x / ln 2 and the constants of
+ * mlx/backend/cpu/simd/math.h, NaN and what is beyond 88 apart; only that of its sigmoid is rounded to the array's type
+ * on the way. */
 ZM_FN vf zm_mlx_exp(vf x) {
     vf scaled = x * 1.442695f, n = zm_floor(scaled);
     n = zm_select(scaled - n >= 0.5f, n + 1.0f, n); /* floor(scaled + 0.5) without the sum's rounding */

@@ -62,7 +62,8 @@ ZM_FN void zm_philox(const zm_keys *keys, __UINT64_TYPE__ block, zm_blocks *bloc
     }
     ZM_UNROLL
     for (int i = 0; i < n; i++)
-        blocks[i] = (zm_blocks){(word[i][0] & 0xffffffffu) | word[i][1] << 32, (word[i][2] & 0xffffffffu) | word[i][3] << 32};
+        blocks[i] = (zm_blocks){(word[i][0] & 0xffffffffu) | word[i][1] << 32,
+                                (word[i][2] & 0xffffffffu) | word[i][3] << 32};
 }
 
 /* Two vectors of numbers in [0, 1). */

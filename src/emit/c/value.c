@@ -106,13 +106,16 @@ static bool is_by_row(const zm_c_frame *frame, const zm_value *value) {
 }
 
 void zm_c_write_random_pairs(zm_c_frame *frame, zm_id id, const char *indent, int n) {
-    zm_text_printf(frame->text, "%szm_two two%d[%d];\n%szm_random_pairs(&keys%d, (__UINT64_TYPE__)(row * columns + c), two%d, %d);\n",
-                   indent, (int)id, n, indent, (int)frame->ir->values[id].index, (int)id, n);
+    zm_text_printf(
+        frame->text,
+        "%szm_two two%d[%d];\n%szm_random_pairs(&keys%d, (__UINT64_TYPE__)(row * columns + c), two%d, %d);\n", indent,
+        (int)id, n, indent, (int)frame->ir->values[id].index, (int)id, n);
 }
 
 static void write_random(zm_c_frame *frame, zm_id id, const zm_value *value, zm_c_extent extent) {
     if (extent == ZM_C_PAIR)
-        zm_text_printf(frame->text, "two%d[%s].%s", (int)id, frame->is_in_pairs ? "pair" : "0", frame->is_second ? "second" : "first");
+        zm_text_printf(frame->text, "two%d[%s].%s", (int)id, frame->is_in_pairs ? "pair" : "0",
+                       frame->is_second ? "second" : "first");
     else
         zm_text_printf(frame->text, "zm_random(&keys%d, (__UINT64_TYPE__)(row * columns + c))", (int)value->index);
 }
@@ -213,10 +216,11 @@ static void write_pair_store(zm_c_frame *frame, int output, const char *indent) 
 static void write_sum(zm_c_frame *frame, int output, zm_c_extent extent, const char *indent) {
     zm_id id = frame->ir->outputs[output].value;
     if (extent == ZM_C_PART) {
-        zm_text_printf(frame->text,
-                       "%sif (count < ZM_WIDTH) zm_store_part_float32(out%d, c, zm_load_part_float32(out%d, c, count) + v%d, "
-                       "count); else zm_store_float32(out%d, c, zm_load_float32(out%d, c) + v%d);\n",
-                       indent, output, output, (int)id, output, output, (int)id);
+        zm_text_printf(
+            frame->text,
+            "%sif (count < ZM_WIDTH) zm_store_part_float32(out%d, c, zm_load_part_float32(out%d, c, count) + v%d, "
+            "count); else zm_store_float32(out%d, c, zm_load_float32(out%d, c) + v%d);\n",
+            indent, output, output, (int)id, output, output, (int)id);
         return;
     }
     for (int vector = 0; vector < (extent == ZM_C_PAIR ? 2 : 1); vector++) {

@@ -18,8 +18,12 @@ ZM_FUNCTION float zm_bits_float(uint bits) { return __uint_as_float(bits); }
 ZM_FUNCTION uint zm_shuffle(uint value, uint lane) { return __shfl_sync(0xffffffffu, value, int(lane)); }
 ZM_FUNCTION float zm_shuffle(float value, uint lane) { return __shfl_sync(0xffffffffu, value, int(lane)); }
 /* From the lane whose number differs in the bit `distance`. */
-ZM_FUNCTION uint zm_exchange(uint value, uint, uint distance) { return __shfl_xor_sync(0xffffffffu, value, int(distance)); }
-ZM_FUNCTION float zm_exchange(float value, uint, uint distance) { return __shfl_xor_sync(0xffffffffu, value, int(distance)); }
+ZM_FUNCTION uint zm_exchange(uint value, uint, uint distance) {
+    return __shfl_xor_sync(0xffffffffu, value, int(distance));
+}
+ZM_FUNCTION float zm_exchange(float value, uint, uint distance) {
+    return __shfl_xor_sync(0xffffffffu, value, int(distance));
+}
 ZM_FUNCTION void zm_barrier() { __syncthreads(); }
 template <class T>
 ZM_FUNCTION void zm_prefetch_word(const T *p) {

@@ -33,7 +33,8 @@ ZM_FUNCTION float zm_sqrt(float a) { return __fsqrt_rn(a); }
 ZM_FUNCTION float zm_rsqrt(float a) { return rsqrtf(a); }
 ZM_FUNCTION float zm_cbrt(float a) { return cbrtf(a); }
 ZM_OUTLINE float zm_pow(float a, float b) { return powf(a, b); }
-/* Through the unit that has 2^x: an error of 1.5 |a| + 3 units in the last place of float32; subnormal results are 0. */
+/* Through the unit that has 2^x: an error of 1.5 |a| + 3 units in the last place of float32; subnormal results are
+ * 0. */
 ZM_FUNCTION float zm_fast_exp(float a) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(a * 1.4426950408889634f));
@@ -103,8 +104,8 @@ ZM_FUNCTION T zm_select(bool a, T b, T c) {
 ZM_FUNCTION float zm_from_bool(bool a) { return a ? 1.0f : 0.0f; }
 ZM_FUNCTION float zm_from_uint(uint a) { return __uint2float_rn(a); }
 ZM_FUNCTION uint zm_to_uint(float a) { return a >= 0.0f && a < 4294967296.0f ? __float2uint_rz(a) : 0xffffffffu; }
-/* As MLX rounds on a GPU, where each step of its sigmoid is of the array's type. The kernel says which is meant by zm_stored and
- * zm_stored_sigmoid. */
+/* As MLX rounds on a GPU, where each step of its sigmoid is of the array's type. The kernel says which is meant by
+ * zm_stored and zm_stored_sigmoid. */
 template <class S>
 ZM_FUNCTION float zm_mlx_exp(float a) { /* CUDA's of a half type: 2^(a log2 e) */
     float y;

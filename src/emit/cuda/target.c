@@ -13,7 +13,8 @@ static void print_arguments(zm_text *text, const zm_gpu_frame *frame) {
         zm_text_printf(text, "const %s *%s, ", zm_gpu_storage_word(frame->request->inputs[i]), zm_gpu_input_name(i));
     for (int i = 0; i < (frame->request->joins_outputs ? 1 : ir->n_outputs); i++)
         zm_text_printf(text, "%s *%s, ", zm_gpu_storage_word(frame->request->outputs[i]), zm_gpu_output_name(i));
-    zm_text_append_string(text, "uint rows_low, uint rows_high, uint columns_low, uint columns_high,\n    uint threads_per_row");
+    zm_text_append_string(
+        text, "uint rows_low, uint rows_high, uint columns_low, uint columns_high,\n    uint threads_per_row");
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, ", uint layout%d", i);
     for (int i = 0; i < ir->n_parameters; i++)
         zm_text_printf(text, ir->parameters[i].is_seed ? ", uint low%d, uint high%d" : ", float p%d", i, i);
@@ -26,14 +27,16 @@ static void print_call(zm_text *text, const zm_gpu_frame *frame, const char *fun
     for (int i = 0; i < ir->n_outputs; i++)
         zm_text_printf(text, frame->request->joins_outputs && i ? "%s + zm_join(columns_low, columns_high), " : "%s, ",
                        zm_gpu_output_name(frame->request->joins_outputs ? 0 : i));
-    zm_text_append_string(text, "zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,\n        ");
+    zm_text_append_string(
+        text, "zm_join(rows_low, rows_high), zm_join(columns_low, columns_high), threads_per_row,\n        ");
     for (int i = 0; i < ir->n_inputs; i++) zm_text_printf(text, "layout%d, ", i);
     for (int i = 0; i < ir->n_parameters; i++)
         zm_text_printf(text, ir->parameters[i].is_seed ? "seed%d, " : "p%d, ", i);
     zm_text_append_string(text, "self, shared);\n");
 }
 
-/* Blocks of a multiprocessor, so that enough loads are on their way: as many as the registers allow without spilling. */
+/* Blocks of a multiprocessor, so that enough loads are on their way: as many as the registers allow without
+ * spilling. */
 static int count_blocks(const zm_gpu_frame *frame) {
     int words = 0;
     bool has_elements = false;
@@ -46,10 +49,11 @@ static int count_blocks(const zm_gpu_frame *frame) {
 }
 
 /* plain: where inputs of elements are known to vary by column, which tells the compiler; NULL: nowhere. */
-static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *function, const char *blocks, const char *plain) {
+static void print_kernel(zm_text *text, const zm_gpu_frame *frame, const char *function, const char *blocks,
+                         const char *plain) {
     const zm_ir *ir = frame->ir;
-    zm_text_printf(text, "extern \"C\" __global__ void __launch_bounds__(%d, %s) %s(\n    ", zm_gpu_frame_threads(frame), blocks,
-                   frame->request->entry);
+    zm_text_printf(text, "extern \"C\" __global__ void __launch_bounds__(%d, %s) %s(\n    ",
+                   zm_gpu_frame_threads(frame), blocks, frame->request->entry);
     print_arguments(text, frame);
     zm_text_append_string(text, ") {\n");
     if (zm_gpu_frame_shared_words(frame))
@@ -98,7 +102,8 @@ static void print_rows(zm_text *text, zm_gpu_frame *frame, const char *blocks) {
     print_kernel(text, frame, "zm_streamed<1>", blocks, NULL);
     zm_text_printf(text,
                    "#elif ZM_PART == %d\n#define ZM_CHUNKS %d\n#define ZM_WHOLE 0\n"
-                   "#else\n#define ZM_CHUNKS ((ZM_PART - %d) / 2 + 1)\n#define ZM_WHOLE (ZM_CHUNKS - (ZM_PART - %d) %% 2)\n#endif\n"
+                   "#else\n#define ZM_CHUNKS ((ZM_PART - %d) / 2 + 1)\n#define ZM_WHOLE (ZM_CHUNKS - (ZM_PART - %d) %% "
+                   "2)\n#endif\n"
                    "#ifdef ZM_CHUNKS\n",
                    ZM_GPU_SHORT_ROWS, frame->items / frame->vector, ZM_GPU_GENERAL_PARTS, ZM_GPU_GENERAL_PARTS);
     print_kernel(text, frame, frame->resident_words ? "zm_resident<ZM_CHUNKS, ZM_WHOLE>" : streamed, blocks, plain);

@@ -78,7 +78,8 @@ static void print_arrays(zm_gpu_body *body) {
         if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            %s e%d[V];\n            zm_unpack<zm_%s, V>(e%d, x%d%s);\n",
                            zm_gpu_type(ir->values[id].type), (int)id,
-                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, (int)id, body->loaded);
+                           zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, (int)id,
+                           body->loaded);
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!is_computed(body, id)) continue;
         bool is_scan = zm_gpu_is_scan(&ir->values[id]);
@@ -90,7 +91,8 @@ static void print_arrays(zm_gpu_body *body) {
     if (!body->parts) return;
     for (int i = 0; i < body->parts->n_stores; i++) {
         int output = body->parts->stores[i];
-        zm_text_printf(text, "            %s y%d[V];\n", zm_gpu_type(ir->values[ir->outputs[output].value].type), output);
+        zm_text_printf(text, "            %s y%d[V];\n", zm_gpu_type(ir->values[ir->outputs[output].value].type),
+                       output);
     }
     zm_gpu_print_vector_parts(body, body->parts);
 }
@@ -162,12 +164,16 @@ zmlx_status zm_gpu_print_chunk(zm_gpu_body *body) {
     zm_gpu_print_vector_end(body, body->parts);
     for (int i = 0; i < body->parts->n_stores; i++) {
         int output = body->parts->stores[i];
-        const char *condition = body->is_collective ? (body->is_resident ? "if (active && at.exists) " : "if (at.exists) ")
-                                : body->is_resident ? "if (active) " : "";
+        const char *condition = body->is_collective
+                                    ? (body->is_resident ? "if (active && at.exists) " : "if (at.exists) ")
+                                : body->is_resident ? "if (active) "
+                                                    : "";
         if (zm_gpu_is_summed(body->frame->request, output) && body->is_resident)
-            zm_text_printf(body->frame->text, "            %szm_accumulate<V>(z%d[k], y%d);\n", condition, output, output);
+            zm_text_printf(body->frame->text, "            %szm_accumulate<V>(z%d[k], y%d);\n", condition, output,
+                           output);
         else if (zm_gpu_is_summed(body->frame->request, output))
-            zm_text_printf(body->frame->text, "            %szm_add_to<V>(sum_out%d, y%d, at);\n", condition, output, output);
+            zm_text_printf(body->frame->text, "            %szm_add_to<V>(sum_out%d, y%d, at);\n", condition, output,
+                           output);
         else
             zm_text_printf(body->frame->text, "            %szm_store<zm_%s, V>(row_out%d, y%d, at);\n", condition,
                            zm_storage_name(body->frame->request->outputs[output]), output, output);

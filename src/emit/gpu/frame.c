@@ -45,8 +45,8 @@ int zm_gpu_frame_shared_words(const zm_gpu_frame *frame) {
     return frame->has_rows ? (frame->n_slots + 1) * ZM_GPU_SLOT : 0;
 }
 
-/* Operations with a definition that the frame has its own code for: rows that are read again in every pass have a sum of
- * exponentials from the pass that finds their largest. */
+/* Operations with a definition that the frame has its own code for: rows that are read again in every pass have a sum
+ * of exponentials from the pass that finds their largest. */
 static bool has_spelling(zm_op op) { return op == ZM_OP_ROW_EXP_SUM; }
 
 static bool has_spellings(const zm_ir *ir) {
@@ -145,8 +145,8 @@ const char *zm_gpu_output_stride(const zm_gpu_frame *frame) {
 }
 
 void zm_gpu_print_random(zm_gpu_frame *frame, const char *indent, zm_id id) {
-    zm_text_printf(frame->text, "%sfloat q%d[V];\n%szm_random<V>(q%d, p%d, zm_index(at, 0));\n", indent, (int)id, indent, (int)id,
-                   (int)frame->ir->values[id].index);
+    zm_text_printf(frame->text, "%sfloat q%d[V];\n%szm_random<V>(q%d, p%d, zm_index(at, 0));\n", indent, (int)id,
+                   indent, (int)id, (int)frame->ir->values[id].index);
 }
 
 zmlx_status zm_gpu_print_value(zm_gpu_frame *frame, const char *indent, zm_id id) {
@@ -220,7 +220,8 @@ static void print_row_choice(zm_gpu_frame *frame) {
 }
 
 /* The elements from `begin` to `end`, as vectors or one by one. */
-static void print_map_call(zm_gpu_frame *frame, int vector, int n_vectors, bool is_whole, const char *extent, const char *range) {
+static void print_map_call(zm_gpu_frame *frame, int vector, int n_vectors, bool is_whole, const char *extent,
+                           const char *range) {
     char part[48];
     snprintf(part, sizeof part, "    zm_part<%d, %d, %s>", vector, n_vectors, is_whole ? "true" : "false");
     print_call(frame, part, extent, range);
@@ -274,7 +275,9 @@ zmlx_status zm_gpu_frame_print(zm_gpu_frame *frame, zm_text *text) {
         ZM_TRY(zm_print_fold(text, &style, frame->ir, i, frame->error));
         if (!frame->ir->folds[i].combine.n_values) continue;
         const char *type = zm_gpu_type(frame->ir->values[frame->ir->folds[i].init].type);
-        zm_text_printf(text, "struct zm_fold%d { enum { is_symmetric = 0 }; static ZM_FUNCTION %s apply(%s a, %s b) { return zm_combine%d(a, b); } };\n",
+        zm_text_printf(text,
+                       "struct zm_fold%d { enum { is_symmetric = 0 }; static ZM_FUNCTION %s apply(%s a, %s b) { return "
+                       "zm_combine%d(a, b); } };\n",
                        i, type, type, type, i);
     }
     ZM_TRY(frame->has_rows ? zm_gpu_print_rows(frame) : zm_gpu_print_map(frame));

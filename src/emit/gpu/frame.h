@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* The text of a kernel between prelude and signature, the same for CUDA and Metal: the functions of its folds and
  *
- *     template <int V, int U, bool WHOLE, class I0, ...> void zm_part(..., zm_long begin, zm_long end)      of a map, U vectors a
- *                                                                thread; WHOLE: from begin to end there are only whole tiles
- *     template <int C, int WHOLE, class I0, ...> void zm_resident(...)     rows of whole vectors that fit in registers, where any
- *                                                                do: C chunks, of which all threads have the first WHOLE
- *     template <int V, class I0, ...> void zm_streamed(...)      rows of any length; V is 1 where they are not whole vectors
- *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns, uint threads_per_row,
- *                                            uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
+ *     template <int V, int U, bool WHOLE, class I0, ...> void zm_part(..., zm_long begin, zm_long end)
+ *         of a map, U vectors a thread; WHOLE: from begin to end there are only whole tiles
+ *     template <int C, int WHOLE, class I0, ...> void zm_resident(...)
+ *         rows of whole vectors that fit in registers, where any do: C chunks, of which all threads have the first WHOLE
+ *     template <int V, class I0, ...> void zm_streamed(...)
+ *         rows of any length; V is 1 where they are not whole vectors
+ *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns,
+ *                                            uint threads_per_row, uint layout0, ..., float p0, zm_seed p1, ...,
+ *                                            zm_thread self, uint *shared)
  *
  * of which the last (only where asked for) chooses among the others. Names in them: v<id> a value, x<id> a vector of a
- * load as in memory, e<id> its elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of a scan, r<id> an accumulator, q<id> random numbers, t<id> a vector's part of a sum, y<output> what is stored. */
+ * load as in memory, e<id> its elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of
+ * a scan, r<id> an accumulator, q<id> random numbers, t<id> a vector's part of a sum, y<output> what is stored. */
 #ifndef ZM_EMIT_GPU_FRAME_H
 #define ZM_EMIT_GPU_FRAME_H
 
@@ -50,7 +53,9 @@ typedef struct zm_gpu_frame {
 int zm_gpu_vector(const zm_emit_request *request);
 /* Elements of a row that fits, of a thread: 4 vectors, or fewer. */
 int zm_gpu_row_items(const zm_emit_request *request);
-static inline bool zm_gpu_is_summed(const zm_emit_request *request, int output) { return request->summed_outputs >> output & 1; }
+static inline bool zm_gpu_is_summed(const zm_emit_request *request, int output) {
+    return request->summed_outputs >> output & 1;
+}
 
 zmlx_status zm_gpu_frame_begin(zm_gpu_frame *frame, const zm_emit_request *request, zmlx_error *error);
 void zm_gpu_frame_end(zm_gpu_frame *frame);
@@ -74,7 +79,8 @@ static inline bool zm_gpu_is_vector_load(const zm_value *value) {
 /* The head of a function of the frame, up to its brace. constants: the template's, or NULL. */
 void zm_gpu_print_function(zm_gpu_frame *frame, const char *name, const char *constants, const char *more_parameters);
 const char *zm_gpu_type(zm_type type);
-/* The value as an expression of v<operand>; leaves of elements in terms of `at` and `j`. Not loads, reductions, scans. */
+/* The value as an expression of v<operand>; leaves of elements in terms of `at` and `j`. Not loads, reductions,
+ * scans. */
 zmlx_status zm_gpu_print_expression(zm_gpu_frame *frame, zm_id id);
 /* The numbers of a random value for a vector, before the loop over it. */
 void zm_gpu_print_random(zm_gpu_frame *frame, const char *indent, zm_id id);

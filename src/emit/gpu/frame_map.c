@@ -11,15 +11,18 @@ static void print_loads(zm_gpu_frame *frame) {
         if (zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "        zm_packed<zm_%s, V> x%d[U];\n",
                            zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id);
-    zm_text_printf(text,
-                   "#pragma unroll\n"
-                   "        for (int u = 0; u < U; ++u) {\n"
-                   "            places[u] = zm_place_in_map<WHOLE>(first + (u * %d + self.index) * V, end, rows, columns);\n",
-                   ZM_GPU_MAP_THREADS);
+    zm_text_printf(
+        text,
+        "#pragma unroll\n"
+        "        for (int u = 0; u < U; ++u) {\n"
+        "            places[u] = zm_place_in_map<WHOLE>(first + (u * %d + self.index) * V, end, rows, columns);\n",
+        ZM_GPU_MAP_THREADS);
     for (zm_id id = 0; id < ir->n_values; id++) {
         int input = ir->values[id].index;
         if (zm_gpu_is_vector_load(&ir->values[id]))
-            zm_text_printf(text, "            zm_load<zm_%s, V>(x%d[u], zm_in%d + zm_row_start(layout%d, places[u].row, columns), places[u],\n"
+            zm_text_printf(text,
+                           "            zm_load<zm_%s, V>(x%d[u], zm_in%d + zm_row_start(layout%d, places[u].row, "
+                           "columns), places[u],\n"
                            "                layout%d);\n",
                            zm_storage_name(frame->request->inputs[input]), (int)id, input, input, input);
     }
@@ -64,7 +67,8 @@ zmlx_status zm_gpu_print_map(zm_gpu_frame *frame) {
         if (ir->values[id].level != ZM_LEVEL_ELEMENT) ZM_TRY(zm_gpu_print_value(frame, "    ", id));
     zm_text_printf(text,
                    "#pragma unroll 1\n"
-                   "    for (zm_long first = begin + self.block * (%d * U * V); first < end; first += self.blocks * (%d * U * V)) {\n",
+                   "    for (zm_long first = begin + self.block * (%d * U * V); first < end; first += self.blocks * "
+                   "(%d * U * V)) {\n",
                    ZM_GPU_MAP_THREADS, ZM_GPU_MAP_THREADS);
     print_loads(frame);
     zm_text_append_string(text, "#pragma unroll\n        for (int u = 0; u < U; ++u) {\n");

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* A kernel with row operations: threads_per_row threads go over a row in chunks of a vector each, so that element c
- * belongs to thread c / V mod threads_per_row. V is 1 where rows are not whole vectors. A row of few elements a thread is
- * loaded once and stays in registers: C chunks, of which all threads have the first WHOLE. A longer one is
- * read again in every pass.
+ * belongs to thread c / V mod threads_per_row. V is 1 where rows are not whole vectors. A row of few elements a thread
+ * is loaded once and stays in registers: C chunks, of which all threads have the first WHOLE. A longer one is read
+ * again in every pass.
  *
- * Where a pass runs against a scan of an earlier one, a long row cannot keep the scan's elements: the sum at the start of every
- * step-th chunk is kept in shared memory, and the scan repeated from there. */
+ * Where a pass runs against a scan of an earlier one, a long row cannot keep the scan's elements: the sum at the start
+ * of every step-th chunk is kept in shared memory, and the scan repeated from there. */
 #include <limits.h>
 
 #include "emit/gpu/row.h"
@@ -48,18 +48,21 @@ static void print_place(zm_gpu_body *body, const char *indent) {
                    indent);
 }
 
-/* A group that sums goes over many rows, and would wait for each of them: the next one is fetched to the cache meanwhile. */
+/* A group that sums goes over many rows, and would wait for each of them: the next one is fetched to the cache
+ * meanwhile. */
 static void print_prefetch(zm_gpu_body *body, zm_id id) {
     int input = body->schedule->ir->values[id].index;
     zm_text_printf(body->frame->text,
-                   "            if (row_next < rows) zm_prefetch(zm_in%d + zm_row_start(layout%d, row_next, columns), at, layout%d);\n",
+                   "            if (row_next < rows) zm_prefetch(zm_in%d + zm_row_start(layout%d, row_next, columns), "
+                   "at, layout%d);\n",
                    input, input, input);
 }
 
 /* A load that has not begun: of this pass, or of any, where the registers suffice. */
 static bool begins_here(const zm_gpu_body *body, zm_id id) {
     bool is_early = body->frame->resident_words <= EARLY_WORDS;
-    return zm_gpu_is_vector_load(&body->schedule->ir->values[id]) && !body->is_declared[id] && (is_early || body->is_listed[id]);
+    return zm_gpu_is_vector_load(&body->schedule->ir->values[id]) && !body->is_declared[id] &&
+           (is_early || body->is_listed[id]);
 }
 
 /* All new vectors of a resident row at once, so that they are on their way together. */
@@ -98,7 +101,8 @@ static void print_streamed_loads(zm_gpu_body *body) {
 /* Whether threads without elements must take part in the loop. */
 static bool is_collective(const zm_gpu_body *body, const zm_pass *pass) {
     for (zm_id id = 0; id < body->schedule->ir->n_values; id++)
-        if (body->is_listed[id] && zm_gpu_is_scan(&body->schedule->ir->values[id]) && !zm_gpu_is_reload(body, id)) return true;
+        if (body->is_listed[id] && zm_gpu_is_scan(&body->schedule->ir->values[id]) && !zm_gpu_is_reload(body, id))
+            return true;
     for (int i = 0; i < pass->n_reductions; i++)
         if (zm_gpu_is_ordered(body->schedule->ir, pass->reductions[i])) return true;
     return false;
@@ -109,20 +113,24 @@ static zmlx_status print_streamed_loop(zm_gpu_body *body, const zm_pass *pass) {
     const zm_ir *ir = body->schedule->ir;
     zm_text *text = body->frame->text;
     int n_loads = 0;
-    for (zm_id id = 0; id < ir->n_values; id++) n_loads += body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]);
+    for (zm_id id = 0; id < ir->n_values; id++)
+        n_loads += body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]);
     int n_vectors = n_loads > 1 ? STREAMED_VECTORS / 2 : STREAMED_VECTORS;
-    zm_text_printf(text, "#pragma unroll 1\n        for (uint first = 0u; first < uint(chunks); first += %du) {\n", n_vectors);
+    zm_text_printf(text, "#pragma unroll 1\n        for (uint first = 0u; first < uint(chunks); first += %du) {\n",
+                   n_vectors);
     for (zm_id id = 0; id < ir->n_values; id++)
         if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
             zm_text_printf(text, "            zm_packed<zm_%s, V> x%d[%d];\n",
                            zm_storage_name(body->frame->request->inputs[ir->values[id].index]), (int)id, n_vectors);
     for (int step = 0; step < 2; step++) {
-        zm_text_printf(text,
-                       "#pragma unroll\n            for (int u = 0; u < %d; ++u) {\n            const uint k = first + uint(u);\n",
-                       n_vectors);
+        zm_text_printf(
+            text,
+            "#pragma unroll\n            for (int u = 0; u < %d; ++u) {\n            const uint k = first + uint(u);\n",
+            n_vectors);
         print_place(body, "            ");
         for (zm_id id = 0; id < ir->n_values && !step; id++)
-            if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id])) print_load(body, "            ", id, "[u]");
+            if (body->is_listed[id] && zm_gpu_is_vector_load(&ir->values[id]))
+                print_load(body, "            ", id, "[u]");
         if (step) {
             zm_text_append_string(text, "            if (at.exists) {\n");
             body->parts = pass;
@@ -145,7 +153,9 @@ static void print_state(zm_gpu_body *body, const zm_pass *pass) {
         if (!body->is_listed[id] || zm_gpu_is_reload(body, id)) continue;
         if (zm_gpu_is_scan(&ir->values[id])) {
             body->slots[id] = body->next_slot++;
-            zm_text_printf(text, body->is_declared[id] ? "        carry%d = zm_no_sum();\n" : "        zm_sum carry%d = zm_no_sum();\n",
+            zm_text_printf(text,
+                           body->is_declared[id] ? "        carry%d = zm_no_sum();\n"
+                                                 : "        zm_sum carry%d = zm_no_sum();\n",
                            (int)id);
             body->is_declared[id] = true;
         }
@@ -175,8 +185,8 @@ static zmlx_status print_repetition(zm_gpu_body *body, const zm_pass *pass) {
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!is_repeated(body, id)) continue;
         any = true;
-        zm_text_printf(text, "            carry%d = zm_kept_carry(carries + %d, chunks - 1 - i, step, group);\n", (int)id,
-                       carry_word(body, id));
+        zm_text_printf(text, "            carry%d = zm_kept_carry(carries + %d, chunks - 1 - i, step, group);\n",
+                       (int)id, carry_word(body, id));
     }
     if (!any) return ZMLX_OK;
     for (zm_id id = 0; id < ir->n_values; id++) body->is_needed[id] = is_repeated(body, id);
@@ -185,10 +195,11 @@ static zmlx_status print_repetition(zm_gpu_body *body, const zm_pass *pass) {
         for (int i = 0; body->is_needed[id] && i < zm_ir_operand_count(ir, id); i++)
             if (zm_gpu_is_element(body, zm_ir_operand(ir, id, i))) body->is_needed[zm_ir_operand(ir, id, i)] = true;
     }
-    zm_text_printf(text,
-                   "            for (zm_long other = (chunks - 1 - i) / step * step; other < chunks - 1 - i; ++other) {\n"
-                   "            const zm_long k = %s;\n",
-                   pass->reversed ? "other" : "chunks - 1 - other");
+    zm_text_printf(
+        text,
+        "            for (zm_long other = (chunks - 1 - i) / step * step; other < chunks - 1 - i; ++other) {\n"
+        "            const zm_long k = %s;\n",
+        pass->reversed ? "other" : "chunks - 1 - other");
     print_place(body, "            ");
     print_streamed_loads(body);
     body->parts = NULL;
@@ -205,9 +216,10 @@ static void print_loop_head(zm_gpu_body *body, const zm_pass *pass) {
                        "#pragma unroll\n        for (int i = 0; i < C; ++i) {\n            const int k = %s;\n",
                        pass->reversed ? "C - 1 - i" : "i");
     else
-        zm_text_printf(text,
-                       "#pragma unroll 1\n        for (zm_long i = 0; i < chunks; ++i) {\n            const zm_long k = %s;\n",
-                       pass->reversed ? "chunks - 1 - i" : "i");
+        zm_text_printf(
+            text,
+            "#pragma unroll 1\n        for (zm_long i = 0; i < chunks; ++i) {\n            const zm_long k = %s;\n",
+            pass->reversed ? "chunks - 1 - i" : "i");
 }
 
 static zmlx_status print_pass(zm_gpu_body *body, int number) {
@@ -245,7 +257,8 @@ static zmlx_status print_pass(zm_gpu_body *body, int number) {
 static zmlx_status print_row_outputs(zm_gpu_body *body) {
     const zm_schedule *schedule = body->schedule;
     const zm_pass *last = &schedule->passes[schedule->n_passes];
-    for (int i = 0; i < last->n_row_values; i++) ZM_TRY(zm_gpu_print_value(body->frame, "        ", last->row_values[i]));
+    for (int i = 0; i < last->n_row_values; i++)
+        ZM_TRY(zm_gpu_print_value(body->frame, "        ", last->row_values[i]));
     for (int i = 0; i < last->n_stores; i++)
         zm_text_printf(body->frame->text,
                        "        if (active && group.index == 0u) zm_store_one<zm_%s>(zm_out%d, row, v%d);\n",
@@ -266,8 +279,8 @@ static zmlx_status print_body(zm_gpu_frame *frame, const zm_schedule *schedule, 
     body.last_needed = zm_arena_alloc(arena, n, sizeof *body.last_needed);
     body.carry_area = zm_arena_alloc(arena, n, sizeof *body.carry_area);
     body.slots = zm_arena_alloc(arena, n, sizeof *body.slots);
-    if (!body.is_declared || !body.is_listed || !body.is_needed || !body.segment || !body.last_needed || !body.carry_area ||
-        !body.slots)
+    if (!body.is_declared || !body.is_listed || !body.is_needed || !body.segment || !body.last_needed ||
+        !body.carry_area || !body.slots)
         return zm_fail_memory(frame->error);
     for (size_t i = 0; i < n; i++) body.carry_area[i] = -1;
     for (int pass = 0; pass < schedule->n_passes; pass++) ZM_TRY(print_pass(&body, pass));
@@ -295,10 +308,14 @@ static void print_sums(zm_gpu_frame *frame, bool is_resident) {
     zm_text *text = frame->text;
     for (int i = 0; i < frame->ir->n_outputs; i++) {
         if (!zm_gpu_is_summed(frame->request, i)) continue;
-        zm_text_printf(text,
-                       "    ZM_DEVICE uint *const sum_out%d = zm_out%d + (self.block * group.rows + group.number) * columns;\n", i, i);
+        zm_text_printf(
+            text,
+            "    ZM_DEVICE uint *const sum_out%d = zm_out%d + (self.block * group.rows + group.number) * columns;\n", i,
+            i);
         if (is_resident)
-            zm_text_printf(text, "    float z%d[C][V];\n#pragma unroll\n    for (int k = 0; k < C; ++k) zm_zero<V>(z%d[k]);\n", i, i);
+            zm_text_printf(
+                text, "    float z%d[C][V];\n#pragma unroll\n    for (int k = 0; k < C; ++k) zm_zero<V>(z%d[k]);\n", i,
+                i);
         else
             zm_text_printf(text,
                            "    for (zm_long k = 0; k < chunks; ++k) {\n"
@@ -331,16 +348,18 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
                        "    ZM_SHARED uint *carries = shared;\n",
                        ZM_GPU_CARRIES);
     print_sums(frame, is_resident);
-    zm_text_append_string(text,
-                          "#pragma unroll 1\n"
-                          "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"
-                          "        const bool active = base + group.number < rows;\n"
-                          "        const zm_long row = active ? base + group.number : rows - 1;\n");
+    zm_text_append_string(
+        text, "#pragma unroll 1\n"
+              "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"
+              "        const bool active = base + group.number < rows;\n"
+              "        const zm_long row = active ? base + group.number : rows - 1;\n");
     if (is_resident && frame->request->summed_outputs)
-        zm_text_append_string(text, "        const zm_long row_next = base + self.blocks * group.rows + group.number;\n");
+        zm_text_append_string(text,
+                              "        const zm_long row_next = base + self.blocks * group.rows + group.number;\n");
     for (int i = 0; i < frame->ir->n_inputs; i++)
         if (frame->ir->inputs[i].level == ZM_LEVEL_ELEMENT)
-            zm_text_printf(text, "        const I%d row_in%d = zm_in%d + zm_row_start(layout%d, row, columns);\n", i, i, i, i);
+            zm_text_printf(text, "        const I%d row_in%d = zm_in%d + zm_row_start(layout%d, row, columns);\n", i, i,
+                           i, i);
     for (int i = 0; i < frame->ir->n_outputs; i++)
         if (frame->ir->outputs[i].level == ZM_LEVEL_ELEMENT && !zm_gpu_is_summed(frame->request, i))
             zm_text_printf(text, "        ZM_DEVICE %s *row_out%d = zm_out%d + row * %s;\n",
@@ -348,7 +367,8 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
 }
 
 static zmlx_status print_rows_function(zm_gpu_frame *frame, const zm_schedule *schedule, bool is_resident) {
-    zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed", is_resident ? "int C, int WHOLE" : "int V", "");
+    zm_gpu_print_function(frame, is_resident ? "zm_resident" : "zm_streamed",
+                          is_resident ? "int C, int WHOLE" : "int V", "");
     print_rows_head(frame, is_resident);
     ZM_TRY(print_body(frame, schedule, is_resident));
     /* Shared memory is used again, where there are several warps to a row or sums of scans are kept in it. */

@@ -6,15 +6,16 @@
  * kernel's order (a seed parameter has no float, a float parameter no words).
  *
  * A map gives each thread some consecutive elements, by 16-byte accesses where layout and address allow. A
- * kernel with row operations gives each row threads_per_row threads (whole warps; a block holds one or more rows); a row that
- * fits keeps its kept values in registers, a longer one is read again in each pass. */
+ * kernel with row operations gives each row threads_per_row threads (whole warps; a block holds one or more rows); a
+ * row that fits keeps its kept values in registers, a longer one is read again in each pass. */
 #ifndef ZM_EMIT_GPU_GPU_H
 #define ZM_EMIT_GPU_GPU_H
 
 #include "emit/emit.h"
 
-/* The programs of a CUDA kernel: its text compiled with ZM_PART defined as their number. The first ones serve all shapes; behind
- * them, of rows, two for each number of chunks of a short one, the last chunk whole or not, where inputs of elements vary by column. */
+/* The programs of a CUDA kernel: its text compiled with ZM_PART defined as their number. The first ones serve all
+ * shapes; behind them, of rows, two for each number of chunks of a short one, the last chunk whole or not, where inputs
+ * of elements vary by column. */
 enum { ZM_GPU_GENERAL_PARTS = 3, ZM_GPU_MAX_CHUNKS = 4, ZM_GPU_PARTS = ZM_GPU_GENERAL_PARTS + 2 * ZM_GPU_MAX_CHUNKS };
 enum {
     ZM_GPU_SHORT_ROWS, /* of whole vectors, all that is read of one fits into the registers of its threads */
@@ -42,8 +43,8 @@ static inline int64_t zm_gpu_sum_rows(const zm_gpu_plan *plan) {
     return plan->threads_per_row ? plan->blocks * (plan->threads / plan->threads_per_row) : 0;
 }
 
-/* The launch for an emitted kernel; the same for both targets, but that Metal's has no parts. rows and columns are at least 1.
- * layouts: of the inputs (emit.h); NULL: unknown. is_aligned: all arrays begin at a multiple of 16 bytes. */
+/* The launch for an emitted kernel; the same for both targets, but that Metal's has no parts. rows and columns are at
+ * least 1. layouts: of the inputs (emit.h); NULL: unknown. is_aligned: all arrays begin at a multiple of 16 bytes. */
 zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns, const int32_t *layouts,
                                bool is_aligned);
 

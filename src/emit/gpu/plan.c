@@ -3,7 +3,8 @@
 
 enum {
     MAX_GRID = 1 << 30,
-    MULTIPROCESSORS = 132 /* of an H100: kernels that sum over rows have two or three blocks for each, which go on to further rows */
+    MULTIPROCESSORS = 132 /* of an H100: kernels that sum over rows have two or three blocks for each, which go on to
+                             further rows */
 };
 
 int zm_gpu_vector(const zm_emit_request *request) {
@@ -19,7 +20,8 @@ int zm_gpu_vector(const zm_emit_request *request) {
 static int count_halves(const zm_emit_request *request) {
     int halves = 0;
     for (int i = 0; i < request->ir->n_inputs; i++)
-        if (request->ir->inputs[i].level == ZM_LEVEL_ELEMENT) halves += zm_storage_bytes(request->inputs[i]) > 2 ? 2 : 1;
+        if (request->ir->inputs[i].level == ZM_LEVEL_ELEMENT)
+            halves += zm_storage_bytes(request->inputs[i]) > 2 ? 2 : 1;
     return halves;
 }
 
@@ -62,13 +64,15 @@ static zm_gpu_plan plan_rows(const zm_emit_request *request, int64_t rows, int64
         threads_per_row *= 2;
     /* What is read once needs many rows at a time; what is read again should find it in the cache. */
     if (!gives_elements(request) && (int64_t)threads_per_row * items < columns) threads_per_row = ZM_GPU_ROW_THREADS;
-    /* Small blocks make place for the next one sooner; but those of sums are few, and a block of very short rows is little work. */
+    /* Small blocks make place for the next one sooner; but those of sums are few, and a block of very short rows is
+     * little work. */
     bool is_small = columns >= ZM_GPU_ROW_ITEMS * ZM_GPU_WARP && !request->summed_outputs;
     int least = is_small ? ZM_GPU_SMALL_BLOCK : ZM_GPU_ROW_THREADS;
     int threads = threads_per_row > least ? threads_per_row : least;
     int64_t rows_per_block = threads / threads_per_row;
     int64_t blocks = (rows - 1) / rows_per_block + 1;
-    if (request->summed_outputs && blocks > count_summing_blocks(request, threads)) blocks = count_summing_blocks(request, threads);
+    if (request->summed_outputs && blocks > count_summing_blocks(request, threads))
+        blocks = count_summing_blocks(request, threads);
     return (zm_gpu_plan){.blocks = blocks, .threads = threads, .threads_per_row = threads_per_row};
 }
 
@@ -85,8 +89,8 @@ static int choose_row_part(const zm_emit_request *request, int threads_per_row, 
     return ZM_GPU_GENERAL_PARTS + 2 * (int)((columns - 1) / chunk) + (columns % chunk != 0);
 }
 
-static int choose_part(const zm_emit_request *request, int threads_per_row, int64_t rows, int64_t columns, bool are_plain,
-                       bool is_aligned) {
+static int choose_part(const zm_emit_request *request, int threads_per_row, int64_t rows, int64_t columns,
+                       bool are_plain, bool is_aligned) {
     bool is_whole = columns % zm_gpu_vector(request) == 0;
     if (!threads_per_row) {
         if (is_aligned && rows == 1) return are_plain ? ZM_GPU_FLAT_MAP : ZM_GPU_ROWS_MAP;
@@ -98,7 +102,8 @@ static int choose_part(const zm_emit_request *request, int threads_per_row, int6
 
 zm_gpu_plan zm_gpu_plan_launch(const zm_emit_request *request, int64_t rows, int64_t columns, const int32_t *layouts,
                                bool is_aligned) {
-    zm_gpu_plan plan = zm_ir_has_rows(request->ir) ? plan_rows(request, rows, columns) : plan_map(request, rows, columns);
+    zm_gpu_plan plan = zm_ir_has_rows(request->ir) ? plan_rows(request, rows, columns)
+                                                   : plan_map(request, rows, columns);
     plan.part = choose_part(request, plan.threads_per_row, rows, columns, vary_by_column(request, layouts), is_aligned);
     /* Blocks take further tiles or rows, so a grid's threads are a number that all interfaces take. */
     if (plan.blocks > MAX_GRID / plan.threads) plan.blocks = MAX_GRID / plan.threads;

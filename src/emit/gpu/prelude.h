@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The frame's functions, behind the prelude of CUDA or Metal, which brings types, storages, zm_shuffle, zm_barrier, wide
- * accesses and the spelling of operations. */
+/* The frame's functions, behind the prelude of CUDA or Metal, which brings types, storages, zm_shuffle, zm_barrier,
+ * wide accesses and the spelling of operations. */
 
 /* V consecutive elements of one row from (row, column) on: all of them exist, or none. */
 struct zm_place {
@@ -48,8 +48,8 @@ ZM_FUNCTION void zm_random_words(ZM_LOCAL uint *words, zm_seed seed, zm_long cou
     }
     words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
-/* Elements `first` on of the uniform numbers in [0, 1) of a seed: word index mod 4 of counter index / 4. V is 1, or first a
- * multiple of V, and so of 4. */
+/* Elements `first` on of the uniform numbers in [0, 1) of a seed: word index mod 4 of counter index / 4. V is 1, or
+ * first a multiple of V, and so of 4. */
 template <int V>
 ZM_FUNCTION void zm_random(ZM_LOCAL float *v, zm_seed seed, zm_long first) {
     uint words[4];
@@ -75,7 +75,8 @@ ZM_FUNCTION zm_long zm_row_stride(uint layout, zm_long columns) {
 /* Where the elements of a row begin, which may be half of a wider one. */
 ZM_FUNCTION zm_long zm_row_start(uint layout, zm_long row, zm_long columns) {
     const zm_long start = row * zm_row_stride(layout, columns);
-    return (layout & 4u) == 0u ? start : ((layout & 1u) != 0u ? 2 * start : start) + ((layout & 8u) != 0u ? columns : 0);
+    return (layout & 4u) == 0u ? start
+                               : ((layout & 1u) != 0u ? 2 * start : start) + ((layout & 8u) != 0u ? columns : 0);
 }
 
 /* Accesses of V elements at once; a single one has none. */
@@ -118,8 +119,8 @@ struct zm_wide<1> {
     }
 };
 
-/* From or to a row that begins at p. Zeros where there are none. What a load gives is unpacked when it is used, so that the
- * loads of a thread are on their way together. */
+/* From or to a row that begins at p. Zeros where there are none. What a load gives is unpacked when it is used, so that
+ * the loads of a thread are on their way together. */
 template <class S, int V, class P>
 ZM_FUNCTION void zm_load(ZM_LOCAL zm_packed<S, V> &x, P p, zm_place at, uint layout) {
     if (at.exists && (layout & 1u) != 0u)
@@ -208,10 +209,11 @@ ZM_FUNCTION zm_place zm_place_in_row(zm_long row, T chunk, T columns, bool activ
     return at;
 }
 
-/* Chunk of a row that fits into registers. is_whole: all threads have elements in it; then those of a group without a row of its
- * own, which repeats the last one, have them too. */
+/* Chunk of a row that fits into registers. is_whole: all threads have elements in it; then those of a group without a
+ * row of its own, which repeats the last one, have them too. */
 template <int V>
-ZM_FUNCTION zm_place zm_place_in_chunk(zm_long row, int chunk, bool is_whole, int columns, bool active, zm_group group) {
+ZM_FUNCTION zm_place zm_place_in_chunk(zm_long row, int chunk, bool is_whole, int columns, bool active,
+                                       zm_group group) {
     zm_place at = zm_place_in_row<V, int>(row, chunk, columns, active, group);
     at.exists = is_whole || at.exists;
     return at;
@@ -220,7 +222,9 @@ ZM_FUNCTION zm_place zm_place_in_chunk(zm_long row, int chunk, bool is_whole, in
 /* a / b for many a: all but two products is computed once. The scale keeps the reciprocal away from overflow and
  * underflow, so the error is below 2 units in the last place for all b. */
 ZM_FUNCTION float zm_quotient(float a, float b) {
-    const float size = zm_abs(b), scale = size > 1.2676506e30f ? 5.4210109e-20f : size < 7.8886091e-31f ? 1.8446744e19f : 1.0f;
+    const float size = zm_abs(b), scale = size > 1.2676506e30f    ? 5.4210109e-20f
+                                          : size < 7.8886091e-31f ? 1.8446744e19f
+                                                                  : 1.0f;
     return a * (1.0f / (b * scale)) * scale;
 }
 
@@ -253,12 +257,13 @@ ZM_FUNCTION zm_best zm_candidate(float value, uint index) {
     return best;
 }
 
-/* The sum of e^(value - largest) and the largest, of the elements so far; 0 where all are -inf, which have no such sum. */
+/* The sum of e^(value - largest) and the largest, of the elements so far; 0 where all are -inf, which have no such
+ * sum. */
 struct zm_exp_sum {
     float largest, sum;
 };
-/* Of sum, for the largest of more elements. What the fast exponential is wrong by grows with the distance from the largest,
- * and what it stands for falls faster. */
+/* Of sum, for the largest of more elements. What the fast exponential is wrong by grows with the distance from the
+ * largest, and what it stands for falls faster. */
 ZM_FUNCTION float zm_rescale(zm_exp_sum of, float largest) {
     return of.sum == 0.0f ? 0.0f : of.sum * zm_fast_exp(of.largest - largest);
 }
@@ -313,7 +318,9 @@ struct zm_best_step {
     }
 };
 
-ZM_FUNCTION bool zm_exchange(bool value, uint lane, uint distance) { return zm_exchange(uint(value), lane, distance) != 0u; }
+ZM_FUNCTION bool zm_exchange(bool value, uint lane, uint distance) {
+    return zm_exchange(uint(value), lane, distance) != 0u;
+}
 ZM_FUNCTION zm_best zm_exchange(zm_best value, uint lane, uint distance) {
     value.key = zm_exchange(value.key, lane, distance);
     value.index = zm_exchange(value.index, lane, distance);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Reductions of a pass: each thread over its elements (few where rows are resident, so their sum needs no compensation), then warps by exchange, then the warps of the row through
- * shared memory, one barrier for all reductions of a pass. The order depends on the number of columns only. A fold
- * without combine goes from thread to thread. */
+/* Reductions of a pass: each thread over its elements (few where rows are resident, so their sum needs no
+ * compensation), then warps by exchange, then the warps of the row through shared memory, one barrier for all
+ * reductions of a pass. The order depends on the number of columns only. A fold without combine goes from thread to
+ * thread. */
 #include "emit/gpu/row.h"
 
 static const char *step_of(zm_op op) {
@@ -30,7 +31,8 @@ static const char *accumulator_type(const zm_value *value) {
 static zm_id finder_of(const zm_gpu_body *body, const zm_pass *pass, zm_id id) {
     const zm_value *values = body->schedule->ir->values;
     for (int i = 0; i < pass->n_reductions && values[id].op == ZM_OP_ROW_MAX; i++)
-        if (values[pass->reductions[i]].op == ZM_OP_ROW_EXP_SUM && values[pass->reductions[i]].operands[0] == values[id].operands[0])
+        if (values[pass->reductions[i]].op == ZM_OP_ROW_EXP_SUM &&
+            values[pass->reductions[i]].operands[0] == values[id].operands[0])
             return pass->reductions[i];
     return -1;
 }
@@ -51,10 +53,14 @@ void zm_gpu_print_accumulators(zm_gpu_body *body, const zm_pass *pass) {
         body->next_slot += ir->values[id].op == ZM_OP_ROW_ARGMAX || ir->values[id].op == ZM_OP_ROW_EXP_SUM ? 2 : 1;
         switch (ir->values[id].op) {
         case ZM_OP_ROW_SUM:
-            zm_text_printf(text, body->is_resident ? "        float r%d = 0.0f;\n" : "        zm_sum r%d = zm_no_sum();\n", (int)id);
+            zm_text_printf(text,
+                           body->is_resident ? "        float r%d = 0.0f;\n" : "        zm_sum r%d = zm_no_sum();\n",
+                           (int)id);
             break;
         case ZM_OP_ROW_ARGMAX: zm_text_printf(text, "        zm_best r%d = {0u, 0u};\n", (int)id); break;
-        case ZM_OP_ROW_EXP_SUM: zm_text_printf(text, "        zm_exp_sum r%d = {-ZM_INFINITY, 0.0f};\n", (int)id); break;
+        case ZM_OP_ROW_EXP_SUM:
+            zm_text_printf(text, "        zm_exp_sum r%d = {-ZM_INFINITY, 0.0f};\n", (int)id);
+            break;
         case ZM_OP_ROW_PROD: zm_text_printf(text, "        float r%d = 1.0f;\n", (int)id); break;
         case ZM_OP_ROW_MAX: zm_text_printf(text, "        float r%d = -ZM_INFINITY;\n", (int)id); break;
         case ZM_OP_ROW_MIN: zm_text_printf(text, "        float r%d = ZM_INFINITY;\n", (int)id); break;
@@ -97,7 +103,8 @@ void zm_gpu_print_accumulate(zm_gpu_body *body, zm_id reduction) {
     }
     if (finder_of(body, body->parts, reduction) >= 0) return;
     bool is_sum = ir->values[reduction].op == ZM_OP_ROW_SUM;
-    zm_text_printf(text, "                %s%s%d = ", body->is_collective ? "if (at.exists) " : "", is_sum ? "t" : "r", id);
+    zm_text_printf(text, "                %s%s%d = ", body->is_collective ? "if (at.exists) " : "", is_sum ? "t" : "r",
+                   id);
     switch (ir->values[reduction].op) {
     case ZM_OP_ROW_SUM: zm_text_printf(text, "t%d + v%d", id, operand); break;
     case ZM_OP_ROW_PROD: zm_text_printf(text, "r%d * v%d", id, operand); break;
@@ -143,8 +150,9 @@ void zm_gpu_print_vector_end(zm_gpu_body *body, const zm_pass *pass) {
     for (int i = 0; i < pass->n_reductions; i++) {
         zm_id id = pass->reductions[i];
         if (body->schedule->ir->values[id].op == ZM_OP_ROW_SUM)
-            zm_text_printf(body->frame->text, body->is_resident ? "            r%d += t%d;\n" : "            zm_add(r%d, t%d);\n",
-                           (int)id, (int)id);
+            zm_text_printf(body->frame->text,
+                           body->is_resident ? "            r%d += t%d;\n" : "            zm_add(r%d, t%d);\n", (int)id,
+                           (int)id);
         else if (body->schedule->ir->values[id].op == ZM_OP_ROW_EXP_SUM)
             zm_text_printf(body->frame->text, "            %szm_add_exps<V>(r%d, t%d);\n",
                            body->is_collective ? "if (at.exists) " : "", (int)id, (int)id);
@@ -173,7 +181,8 @@ void zm_gpu_print_results(zm_gpu_body *body, const zm_pass *pass) {
                        accumulator_type(&ir->values[id]), (int)id);
         print_step(text, body, id);
         zm_text_printf(text, "(r%d%s, group, shared + %d);\n", (int)id,
-                       ir->values[id].op == ZM_OP_ROW_SUM && !body->is_resident ? ".sum" : "", body->slots[id] * ZM_GPU_SLOT);
+                       ir->values[id].op == ZM_OP_ROW_SUM && !body->is_resident ? ".sum" : "",
+                       body->slots[id] * ZM_GPU_SLOT);
     }
     if (n_shared) zm_text_append_string(text, "        if (group.warps > 1u) zm_barrier();\n");
     for (int i = 0; i < pass->n_reductions; i++) {

@@ -12,7 +12,8 @@ typedef struct zm_gpu_body {
     int next_slot;
     int next_carry;
     bool *is_declared; /* by value: its variables are declared */
-    int *carry_area; /* by value: of a scan that a pass of the other direction needs, where chunks are not resident; or -1 */
+    int *carry_area; /* by value: of a scan that a pass of the other direction needs, where chunks are not resident; or
+                        -1 */
     int *slots;      /* by value: of reductions and scans */
     /* Of the pass that is printed. */
     int pass;

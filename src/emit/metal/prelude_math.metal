@@ -139,8 +139,8 @@ ZM_FUNCTION T zm_select(bool a, T b, T c) {
 ZM_FUNCTION float zm_from_bool(bool a) { return a ? 1.0f : 0.0f; }
 ZM_FUNCTION float zm_from_uint(uint a) { return float(a); }
 ZM_FUNCTION uint zm_to_uint(float a) { return a >= 0.0f && a < 4294967296.0f ? uint(a) : 0xffffffffu; }
-/* As MLX rounds on a GPU, where each step of its sigmoid is of the array's type. The kernel says which is meant by zm_stored and
- * zm_stored_sigmoid. */
+/* As MLX rounds on a GPU, where each step of its sigmoid is of the array's type. The kernel says which is meant by
+ * zm_stored and zm_stored_sigmoid. */
 template <class S>
 ZM_FUNCTION float zm_mlx_exp(float a) { return metal::precise::exp(a); }
 template <class S>

@@ -21,7 +21,8 @@ static void print_body(zm_text *text, const zm_gpu_frame *frame) {
                    "    zm_frame(",
                    words ? words : 1);
     for (int i = 0; i < ir->n_inputs; i++)
-        zm_text_printf(text, "zm_words<%s>(%s), ", zm_gpu_storage_word(frame->request->inputs[i]), zm_gpu_input_name(i));
+        zm_text_printf(text, "zm_words<%s>(%s), ", zm_gpu_storage_word(frame->request->inputs[i]),
+                       zm_gpu_input_name(i));
     for (int i = 0; i < ir->n_outputs; i++)
         zm_text_printf(text, "zm_output_words<%s>(%s), ", zm_gpu_storage_word(frame->request->outputs[i]),
                        zm_gpu_output_name(i));
@@ -68,8 +69,8 @@ static void print_signature(zm_text *text, const zm_gpu_frame *frame) {
     int buffer = 0;
     zm_text_printf(text, "\n[[kernel]] void %s(\n", frame->request->entry);
     for (int i = 0; i < ir->n_inputs; i++)
-        zm_text_printf(text, "    const device %s *%s [[buffer(%d)]],\n", zm_gpu_storage_word(frame->request->inputs[i]),
-                       zm_gpu_input_name(i), buffer++);
+        zm_text_printf(text, "    const device %s *%s [[buffer(%d)]],\n",
+                       zm_gpu_storage_word(frame->request->inputs[i]), zm_gpu_input_name(i), buffer++);
     for (int i = 0; i < ir->n_outputs; i++)
         zm_text_printf(text, "    device %s *%s [[buffer(%d)]],\n", zm_gpu_storage_word(frame->request->outputs[i]),
                        zm_gpu_output_name(i), buffer++);

@@ -64,8 +64,8 @@ int mlx_put_along_axis(mlx_array *res, const mlx_array a, const mlx_array indice
     return assign(res, [&] { return mx::put_along_axis(get(a), get(indices), get(values), axis, get(s)); });
 }
 
-int mlx_scatter_add(mlx_array *res, const mlx_array a, const mlx_vector_array indices, const mlx_array updates, const int *axes,
-                    size_t axes_num, const mlx_stream s) {
+int mlx_scatter_add(mlx_array *res, const mlx_array a, const mlx_vector_array indices, const mlx_array updates,
+                    const int *axes, size_t axes_num, const mlx_stream s) {
     return assign(res, [&] {
         return mx::scatter_add(get(a), get(indices), get(updates), std::vector<int>(axes, axes + axes_num), get(s));
     });

@@ -145,8 +145,8 @@ void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shar
     int own;                         /* declared in the text */
     if (zm::driver().function_get(&own, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function) != CUDA_SUCCESS) return nullptr;
     if (shared_bytes > most - own) shared_bytes = most - own;
-    /* All of a multiprocessor's memory that can be shared is: split as one kernel needs it, the blocks of the next, which
-     * come early, would find no room. */
+    /* All of a multiprocessor's memory that can be shared is: split as one kernel needs it, the blocks of the next,
+     * which come early, would find no room. */
     const std::pair<CUfunction_attribute, int> attributes[] = {
         {CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes},
         {CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, CU_SHAREDMEM_CARVEOUT_MAX_SHARED}};

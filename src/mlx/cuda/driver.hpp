@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The functions of CUDA's driver that chains need, found at run time: the machine that builds need not have a driver. */
+/* The functions of CUDA's driver that chains need, found at run time: the machine that builds need not have a
+ * driver. */
 #ifndef ZM_MLX_CUDA_DRIVER_HPP
 #define ZM_MLX_CUDA_DRIVER_HPP
 

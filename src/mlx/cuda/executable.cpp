@@ -67,7 +67,8 @@ public:
         edge.type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC;
         std::vector<CUgraphEdgeData> edges(nodes_.size() - 1, edge);
         if (!edges.empty())
-            zm::check(driver.graph_add_dependencies(graph_, nodes_.data(), nodes_.data() + 1, edges.data(), edges.size()),
+            zm::check(driver.graph_add_dependencies(graph_, nodes_.data(), nodes_.data() + 1, edges.data(),
+                                                    edges.size()),
                       "cuGraphAddDependencies");
         zm::check(driver.graph_instantiate(&executable_, graph_, 0), "cuGraphInstantiate");
     }
@@ -109,7 +110,8 @@ private:
 
 }  // namespace
 
-void zm::launch_each(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses, CUstream stream) {
+void zm::launch_each(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses,
+                     CUstream stream) {
     CUlaunchAttribute early{};
     early.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     early.value.programmaticStreamSerializationAllowed = 1;
@@ -124,7 +126,8 @@ void zm::launch_each(const std::vector<zm_chain_launch_record> &launches, const 
             config.hStream = stream;
             config.attrs = &early;
             config.numAttrs = 1;
-            zm::check(zm::driver().launch(&config, parameters.func, parameters.kernelParams, nullptr), "cuLaunchKernelEx");
+            zm::check(zm::driver().launch(&config, parameters.func, parameters.kernelParams, nullptr),
+                      "cuLaunchKernelEx");
         });
     }
 }

@@ -16,9 +16,11 @@ extern "C" {
 namespace zm {
 
 /* Launches the kernels on stream, one behind the other; addresses: those of the places that arguments name. */
-void run_chain(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses, CUstream stream);
+void run_chain(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses,
+               CUstream stream);
 /* The same one by one, without a graph: a few kernels run in less time than the host needs to begin one. */
-void launch_each(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses, CUstream stream);
+void launch_each(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses,
+                 CUstream stream);
 
 }  // namespace zm
 

@@ -24,7 +24,8 @@ public:
         Function &function = functions_[{launch.code, launch.name}];
         if (!function.handle) function.handle = load(launch);
         if (launch.shared_bytes > function.shared_bytes) {
-            zm::check(zm::driver().function_set(function.handle, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, launch.shared_bytes),
+            zm::check(zm::driver().function_set(function.handle, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                                launch.shared_bytes),
                       "cuFuncSetAttribute");
             function.shared_bytes = launch.shared_bytes;
         }
@@ -60,11 +61,12 @@ Functions &functions() {
 
 bool zm::can_launch_directly() { return zm::driver().complete; }
 
-void zm::launch_directly(const zm_gpu_launch &launch, const std::vector<mx::array> &inputs, std::vector<mx::array> &outputs,
-                         mx::Stream stream) {
+void zm::launch_directly(const zm_gpu_launch &launch, const std::vector<mx::array> &inputs,
+                         std::vector<mx::array> &outputs, mx::Stream stream) {
     auto &encoder = mx::cu::get_command_encoder(stream);
     CUfunction function = functions().get(launch);
-    /* Copies and new buffers are kernels of MLX, so all of them come before this kernel's arrays are named to the encoder. */
+    /* Copies and new buffers are kernels of MLX, so all of them come before this kernel's arrays are named to the
+     * encoder. */
     std::vector<mx::array> rows;
     for (const mx::array &input : inputs) /* as the node has told its class, which knows their alignment */
         rows.push_back(input.flags().row_contiguous ? input : zm::copy_in_rows(input, stream));
@@ -80,6 +82,8 @@ void zm::launch_directly(const zm_gpu_launch &launch, const std::vector<mx::arra
     }
     for (void *&address : addresses) arguments.push_back(&address);
     for (int i = 0; i < launch.n_scalars; i++) arguments.push_back(const_cast<uint32_t *>(&launch.scalars[i]));
-    dim3 grid(static_cast<unsigned>((launch.grid + launch.block - 1) / launch.block)), block(static_cast<unsigned>(launch.block));
-    encoder.add_kernel_node_raw(function, grid, block, {}, static_cast<uint32_t>(launch.shared_bytes), arguments.data());
+    dim3 grid(static_cast<unsigned>((launch.grid + launch.block - 1) / launch.block)),
+        block(static_cast<unsigned>(launch.block));
+    encoder.add_kernel_node_raw(function, grid, block, {}, static_cast<uint32_t>(launch.shared_bytes),
+                                arguments.data());
 }

@@ -13,12 +13,12 @@ namespace zm {
 
 /* Gives array (shape and dtype set, no data yet) a buffer in row order that nobody else holds. */
 void give_buffer(mlx::core::array &array, mlx::core::Stream stream);
-/* The same for arrays of many sizes, which MLX's graph alone refers to: buffers are shared by arrays of nearly the same size, and what
- * is not in use goes back to MLX when it becomes much. */
+/* The same for arrays of many sizes, which MLX's graph alone refers to: buffers are shared by arrays of nearly the same
+ * size, and what is not in use goes back to MLX when it becomes much. */
 void give_shared_buffer(mlx::core::array &array, mlx::core::Stream stream);
 
-/* The address of memory for what the kernels of one chain leave for each other. Chains of a stream run one behind the other and
- * have the same, so that most arguments stay as the executable graph has them. */
+/* The address of memory for what the kernels of one chain leave for each other. Chains of a stream run one behind the
+ * other and have the same, so that most arguments stay as the executable graph has them. */
 uint64_t workspace(size_t bytes, mlx::core::Stream stream);
 
 /* A copy in row order, which MLX makes now. */

@@ -16,8 +16,8 @@ static zm_cache *cache_of(const zm_call *call, int block) {
     return call && call->cache ? &call->cache[block] : NULL;
 }
 
-/* Of a long input the first blocks are computed while the next are put together: their evaluation begins here, and what it has
- * used can be freed. first: of the arrays that the blocks so far have made. */
+/* Of a long input the first blocks are computed while the next are put together: their evaluation begins here, and what
+ * it has used can be freed. first: of the arrays that the blocks so far have made. */
 static void start(zm_scope *scope, size_t first, mlx_array x, int length, int n_blocks_done) {
     enum { LONG_INPUT = 64, BLOCKS = 4 };
     if (length < LONG_INPUT || zm_scope_failed(scope)) return;

@@ -21,7 +21,8 @@ mlx_array zm_greedy_head_forward(zm_module *self, zm_scope *scope, mlx_array x, 
 mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 
-/* Scales or biases as MLX's product with x takes them. Those of a float32 model may be in bfloat16 while it is patched. */
+/* Scales or biases as MLX's product with x takes them. Those of a float32 model may be in bfloat16 while it is
+ * patched. */
 mlx_array zm_scales_for(zm_scope *scope, mlx_array scales, mlx_array x);
 
 /* x W^T (+ bias): what a linear module and a tied embedding compute. */

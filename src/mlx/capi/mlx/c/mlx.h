@@ -261,8 +261,8 @@ int mlx_put_along_axis(mlx_array *res, const mlx_array a, const mlx_array indice
                        int axis, const mlx_stream s);
 
 /* a with updates added: indices[i] are places along axes[i]; updates has their shape, then a's with 1 along axes. */
-int mlx_scatter_add(mlx_array *res, const mlx_array a, const mlx_vector_array indices, const mlx_array updates, const int *axes,
-                    size_t axes_num, const mlx_stream s);
+int mlx_scatter_add(mlx_array *res, const mlx_array a, const mlx_vector_array indices, const mlx_array updates,
+                    const int *axes, size_t axes_num, const mlx_stream s);
 
 /* Products. Empty where absent: biases, global_scale, lhs_indices, rhs_indices. */
 int mlx_matmul(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);

@@ -22,8 +22,8 @@ static double draw_float(const table_run *run, int input, uint64_t i, size_t col
     if (zm_role_is_parameter(role)) return value / 2 + (value < 0 ? -0.25 : 0.25);
     uint64_t choice = zm_splitmix64((uint64_t)input + 77, i) % 7;
     size_t row = columns ? i / columns : 0;
-    /* The second row is infinite as a whole in the first input. Else second halves stay finite: a product of an infinity and
-     * what nearly underflows has no definite value. */
+    /* The second row is infinite as a whole in the first input. Else second halves stay finite: a product of an
+     * infinity and what nearly underflows has no definite value. */
     bool may_be = input == 0 && (columns < 2 || i % columns < columns / 2);
     if (run->shape.data == DATA_INFINITE && input == 0 && (row == 1 || (may_be && choice == 0))) return -INFINITY;
     if (run->shape.data == DATA_NAN && may_be && choice == 0 && row != 2) return NAN;
@@ -44,7 +44,8 @@ static double draw_whole(const table_run *run, int input, uint64_t i, size_t col
         if (signature->bounds[input]) zm_sizes_evaluate(&bound, &run->sizes, signature->bounds[input]);
         if (run->shape.data == DATA_INFINITE && word % 5 == 0) return word % 2 ? -(double)bound : (double)bound;
         return bound > 0 ? (double)(word % (uint64_t)bound) * (word >> 40 & 1 ? 1 : -1) : 0;
-    case ZM_ROLE_MASK: return run->shape.data == DATA_INFINITE && columns && i / columns == 2 ? 0 : (double)(word % 3 != 0);
+    case ZM_ROLE_MASK:
+        return run->shape.data == DATA_INFINITE && columns && i / columns == 2 ? 0 : (double)(word % 3 != 0);
     case ZM_ROLE_FLAG: return (double)(word % 2);
     case ZM_ROLE_WORD: return (double)(uint32_t)word;
     case ZM_ROLE_BYTE: /* no infinity or NaN of an 8-bit float among plain ones */
@@ -76,7 +77,8 @@ double *table_read(table_run *run, mlx_array array) {
     bool is_word = mlx_array_dtype(array) == MLX_UINT32;
     zm_scope_begin(&scope, run->cpu);
     mlx_array packed = zm_contiguous(&scope, is_word ? array : zm_astype(&scope, array, MLX_FLOAT32));
-    if (!zm_scope_failed(&scope) && !mlx_array_eval(packed) && (values = zm_arena_alloc(run->arena, size + 1, sizeof *values))) {
+    if (!zm_scope_failed(&scope) && !mlx_array_eval(packed) &&
+        (values = zm_arena_alloc(run->arena, size + 1, sizeof *values))) {
         const float *floats = is_word || !size ? NULL : mlx_array_data_float32(packed);
         const uint32_t *words = is_word && size ? mlx_array_data_uint32(packed) : NULL;
         for (size_t i = 0; i < size; i++) values[i] = is_word ? (double)words[i] : (double)floats[i];
@@ -89,8 +91,8 @@ double *table_read(table_run *run, mlx_array array) {
     return values;
 }
 
-/* values as an array with another layout in memory: the last two dimensions swapped, or every other element of a longer row
- * from the second on. */
+/* values as an array with another layout in memory: the last two dimensions swapped, or every other element of a longer
+ * row from the second on. */
 static mlx_array lay_out(zm_scope *scope, const float *values, const int *shape, int n_dims, table_layout layout) {
     mlx_array plain = zm_from_data(scope, values, shape, n_dims, MLX_FLOAT32);
     if (layout == LAYOUT_TRANSPOSED && n_dims >= 2)
@@ -113,7 +115,8 @@ static bool make_array(table_run *run, zm_oracle_input *input, mlx_array *array,
     zm_scope_begin(&scope, run->cpu);
     mlx_array made = lay_out(&scope, values, input->shape, input->n_dims, run->shape.layout);
     /* Through int32, for a negative number is none of an unsigned type. */
-    if (dtype == MLX_INT8) made = zm_view_as(&scope, zm_contiguous(&scope, zm_astype(&scope, made, MLX_UINT8)), MLX_INT8);
+    if (dtype == MLX_INT8)
+        made = zm_view_as(&scope, zm_contiguous(&scope, zm_astype(&scope, made, MLX_UINT8)), MLX_INT8);
     mlx_array stored = zm_astype(&scope, made, dtype);
     zm_scope_keep(&scope, array, stored);
     zmlx_error error = {0};

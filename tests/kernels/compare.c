@@ -54,7 +54,8 @@ static double unit_of(mlx_dtype dtype, double value) {
     return 0;
 }
 
-static double bound_of(zm_tolerance_class tolerance, const zm_oracle_output *want, size_t i, mlx_dtype dtype, bool gradient) {
+static double bound_of(zm_tolerance_class tolerance, const zm_oracle_output *want, size_t i, mlx_dtype dtype,
+                       bool gradient) {
     double value = fabs(want->values[i]), terms = isfinite(want->scales[i]) ? want->scales[i] : 4 * value;
     double scale = fmax(terms, value), more = gradient ? 4 : 1, bound = 0;
     /* The gradient of an exact kernel may be a sum: then its oracle gives a scale. */
@@ -82,7 +83,8 @@ static bool is_close(double *error, double got, double want, double bound, mlx_d
     return fabs(got - want) <= bound;
 }
 
-static bool compare(table_run *run, const char *name, mlx_array array, const zm_oracle_output *want, zm_tolerance_class tolerance) {
+static bool compare(table_run *run, const char *name, mlx_array array, const zm_oracle_output *want,
+                    zm_tolerance_class tolerance) {
     if (!array.ctx) {
         snprintf(run->message, sizeof run->message, "%s: there is none", name);
         return false;
@@ -103,7 +105,8 @@ static bool compare(table_run *run, const char *name, mlx_array array, const zm_
         bool close = is_close(&error, values[i], want->values[i], bound, dtype);
         if (error > run->worst) run->worst = error;
         if (close) continue;
-        snprintf(run->message, sizeof run->message, "%s[%zu]: %.9g, not %.9g (bound %.3g)", name, i, values[i], want->values[i], bound);
+        snprintf(run->message, sizeof run->message, "%s[%zu]: %.9g, not %.9g (bound %.3g)", name, i, values[i],
+                 want->values[i], bound);
         return false;
     }
     return values != NULL;
@@ -111,7 +114,8 @@ static bool compare(table_run *run, const char *name, mlx_array array, const zm_
 
 static bool has_type(table_run *run, const char *name, mlx_array array, mlx_dtype dtype) {
     if (!array.ctx || mlx_array_dtype(array) == dtype) return true;
-    snprintf(run->message, sizeof run->message, "%s: %s, not %s", name, zm_dtype_name(mlx_array_dtype(array)), zm_dtype_name(dtype));
+    snprintf(run->message, sizeof run->message, "%s: %s, not %s", name, zm_dtype_name(mlx_array_dtype(array)),
+             zm_dtype_name(dtype));
     return false;
 }
 
@@ -191,7 +195,8 @@ static double difference(table_run *run, zm_oracle *call, double *at, double ste
         for (size_t j = 0; run->cotangents[i].values && j < run->outputs[i].size; j++) {
             bool both_nan = isnan(above[i][j]) && isnan(below[i][j]);
             is_undefined |= both_nan;
-            if (!both_nan && above[i][j] != below[i][j]) total += (above[i][j] - below[i][j]) * run->cotangents[i].values[j];
+            if (!both_nan && above[i][j] != below[i][j])
+                total += (above[i][j] - below[i][j]) * run->cotangents[i].values[j];
         }
     return is_undefined && total == 0 ? (double)NAN : total / (2 * step);
 }
@@ -224,8 +229,8 @@ bool table_check_oracle(table_run *run) {
             if (!(fabs(coarse - fine) <= 1e-6 * (scale + fabs(fine)))) continue; /* a kink */
             n_checked++;
             if (fabs(fine - want) <= 1e-5 * (scale + fabs(want))) continue;
-            snprintf(run->message, sizeof run->message, "oracle's d%s[%zu]: %.9g, by differences %.9g", signature->inputs[i].name, j,
-                     want, fine);
+            snprintf(run->message, sizeof run->message, "oracle's d%s[%zu]: %.9g, by differences %.9g",
+                     signature->inputs[i].name, j, want, fine);
             return false;
         }
     }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* kernel_table [--device cpu|gpu|metal] [--metal KERNELS.so] [--json FILE] [--level N] [--no-compiler] [--control] [NAME...]
+/* kernel_table [--device cpu|gpu|metal] [--metal KERNELS.so] [--json FILE] [--level N] [--no-compiler] [--control]
+ *              [NAME...]
  *
- * The table on standard output: a row a kernel, for each type whether values (v) and gradients (g) match; exit status 1 where
- * one does not, 77 where the device is missing. ZMLX_TEST_DEVICE is the default of --device. --level: instruction sets up
- * to N (prebuilt.h). --no-compiler: a kernel that is not prebuilt is a failure. --control: broken kernels, each of which
- * must be caught. */
+ * The table on standard output: a row a kernel, for each type whether values (v) and gradients (g) match, or "-" where
+ * there is nothing to compare; exit status 1 where one does not, 77 where the device is missing. ZMLX_TEST_DEVICE is the
+ * default of --device. --level: instruction sets up to N (prebuilt.h). --no-compiler: a kernel that is not prebuilt is a
+ * failure. --control: broken kernels, each of which must be caught. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,12 +40,13 @@ static bool run_one(void *context, table_run *run) {
         zm_arena_free(run->arena);
         return true;
     }
-    bool passed = run->arena && table_make_inputs(run) && (self->differences ? table_check_oracle(run) : table_apply(run));
+    bool passed = run->arena && table_make_inputs(run) &&
+                  (self->differences ? table_check_oracle(run) : table_apply(run));
     if (!passed) {
         char shape[128];
         zm_shape_describe(shape, run->inputs[0].shape, run->inputs[0].n_dims);
-        snprintf(self->message, sizeof self->message, "first input %s, layout %d, data %d: %s", shape, (int)run->shape.layout,
-                 (int)run->shape.data, run->message);
+        snprintf(self->message, sizeof self->message, "first input %s, layout %d, data %d: %s", shape,
+                 (int)run->shape.layout, (int)run->shape.data, run->message);
     }
     if (run->worst > self->worst) self->worst = run->worst;
     self->n_runs++;
@@ -84,7 +86,8 @@ static void run_kernel(totals *sum, const zm_kernel_entry *entry, mlx_stream str
     char messages[2 * N_TYPES + 1][800] = {{0}};
     for (int i = 0; i <= 2 * N_TYPES; i++) {
         bool gradient = i % 2 || i == 2 * N_TYPES;
-        cell self = {.base = {.stream = stream, .cpu = cpu, .dtype = types[i / 2 % N_TYPES]}, .differences = i == 2 * N_TYPES};
+        cell self = {.base = {.stream = stream, .cpu = cpu, .dtype = types[i / 2 % N_TYPES]},
+                     .differences = i == 2 * N_TYPES};
         fill(&self, entry, gradient);
         const char *mark = self.none ? "-" : self.passed ? "ok" : "FAIL";
         if (i < 2 * N_TYPES) {
@@ -92,12 +95,16 @@ static void run_kernel(totals *sum, const zm_kernel_entry *entry, mlx_stream str
             sum->n_cells++;
             sum->n_none += self.none;
             sum->n_failed += !self.passed;
-            if (json) fprintf(json, ", \"%s_%s\": \"%s\", \"worst_%d\": %.3g", zm_dtype_name(types[i / 2]), gradient ? "gradient" : "value", mark, i, self.worst);
+            if (json)
+                fprintf(json, ", \"%s_%s\": \"%s\", \"worst_%d\": %.3g", zm_dtype_name(types[i / 2]),
+                        gradient ? "gradient" : "value", mark, i, self.worst);
         } else if (!self.passed) {
             printf(" oracle");
             sum->n_failed++;
         }
-        if (!self.passed) snprintf(messages[i], sizeof messages[i], "%s %s: %s", zm_dtype_name(self.base.dtype), gradient ? "gradient" : "value", self.message);
+        if (!self.passed)
+            snprintf(messages[i], sizeof messages[i], "%s %s: %s", zm_dtype_name(self.base.dtype),
+                     gradient ? "gradient" : "value", self.message);
         passed &= self.passed;
         sum->n_runs += self.n_runs;
     }
@@ -141,11 +148,14 @@ static int run_table(const char *device, char **names, int n_names, FILE *json) 
     printf("%-28s float32   float16   bfloat16\n%-28s v    g    v    g    v    g\n", device, "");
     for (int i = 0; zm_catalog_at(i); i++) {
         const zm_kernel_entry *entry = zm_catalog_at(i);
-        if (!entry->row->is_part && is_chosen(entry->entry.name, names, n_names)) run_kernel(&sum, entry, stream, cpu, json);
+        if (!entry->row->is_part && is_chosen(entry->entry.name, names, n_names))
+            run_kernel(&sum, entry, stream, cpu, json);
     }
-    printf("%s: %d of %d kernels pass; %d cells, %d without a gradient, %d failed; %zu applications\n", device, sum.n_passed,
-           sum.n_kernels, sum.n_cells, sum.n_none, sum.n_failed, sum.n_runs);
-    if (json) fprintf(json, "\n], \"passed\": %d, \"count\": %d, \"applications\": %zu}\n", sum.n_passed, sum.n_kernels, sum.n_runs);
+    printf("%s: %d of %d kernels pass; %d cells, %d empty, %d failed; %zu applications\n", device,
+           sum.n_passed, sum.n_kernels, sum.n_cells, sum.n_none, sum.n_failed, sum.n_runs);
+    if (json)
+        fprintf(json, "\n], \"passed\": %d, \"count\": %d, \"applications\": %zu}\n", sum.n_passed, sum.n_kernels,
+                sum.n_runs);
     zmlx_stream_free(stream);
     zmlx_stream_free(cpu);
     return sum.n_failed ? 1 : 0;
@@ -158,7 +168,8 @@ static struct {
     int count;
 } requests;
 
-static zmlx_status keep_request(void *context, const zm_kernel_entry *entry, const zm_emit_request *request, zmlx_error *error) {
+static zmlx_status keep_request(void *context, const zm_kernel_entry *entry, const zm_emit_request *request,
+                                zmlx_error *error) {
     (void)context, (void)entry;
     if (requests.count == MAX_REQUESTS) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "metal", "too many texts");
     zm_storage *storages = requests.storages[requests.count];
@@ -166,7 +177,8 @@ static zmlx_status keep_request(void *context, const zm_kernel_entry *entry, con
     ZM_TRY(zm_ir_simplify(&copy, request->ir, error)); /* lives as long as the process */
     memcpy(storages, request->inputs, (size_t)copy->n_inputs * sizeof *storages);
     memcpy(storages + copy->n_inputs, request->outputs, (size_t)copy->n_outputs * sizeof *storages);
-    requests.items[requests.count++] = (zm_emit_request){copy, storages, storages + copy->n_inputs, "entry", false, request->summed_outputs};
+    requests.items[requests.count++] = (zm_emit_request){copy,    storages, storages + copy->n_inputs,
+                                                         "entry", false,    request->summed_outputs};
     return ZMLX_OK;
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The table of the catalogue: every kernel on a device, by type, value and gradient, against the float64 oracles.
  *
- * A kernel is tried on the cases of its row, separated by "|": assignments "NAME=VALUE" to numbers, "NAME=SIZE" to sizes, "NAME="
- * to leave an optional input out, "...=2,3" ("I...=2") for leading dimensions, "t...=2,3" for trailing ones. A case
- * without sizes runs over lengths of the last dimension; other sizes are small. */
+ * A kernel is tried on the cases of its row, separated by "|": assignments "NAME=VALUE" to numbers, "NAME=SIZE" to
+ * sizes, "NAME=" to leave an optional input out, "...=2,3" ("I...=2") for leading dimensions, "t...=2,3" for trailing
+ * ones. A case without sizes runs over lengths of the last dimension; other sizes are small. */
 #ifndef KERNEL_TABLE_H
 #define KERNEL_TABLE_H
 

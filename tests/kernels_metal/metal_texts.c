@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Writes the catalogue's Metal texts as C++ for the host (tests/metal/metal_standin.hpp), each behind an adapter that is
- * called as a C kernel is, and the table by which the runtime finds them in place of those:
+/* Writes the catalogue's Metal texts as C++ for the host (tests/metal/metal_standin.hpp), each behind an adapter that
+ * is called as a C kernel is, and the table by which the runtime finds them in place of those:
  *
  *   metal_texts FOLDER N      FOLDER/part_<i>.cpp, FOLDER/table.cpp */
 #include <inttypes.h>
@@ -34,7 +34,8 @@ static void put_text(FILE *file, const char *text) {
         size_t size = strcspn(line, "\n"), space = strspn(line, " ");
         static const char shared[] = "threadgroup uint zm_shared", define[] = "#define ZM_SHARED threadgroup";
         if (!strncmp(line + space, shared, sizeof shared - 1))
-            fprintf(file, "static uint zm_shared%.*s\n", (int)(size - space - sizeof shared + 1), line + space + sizeof shared - 1);
+            fprintf(file, "static uint zm_shared%.*s\n", (int)(size - space - sizeof shared + 1),
+                    line + space + sizeof shared - 1);
         else if (!strncmp(line, define, sizeof define - 1))
             fputs("#define ZM_SHARED\n", file);
         else
@@ -48,7 +49,8 @@ static void put_adapter(FILE *file, const zm_emit_request *request, const char *
     const zm_ir *ir = request->ir;
     fprintf(file, "STANDIN_RUNNER(zm_metal_run_%d, text_%d::%s)\n", n, n, kernel);
     fprintf(file,
-            "extern \"C\" void zm_metal_kernel_%d(const zm_c_call *call, int64_t first_row, int64_t, int64_t first_column, int64_t) {\n"
+            "extern \"C\" void zm_metal_kernel_%d(const zm_c_call *call, int64_t first_row, int64_t, int64_t "
+            "first_column, int64_t) {\n"
             "    if (first_row || first_column) return;\n"
             "    uint32_t words[128], blocks, threads;\n    int n = 5;\n"
             "    std::memcpy(words, &call->rows, 8);\n    std::memcpy(words + 2, &call->columns, 8);\n"
@@ -63,7 +65,8 @@ static void put_adapter(FILE *file, const zm_emit_request *request, const char *
                                                 : "    std::memcpy(words + n++, &call->parameters[%d], 4);\n", i);
     /* Metal's texts write whole rows: those that lie apart are spread afterwards; and a sum over rows in more parts. */
     fprintf(file, "    const int sizes[] = {");
-    for (int i = 0; i < ir->n_outputs; i++) fprintf(file, "%d, ", ir->outputs[i].level == ZM_LEVEL_ELEMENT ? zm_storage_bytes(request->outputs[i]) : 0);
+    for (int i = 0; i < ir->n_outputs; i++)
+        fprintf(file, "%d, ", ir->outputs[i].level == ZM_LEVEL_ELEMENT ? zm_storage_bytes(request->outputs[i]) : 0);
     fprintf(file, "};\n    const unsigned summed = %uu", request->summed_outputs);
     fprintf(file,
             ";\n"
@@ -83,12 +86,14 @@ static void put_adapter(FILE *file, const zm_emit_request *request, const char *
             "                ((float *)call->outputs[i])[j %% call->columns] += ((float *)rows[i].data())[j];\n"
             "        else for (int64_t row = 0; !rows[i].empty() && row < call->rows; row++)\n"
             "            std::memcpy((char *)call->outputs[i] + row * call->output_stride * sizes[i],\n"
-            "                        rows[i].data() + row * call->columns * sizes[i], (size_t)(call->columns * sizes[i]));\n}\n",
+            "                        rows[i].data() + row * call->columns * sizes[i], (size_t)(call->columns * "
+            "sizes[i]));\n}\n",
             n % 2 ? "((blocks + 1) / 2 * 2)" : "blocks", /* an odd order's grid is of two rows */
             ir->n_outputs, ir->n_outputs, ir->n_outputs, n, n % 2, ir->n_outputs);
 }
 
-static zmlx_status write_text(void *context, const zm_kernel_entry *entry, const zm_emit_request *request, zmlx_error *error) {
+static zmlx_status write_text(void *context, const zm_kernel_entry *entry, const zm_emit_request *request,
+                              zmlx_error *error) {
     (void)entry;
     writer *self = context;
     zm_text c = {0}, metal = {0};
@@ -116,7 +121,8 @@ static int by_hash(const void *a, const void *b) {
 static void write_table(writer *self) {
     fprintf(self->table, "extern \"C\" {\n#include \"runtime/prebuilt.h\"\n}\n");
     for (int i = 0; i < self->count; i++)
-        fprintf(self->table, "extern \"C\" void zm_metal_kernel_%d(const zm_c_call *, int64_t, int64_t, int64_t, int64_t);\n", i);
+        fprintf(self->table,
+                "extern \"C\" void zm_metal_kernel_%d(const zm_c_call *, int64_t, int64_t, int64_t, int64_t);\n", i);
     fprintf(self->table, "static const zm_prebuilt items[] = {\n");
     qsort(self->records, (size_t)self->count, sizeof *self->records, by_hash);
     int n_items = 0;
@@ -126,9 +132,12 @@ static void write_table(writer *self) {
                 self->records[i].size, self->records[i].number);
         n_items++;
     }
-    fprintf(self->table, "};\nextern \"C\" __attribute__((visibility(\"default\"))) const zm_prebuilts zm_metal_table = {items, %d};\n"
-                         "extern \"C\" __attribute__((visibility(\"default\"))) "
-                         "void (*zm_metal_plan)(int, int64_t, int64_t, int, uint32_t *, uint32_t *, uint32_t *) = nullptr;\n", n_items);
+    fprintf(
+        self->table,
+        "};\nextern \"C\" __attribute__((visibility(\"default\"))) const zm_prebuilts zm_metal_table = {items, %d};\n"
+        "extern \"C\" __attribute__((visibility(\"default\"))) "
+        "void (*zm_metal_plan)(int, int64_t, int64_t, int, uint32_t *, uint32_t *, uint32_t *) = nullptr;\n",
+        n_items);
 }
 
 static FILE *open_file(const char *folder, const char *name) {
@@ -149,7 +158,8 @@ int main(int argc, char **argv) {
         snprintf(name, sizeof name, "part_%d.cpp", i);
         if (!(self.parts[i] = open_file(argv[1], name))) return 1;
         fputs("extern \"C\" {\n#include \"emit/c/abi.h\"\n}\n#include <vector>\n#include \"metal_standin.hpp\"\n"
-              "extern \"C\" void (*zm_metal_plan)(int, int64_t, int64_t, int, uint32_t *, uint32_t *, uint32_t *);\n", self.parts[i]);
+              "extern \"C\" void (*zm_metal_plan)(int, int64_t, int64_t, int, uint32_t *, uint32_t *, uint32_t *);\n",
+              self.parts[i]);
         put_text(self.parts[i], zm_prelude_metal);
         put_text(self.parts[i], zm_prelude_gpu);
     }

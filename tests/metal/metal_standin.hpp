@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* As much of the Metal standard library as emitted kernels use, so that their text compiles as C++ and runs on the host.
- * Each thread of a threadgroup is a fiber that runs until it must wait for others: at a shuffle for its
+/* As much of the Metal standard library as emitted kernels use, so that their text compiles as C++ and runs on the
+ * host. Each thread of a threadgroup is a fiber that runs until it must wait for others: at a shuffle for its
  * simdgroup, at a barrier for the threadgroup. A kernel whose threads do not meet is stopped with a message.
  *
  * `constant` is volatile, so that the two address spaces are different types. threadgroup variables become static

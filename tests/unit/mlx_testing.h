@@ -98,8 +98,8 @@ static inline mlx_array take(zm_scope *scope, mlx_vector_array list, size_t i) {
 
 typedef int array_function(mlx_vector_array *results, const mlx_vector_array inputs);
 
-/* vmap: function over a batch that lies in axis axes[i] of input i, -1 for none; results with the batch in front. False where it is
- * refused. */
+/* vmap: function over a batch that lies in axis axes[i] of input i, -1 for none; results with the batch in front. False
+ * where it is refused. */
 static inline bool map_batch(zm_scope *scope, mlx_array *results, int n_results, array_function *function,
                              const mlx_array *inputs, const int *axes, int n_inputs) {
     static const int first[8];

@@ -34,7 +34,8 @@ typedef struct prelude_level {
     const prelude_memory *memories;      /* likewise */
     float (*sum)(const float *values), (*prod)(const float *values);
     float (*largest)(const float *values), (*smallest)(const float *values);
-    void (*random)(uint64_t seed, uint64_t index, float *values); /* of one, two and four vectors from index on: 7 width */
+    void (*random)(uint64_t seed, uint64_t index,
+                   float *values); /* of one, two and four vectors from index on: 7 width */
     void (*first_lanes)(int count, float *values);
     size_t call_bytes, call_last; /* of its zm_c_call: size, place of the last field */
 } prelude_level;

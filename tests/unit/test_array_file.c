@@ -100,13 +100,17 @@ static void every_type_comes_back(void **state) {
 /* 0-d, empty and 8-d arrays; views in any order of memory; results that are not computed yet; names of any text. */
 static void any_shape_layout_and_name(void **state) {
     (void)state;
-    static const char *const names[] = {"scalar", "", "none", "a \"quoted\" \\ name\n", "\xc3\xa9t\xc3\xa9", "eight", "lazy"};
+    static const char *const names[] = {"scalar", "",    "none", "a \"quoted\" \\ name\n", "\xc3\xa9t\xc3\xa9",
+                                        "eight",  "lazy"};
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mlx_array x = zm_reshape2(&scope, zm_arange(&scope, 0, 6, 1, MLX_FLOAT32), 2, 3);
-    mlx_array values[] = {zm_scalar(&scope, 2.5, MLX_FLOAT16),   zm_zeros(&scope, SHAPE(0), MLX_FLOAT32),
-                          zm_zeros(&scope, SHAPE(3, 0, 5), MLX_INT32), zm_swapaxes(&scope, x, 0, 1),
-                          zm_slice_axis(&scope, x, 1, 1, 3, 1),  zm_zeros(&scope, SHAPE(1, 2, 1, 1, 1, 1, 1, 3), MLX_BFLOAT16),
+    mlx_array values[] = {zm_scalar(&scope, 2.5, MLX_FLOAT16),
+                          zm_zeros(&scope, SHAPE(0), MLX_FLOAT32),
+                          zm_zeros(&scope, SHAPE(3, 0, 5), MLX_INT32),
+                          zm_swapaxes(&scope, x, 0, 1),
+                          zm_slice_axis(&scope, x, 1, 1, 3, 1),
+                          zm_zeros(&scope, SHAPE(1, 2, 1, 1, 1, 1, 1, 3), MLX_BFLOAT16),
                           zm_broadcast_to(&scope, zm_sum(&scope, x, 0, false), SHAPE(2, 3))};
     assert_false(zm_scope_failed(&scope));
     save(names, values, COUNT(values));
@@ -152,7 +156,8 @@ static void expect_refusal(zmlx_status status, const char *const *names, const m
 /* A save that fails leaves the file as it was and nothing beside it. */
 static void a_failed_save_changes_nothing(void **state) {
     (void)state;
-    static const char *const good = "x", *const twice[] = {"x", "x"}, *const reserved = "__metadata__", *const broken = "\xff";
+    static const char *const good = "x", *const twice[] = {"x", "x"}, *const reserved = "__metadata__",
+                             *const broken = "\xff";
     char before[MAX_FILE], after[MAX_FILE];
     zm_scope scope;
     zm_scope_begin(&scope, host_stream);

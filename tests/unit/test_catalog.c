@@ -12,11 +12,13 @@ static mlx_array ones(const int *shape, int n_dims, mlx_dtype dtype) {
     zm_scope scope;
     mlx_array made = {NULL};
     zm_scope_begin(&scope, stream);
-    zm_scope_keep(&scope, &made, zm_astype(&scope, zm_broadcast_to(&scope, zm_scalar(&scope, 1, MLX_FLOAT32), shape, n_dims), dtype));
+    zm_scope_keep(&scope, &made,
+                  zm_astype(&scope, zm_broadcast_to(&scope, zm_scalar(&scope, 1, MLX_FLOAT32), shape, n_dims), dtype));
     assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
     return made;
 }
-#define ARRAY(dtype, ...) ones((const int[]){__VA_ARGS__}, (int)(sizeof((const int[]){__VA_ARGS__}) / sizeof(int)), dtype)
+#define ARRAY(dtype, ...) \
+    ones((const int[]){__VA_ARGS__}, (int)(sizeof((const int[]){__VA_ARGS__}) / sizeof(int)), dtype)
 
 static void expect_refusal(zmlx_status status, const zmlx_error *error, const char *text) {
     char whole[1400];
@@ -33,7 +35,8 @@ static void test_rows_are_complete(void **state) {
         const zm_kernel_entry *entry = zm_catalog_at(i);
         zmlx_kernel *kernel = NULL;
         if (!entry->row->body) continue;
-        if (zm_catalog_kernel(&kernel, entry, &error)) fail_msg("%s: %s: %s", entry->entry.name, error.where, error.message);
+        if (zm_catalog_kernel(&kernel, entry, &error))
+            fail_msg("%s: %s: %s", entry->entry.name, error.where, error.message);
         assert_ptr_equal(zm_catalog_lookup(entry->entry.name), entry); /* names are distinct */
     }
 }
@@ -44,26 +47,36 @@ static void test_wrong_arrays(void **state) {
     mlx_array y = {NULL}, h = {NULL};
     mlx_array x = ARRAY(MLX_FLOAT32, 2, 64), half = ARRAY(MLX_FLOAT16, 2, 64), w = ARRAY(MLX_FLOAT32, 32),
               i = ARRAY(MLX_INT32, 2, 64), flat = ARRAY(MLX_FLOAT32, 64), empty = ARRAY(MLX_FLOAT32, 3, 0);
-    expect_refusal(zmlx_rmsnorm(&y, x, w, 1e-6f, stream, &error), &error, "zmlx_rmsnorm: weight: expected shape (64,), got (32,)");
-    expect_refusal(zmlx_rmsnorm(&y, x, none, 1e-6f, stream, &error), &error, "zmlx_rmsnorm: weight: is an empty handle");
-    expect_refusal(zmlx_exp(&y, i, stream, &error), &error, "zmlx_exp: x: expected float32, float16 or bfloat16, got int32");
-    expect_refusal(zmlx_swiglu2(&y, x, half, stream, &error), &error, "zmlx_swiglu2: up: expected float32 as gate, got float16");
+    expect_refusal(zmlx_rmsnorm(&y, x, w, 1e-6f, stream, &error), &error,
+                   "zmlx_rmsnorm: weight: expected shape (64,), got (32,)");
+    expect_refusal(zmlx_rmsnorm(&y, x, none, 1e-6f, stream, &error), &error,
+                   "zmlx_rmsnorm: weight: is an empty handle");
+    expect_refusal(zmlx_exp(&y, i, stream, &error), &error,
+                   "zmlx_exp: x: expected float32, float16 or bfloat16, got int32");
+    expect_refusal(zmlx_swiglu2(&y, x, half, stream, &error), &error,
+                   "zmlx_swiglu2: up: expected float32 as gate, got float16");
     expect_refusal(zmlx_add(&y, x, flat, stream, &error), &error, "zmlx_add: b: expected shape (2, 64), got (64,)");
     expect_refusal(zmlx_add_rms_norm(&y, &h, x, flat, flat, 1e-6f, stream, &error), &error,
                    "zmlx_add_rms_norm: residual: expected shape (2, 64), got (64,)");
-    expect_refusal(zmlx_max_lastdim(&y, empty, stream, &error), &error, "zmlx_max_lastdim: x: D is 0; it must be at least 1");
+    expect_refusal(zmlx_max_lastdim(&y, empty, stream, &error), &error,
+                   "zmlx_max_lastdim: x: D is 0; it must be at least 1");
     assert_null(y.ctx);
-    for (mlx_array *array = (mlx_array[]){x, half, w, i, flat, empty, none}; array->ctx; array++) mlx_array_free(*array);
+    for (mlx_array *array = (mlx_array[]){x, half, w, i, flat, empty, none}; array->ctx; array++)
+        mlx_array_free(*array);
 }
 
 static void test_wrong_numbers(void **state) {
     (void)state;
     zmlx_error error;
     mlx_array y = {NULL}, x = ARRAY(MLX_FLOAT32, 2, 64), w = ARRAY(MLX_FLOAT32, 64);
-    expect_refusal(zmlx_dropout(&y, x, 1, 0, stream, &error), &error, "zmlx_dropout: p: expected a float in [0, 1), got 1");
-    expect_refusal(zmlx_dropout(&y, x, NAN, 0, stream, &error), &error, "zmlx_dropout: p: expected a float in [0, 1), got nan");
-    expect_refusal(zmlx_rmsnorm(&y, x, w, -1, stream, &error), &error, "zmlx_rmsnorm: eps: expected a float in [0, inf), got -1");
-    expect_refusal(zmlx_rmsnorm(&y, x, w, INFINITY, stream, &error), &error, "zmlx_rmsnorm: eps: expected a float in [0, inf), got inf");
+    expect_refusal(zmlx_dropout(&y, x, 1, 0, stream, &error), &error,
+                   "zmlx_dropout: p: expected a float in [0, 1), got 1");
+    expect_refusal(zmlx_dropout(&y, x, NAN, 0, stream, &error), &error,
+                   "zmlx_dropout: p: expected a float in [0, 1), got nan");
+    expect_refusal(zmlx_rmsnorm(&y, x, w, -1, stream, &error), &error,
+                   "zmlx_rmsnorm: eps: expected a float in [0, inf), got -1");
+    expect_refusal(zmlx_rmsnorm(&y, x, w, INFINITY, stream, &error), &error,
+                   "zmlx_rmsnorm: eps: expected a float in [0, inf), got inf");
     mlx_array_free(x);
     mlx_array_free(w);
 }
@@ -79,7 +92,8 @@ static void test_by_name(void **state) {
     zmlx_catalog_value values[2];
     zmlx_catalog_presets(values, entry);
     assert_true(values[0].number == 0.1);
-    expect_refusal(zmlx_catalog_set(values, entry, "p", "half", &error), &error, "dropout: p: expected float [0, 1), got half");
+    expect_refusal(zmlx_catalog_set(values, entry, "p", "half", &error), &error,
+                   "dropout: p: expected float [0, 1), got half");
     expect_refusal(zmlx_catalog_set(values, entry, "q", "1", &error), &error, "dropout: there is no number q");
     assert_int_equal(zmlx_catalog_set(values, entry, "seed", "0xffffffffffffffff", &error), ZMLX_OK);
     assert_true(values[1].seed == UINT64_MAX);
@@ -101,7 +115,8 @@ static void test_layernorm_keeps_precision(void **state) {
     assert_int_equal(zmlx_layernorm(&y, x, none, none, 1e-5f, stream, &error), ZMLX_OK);
     assert_int_equal(mlx_array_eval(y), 0);
     double square = 0;
-    for (int i = 0; i < N; i++) square += (double)mlx_array_data_float32(y)[i] * (double)mlx_array_data_float32(y)[i] / N;
+    for (int i = 0; i < N; i++)
+        square += (double)mlx_array_data_float32(y)[i] * (double)mlx_array_data_float32(y)[i] / N;
     assert_true(fabs(sqrt(square) - 1) < 1e-3);
     mlx_array_free(x);
     mlx_array_free(y);
@@ -142,7 +157,8 @@ static void test_topk_ways(void **state) {
     static const float kinds[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 3.4028235e38f, 1, 1, 2, -1, 1e-45f};
     enum { ROWS = 40, N = 70 };
     static float values[ROWS * N];
-    for (int i = 0; i < ROWS * N; i++) values[i] = i % 3 ? (float)(i * 7919 % 1000) / 64 - 8 : kinds[i / 3 % COUNT(kinds)];
+    for (int i = 0; i < ROWS * N; i++)
+        values[i] = i % 3 ? (float)(i * 7919 % 1000) / 64 - 8 : kinds[i / 3 % COUNT(kinds)];
     for (int k = 1; k <= N; k += 23) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
@@ -168,21 +184,24 @@ static void test_linear_cross_entropy_memory(void **state) {
     enum { ROWS = 16384, CLASSES = 4096, FEATURES = 4, CHUNK = 16 };
     zmlx_error error;
     size_t before, peak;
-    mlx_array x = ARRAY(MLX_FLOAT32, ROWS, FEATURES), w = ARRAY(MLX_FLOAT32, CLASSES, FEATURES), i = ARRAY(MLX_INT32, ROWS),
-              g = ARRAY(MLX_FLOAT32, ROWS), y = {NULL}, gradients[3] = {{NULL}, {NULL}, {NULL}};
+    mlx_array x = ARRAY(MLX_FLOAT32, ROWS, FEATURES), w = ARRAY(MLX_FLOAT32, CLASSES, FEATURES),
+              i = ARRAY(MLX_INT32, ROWS), g = ARRAY(MLX_FLOAT32, ROWS), y = {NULL},
+              gradients[3] = {{NULL}, {NULL}, {NULL}};
     const zmlx_catalog_value chunk = {CHUNK, 0};
     assert_int_equal(mlx_array_eval(x) + mlx_array_eval(w) + mlx_array_eval(i) + mlx_array_eval(g), 0);
     mlx_get_active_memory(&before);
     mlx_reset_peak_memory();
     assert_int_equal(zmlx_linear_cross_entropy(&y, x, w, i, CHUNK, stream, &error), ZMLX_OK);
     assert_int_equal(mlx_array_eval(y), 0);
-    assert_int_equal(zmlx_catalog_apply_gradient("linear_cross_entropy", gradients, (mlx_array[]){x, w, i}, 3, &g, &chunk,
-                                                 stream, &error), ZMLX_OK);
+    assert_int_equal(zmlx_catalog_apply_gradient("linear_cross_entropy", gradients, (mlx_array[]){x, w, i}, 3, &g,
+                                                 &chunk, stream, &error),
+                     ZMLX_OK);
     assert_int_equal(mlx_array_eval(gradients[0]) + mlx_array_eval(gradients[1]), 0);
     mlx_get_peak_memory(&peak);
     assert_true(peak - before < (size_t)ROWS * CLASSES * 4 / 5);
     assert_true(fabs((double)mlx_array_data_float32(y)[7] - log(CLASSES)) < 1e-4);
-    for (mlx_array *array = (mlx_array[]){x, w, i, g, y, gradients[0], gradients[1], none}; array->ctx; array++) mlx_array_free(*array);
+    for (mlx_array *array = (mlx_array[]){x, w, i, g, y, gradients[0], gradients[1], none}; array->ctx; array++)
+        mlx_array_free(*array);
 }
 
 /* Form only; speed is not judged. */
@@ -224,7 +243,8 @@ static void test_checked_indices(void **state) {
 
 static int apply_swiglu(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array x = mlx_array_new(), y = mlx_array_new();
-    int failed = mlx_vector_array_get(&x, inputs, 0) || zmlx_swiglu(&y, x, stream, NULL) || mlx_vector_array_set_value(results, y);
+    int failed = mlx_vector_array_get(&x, inputs, 0) || zmlx_swiglu(&y, x, stream, NULL) ||
+                 mlx_vector_array_set_value(results, y);
     mlx_array_free(x);
     mlx_array_free(y);
     return failed;
@@ -234,7 +254,8 @@ static int apply_swiglu(mlx_vector_array *results, const mlx_vector_array inputs
 static void test_forward_mode_of_split_units(void **state) {
     (void)state;
     mlx_array x = ARRAY(MLX_FLOAT32, 2, 6), t = mlx_array_new();
-    mlx_vector_array primals = mlx_vector_array_new_value(x), values = mlx_vector_array_new(), tangents = mlx_vector_array_new();
+    mlx_vector_array primals = mlx_vector_array_new_value(x), values = mlx_vector_array_new(),
+                     tangents = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func(apply_swiglu);
     assert_int_equal(mlx_jvp(&values, &tangents, function, primals, primals), 0);
     assert_int_equal(mlx_vector_array_get(&t, tangents, 0) + mlx_array_eval(t), 0);

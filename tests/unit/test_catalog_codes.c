@@ -63,7 +63,8 @@ static void test_both_ways_of_unpacking(void **state) {
             zm_scope scope;
             zm_scope_begin(&scope, stream);
             zm_catalog_call call = {.scope = &scope, .where = "test"};
-            mlx_array packed = bytes_of(&scope, bytes, count), want = zm_unpack_codes_composed(&call, packed, widths[k]);
+            mlx_array packed = bytes_of(&scope, bytes, count),
+                      want = zm_unpack_codes_composed(&call, packed, widths[k]);
             double expected[4800];
             int n = count * 8 / widths[k];
             for (int i = 0; i < n; i++) {
@@ -84,7 +85,8 @@ static void test_bits(void **state) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mlx_array packed = {NULL}, y = {NULL};
-    mlx_array x = zm_from_data(&scope, (const int32_t[]){1, 0, 0, -5, 0, 0, 0, 9, 0, 1, 0, 0, 0, 0, 0, 0}, SHAPE(16), MLX_INT32);
+    mlx_array x = zm_from_data(&scope, (const int32_t[]){1, 0, 0, -5, 0, 0, 0, 9, 0, 1, 0, 0, 0, 0, 0, 0}, SHAPE(16),
+                               MLX_INT32);
     mlx_array shape = zm_from_data(&scope, (const int64_t[]){2, 4, 2}, SHAPE(3), MLX_INT64);
     mlx_array wrong = zm_from_data(&scope, (const int64_t[]){2, 4, 3}, SHAPE(3), MLX_INT64);
     OK(zmlx_pack_bits(&packed, x, stream, &failure));
@@ -92,7 +94,8 @@ static void test_bits(void **state) {
     OK(zmlx_unpack_bits(&y, packed, shape, stream, &failure));
     expect_shape(y, SHAPE(2, 4, 2));
     expect_values(&scope, y, VALUES(1, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0), 0);
-    expect_refusal(zmlx_unpack_bits(&y, packed, wrong, stream, &failure), "zmlx_unpack_bits: original_shape: makes 24 elements, x has 16 bits");
+    expect_refusal(zmlx_unpack_bits(&y, packed, wrong, stream, &failure),
+                   "zmlx_unpack_bits: original_shape: makes 24 elements, x has 16 bits");
     expect_refusal(zmlx_pack_bits(&y, zm_slice_axis(&scope, x, 0, 0, 13, 1), stream, &failure),
                    "zmlx_pack_bits: x: expected shape (8*N,), got (13,)");
     mlx_array_free(packed);
@@ -104,9 +107,11 @@ static void test_refusals(void **state) {
     (void)state;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    mlx_array y = {NULL}, x = zm_zeros(&scope, SHAPE(3, 5), MLX_UINT8), scales = zm_zeros(&scope, SHAPE(2), MLX_FLOAT32);
+    mlx_array y = {NULL}, x = zm_zeros(&scope, SHAPE(3, 5), MLX_UINT8),
+              scales = zm_zeros(&scope, SHAPE(2), MLX_FLOAT32);
     mlx_array words = zm_zeros(&scope, SHAPE(3, 8), MLX_UINT32), groups = zm_zeros(&scope, SHAPE(3, 2), MLX_FLOAT16);
-    mlx_array index = zm_from_data(&scope, (const int32_t[]){0, 2, -1}, SHAPE(3), MLX_INT32), rows = zm_zeros(&scope, SHAPE(3, 2), MLX_FLOAT32);
+    mlx_array index = zm_from_data(&scope, (const int32_t[]){0, 2, -1}, SHAPE(3), MLX_INT32),
+              rows = zm_zeros(&scope, SHAPE(3, 2), MLX_FLOAT32);
     expect_refusal(zmlx_dequantize_int8(&y, x, scales, MLX_FLOAT32, stream, &failure),
                    "zmlx_dequantize_int8: scale: expected one element, got shape (2,)");
     expect_refusal(zmlx_dequantize_int8(&y, words, scales, MLX_FLOAT32, stream, &failure),
@@ -117,8 +122,9 @@ static void test_refusals(void **state) {
                    "zmlx_dequantize_blockwise: scales: expected shape (3,), got (2,)");
     expect_refusal(zmlx_dequantize_blockwise(&y, x, scales, 12, 5, MLX_FLOAT32, stream, &failure),
                    "zmlx_dequantize_blockwise: bits: expected 4 or 8, got 5");
-    expect_refusal(zmlx_dequantize_affine_packed(&y, words, groups, groups, 4, 64, stream, &failure),
-                   "zmlx_dequantize_affine_packed: w: 8 words a row are not the 128 codes of 4 bits that 2 groups of 64 have");
+    expect_refusal(
+        zmlx_dequantize_affine_packed(&y, words, groups, groups, 4, 64, stream, &failure),
+        "zmlx_dequantize_affine_packed: w: 8 words a row are not the 128 codes of 4 bits that 2 groups of 64 have");
     expect_refusal(zmlx_dequantize_affine_packed(&y, words, groups, groups, 7, 64, stream, &failure),
                    "zmlx_dequantize_affine_packed: bits: expected 2, 3, 4, 5, 6 or 8, got 7");
     expect_refusal(zmlx_dequantize_fp8(&y, x, zm_scalar(&scope, 1, MLX_FLOAT32), "e3m4", MLX_FLOAT32, stream, &failure),
@@ -185,7 +191,8 @@ static void test_indexing_composed(void **state) {
         mlx_array difference = zm_subtract(&scope, a, b);
         expect_values(&scope, difference, VALUES(0, 0, 0, 0, 0, 0), 0);
         mlx_array bad = zm_slice_axis(&scope, zm_reshape2(&scope, i ? y : call.outputs[0], 6, 3), 0, 2, 5, 2);
-        mlx_array is_number = zm_greater_equal(&scope, zm_multiply(&scope, bad, bad), zm_scalar(&scope, 0, MLX_BFLOAT16));
+        mlx_array is_number = zm_greater_equal(&scope, zm_multiply(&scope, bad, bad),
+                                               zm_scalar(&scope, 0, MLX_BFLOAT16));
         expect_values(&scope, is_number, VALUES(0, 0, 0, 0, 0, 0), 0);
     }
     mlx_array updates[] = {inputs[1], floats(&scope, other, SHAPE(2, 3, 3))};

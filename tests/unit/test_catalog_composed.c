@@ -187,8 +187,10 @@ static void test_rope_batches(void **state) {
         for (int i = 0; i < 3; i++) {
             bool has = batched >> i & 1;
             axes[i] = has ? 1 : -1;
-            inputs[i] = i ? random_floats(&scope, 20u + (uint32_t)i, has ? (const int[]){S, B, N} : (const int[]){S, N}, has ? 3 : 2)
-                          : random_floats(&scope, 20, has ? (const int[]){H, B, S, 2 * N} : (const int[]){H, S, 2 * N}, has ? 4 : 3);
+            inputs[i] = i ? random_floats(&scope, 20u + (uint32_t)i, has ? (const int[]){S, B, N} : (const int[]){S, N},
+                                          has ? 3 : 2)
+                          : random_floats(&scope, 20, has ? (const int[]){H, B, S, 2 * N} : (const int[]){H, S, 2 * N},
+                                          has ? 4 : 3);
         }
         mlx_array all = batched_rope(&scope, inputs, axes);
         assert_non_null(all.ctx);
@@ -198,14 +200,15 @@ static void test_rope_batches(void **state) {
         for (int b = 0; b < B; b++) {
             mlx_array own[3], y = {NULL};
             for (int i = 0; i < 3; i++)
-                own[i] = axes[i] < 0 ? inputs[i] : zm_squeeze(&scope, zm_slice_axis(&scope, inputs[i], 1, b, b + 1, 1), 1);
+                own[i] = axes[i] < 0 ? inputs[i]
+                                     : zm_squeeze(&scope, zm_slice_axis(&scope, inputs[i], 1, b, b + 1, 1), 1);
             assert_int_equal(zmlx_apply_rope(&y, own[0], own[1], own[2], stream, &error), ZMLX_OK);
             read(theirs, &scope, zm_scope_own(&scope, y));
             for (int i = 0; i < SIZE; i++) assert_true(ours[b * SIZE + i] == theirs[i]);
         }
     }
-    mlx_array deep[] = {zm_zeros(&scope, SHAPE(2, 1, 1, 1, 1, 1, 1, S, 2 * N), MLX_FLOAT32), zm_zeros(&scope, SHAPE(S, N), MLX_FLOAT32),
-                        zm_zeros(&scope, SHAPE(S, N), MLX_FLOAT32)};
+    mlx_array deep[] = {zm_zeros(&scope, SHAPE(2, 1, 1, 1, 1, 1, 1, S, 2 * N), MLX_FLOAT32),
+                        zm_zeros(&scope, SHAPE(S, N), MLX_FLOAT32), zm_zeros(&scope, SHAPE(S, N), MLX_FLOAT32)};
     assert_null(batched_rope(&scope, deep, (const int[]){0, -1, -1}).ctx);
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
 }

@@ -61,7 +61,7 @@ static void test_nothing_to_sum(void **state) {
     (void)state;
     expect_zeros("gather_qmm_combine", (mlx_array[]){FLOATS(3, 2, 0), FLOATS(5, 0, 6), FLOATS(3, 2), WORDS(3, 2)},
                  SHAPE(3, 6));
-    mlx_array none = {NULL}, scales = FLOATS(5, 6, 0), words = WORDS(5, 6, 0);
+    mlx_array scales = FLOATS(5, 6, 0), words = WORDS(5, 6, 0);
     expect_zeros("gather_qmm_swiglu",
                  (mlx_array[]){FLOATS(3, 1, 0), words, scales, scales, words, scales, scales, none, WORDS(3)},
                  SHAPE(3, 1, 6));
@@ -78,7 +78,7 @@ static void test_no_dimension(void **state) {
 
 static void test_indices_that_do_not_broadcast(void **state) {
     (void)state;
-    mlx_array scales = FLOATS(5, 6, 1), words = WORDS(5, 6, 8), none = {NULL}, y = {NULL};
+    mlx_array scales = FLOATS(5, 6, 1), words = WORDS(5, 6, 8), y = {NULL};
     const mlx_array inputs[] = {FLOATS(3, 1, 64), words, scales, scales, words, scales, scales, WORDS(2, 3), none};
     assert_int_equal(zmlx_catalog_apply("gather_qmm_swiglu", &y, inputs, COUNT(inputs), NULL, stream, &error),
                      ZMLX_ERROR_ARGUMENT);

@@ -38,7 +38,9 @@ static int forward(mlx_vector_array *results, const mlx_vector_array inputs, voi
     mlx_array in[2] = {{NULL}, {NULL}}, y = {NULL};
     int failed = mlx_vector_array_get(&in[0], inputs, 0);
     if (!failed && self->of_weight) failed = mlx_vector_array_get(&in[1], inputs, 1);
-    if (!failed) failed = (self->of_weight ? zmlx_rmsnorm(&y, in[0], in[1], 1e-3f, stream, NULL) : zmlx_swiglu(&y, in[0], stream, NULL)) != ZMLX_OK;
+    if (!failed)
+        failed = (self->of_weight ? zmlx_rmsnorm(&y, in[0], in[1], 1e-3f, stream, NULL)
+                                  : zmlx_swiglu(&y, in[0], stream, NULL)) != ZMLX_OK;
     if (!failed) failed = mlx_vector_array_set_value(results, y);
     mlx_array_free(in[0]);
     mlx_array_free(in[1]);
@@ -54,7 +56,9 @@ static int differentiate(mlx_vector_array *results, const mlx_vector_array input
                      gradients = mlx_vector_array_new(), cotangents = mlx_vector_array_new_value(self->cotangent);
     mlx_closure function = mlx_closure_new_func_payload(forward, self, NULL);
     if (!failed) failed = mlx_vjp(&values, &gradients, function, primals, cotangents);
-    if (!failed) failed = mlx_vector_array_get(&found, gradients, self->of_weight ? 1 : 0) || mlx_vector_array_set_value(results, found);
+    if (!failed)
+        failed = mlx_vector_array_get(&found, gradients, self->of_weight ? 1 : 0) ||
+                 mlx_vector_array_set_value(results, found);
     mlx_closure_free(function);
     mlx_vector_array_free(primals);
     mlx_vector_array_free(values);
@@ -68,7 +72,8 @@ static int differentiate(mlx_vector_array *results, const mlx_vector_array input
 static mlx_array evaluate(gradient *self, mlx_array x) {
     mlx_array y = {NULL};
     mlx_vector_array inputs = mlx_vector_array_new_value(x), results = mlx_vector_array_new();
-    assert_int_equal(differentiate(&results, inputs, self) || mlx_vector_array_get(&y, results, 0) || mlx_array_eval(y), 0);
+    assert_int_equal(differentiate(&results, inputs, self) || mlx_vector_array_get(&y, results, 0) || mlx_array_eval(y),
+                     0);
     mlx_vector_array_free(inputs);
     mlx_vector_array_free(results);
     return y;
@@ -85,12 +90,15 @@ static mlx_array moved(mlx_array x, mlx_array t, double scale) {
 }
 
 static void check_second(gradient *self, int columns, int c_rows, int c_columns) {
-    mlx_array x = random_array(1, ROWS, columns), t = random_array(2, ROWS, columns), c = random_array(3, c_rows, c_columns);
+    mlx_array x = random_array(1, ROWS, columns), t = random_array(2, ROWS, columns),
+              c = random_array(3, c_rows, c_columns);
     mlx_array tangent = {NULL}, back = {NULL};
     mlx_vector_array primals = mlx_vector_array_new_value(x), directions = mlx_vector_array_new_value(t),
-                     cotangents = mlx_vector_array_new_value(c), values = mlx_vector_array_new(), made = mlx_vector_array_new();
+                     cotangents = mlx_vector_array_new_value(c), values = mlx_vector_array_new(),
+                     made = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func_payload(differentiate, self, NULL);
-    assert_int_equal(mlx_jvp(&values, &made, function, primals, directions) || mlx_vector_array_get(&tangent, made, 0), 0);
+    assert_int_equal(mlx_jvp(&values, &made, function, primals, directions) || mlx_vector_array_get(&tangent, made, 0),
+                     0);
     assert_int_equal(mlx_vjp(&values, &made, function, primals, cotangents) || mlx_vector_array_get(&back, made, 0), 0);
     double forward_mode = dot(tangent, c), reverse_mode = dot(back, t), h = 1.0 / 256;
     mlx_array up = moved(x, t, h), down = moved(x, t, -h), at_up = evaluate(self, up), at_down = evaluate(self, down);
@@ -119,7 +127,8 @@ static void test_second_derivatives(void **state) {
 static int residual_norm(mlx_vector_array *results, const mlx_vector_array inputs, void *context) {
     mlx_array in[2] = {{NULL}, {NULL}}, y = {NULL};
     int failed = mlx_vector_array_get(&in[0], inputs, 0) || mlx_vector_array_get(&in[1], inputs, 1);
-    if (!failed) failed = zmlx_residual_rmsnorm(&y, in[0], in[1], *(mlx_array *)context, 1e-3f, stream, NULL) != ZMLX_OK;
+    if (!failed)
+        failed = zmlx_residual_rmsnorm(&y, in[0], in[1], *(mlx_array *)context, 1e-3f, stream, NULL) != ZMLX_OK;
     if (!failed) failed = mlx_vector_array_set_value(results, y);
     mlx_array_free(in[0]);
     mlx_array_free(in[1]);
@@ -150,11 +159,14 @@ static void test_shared_gradient(void **state) {
     mlx_array weight = random_array(1, 0, COLUMNS), in[3], back[2] = {{NULL}, {NULL}};
     for (int i = 0; i < 3; i++) in[i] = random_array(2u + (uint32_t)i, ROWS, COLUMNS);
     mlx_array c = random_array(5, ROWS, COLUMNS), zero = moved(c, c, -1), twice = moved(c, c, 1);
-    mlx_vector_array primals = mlx_vector_array_new_data(in, 3), values = mlx_vector_array_new(), made = mlx_vector_array_new();
+    mlx_vector_array primals = mlx_vector_array_new_data(in, 3), values = mlx_vector_array_new(),
+                     made = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func_payload(residual_gradients, &weight, NULL);
     for (int i = 0; i < 2; i++) {
         mlx_vector_array cotangents = mlx_vector_array_new_data((mlx_array[]){i ? twice : c, i ? zero : c}, 2);
-        assert_int_equal(mlx_vjp(&values, &made, function, primals, cotangents) || mlx_vector_array_get(&back[i], made, 0), 0);
+        assert_int_equal(mlx_vjp(&values, &made, function, primals, cotangents) ||
+                             mlx_vector_array_get(&back[i], made, 0),
+                         0);
         mlx_vector_array_free(cotangents);
     }
     mlx_array rest = moved(back[0], back[1], -1);
@@ -167,7 +179,8 @@ static void test_shared_gradient(void **state) {
     mlx_closure_free(function);
 }
 
-/* Second halves of rows that are no multiple of 16 bytes begin between two vectors: a GPU's wide accesses would fault. */
+/* Second halves of rows that are no multiple of 16 bytes begin between two vectors: a GPU's wide accesses would
+ * fault. */
 static void test_alignment_of_halves(void **state) {
     (void)state;
     zmlx_kernel *kernel;

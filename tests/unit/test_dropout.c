@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The statistics of dropout's masks over 10^7 elements. Bounds are in standard deviations of what independent draws give: the
- * largest of 400 correlations is expected at 3.0, and beyond 5.5 once in 10^5 runs. */
+/* The statistics of dropout's masks over 10^7 elements. Bounds are in standard deviations of what independent draws
+ * give: the largest of 400 correlations is expected at 3.0, and beyond 5.5 once in 10^5 runs. */
 #include "mlx_testing.h"
 #include "zmlx/catalog.h"
 #include "zmlx/kernels.h"
@@ -62,7 +62,8 @@ static double correlation(const mask *a, const mask *b, int lag) {
     return covariance / sqrt(a->kept * (1 - a->kept) * b->kept * (1 - b->kept)) * sqrt((double)n);
 }
 
-/* Kept elements in cells of 100 against the binomial's mean and variance: chi-square less its freedom, in its deviations. */
+/* Kept elements in cells of 100 against the binomial's mean and variance: chi-square less its freedom, in its
+ * deviations. */
 static double chi_square(const mask *of, double keep) {
     double chi = 0, freedom = N / CELL;
     for (int cell = 0; cell < N / CELL; cell++) {
@@ -81,8 +82,9 @@ static void test_masks(void **state) {
         mask drawn = draw(shares[i], 99);
         double rate = (drawn.kept - keep) / sqrt(keep * (1 - keep) / N), chi = chi_square(&drawn, keep);
         for (int lag = 1; lag <= N_LAGS; lag++) largest = fmax(largest, fabs(correlation(&drawn, &drawn, lag)));
-        print_message("p %.1f: kept %.6f (%+.2f deviations), chi-square of cells of %d %+.2f, lags 1 to %d at most %.2f\n",
-                      shares[i], drawn.kept, rate, CELL, chi, N_LAGS, largest);
+        print_message(
+            "p %.1f: kept %.6f (%+.2f deviations), chi-square of cells of %d %+.2f, lags 1 to %d at most %.2f\n",
+            shares[i], drawn.kept, rate, CELL, chi, N_LAGS, largest);
         assert_true(fabs(rate) < bound && fabs(chi) < bound && largest < bound);
         free(drawn.words);
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Texts of CUDA and Metal kernels behind their preludes against tests/golden (regenerate.sh there), their launches, and what
- * is refused. */
+/* Texts of CUDA and Metal kernels behind their preludes against tests/golden (regenerate.sh there), their launches, and
+ * what is refused. */
 #include <stdio.h>
 
 #include "emit/gpu/gpu.h"
@@ -162,7 +162,8 @@ static void test_refusals(void **state) {
     zm_text text = {0};
     static const char *const targets[] = {"cuda", "metal"};
     for (int i = 0; i < 2; i++) {
-        zm_emit_request wrong_entry = {ir, floats, floats, "a b", false, 0}, wrong_type = {ir, words, floats, "k", false, 0};
+        zm_emit_request wrong_entry = {ir, floats, floats, "a b", false, 0},
+                        wrong_type = {ir, words, floats, "k", false, 0};
         assert_int_equal(zm_target_find(targets[i])->emit(&text, &wrong_entry, &error), ZMLX_ERROR_ARGUMENT);
         assert_int_equal(zm_target_find(targets[i])->emit(&text, &wrong_type, &error), ZMLX_ERROR_ARGUMENT);
     }
@@ -172,7 +173,8 @@ static void test_refusals(void **state) {
     for (int i = 0; i < 30; i++) {
         char name[8];
         snprintf(name, sizeof name, "x%d", i);
-        sum = zm_ir_apply(ir, ZM_OP_ADD, sum, zm_ir_load(ir, zm_ir_add_input(ir, name, ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT)), -1);
+        sum = zm_ir_apply(ir, ZM_OP_ADD, sum,
+                          zm_ir_load(ir, zm_ir_add_input(ir, name, ZM_TYPE_FLOAT, ZM_LEVEL_ELEMENT)), -1);
     }
     zm_ir_add_output(ir, "y", sum, ZM_LEVEL_ELEMENT);
     zm_emit_request request = {ir, floats, floats, "k", false, 0};

@@ -78,7 +78,8 @@ static const test_case cases[] = {
      "%11 = multiply %4 %10\n%12 = load w\n%13 = load b\n%14 = fma %11 %12 %13\n",
      150, SUM},
     {"gather",
-     "kernel k\ninput x float element\ninput i uint element\noutput y element = %1\noutput c element = %3\n%0 = load i\n"
+     "kernel k\ninput x float element\ninput i uint element\noutput y element = %1\noutput c element = %3\n%0 = load "
+     "i\n"
      "%1 = row_gather x %0\n%2 = column\n%3 = from_uint %2\n",
      0, 0},
     {"folds",
@@ -314,12 +315,13 @@ static void check_output(const launch *self, int output) {
         bool is_close = isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs(got - want) <= bound;
         if (!is_close)
             fail_msg("%s, %s, %lld x %lld, output %d: element %lld is %.9g, not %.9g", self->self->name,
-                     zm_storage_name((zm_storage)self->storage), (long long)self->rows, (long long)self->columns, output,
-                     (long long)i, got, want);
+                     zm_storage_name((zm_storage)self->storage), (long long)self->rows, (long long)self->columns,
+                     output, (long long)i, got, want);
     }
 }
 
-static void check_launch(const test_case *self, int storage, int64_t rows, int64_t columns, int layouts, bool has_edges) {
+static void check_launch(const test_case *self, int storage, int64_t rows, int64_t columns, int layouts,
+                         bool has_edges) {
     launch made = {.self = self, .ir = parse_kernel(self->text), .storage = storage, .has_edges = has_edges,
                    .rows = rows, .columns = columns};
     for (int i = 0; i < made.ir->n_inputs; i++) {

@@ -220,7 +220,8 @@ static void test_many_dimensions(void **state) {
 
 static mlx_array gradient_of_rows(zm_scope *scope, mlx_array cache, mlx_array rows, mlx_array at) {
     mlx_vector_array primals = mlx_vector_array_new_data((const mlx_array[]){cache, rows, at}, 3);
-    mlx_vector_array given = mlx_vector_array_new_value(cache), values = mlx_vector_array_new(), made = mlx_vector_array_new();
+    mlx_vector_array given = mlx_vector_array_new_value(cache), values = mlx_vector_array_new(),
+                     made = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func(store_function);
     assert_int_equal(mlx_vjp(&values, &made, function, primals, given), 0);
     mlx_array gradient = take(scope, made, 1);

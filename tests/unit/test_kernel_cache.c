@@ -483,7 +483,8 @@ static const char cuda_source[] = "#if ZM_PART > 1\n#error no such part\n#endif\
 
 static void nvrtc_compiles(void **state) {
     (void)state;
-    const zm_cuda_source source = {cuda_source, sizeof cuda_source - 1, .n_parts = 2, .first = 1, .compute_capability = 90};
+    const zm_cuda_source source = {cuda_source, sizeof cuda_source - 1, .n_parts = 2, .first = 1,
+                                   .compute_capability = 90};
     const zm_text *cubins[2], *again;
     int compiled;
     zmlx_error error;

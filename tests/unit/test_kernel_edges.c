@@ -210,11 +210,13 @@ static void missing_texts(void **state) {
     const char *text = "x + 1";
     char *source;
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
-                 zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_parameters = 1}, &failure), "parameters", "missing");
+                 zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_parameters = 1}, &failure), "parameters",
+                 "missing");
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_seeds = 1}, &failure),
                  "seeds", "missing");
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
-                 zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_parameters = 2, .n_seeds = SIZE_MAX}, &failure),
+                 zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_parameters = 2, .n_seeds = SIZE_MAX},
+                          &failure),
                  "at most");
     OK(zmlx_map(&tested, NULL, &text, 1, NULL, &failure));
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_emit(&source, tested, NULL, MLX_FLOAT32, &failure), "target");
@@ -228,7 +230,8 @@ static void names_are_listed_once(void **state) {
     const char *text = "random(s) < p ? 0 : x * w", *parameter = "p", *seed = "s";
     zmlx_kernel_info info[2];
     OK(zmlx_map(&tested, NULL, &text, 1,
-                &(zmlx_map_options){.parameters = &parameter, .n_parameters = 1, .seeds = &seed, .n_seeds = 1}, &failure));
+                &(zmlx_map_options){.parameters = &parameter, .n_parameters = 1, .seeds = &seed, .n_seeds = 1},
+                &failure));
     for (int i = 0; i < 2; i++) OK(zmlx_kernel_get_info(&info[i], tested, &failure));
     assert_int_equal(info[1].n_inputs, 2);
     assert_string_equal(info[1].inputs[1], "w");

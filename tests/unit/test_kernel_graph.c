@@ -51,7 +51,8 @@ static int slope_function(mlx_vector_array *results, const mlx_vector_array inpu
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     int failed = mlx_vector_array_get(&x, inputs, 0);
-    zm_scope_keep(&scope, &ones, zm_exp(&scope, zm_zeros(&scope, mlx_array_shape(x), (int)mlx_array_ndim(x), MLX_FLOAT32)));
+    zm_scope_keep(&scope, &ones,
+                  zm_exp(&scope, zm_zeros(&scope, mlx_array_shape(x), (int)mlx_array_ndim(x), MLX_FLOAT32)));
     failed = failed || mlx_vector_array_append_value(cotangents, ones) ||
              mlx_vjp(&values, &gradients, function, inputs, cotangents) || mlx_vector_array_set(results, gradients);
     mlx_vector_array_free(values);
@@ -134,7 +135,8 @@ static void batches(void **state) {
         int length = zm_dim(x, axis == 2 ? 1 : 2), batch = zm_dim(x, axis);
         mlx_array w = numbers(&scope, &length, 1, 2, MLX_FLOAT32);
         mlx_array mapped;
-        assert_true(map_batch(&scope, &mapped, 1, norm_function, (const mlx_array[]){x, w}, (const int[]){axis, -1}, 2));
+        assert_true(
+            map_batch(&scope, &mapped, 1, norm_function, (const mlx_array[]){x, w}, (const int[]){axis, -1}, 2));
         mlx_array rows[8];
         for (int i = 0; i < batch; i++)
             rows[i] = norm_of(&scope, zm_squeeze(&scope, zm_slice_axis(&scope, x, axis, i, i + 1, 1), axis), w);
@@ -196,7 +198,8 @@ static void compiles_once(void **state) {
                                            : zm_scalar(&scope, 2, MLX_FLOAT32)};
             float parameter = 0.125f * (float)number;
             mlx_array y = {NULL};
-            OK(zmlx_kernel_apply_with(kernel, &y, in, 2, &(zmlx_kernel_numbers){&parameter, &number}, stream, &failure));
+            OK(zmlx_kernel_apply_with(kernel, &y, in, 2, &(zmlx_kernel_numbers){&parameter, &number}, stream,
+                                      &failure));
             assert_int_equal(mlx_array_eval(y), 0);
             mlx_array_free(y);
             end_well(&scope);

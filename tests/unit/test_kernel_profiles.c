@@ -35,7 +35,8 @@ static void apply(zm_scope *scope, mlx_array *outputs, const char *name, const m
     zmlx_error error = {0};
     assert_non_null(entry);
     assert_false(zm_scope_failed(scope));
-    if (zmlx_catalog_apply(name, made, inputs, n_inputs, NULL, stream, &error)) fail_msg("%s: %s", error.where, error.message);
+    if (zmlx_catalog_apply(name, made, inputs, n_inputs, NULL, stream, &error))
+        fail_msg("%s: %s", error.where, error.message);
     for (size_t i = 0; i < entry->n_outputs; i++) outputs[i] = zm_scope_own(scope, made[i]);
 }
 
@@ -45,7 +46,8 @@ static int count_differences(zm_scope *scope, mlx_array a, mlx_array b) {
     mlx_dtype bits = is_wide ? MLX_UINT32 : MLX_UINT16;
     assert_int_equal(mlx_array_dtype(a), mlx_array_dtype(b));
     assert_int_equal(mlx_array_size(a), mlx_array_size(b));
-    mlx_array x = zm_view_as(scope, zm_contiguous(scope, a), bits), y = zm_view_as(scope, zm_contiguous(scope, b), bits);
+    mlx_array x = zm_view_as(scope, zm_contiguous(scope, a), bits),
+              y = zm_view_as(scope, zm_contiguous(scope, b), bits);
     assert_false(zm_scope_failed(scope));
     assert_int_equal(mlx_array_eval(x) | mlx_array_eval(y), 0);
     unsigned exponent = is_wide ? 0x7f800000u : mlx_array_dtype(a) == MLX_FLOAT16 ? 0x7c00 : 0x7f80;
@@ -62,7 +64,8 @@ static int count_differences(zm_scope *scope, mlx_array a, mlx_array b) {
 
 static void expect_same(zm_scope *scope, mlx_array ours, mlx_array theirs, const char *what) {
     int count = count_differences(scope, ours, theirs);
-    if (count) fail_msg("%s, dtype %d: %d of %zu differ", what, (int)mlx_array_dtype(ours), count, mlx_array_size(ours));
+    if (count)
+        fail_msg("%s, dtype %d: %d of %zu differ", what, (int)mlx_array_dtype(ours), count, mlx_array_size(ours));
 }
 
 /* The rounded kernel has MLX's bits, and the one that rounds once does not: else the test would prove nothing. */
@@ -81,7 +84,8 @@ static mlx_array silu(zm_scope *scope, mlx_array x) { return zm_multiply(scope, 
 
 /* 0.5 x (1 + tanh(0.79788456 (x + 0.044715 x^3))), as mlx.nn.gelu_approx has it. */
 static mlx_array gelu(zm_scope *scope, mlx_array x) {
-    mlx_array inner = zm_multiply(scope, zm_scalar_like(scope, 0.044715, x), zm_power(scope, x, zm_scalar_like(scope, 3, x)));
+    mlx_array inner = zm_multiply(scope, zm_scalar_like(scope, 0.044715, x),
+                                  zm_power(scope, x, zm_scalar_like(scope, 3, x)));
     inner = zm_multiply(scope, zm_scalar_like(scope, 0.7978845608028654, x), zm_add(scope, x, inner));
     mlx_array factor = zm_add(scope, zm_scalar_like(scope, 1, x), zm_tanh(scope, inner));
     return zm_multiply(scope, zm_multiply(scope, zm_scalar_like(scope, 0.5, x), x), factor);
@@ -109,7 +113,8 @@ static void test_float32(void **state) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mlx_array x = zm_astype(&scope, all_halves(&scope, 1, MLX_BFLOAT16), MLX_FLOAT32), up = zm_multiply(&scope, x, x);
-    const mlx_array both[] = {numbers(&scope, SHAPE(200, 500), 3, MLX_FLOAT32), numbers(&scope, SHAPE(200, 500), 4, MLX_FLOAT32)};
+    const mlx_array both[] = {numbers(&scope, SHAPE(200, 500), 3, MLX_FLOAT32),
+                              numbers(&scope, SHAPE(200, 500), 4, MLX_FLOAT32)};
     check(&scope, "silu", &x, 1, silu(&scope, x));
     check(&scope, "swiglu2", (mlx_array[]){x, up}, 2, zm_multiply(&scope, silu(&scope, x), up));
     check(&scope, "swiglu2", both, 2, zm_multiply(&scope, silu(&scope, both[0]), both[1]));
@@ -117,7 +122,8 @@ static void test_float32(void **state) {
 }
 
 static void check_norms(zm_scope *scope, int columns, mlx_dtype dtype) {
-    mlx_array x = numbers(scope, SHAPE(5, 3, columns), 5, dtype), residual = numbers(scope, SHAPE(5, 3, columns), 6, dtype);
+    mlx_array x = numbers(scope, SHAPE(5, 3, columns), 5, dtype),
+              residual = numbers(scope, SHAPE(5, 3, columns), 6, dtype);
     mlx_array weight = numbers(scope, SHAPE(columns), 7, dtype), bias = numbers(scope, SHAPE(columns), 8, dtype);
     check(scope, "rmsnorm", (mlx_array[]){x, weight}, 2, zm_rms_norm(scope, x, weight, 1e-6f));
     check(scope, "layernorm", (mlx_array[]){x, weight, bias}, 3, zm_layer_norm(scope, x, weight, bias, 1e-5f));
@@ -132,7 +138,8 @@ static void check_norms(zm_scope *scope, int columns, mlx_dtype dtype) {
     expect_same(scope, only[1], h, "add_rms_norm_mlx: h");
     /* mlx-lm's gate of a delta network: float32 behind the norm, rounded once. */
     mlx_array gate = zm_astype(scope, residual, MLX_FLOAT32);
-    mlx_array gated = zm_multiply(scope, silu(scope, gate), zm_astype(scope, zm_rms_norm(scope, x, weight, 1e-6f), MLX_FLOAT32));
+    mlx_array gated = zm_multiply(scope, silu(scope, gate),
+                                  zm_astype(scope, zm_rms_norm(scope, x, weight, 1e-6f), MLX_FLOAT32));
     check(scope, "gated_rmsnorm_silu", (mlx_array[]){x, residual, weight}, 3, zm_astype(scope, gated, dtype));
 }
 
@@ -168,7 +175,8 @@ static void test_rope(void **state) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
         mlx_array x = numbers(&scope, SHAPE(2, 3, S, 2 * N), 9, half_types[i]);
-        mlx_array cos = numbers(&scope, SHAPE(S, N), 10, MLX_FLOAT32), sin = numbers(&scope, SHAPE(S, N), 11, MLX_FLOAT32);
+        mlx_array cos = numbers(&scope, SHAPE(S, N), 10, MLX_FLOAT32),
+                  sin = numbers(&scope, SHAPE(S, N), 11, MLX_FLOAT32);
         mlx_array c = zm_astype(&scope, cos, half_types[i]), s = zm_astype(&scope, sin, half_types[i]);
         const mlx_array inputs[] = {x, cos, sin};
         check(&scope, "apply_rope", inputs, 3, rotate(&scope, x, c, s, false));
@@ -183,7 +191,8 @@ static void test_convolution(void **state) {
     for (int i = 0; i < COUNT(half_types); i++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
-        mlx_array x = numbers(&scope, SHAPE(B, T, C), 12, half_types[i]), weight = numbers(&scope, SHAPE(C, KS), 13, half_types[i]);
+        mlx_array x = numbers(&scope, SHAPE(B, T, C), 12, half_types[i]),
+                  weight = numbers(&scope, SHAPE(C, KS), 13, half_types[i]);
         mlx_array theirs = silu(&scope, zm_conv1d(&scope, x, zm_expand_dims(&scope, weight, -1), C)), ours[2];
         check(&scope, "fused_conv1d_silu", (mlx_array[]){x, weight}, 2, theirs);
         apply(&scope, ours, "fused_conv1d_silu_mlx", (mlx_array[]){x, weight}, 2);
@@ -214,15 +223,20 @@ static void test_gathered_experts(void **state) {
         }
         const mlx_array inputs[] = {x, parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], none, experts};
         apply(&scope, ours, "gather_qmm_swiglu_mlx", inputs, 9);
-        expect_same(&scope, ours[0], zm_multiply(&scope, silu(&scope, products[0]), products[1]), "gather_qmm_swiglu_mlx");
+        expect_same(&scope, ours[0], zm_multiply(&scope, silu(&scope, products[0]), products[1]),
+                    "gather_qmm_swiglu_mlx");
         end_well(&scope);
     }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_half_numbers), cmocka_unit_test(test_float32),     cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_rope),             cmocka_unit_test(test_convolution), cmocka_unit_test(test_gathered_experts),
+        cmocka_unit_test(test_all_half_numbers),
+        cmocka_unit_test(test_float32),
+        cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_convolution),
+        cmocka_unit_test(test_gathered_experts),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -155,7 +155,8 @@ static void refusals(void **state) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     OK(zmlx_elementwise(&kernel, "e", "exp(x)", NULL, &failure));
-    mlx_array ints = zm_arange(&scope, 0, 4, 1, MLX_INT32), wide = zm_from_data(&scope, (const double[]){1, 2}, SHAPE(2), MLX_FLOAT64);
+    mlx_array ints = zm_arange(&scope, 0, 4, 1, MLX_INT32),
+              wide = zm_from_data(&scope, (const double[]){1, 2}, SHAPE(2), MLX_FLOAT64);
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, &ints, 1, stream, &failure), "zmlx.e", "x is int32",
                  "float32, float16 or bfloat16");
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, &wide, 1, stream, &failure), "float64");
@@ -166,7 +167,8 @@ static void refusals(void **state) {
     static const char *const names[] = {"a", "b"};
     kernel = make("a + b", names, 2);
     mlx_array mismatched[2] = {zm_zeros(&scope, SHAPE(3), MLX_FLOAT32), zm_zeros(&scope, SHAPE(4), MLX_FLOAT32)};
-    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, mismatched, 2, stream, &failure), "b", "(4)", "(3)");
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, mismatched, 2, stream, &failure), "b", "(4)",
+                 "(3)");
     zmlx_kernel_free(kernel);
     EXPECT_ERROR(ZMLX_ERROR_FORMAT, zmlx_elementwise(&never, "bad", "exq(x)", NULL, &failure), "exq", "exp");
     assert_null(never);
@@ -190,7 +192,8 @@ static void sizes_that_cannot_be(void **state) {
     (void)state;
     enum { LENGTH = 1 << 16 };
     static const char *const names[] = {"a", "b", "c", "d"};
-    zmlx_kernel *sum = make("a + b + c + d", names, 4), *square = make("x * x", NULL, 0), *total = make("row_sum(x)", NULL, 0);
+    zmlx_kernel *sum = make("a + b + c + d", names, 4), *square = make("x * x", NULL, 0),
+                *total = make("row_sum(x)", NULL, 0);
     mlx_array y = {NULL}, vast[4], gradient = {NULL};
     zm_scope scope;
     zm_scope_begin(&scope, stream);
@@ -210,7 +213,8 @@ static void sizes_that_cannot_be(void **state) {
                      zmlx_kernel_apply_gradient(square, &gradient, &x, 1, &cotangents[i], 1, NULL, stream, &failure),
                      "the cotangent of y");
         EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
-                     zmlx_kernel_apply_gradient(total, &gradient, &scalar, 1, &cotangents[i], 1, NULL, stream, &failure),
+                     zmlx_kernel_apply_gradient(total, &gradient, &scalar, 1, &cotangents[i], 1, NULL, stream,
+                                                &failure),
                      "the cotangent of y");
     }
     OK(zmlx_kernel_apply_gradient(total, &gradient, &x, 1, &scalar, 1, NULL, stream, &failure));

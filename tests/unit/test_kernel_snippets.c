@@ -75,7 +75,8 @@ static void compare(zmlx_kernel *kernel, formula of_mlx, const int *shape, int n
         assert_int_equal(mlx_array_dtype(y), types[i].dtype);
         expect_close(&scope, y, expected, types[i].tolerance);
         mlx_array weights = zm_exp(&scope, zm_multiply(&scope, expected, zm_scalar(&scope, -0.25, MLX_FLOAT32)));
-        mlx_array gradient = gradient_of(&scope, (question){kernel, NULL, zm_astype(&scope, weights, types[i].dtype)}, x);
+        mlx_array gradient = gradient_of(&scope, (question){kernel, NULL, zm_astype(&scope, weights, types[i].dtype)},
+                                         x);
         mlx_array reference = gradient_of(&scope, (question){NULL, of_mlx, weights}, wide);
         assert_int_equal(mlx_array_dtype(gradient), types[i].dtype);
         expect_close(&scope, gradient, reference, 3 * types[i].tolerance); /* the weights are rounded, too */

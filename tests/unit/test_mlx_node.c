@@ -532,7 +532,8 @@ static void test_replaced_inputs(void **state) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
         mlx_array x = {NULL}, y = {NULL}, other = {NULL}, whole = {NULL};
-        zm_scope_keep(&scope, &x, zm_add(&scope, floats(&scope, x_values, SHAPE(6)), zm_scalar(&scope, 0, MLX_FLOAT32)));
+        zm_scope_keep(&scope, &x,
+                      zm_add(&scope, floats(&scope, x_values, SHAPE(6)), zm_scalar(&scope, 0, MLX_FLOAT32)));
         zm_scope_keep(&scope, &other, zm_scalar(&scope, 1, MLX_FLOAT32));
         if (kind == SHARED) mlx_array_set(&whole, x);
         if (kind == SHARED) zm_scope_keep(&scope, &x, zm_slice_axis(&scope, x, 0, 0, 5, 1));

@@ -322,8 +322,9 @@ static void test_only_proven_by_default(void **state) {
     assert_int_equal(report->n_notes, 0);
     zmlx_unpatch(&model);
     model.device = ZMLX_DEVICE_GPU;
-    expect_nothing_by_default("[zmlx.patch] llama model detected — excluded ['decode', 'prompt'] (not proven for this family). "
-                              "Override with patterns=[...].");
+    expect_nothing_by_default(
+        "[zmlx.patch] llama model detected — excluded ['decode', 'prompt'] (not proven for this family). "
+        "Override with patterns=[...].");
     report = patch_only("moe_mlp");
     assert_int_equal(report->patched_count, 0);
     assert_string_equal(report->notes[0], "[zmlx.patch] WARNING: ['moe_mlp'] not applied to this llama model "

@@ -178,11 +178,12 @@ static void test_rotations(void **state) {
         LONG "\"rope_traditional\":true",
         LONG "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4.0}",
         "\"max_position_embeddings\":24,\"rope_scaling\":{\"rope_type\":\"dynamic\",\"factor\":2.0}",
-        LONG "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
+        LONG
+        "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"
         "\"original_max_position_embeddings\":32}",
         LONG "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32}",
         LONG "\"rope_scaling\":{\"rope_type\":\"longrope\",\"original_max_position_embeddings\":32,\"long_factor\":"
-        "[1,1.5,2,2.5,3,3.5,4,4.5,5,5.5,6,6.5,7,7.5,8,8.5]}",
+             "[1,1.5,2,2.5,3,3.5,4,4.5,5,5.5,6,6.5,7,7.5,8,8.5]}",
         LONG "\"rope_scaling\":{\"rope_type\":\"proportional\",\"partial_rotary_factor\":0.5}",
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {

@@ -218,7 +218,10 @@ int main(void) {
         TEST(test_fields_of_gated_mlps),
         TEST(test_fields_of_mixtures),
         TEST(test_fields_of_linear_maps),
-        TEST(test_fields_of_attention), TEST(test_fields_of_blocks), TEST(test_fields_of_heads), TEST(test_fields_of_convolutions_and_norms),
+        TEST(test_fields_of_attention),
+        TEST(test_fields_of_blocks),
+        TEST(test_fields_of_heads),
+        TEST(test_fields_of_convolutions_and_norms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Selection with each instruction set, in forward mode and in batches, and of more rows than MLX's sort takes at a time with CUDA. */
+/* Selection with each instruction set, in forward mode and in batches, and of more rows than MLX's sort takes at a time
+ * with CUDA. */
 #include "base/half.h"
 #include "kernels/select.h"
 #include "kernels/select_rows.h"
@@ -37,8 +38,10 @@ static void expect_same(zm_scope *scope, mlx_array got, mlx_array wanted) {
     assert_int_equal(mlx_array_eval(got) + mlx_array_eval(wanted), 0);
     assert_int_equal(mlx_array_nbytes(got), mlx_array_nbytes(wanted));
     assert_int_equal(mlx_array_dtype(got), mlx_array_dtype(wanted));
-    const void *a = mlx_array_dtype(got) == MLX_FLOAT32 ? (const void *)mlx_array_data_float32(got) : mlx_array_data_uint32(got);
-    const void *b = mlx_array_dtype(got) == MLX_FLOAT32 ? (const void *)mlx_array_data_float32(wanted) : mlx_array_data_uint32(wanted);
+    const void *a = mlx_array_dtype(got) == MLX_FLOAT32 ? (const void *)mlx_array_data_float32(got)
+                                                        : mlx_array_data_uint32(got);
+    const void *b = mlx_array_dtype(got) == MLX_FLOAT32 ? (const void *)mlx_array_data_float32(wanted)
+                                                        : mlx_array_data_uint32(wanted);
     assert_memory_equal(a, b, mlx_array_nbytes(got));
 }
 
@@ -124,7 +127,8 @@ static void test_many_rows(void **state) {
     assert_int_equal(mlx_array_eval(indices), 0);
     const uint32_t *places = mlx_array_data_uint32(indices);
     for (int row = 0; row < ROWS; row++)
-        for (int i = 0; i < MANY; i++) assert_true(data[row * COLUMNS + (int)places[row * MANY + i]] == (float)(COLUMNS - 1 - i));
+        for (int i = 0; i < MANY; i++)
+            assert_true(data[row * COLUMNS + (int)places[row * MANY + i]] == (float)(COLUMNS - 1 - i));
     assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
     free(data);
 }
@@ -182,7 +186,8 @@ static void expect_rows(zm_storage storage, int columns, int k, int kind, uint32
 /* Each instruction set that this processor has. */
 static void test_rows(void **state) {
     (void)state;
-    static const int sizes[][2] = {{1, 1}, {7, 3}, {16, 8}, {33, 8}, {64, 1}, {70, 9}, {128, 8}, {129, 16}, {300, 50}, {700, 8}, {700, 64}};
+    static const int sizes[][2] = {{1, 1},   {7, 3},    {16, 8},   {33, 8},  {64, 1},  {70, 9},
+                                   {128, 8}, {129, 16}, {300, 50}, {700, 8}, {700, 64}};
     static const zm_storage storages[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16};
     for (int level = 0; level < ZM_PREBUILT_LEVELS; level++) {
         zm_prebuilt_use(NULL, level);

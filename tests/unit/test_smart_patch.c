@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Smart patching on the demonstration checkpoint: keeps what helps; reverts what is slow or wrong. The clock is the
- * test's own: a reading takes eight milliseconds, so that a block is repeated, a forward as many readings as it says, all
- * else no time. */
+ * test's own: a reading takes eight milliseconds, so that a block is repeated, a forward as many readings as it says,
+ * all else no time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -82,8 +82,11 @@ static zmlx_status is_standard(zm_module *module, void *context, zmlx_error *unu
 }
 
 static zmlx_status try_forward(zmlx_smart_report *report, zm_forward forward, double threshold) {
-    zm_patch_pattern pattern = {
-        .name = "tried", .summary = "the first MLP", .device = ZMLX_DEVICE_CPU, .match = match_first_mlp, .forward = forward};
+    zm_patch_pattern pattern = {.name = "tried",
+                                .summary = "the first MLP",
+                                .device = ZMLX_DEVICE_CPU,
+                                .match = match_first_mlp,
+                                .forward = forward};
     zm_patch_request request = {.patterns = {&pattern}, .n_patterns = 1, .max_fused_tokens = 32};
     zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = 3, .threshold = threshold, .log = collect};
     zm_report *patched;

@@ -149,7 +149,8 @@ static void what_is_ahead_is_a_hint(void **state) {
     for (int i = 0; i < 200; i++) {
         unsigned char *data = malloc(1 << 20);
         assert_non_null(data);
-        zm_ahead ahead = {.streams = {{data, 1 << 20}, {data + 1, 0}, {NULL, 0}, {data + 3, 1}, {data, 4097}}, .count = 5};
+        zm_ahead ahead = {.streams = {{data, 1 << 20}, {data + 1, 0}, {NULL, 0}, {data + 3, 1}, {data, 4097}},
+                          .count = 5};
         loop_record record = {.grain = 1};
         zm_pool_expect(pool, i % 3 ? NULL : &ahead);
         zm_pool_run_ahead(pool, 64, 1, visit, &record, i % 2 ? NULL : &ahead);

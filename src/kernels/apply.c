@@ -178,6 +178,14 @@ static zmlx_status emit_entry(zm_text *all, const zm_kernel_entry *entry, const 
     return status;
 }
 
+/* Whether word is one of words, which spaces separate. */
+static bool has_word(const char *words, const char *word) {
+    size_t size = strlen(word);
+    for (const char *found = words; (found = strstr(found, word)); found++)
+        if ((found == words || found[-1] == ' ') && (!found[size] || found[size] == ' ')) return true;
+    return false;
+}
+
 zmlx_status zmlx_catalog_emit(char **text, const char *name, const char *target, mlx_dtype dtype, bool gradient,
                               zmlx_error *error) {
     const zm_kernel_entry *entry;
@@ -192,12 +200,9 @@ zmlx_status zmlx_catalog_emit(char **text, const char *name, const char *target,
         status = emit_entry(&all, entry, target, dtype, gradient, error);
     } else {
         const char *parts = entry->row->parts ? entry->row->parts : "";
-        for (int i = 0; zm_catalog_at(i) && !status; i++) {
-            const char *part = zm_catalog_at(i)->entry.name, *found = strstr(parts, part);
-            size_t size = strlen(part);
-            if (found && (found == parts || found[-1] == ' ') && (!found[size] || found[size] == ' '))
+        for (int i = 0; zm_catalog_at(i) && !status; i++)
+            if (has_word(parts, zm_catalog_at(i)->entry.name))
                 status = emit_entry(&all, zm_catalog_at(i), target, dtype, gradient, error);
-        }
         if (!status && !all.size)
             status = zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "has no source of its own: it is made of MLX's operations");
     }

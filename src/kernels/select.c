@@ -39,9 +39,10 @@ typedef struct run {
     zm_view *values, *indices;
 } run;
 
+static size_t bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
+
 static const void *row_of(const run *work, int64_t row) {
-    size_t size = work->self->dtype == MLX_FLOAT32 ? 4 : 2;
-    return (const char *)work->x->data + (size_t)row * (size_t)work->self->columns * size;
+    return (const char *)work->x->data + (size_t)row * (size_t)work->self->columns * bytes_of(work->self->dtype);
 }
 
 typedef struct keyed {
@@ -66,7 +67,7 @@ static void sort_row(const run *work, int64_t row, keyed *items) {
 
 static void copy_values(const run *work, int64_t row) {
     const topk *self = work->self;
-    size_t size = self->dtype == MLX_FLOAT32 ? 4 : 2;
+    size_t size = bytes_of(self->dtype);
     const uint32_t *places = (const uint32_t *)work->indices->data + row * self->k;
     for (int i = 0; i < self->k; i++)
         memcpy((char *)work->values->data + (size_t)(row * self->k + i) * size,
@@ -84,9 +85,10 @@ static void select_rows(void *context, size_t begin, size_t end) {
         return;
     }
     keyed *items = malloc((size_t)self->columns * sizeof *items);
-    if (!items) {
-        /* Out of memory cannot be told from here; indices that are out of range make values NaN. */
-        memset((uint32_t *)work->indices->data + begin * (size_t)self->k, 0xff, (end - begin) * (size_t)self->k * sizeof(uint32_t));
+    if (!items) { /* what cannot be told from here: indices that are out of range, and values whose bits are a NaN's */
+        size_t first = begin * (size_t)self->k, count = (end - begin) * (size_t)self->k, size = bytes_of(self->dtype);
+        memset((uint32_t *)work->indices->data + first, 0xff, count * sizeof(uint32_t));
+        memset((char *)work->values->data + first * size, 0xff, count * size);
         return;
     }
     for (size_t row = begin; row < end; row++) {

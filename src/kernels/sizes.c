@@ -2,6 +2,7 @@
 /* Shapes of a call against the patterns of a signature. */
 #include <ctype.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,21 +175,28 @@ static bool meet_dim(zm_sizes *sizes, const char *text, int size) {
     return true;
 }
 
+/* The product of sizes without a 0 among them is that of an array in memory. */
+static int64_t count_elements(const int *shape, int n_dims) {
+    int64_t count = 1;
+    for (int i = 0; i < n_dims; i++)
+        if (!shape[i]) return 0;
+    for (int i = 0; i < n_dims; i++) count *= shape[i];
+    return count;
+}
+
 zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const int *shape, int n_dims, const char *where,
                             const char *name, zmlx_error *error) {
     if (pattern->broadcasts) return ZMLX_OK;
     if (pattern->is_one) {
-        int64_t count = 1;
-        for (int i = 0; i < n_dims; i++) count *= shape[i];
         char got[128];
+        if (count_elements(shape, n_dims) == 1) return ZMLX_OK;
         zm_shape_describe(got, shape, n_dims);
-        if (count == 1) return ZMLX_OK;
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected one element, got shape %s", name, got);
     }
-    int flat = 1, n_missing = pattern->is_first_optional && n_dims == pattern->n_dims - 1;
+    int n_missing = pattern->is_first_optional && n_dims == pattern->n_dims - 1;
     if (pattern->is_flat) {
-        for (int i = 0; i < n_dims; i++) flat *= shape[i];
-        if (meet_dim(sizes, pattern->dims[0], flat)) return ZMLX_OK;
+        int64_t flat = count_elements(shape, n_dims);
+        if (flat <= INT_MAX && meet_dim(sizes, pattern->dims[0], (int)flat)) return ZMLX_OK;
         return misfit(sizes, pattern, shape, n_dims, where, name, error);
     }
     int others = n_dims - pattern->n_dims + n_missing, n_rest = pattern->has_rest ? others : 0;
@@ -239,7 +247,7 @@ bool zm_number_in_range(const zm_signature *signature, int i, double value, cons
     double high = range->high;
     int64_t size;
     if (range->high_name && sizes && zm_sizes_find(&size, sizes, range->high_name)) high = (double)size;
-    else if (range->high_name) high = 1.0 / 0.0;
+    else if (range->high_name) high = HUGE_VAL;
     if (!(range->low_open ? value > range->low : value >= range->low)) return false;
     return range->high_open ? value < high : value <= high;
 }

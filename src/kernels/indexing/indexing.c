@@ -43,9 +43,8 @@ static mlx_array is_inside(zm_scope *scope, mlx_array index, int n) {
 }
 
 mlx_array zm_rows_at(zm_scope *scope, mlx_array rows, mlx_array index, float missing) {
-    mlx_array other = zm_scalar(scope, 0, MLX_FLOAT32);
     if (zm_scope_failed(scope)) return rows;
-    other = zm_astype(scope, zm_scope_own(scope, mlx_array_new_float32(missing)), mlx_array_dtype(rows));
+    mlx_array other = zm_scalar_like(scope, (double)missing, rows);
     int n = zm_dim(rows, 0), shape[] = {zm_dim(index, 0), zm_dim(rows, 1)};
     if (!n || !shape[0] || !shape[1]) return zm_broadcast_to(scope, other, shape, 2);
     mlx_array safe = zm_minimum(scope, index, zm_scalar(scope, n - 1, MLX_UINT32));

@@ -8,7 +8,8 @@
 /* a with dimension axis, the batch, in front; repeated `batch` times where axis is negative. */
 mlx_array zm_batch_first(zm_scope *scope, mlx_array a, int axis, int batch);
 
-/* Indices [batch, ...] into n rows each, as flat ones into those of all, one behind the other; what is out of range stays so. */
+/* Indices [batch, ...] into n rows each, as flat ones into those of all, one behind the other; what is out of range
+ * stays so. */
 mlx_array zm_index_in_batch(zm_scope *scope, mlx_array indices, int batch, int n);
 
 #endif

@@ -6,8 +6,8 @@
  *         zm_call_part(call, call->outputs, "linear_end", (mlx_array[]){z, call->inputs[2]}, NULL, call->output_types);
  *     }
  *
- * It sets call->outputs to arrays of the scope; a failure is kept in the scope. Shapes, types and numbers have been checked
- * against the signature. */
+ * It sets call->outputs to arrays of the scope; a failure is kept in the scope. Shapes, types and numbers have been
+ * checked against the signature. */
 #ifndef ZM_KERNELS_COMPOSE_H
 #define ZM_KERNELS_COMPOSE_H
 
@@ -19,7 +19,8 @@ typedef struct zm_catalog_call {
     const zm_kernel_entry *entry;
     char where[80]; /* "zmlx_rmsnorm" */
     zm_scope *scope;
-    mlx_array inputs[ZM_SIGNATURE_MAX_INPUTS]; /* indices as uint32 (2^32 - 1: out of range), flags as bool; empty: left out */
+    mlx_array inputs[ZM_SIGNATURE_MAX_INPUTS]; /* indices as uint32 (2^32 - 1: out of range), flags as bool; empty: left
+                                                  out */
     bool is_signed[ZM_SIGNATURE_MAX_INPUTS];   /* codes: int8, given as uint8 */
     const zmlx_catalog_value *values;          /* one a number */
     zm_sizes sizes;
@@ -41,13 +42,14 @@ void zm_call_part(zm_catalog_call *call, mlx_array *results, const char *name, c
 void zm_call_expression(zm_catalog_call *call);
 
 /* Checks inputs and values and fills the call; scope has begun. */
-zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope, const mlx_array *inputs,
-                            const zmlx_catalog_value *values, zmlx_error *error);
+zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope,
+                            const mlx_array *inputs, const zmlx_catalog_value *values, zmlx_error *error);
 
 /* The kernel of an expression row, made when first asked for; borrowed. */
 zmlx_status zm_catalog_kernel(zmlx_kernel **kernel, const zm_kernel_entry *entry, zmlx_error *error);
 /* The same, the caller's (zmlx_kernel_free). body NULL: the row's. */
-zmlx_status zm_catalog_kernel_new(zmlx_kernel **kernel, const zm_kernel_entry *entry, const char *body, zmlx_error *error);
+zmlx_status zm_catalog_kernel_new(zmlx_kernel **kernel, const zm_kernel_entry *entry, const char *body,
+                                  zmlx_error *error);
 /* The numbers of an expression's kernel; no code is signed. */
 zm_numbers zm_catalog_numbers(const zm_kernel_entry *entry, const zmlx_catalog_value *values);
 /* Replaces the kernel of a row, taken over, for tests that break it; NULL puts it back. */

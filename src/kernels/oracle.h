@@ -2,9 +2,9 @@
 /* What the kernels are tested against: zm_ref_<name> of each row in <family>_ref.c computes outputs and, where asked,
  * gradients in float64, from the formulas that the kernel documents, sharing no code with the expressions.
  *
- * Beside each value goes what its error may be relative to: for class reduction the formula with every summand replaced by its
- * magnitude; for class elementwise the largest term of any sum, and as exponent the t of a factor e^t in whose tail the
- * value is. */
+ * Beside each value goes what its error may be relative to: for class reduction the formula with every summand replaced
+ * by its magnitude; for class elementwise the largest term of any sum, and as exponent the t of a factor e^t in whose
+ * tail the value is. */
 #ifndef ZM_KERNELS_ORACLE_H
 #define ZM_KERNELS_ORACLE_H
 
@@ -66,7 +66,9 @@ static inline double zm_ref_silu_slope(double x) {
     return isinf(x) ? x > 0 : s * (1 + x * (1 - s));
 }
 static inline double zm_ref_gelu_argument(double x) { return 2 * 0.7978845608028654 * (x + 0.044715 * x * x * x); }
-static inline double zm_ref_gelu_of(double x) { return x == -INFINITY ? 0 : x * zm_ref_logistic(zm_ref_gelu_argument(x)); }
+static inline double zm_ref_gelu_of(double x) {
+    return x == -INFINITY ? 0 : x * zm_ref_logistic(zm_ref_gelu_argument(x));
+}
 static inline double zm_ref_gelu_slope(double x) {
     double p = zm_ref_logistic(zm_ref_gelu_argument(x)), q = zm_ref_logistic(-zm_ref_gelu_argument(x));
     return fabs(x) > 1e3 ? x > 0 : p + x * 2 * p * q * 0.7978845608028654 * (1 + 3 * 0.044715 * x * x);

@@ -48,7 +48,8 @@ static zmlx_status check_types(zm_catalog_call *call, const mlx_array *inputs, z
     for (int i = 0; i < signature->n_inputs; i++) {
         const zmlx_catalog_input *input = &signature->inputs[i];
         if (!inputs[i].ctx && input->is_optional) continue;
-        if (!inputs[i].ctx) return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: is an empty handle", input->name);
+        if (!inputs[i].ctx)
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: is an empty handle", input->name);
         mlx_dtype dtype = mlx_array_dtype(inputs[i]);
         if (!fits_role(signature->roles[i], dtype))
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: expected %s, got %s", input->name,
@@ -76,7 +77,8 @@ static bool broadcasts_to(const mlx_array array, const int *shape, int n_dims) {
 }
 
 /* A parameter may have more dimensions than its pattern where they are 1: (C, KS, 1) and (C, 1, KS) are (C, KS). */
-static bool drop_ones(int shape[ZM_NODE_MAX_DIMS], int *n_dims, const zm_pattern *pattern, zm_role role, mlx_array input) {
+static bool drop_ones(int shape[ZM_NODE_MAX_DIMS], int *n_dims, const zm_pattern *pattern, zm_role role,
+                      mlx_array input) {
     int extra = (int)mlx_array_ndim(input) - pattern->n_dims;
     *n_dims = 0;
     if (role != ZM_ROLE_PARAMETER || pattern->has_rest || !pattern->n_dims || extra <= 0) return false;
@@ -115,7 +117,8 @@ static zmlx_status check_shapes(zm_catalog_call *call, const mlx_array *inputs, 
         if (n_dims) memcpy(first, shape, (size_t)n_dims * sizeof *first);
     }
     for (int i = 0; i < signature->n_inputs; i++) {
-        if (!inputs[i].ctx || !signature->input_patterns[i].broadcasts || broadcasts_to(inputs[i], first, n_first)) continue;
+        if (!inputs[i].ctx || !signature->input_patterns[i].broadcasts || broadcasts_to(inputs[i], first, n_first))
+            continue;
         char want[128], got[128];
         zm_shape_describe(want, first, n_first);
         zm_shape_describe(got, mlx_array_shape(inputs[i]), (int)mlx_array_ndim(inputs[i]));
@@ -149,8 +152,8 @@ static zmlx_status check_numbers(zm_catalog_call *call, zmlx_error *error) {
         if (name && zm_sizes_find(&limit, &call->sizes, name))
             snprintf(size, sizeof size, " (%.20s is %lld)", name, (long long)limit);
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: expected %s %s in %s%s, got %.9g", number->name,
-                       strchr("aeiou", number->kind[0]) ? "an" : "a", number->kind, number->range[0] ? number->range : "its range",
-                       size, value);
+                       strchr("aeiou", number->kind[0]) ? "an" : "a", number->kind,
+                       number->range[0] ? number->range : "its range", size, value);
     }
     return ZMLX_OK;
 }
@@ -172,10 +175,13 @@ static zmlx_status choose_types(zm_catalog_call *call, zmlx_error *error) {
             }
         for (int j = 0; j < signature->n_numbers; j++)
             if (!strcmp(type, signature->numbers[j].name)) {
-                if (call->values[j].number != ZM_DTYPE_OF_DATA) call->output_types[i] = (mlx_dtype)call->values[j].number;
+                if (call->values[j].number != ZM_DTYPE_OF_DATA)
+                    call->output_types[i] = (mlx_dtype)call->values[j].number;
                 found = true;
             }
-        if (!found) return zm_fail(error, ZMLX_ERROR_FORMAT, call->where, "%s: unknown type %s", signature->outputs[i].name, type);
+        if (!found)
+            return zm_fail(error, ZMLX_ERROR_FORMAT, call->where, "%s: unknown type %s", signature->outputs[i].name,
+                           type);
     }
     return ZMLX_OK;
 }
@@ -221,7 +227,8 @@ static mlx_array prepare_input(zm_catalog_call *call, int i) {
     const zm_pattern *pattern = &signature->input_patterns[i];
     mlx_array input = call->inputs[i];
     int fewer[ZM_NODE_MAX_DIMS], n_fewer;
-    if (drop_ones(fewer, &n_fewer, pattern, signature->roles[i], input)) input = zm_reshape(call->scope, input, fewer, n_fewer);
+    if (drop_ones(fewer, &n_fewer, pattern, signature->roles[i], input))
+        input = zm_reshape(call->scope, input, fewer, n_fewer);
     if (pattern->is_flat && mlx_array_ndim(input) != 1) input = zm_flatten(call->scope, input, 0, -1);
     if (pattern->is_one && mlx_array_ndim(input)) input = zm_reshape(call->scope, input, NULL, 0);
     if (!mlx_array_ndim(input) && pattern->has_rest && pattern->n_dims == 1)
@@ -254,8 +261,8 @@ static zmlx_status check_index(const zm_catalog_call *call, int i, zmlx_error *e
     return ZMLX_OK;
 }
 
-zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope, const mlx_array *inputs,
-                            const zmlx_catalog_value *values, zmlx_error *error) {
+zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope,
+                            const mlx_array *inputs, const zmlx_catalog_value *values, zmlx_error *error) {
     const zm_signature *signature = &entry->signature;
     *call = (zm_catalog_call){.entry = entry, .scope = scope, .values = values};
     snprintf(call->where, sizeof call->where, "zmlx_%.70s", entry->entry.name);

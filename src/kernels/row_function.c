@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/row_function.h"
 
-zmlx_status zm_row_function_get(zm_row_function *function, const char *name, const zm_storage *storages, zmlx_error *error) {
+zmlx_status zm_row_function_get(zm_row_function *function, const char *name, const zm_storage *storages,
+                                zmlx_error *error) {
     const zm_kernel_entry *entry = zm_catalog_lookup(name);
     const zm_variant *variant;
     zmlx_kernel *kernel;
@@ -12,8 +13,8 @@ zmlx_status zm_row_function_get(zm_row_function *function, const char *name, con
     return ZMLX_OK;
 }
 
-void zm_row_apply(const zm_row_function *function, void *output, const void *const *inputs, unsigned single, int64_t columns,
-                  bool streams) {
+void zm_row_apply(const zm_row_function *function, void *output, const void *const *inputs, unsigned single,
+                  int64_t columns, bool streams) {
     int32_t layouts[ZM_ROW_MAX_INPUTS];
     for (int i = 0; i < function->n_inputs; i++) layouts[i] = single >> i & 1 ? 0 : ZM_LAYOUT_COLUMN;
     const zm_c_call call = {.inputs = inputs, .outputs = &output, .layouts = layouts, .rows = 1, .columns = columns,

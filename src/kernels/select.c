@@ -30,7 +30,8 @@ static inline uint32_t order_key(uint32_t bits, uint32_t infinity) {
 static inline uint32_t key_at(const void *row, mlx_dtype dtype, int column) {
     static const uint32_t infinity = 0x7f800000, infinity_of_half = 0x7c000000;
     if (dtype == MLX_FLOAT32) return order_key(((const uint32_t *)row)[column], infinity);
-    return order_key((uint32_t)((const uint16_t *)row)[column] << 16, dtype == MLX_FLOAT16 ? infinity_of_half : infinity);
+    return order_key((uint32_t)((const uint16_t *)row)[column] << 16,
+                     dtype == MLX_FLOAT16 ? infinity_of_half : infinity);
 }
 
 typedef struct run {
@@ -78,7 +79,10 @@ static void select_rows(void *context, size_t begin, size_t end) {
     const run *work = context;
     const topk *self = work->self;
     if (self->k <= ZM_SELECT_ROWS_MAX) {
-        zm_select_rows_task task = {.x = work->x->data, .columns = self->columns, .k = self->k, .values = work->values->data,
+        zm_select_rows_task task = {.x = work->x->data,
+                                    .columns = self->columns,
+                                    .k = self->k,
+                                    .values = work->values->data,
                                     .indices = work->indices->data};
         zm_storage_from_dtype(&task.storage, self->dtype);
         zm_select_rows(&task, (int64_t)begin, (int64_t)end);
@@ -117,7 +121,8 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     return zm_scope_end(&scope, error);
 }
 
-void zm_select_tangents(zm_scope *scope, mlx_array tangent, mlx_array indices, mlx_array *of_values, mlx_array *of_indices) {
+void zm_select_tangents(zm_scope *scope, mlx_array tangent, mlx_array indices, mlx_array *of_values,
+                        mlx_array *of_indices) {
     *of_values = zm_take_along_axis(scope, tangent, indices, -1);
     if (!zm_scope_failed(scope))
         *of_indices = zm_zeros(scope, mlx_array_shape(indices), (int)mlx_array_ndim(indices), MLX_UINT32);
@@ -132,8 +137,9 @@ mlx_array zm_select_batch_first(zm_scope *scope, mlx_array x, int axis) {
     return zm_transpose(scope, x, axes, n_dims);
 }
 
-static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers, int n_arguments,
-                       const mlx_array *primals, int n_primals, const mlx_array *tangents, mlx_stream stream, zmlx_error *error) {
+static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers,
+                       int n_arguments, const mlx_array *primals, int n_primals, const mlx_array *tangents,
+                       mlx_stream stream, zmlx_error *error) {
     (void)n_results, (void)argument_numbers, (void)n_arguments, (void)n_primals;
     const topk *self = state;
     mlx_array values, indices, made[2] = {{NULL}, {NULL}};
@@ -160,11 +166,11 @@ static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes,
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class topk_class = {.name = "zmlx.topk", .evaluate_cpu = evaluate, .vjp = vjp, .jvp = jvp, .vmap = vmap,
-                                         .free_state = free};
+static const zm_node_class topk_class =
+    {.name = "zmlx.topk", .evaluate_cpu = evaluate, .vjp = vjp, .jvp = jvp, .vmap = vmap, .free_state = free};
 
-void zm_select_apply(zm_scope *scope, mlx_array *values, mlx_array *indices, const zm_node_class *node_class, void *state,
-                     mlx_array x, int k, mlx_dtype dtype) {
+void zm_select_apply(zm_scope *scope, mlx_array *values, mlx_array *indices, const zm_node_class *node_class,
+                     void *state, mlx_array x, int k, mlx_dtype dtype) {
     zm_node_output specs[2] = {{.n_dims = (int)mlx_array_ndim(x), .dtype = dtype}};
     if (specs[0].n_dims > ZM_NODE_MAX_DIMS) { /* in a batch */
         node_class->free_state(state);
@@ -219,14 +225,17 @@ void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *value
     mlx_array sign = zm_scalar(scope, 0x1p31, MLX_UINT32);
     mlx_array is_negative = zm_greater_equal(scope, bits, sign);
     mlx_array magnitude = zm_where(scope, is_negative, zm_subtract(scope, bits, sign), bits);
-    mlx_array key = zm_where(scope, is_negative, bits, zm_subtract(scope, zm_scalar(scope, 0x7fffffff, MLX_UINT32), bits));
+    mlx_array key = zm_where(scope, is_negative, bits,
+                             zm_subtract(scope, zm_scalar(scope, 0x7fffffff, MLX_UINT32), bits));
     mlx_array is_nan = zm_less(scope, zm_scalar(scope, 0x7f800000, MLX_UINT32), magnitude);
     key = zm_astype(scope, zm_where(scope, is_nan, zm_scalar(scope, 0, MLX_UINT32), key), MLX_UINT64);
-    key = zm_add(scope, zm_multiply(scope, key, zm_scalar(scope, 0x1p32, MLX_UINT64)), zm_arange(scope, 0, columns, 1, MLX_UINT64));
+    key = zm_add(scope, zm_multiply(scope, key, zm_scalar(scope, 0x1p32, MLX_UINT64)),
+                 zm_arange(scope, 0, columns, 1, MLX_UINT64));
     mlx_array first = zm_contiguous(scope, zm_slice_axis(scope, sort_rows(scope, key), -1, 0, k, 1));
     if (zm_scope_failed(scope)) return;
     memcpy(shape, mlx_array_shape(first), (size_t)n_dims * sizeof *shape);
-    mlx_array words = zm_view_as(scope, first, MLX_UINT32); /* little-endian: the column is the first word of each two */
+    mlx_array words = zm_view_as(scope, first,
+                                 MLX_UINT32); /* little-endian: the column is the first word of each two */
     *indices = zm_contiguous(scope, zm_slice_axis(scope, words, -1, 0, 2 * k, 2));
     *values = zm_take_along_axis(scope, x, zm_stop_gradient(scope, *indices), -1);
 }

@@ -2,9 +2,9 @@
 /* The k largest of rows; select_rows.c includes this once for each instruction set, with vectors of
  * SELECT_LANES numbers and SELECT(name) for its own names.
  *
- * Two passes over a row. The first keeps the largest number of each of n lanes, n >= 2 k: the k-th largest of those is a bound
- * that at least k numbers reach, and of random ones hardly more (1.4 k where n = 2 k). The second collects the numbers above the
- * bound in their order; where too many come together, all but the k largest are dropped. */
+ * Two passes over a row. The first keeps the largest number of each of n lanes, n >= 2 k: the k-th largest of those is
+ * a bound that at least k numbers reach, and of random ones hardly more (1.4 k where n = 2 k). The second collects the
+ * numbers above the bound in their order; where too many come together, all but the k largest are dropped. */
 
 typedef int32_t SELECT(lanes) __attribute__((vector_size(4 * SELECT_LANES)));
 typedef uint32_t SELECT(words) __attribute__((vector_size(4 * SELECT_LANES)));
@@ -31,7 +31,9 @@ ALWAYS void SELECT(load)(SELECT(lanes) *keys, const char *row, zm_storage storag
         else memcpy(&halves, row + (size_t)column * 2, (size_t)count * 2);
         bits = (SELECT(lanes))(__builtin_convertvector(halves, SELECT(words)) << 16);
     }
-    SELECT(lanes) magnitude = bits & INT32_MAX, sign = bits >> 31, is_nan = magnitude > (storage == ZM_STORAGE_FLOAT16 ? 0x7c000000 : 0x7f800000);
+    SELECT(lanes)
+    magnitude = bits & INT32_MAX,
+    sign = bits >> 31, is_nan = magnitude > (storage == ZM_STORAGE_FLOAT16 ? 0x7c000000 : 0x7f800000);
     *keys = (((magnitude ^ sign) - sign) & ~is_nan) | (is_nan & INT32_MAX);
     if (count < SELECT_LANES) {
         SELECT(lanes) is_there = SELECT(first) < count;
@@ -58,7 +60,8 @@ ALWAYS uint32_t SELECT(above)(const SELECT(lanes) *keys, int32_t bound) {
 ALWAYS void SELECT(collect)(found *list, const SELECT(lanes) *keys, int column, uint32_t mask) {
 #if SELECT_LANES == 16
     _mm512_storeu_si512(list->keys + list->count, _mm512_maskz_compress_epi32((__mmask16)mask, (__m512i)*keys));
-    _mm512_storeu_si512(list->places + list->count, _mm512_maskz_compress_epi32((__mmask16)mask, (__m512i)(SELECT(first) + column)));
+    _mm512_storeu_si512(list->places + list->count,
+                        _mm512_maskz_compress_epi32((__mmask16)mask, (__m512i)(SELECT(first) + column)));
     list->count += __builtin_popcount(mask);
 #else
     for (; mask; mask &= mask - 1) {
@@ -128,7 +131,8 @@ ALWAYS void SELECT(best)(SELECT(lanes) *best, const char *row, zm_storage storag
     const int bytes = storage == ZM_STORAGE_FLOAT32 ? 4 : 2;
     SELECT(floats) top[MAX_BEST / SELECT_LANES], x;
     SELECT(lanes) keys;
-    for (int i = 0; i < n; i++) top[i] = (SELECT(floats)){0} - __builtin_inff(), best[i] = (SELECT(lanes)){0} + INT32_MIN;
+    for (int i = 0; i < n; i++)
+        top[i] = (SELECT(floats)){0} - __builtin_inff(), best[i] = (SELECT(lanes)){0} + INT32_MIN;
     for (int column = 0; column + SELECT_LANES <= columns; column += n * SELECT_LANES)
         for (int i = 0; i < n && column + (i + 1) * SELECT_LANES <= columns; i++) {
             __builtin_prefetch(row + (column + i * SELECT_LANES) * bytes + AHEAD);

@@ -27,7 +27,8 @@ static float number_of(int32_t key) {
     return zm_float_from_bits(key < 0 ? (uint32_t)-key | 0x80000000u : (uint32_t)key);
 }
 
-/* Sorts the k largest, descending, equal ones by place, and drops the others. A later number must be above the result. */
+/* Sorts the k largest, descending, equal ones by place, and drops the others. A later number must be above the
+ * result. */
 static int32_t keep_largest(found *list, int k) {
     int n = 0;
     for (int i = 0; i < list->count; i++) {

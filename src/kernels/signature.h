@@ -3,18 +3,17 @@
  *
  *   x[..., D], weight[D]: parameter; eps: float = 1e-6 in [0, inf) -> y[..., D]
  *
- *   inputs   NAME[SHAPE], NAME?[SHAPE] (optional), with ": ROLE" (data without), with "= NUMBER" (what an absent one of an
- *            expression counts as), with "< SIZE" (that an index stays below)
- *   numbers  NAME: KIND = PRESET, with " in RANGE": float, int, bool, seed, dtype (= data: that of the first data
- *            input), choice (= e4m3|e5m2)
- *   outputs  NAME[SHAPE], with ": TYPE" (that of the first data input without): float32, uint32, uint8, a number of kind
- *            dtype, or in a part "any", what the composition says
+ *   inputs   NAME[SHAPE], NAME?[SHAPE] (optional), with ": ROLE" (data without), with "= NUMBER" (what an absent one of
+ * an expression counts as), with "< SIZE" (that an index stays below) numbers  NAME: KIND = PRESET, with " in RANGE":
+ * float, int, bool, seed, dtype (= data: that of the first data input), choice (= e4m3|e5m2) outputs  NAME[SHAPE], with
+ * ": TYPE" (that of the first data input without): float32, uint32, uint8, a number of kind dtype, or in a part "any",
+ * what the composition says
  *
- * A shape is a list of sizes, "..." possible in front (leading dimensions; "I...": other ones) and at the end (trailing ones, of their
- * own), or one of the words `one` and `broadcast`, or `flat` and the number of elements of any shape. A first size with "?" behind it
- * may be missing. A size is a formula of numbers, names, + - * /, parentheses, in which a quotient is rounded up; a name or N*name
- * stands for what it first meets; ">=" and a number behind it is a bound. Names are those of sizes and of ints and bools, and ROWS: the
- * leading dimensions' product. */
+ * A shape is a list of sizes, "..." possible in front (leading dimensions; "I...": other ones) and at the end (trailing
+ * ones, of their own), or one of the words `one` and `broadcast`, or `flat` and the number of elements of any shape. A
+ * first size with "?" behind it may be missing. A size is a formula of numbers, names, + - * /, parentheses, in which a
+ * quotient is rounded up; a name or N*name stands for what it first meets; ">=" and a number behind it is a bound.
+ * Names are those of sizes and of ints and bools, and ROWS: the leading dimensions' product. */
 #ifndef ZM_KERNELS_SIGNATURE_H
 #define ZM_KERNELS_SIGNATURE_H
 
@@ -39,7 +38,14 @@ typedef enum zm_role {
 
 static inline bool zm_role_is_parameter(zm_role role) { return role == ZM_ROLE_PARAMETER || role == ZM_ROLE_CONSTANT; }
 
-typedef enum zm_number_kind { ZM_NUMBER_FLOAT, ZM_NUMBER_INT, ZM_NUMBER_BOOL, ZM_NUMBER_SEED, ZM_NUMBER_DTYPE, ZM_NUMBER_CHOICE } zm_number_kind;
+typedef enum zm_number_kind {
+    ZM_NUMBER_FLOAT,
+    ZM_NUMBER_INT,
+    ZM_NUMBER_BOOL,
+    ZM_NUMBER_SEED,
+    ZM_NUMBER_DTYPE,
+    ZM_NUMBER_CHOICE
+} zm_number_kind;
 
 /* The number of a dtype's preset "data": the type of the first data input. */
 enum { ZM_DTYPE_OF_DATA = -1 };

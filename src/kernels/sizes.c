@@ -133,7 +133,8 @@ static void describe(char text[128], const zm_pattern *pattern, const zm_sizes *
     const int *rest = pattern->is_second_rest ? sizes->second_rest : sizes->rest;
     int n_rest = pattern->is_second_rest ? sizes->n_second_rest : sizes->n_rest;
     bool is_known = pattern->is_second_rest ? sizes->has_second_rest : sizes->has_rest;
-    if (pattern->has_rest && !is_known) length += (size_t)snprintf(text + length, 128 - length, "%s", n++ ? ", ..." : "...");
+    if (pattern->has_rest && !is_known)
+        length += (size_t)snprintf(text + length, 128 - length, "%s", n++ ? ", ..." : "...");
     for (int i = 0; pattern->has_rest && is_known && i < n_rest && length < 90; i++)
         length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %d" : "%d", rest[i]);
     for (int i = 0; i < pattern->n_dims && length < 80; i++) {
@@ -143,7 +144,8 @@ static void describe(char text[128], const zm_pattern *pattern, const zm_sizes *
         else
             length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %.20s" : "%.20s", pattern->dims[i]);
     }
-    if (pattern->has_tail && !sizes->has_tail) length += (size_t)snprintf(text + length, 128 - length, n++ ? ", ..." : "...");
+    if (pattern->has_tail && !sizes->has_tail)
+        length += (size_t)snprintf(text + length, 128 - length, n++ ? ", ..." : "...");
     for (int i = 0; pattern->has_tail && sizes->has_tail && i < sizes->n_tail && length < 100; i++)
         length += (size_t)snprintf(text + length, 128 - length, n++ ? ", %d" : "%d", sizes->tail[i]);
     snprintf(text + length, 128 - length, n == 1 ? ",)" : ")");
@@ -211,12 +213,13 @@ zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const in
         fits = meet_list(sizes->rest, &sizes->n_rest, &sizes->has_rest, shape, n_rest);
     if (fits && pattern->has_tail)
         fits = meet_list(sizes->tail, &sizes->n_tail, &sizes->has_tail, shape + n_dims - n_tail, n_tail);
-    for (int i = n_missing; i < pattern->n_dims && fits; i++) fits = meet_dim(sizes, pattern->dims[i], shape[n_rest + i - n_missing]);
+    for (int i = n_missing; i < pattern->n_dims && fits; i++)
+        fits = meet_dim(sizes, pattern->dims[i], shape[n_rest + i - n_missing]);
     if (!fits) return misfit(sizes, pattern, shape, n_dims, where, name, error);
     for (int i = n_missing; i < pattern->n_dims; i++)
         if (shape[n_rest + i - n_missing] < pattern->least[i])
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: %s is %d; it must be at least %d", name, pattern->dims[i],
-                           shape[n_rest + i - n_missing], pattern->least[i]);
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: %s is %d; it must be at least %d", name,
+                           pattern->dims[i], shape[n_rest + i - n_missing], pattern->least[i]);
     return ZMLX_OK;
 }
 

@@ -44,7 +44,8 @@ static inline void unpack_groups(const run *self, size_t begin, size_t end, int 
         write_word(self->codes + i * GROUP, spread(read_word(self->bytes + i * (size_t)bits, bits), bits), GROUP);
     int rest = (int)(self->n_codes % GROUP);
     if (end > whole)
-        write_word(self->codes + whole * GROUP, spread(read_word(self->bytes + whole * (size_t)bits, rest * bits / 8), bits), rest);
+        write_word(self->codes + whole * GROUP,
+                   spread(read_word(self->bytes + whole * (size_t)bits, rest * bits / 8), bits), rest);
 }
 
 static void unpack_piece(void *context, size_t begin, size_t end) {
@@ -76,8 +77,8 @@ static zm_node_output shape_of(mlx_array bytes, int bits) {
     return spec;
 }
 
-/* A code lies in two bytes at most: in bits [shift, shift + bits) of low + 256 high. The pattern repeats after `codes` codes
- * in `bytes_each` bytes. */
+/* A code lies in two bytes at most: in bits [shift, shift + bits) of low + 256 high. The pattern repeats after `codes`
+ * codes in `bytes_each` bytes. */
 mlx_array zm_unpack_codes_composed(zm_catalog_call *call, mlx_array bytes, int bits) {
     zm_scope *scope = call->scope;
     if (bits == 8 || zm_scope_failed(scope)) return bytes;
@@ -92,11 +93,13 @@ mlx_array zm_unpack_codes_composed(zm_catalog_call *call, mlx_array bytes, int b
         high[i] = low[i] + 1 < bytes_each ? low[i] + 1 : low[i];
         divisor[i] = (uint8_t)(1 << i * bits % 8);
     }
-    mlx_array rows = zm_reshape2(scope, bytes, (int)(mlx_array_size(bytes) / (size_t)bytes_each), bytes_each), code = {NULL};
+    mlx_array rows = zm_reshape2(scope, bytes, (int)(mlx_array_size(bytes) / (size_t)bytes_each), bytes_each),
+              code = {NULL};
     mlx_array inputs[] = {zm_take(scope, rows, zm_from_data(scope, low, &codes, 1, MLX_INT32), 1),
                           zm_take(scope, rows, zm_from_data(scope, high, &codes, 1, MLX_INT32), 1),
                           zm_from_data(scope, divisor, &codes, 1, MLX_UINT8)};
-    zm_call_part(call, &code, "bits_of_bytes", inputs, (zmlx_catalog_value[]){{1 << bits, 0}}, (mlx_dtype[]){MLX_UINT8});
+    zm_call_part(call, &code, "bits_of_bytes", inputs, (zmlx_catalog_value[]){{1 << bits, 0}},
+                 (mlx_dtype[]){MLX_UINT8});
     return zm_scope_failed(scope) ? code : zm_reshape(scope, code, spec.shape, spec.n_dims);
 }
 

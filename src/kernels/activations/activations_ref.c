@@ -31,13 +31,18 @@ UNARY(sigmoid, double y = zm_ref_logistic(x), s = y * zm_ref_logistic(-x);
       return (point){y, s, zm_ref_tail(x), s, -fabs(x)};)
 UNARY(relu, return (point){isnan(x) ? x : x > 0 ? x : 0, x > 0, 0, 0, 0};)
 UNARY(relu2, return (point){isnan(x) ? x : x > 0 ? x * x : 0, x > 0 ? 2 * x : 0, 0, 0, 0};)
-UNARY(silu, return (point){zm_ref_silu_of(x), zm_ref_silu_slope(x), zm_ref_tail(x), zm_ref_silu_slope_scale(x), -fabs(x)};)
+UNARY(silu,
+      return (point){zm_ref_silu_of(x), zm_ref_silu_slope(x), zm_ref_tail(x), zm_ref_silu_slope_scale(x), -fabs(x)};)
 UNARY(gelu_tanh, double u = zm_ref_gelu_argument(x);
-      return (point){zm_ref_gelu_of(x), zm_ref_gelu_slope(x), zm_ref_tail(u), zm_ref_gelu_slope_scale(x), fabs(u) < 1e4 ? u : 0};)
+      return (point){zm_ref_gelu_of(x), zm_ref_gelu_slope(x), zm_ref_tail(u), zm_ref_gelu_slope_scale(x),
+                     fabs(u) < 1e4 ? u : 0};)
 UNARY(softplus, double y = isnan(x) ? x : fmax(x, 0) + log1p(exp(-fabs(x)));
       return (point){y, zm_ref_logistic(x), zm_ref_tail(x), zm_ref_logistic(x), zm_ref_tail(x)};)
 UNARY(mish, double t = x > 30 ? 1 : tanh(log1p(exp(x))), s = zm_ref_logistic(x);
-      double slope = x == -INFINITY ? 0 : x > 30 ? 1 : t + x * s * (1 - t * t);
-      return (point){x == -INFINITY ? 0 : x * t, slope, zm_ref_tail(x), isinf(x) ? 1 : fabs(t) + fabs(x * s * (1 - t * t)), x};)
+      double slope = x == -INFINITY ? 0
+                     : x > 30       ? 1
+                                    : t + x * s * (1 - t * t);
+      return (point){x == -INFINITY ? 0 : x * t, slope, zm_ref_tail(x),
+                     isinf(x) ? 1 : fabs(t) + fabs(x *s *(1 - t * t)), x};)
 UNARY(elu, return (point){isnan(x) ? x : x > 0 ? x : parameter * expm1(x), x > 0 ? 1 : parameter * exp(x), 0,
                           x > 0 ? 1 : fabs(parameter) * exp(x), zm_ref_tail(x)};)

@@ -17,7 +17,8 @@ void zm_compose_unpack_bits(zm_catalog_call *call) {
     double count = 1, expected = 8.0 * zm_call_size(call, "N");
     mlx_array given = zm_contiguous(scope, call->inputs[1]);
     if (n_dims > ZM_NODE_MAX_DIMS) {
-        zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, call->where, "original_shape: more than %d dimensions", ZM_NODE_MAX_DIMS);
+        zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, call->where, "original_shape: more than %d dimensions",
+                      ZM_NODE_MAX_DIMS);
         return;
     }
     if (zm_scope_failed(scope)) return;
@@ -33,8 +34,8 @@ void zm_compose_unpack_bits(zm_catalog_call *call) {
         count *= size;
     }
     if (count != expected) {
-        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "original_shape: makes %.0f elements, x has %.0f bits", count,
-                      expected);
+        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "original_shape: makes %.0f elements, x has %.0f bits",
+                      count, expected);
         return;
     }
     call->outputs[0] = zm_reshape(scope, call->outputs[0], shape, n_dims);

@@ -16,8 +16,8 @@ static int vector_of(int columns, mlx_dtype dtype, bool is_aligned) {
     return is_aligned && columns % vector == 0 ? vector : 1;
 }
 
-static zmlx_status set_code(zm_gpu_launch *launch, const char *name, mlx_dtype from, mlx_dtype to, int vector, int64_t blocks,
-                            zmlx_error *error) {
+static zmlx_status set_code(zm_gpu_launch *launch, const char *name, mlx_dtype from, mlx_dtype to, int vector,
+                            int64_t blocks, zmlx_error *error) {
     char definitions[ZM_CUDA_MAX_DEFINITIONS];
     zm_cuda_code code;
     snprintf(definitions, sizeof definitions, "#define S %s\n#define O %s\n#define V %d\n", zm_cuda_storage(from),
@@ -31,8 +31,8 @@ static zmlx_status set_code(zm_gpu_launch *launch, const char *name, mlx_dtype f
     return ZMLX_OK;
 }
 
-zmlx_status zm_cuda_launch_gather_add(zm_gpu_launch *launch, const zm_view *inputs, int n_rows, int columns, mlx_dtype dtype,
-                                      zmlx_error *error) {
+zmlx_status zm_cuda_launch_gather_add(zm_gpu_launch *launch, const zm_view *inputs, int n_rows, int columns,
+                                      mlx_dtype dtype, zmlx_error *error) {
     bool is_aligned = inputs[0].offset % 16 == 0 && inputs[2].offset % 16 == 0;
     int vector = vector_of(columns, dtype, is_aligned);
     int64_t count = (int64_t)inputs[2].size / vector;
@@ -83,7 +83,10 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class sums_class = {.name = "zmlx.add_rows", .launch_gpu = launch_sums, .vjp = vjp, .free_state = free};
+static const zm_node_class sums_class = {.name = "zmlx.add_rows",
+                                         .launch_gpu = launch_sums,
+                                         .vjp = vjp,
+                                         .free_state = free};
 
 mlx_array zm_cuda_add_rows(zm_scope *scope, mlx_array indices, mlx_array updates, int n, mlx_dtype dtype) {
     if (zm_scope_failed(scope)) return updates;

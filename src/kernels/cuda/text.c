@@ -23,7 +23,9 @@ typedef struct entry {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static entry *entries;
 
-bool zm_scope_is_on_cuda(const zm_scope *scope) { return !zm_scope_is_on_cpu(scope) && zm_gpu_get(NULL) == ZM_GPU_CUDA; }
+bool zm_scope_is_on_cuda(const zm_scope *scope) {
+    return !zm_scope_is_on_cpu(scope) && zm_gpu_get(NULL) == ZM_GPU_CUDA;
+}
 
 const char *zm_cuda_storage(mlx_dtype dtype) {
     switch (dtype) {

@@ -9,7 +9,15 @@
 #include "kernels/select.h"
 
 /* As in topk.cuh. */
-enum { THREADS = 256, ROWS_OF_BLOCK = 8, MAX_ITEMS = 32, MIN_ITEMS = 4, SEGMENT = 8192, COLUMNS_OF_WARP = 2048, MAX_BLOCKS = 1 << 20 };
+enum {
+    THREADS = 256,
+    ROWS_OF_BLOCK = 8,
+    MAX_ITEMS = 32,
+    MIN_ITEMS = 4,
+    SEGMENT = 8192,
+    COLUMNS_OF_WARP = 2048,
+    MAX_BLOCKS = 1 << 20
+};
 
 typedef struct topk {
     int k, columns;
@@ -29,7 +37,8 @@ static int vector_of(const topk *self, int items, size_t offset) {
 static zmlx_status set_code(zm_gpu_launch *launch, const topk *self, int items, int vector, zmlx_error *error) {
     char definitions[ZM_CUDA_MAX_DEFINITIONS];
     zm_cuda_code code;
-    snprintf(definitions, sizeof definitions, "#define S %s\n#define O %s\n#define ITEMS %d\n#define V %d\n#define GATES %d\n",
+    snprintf(definitions, sizeof definitions,
+             "#define S %s\n#define O %s\n#define ITEMS %d\n#define V %d\n#define GATES %d\n",
              zm_cuda_storage(self->dtype), zm_cuda_storage(self->result), items, vector, self->gates);
     ZM_TRY(zm_cuda_code_get(&code, zm_cuda_topk, definitions, error));
     launch->code = code.cubin;
@@ -48,8 +57,8 @@ static void set_numbers(zm_gpu_launch *launch, const topk *self, int64_t rows, i
     launch->n_scalars = 4;
 }
 
-static zmlx_status launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs, const zm_view *outputs,
-                          int n_outputs, zmlx_error *error) {
+static zmlx_status launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                          const zm_view *outputs, int n_outputs, zmlx_error *error) {
     (void)n_inputs, (void)outputs, (void)n_outputs;
     const topk *self = state;
     int64_t rows = (int64_t)inputs[0].size / self->columns;
@@ -72,7 +81,9 @@ static zmlx_status launch_gradient(const void *state, zm_gpu_launch *launch, con
     return set_code(launch, self, MAX_ITEMS, vector_of(self, MAX_ITEMS, 0), error);
 }
 
-static const zm_node_class gradient_class = {.name = "zmlx.topk_gradient", .launch_gpu = launch_gradient, .free_state = free};
+static const zm_node_class gradient_class = {.name = "zmlx.topk_gradient",
+                                             .launch_gpu = launch_gradient,
+                                             .free_state = free};
 
 /* x's shape with zeros but for what is chosen. */
 static mlx_array put_back(zm_scope *scope, const topk *self, mlx_array x, mlx_array indices, mlx_array given) {
@@ -91,7 +102,8 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mlx_array given = zm_astype(&scope, cotangents[0], self->result);
-    if (!zm_scope_failed(&scope)) zm_scope_keep(&scope, &gradients[0], put_back(&scope, self, primals[0], results[1], given));
+    if (!zm_scope_failed(&scope))
+        zm_scope_keep(&scope, &gradients[0], put_back(&scope, self, primals[0], results[1], given));
     return zm_scope_end(&scope, error);
 }
 
@@ -102,8 +114,9 @@ static mlx_array gate_tangent(zm_scope *scope, mlx_array weights, mlx_array tang
     return zm_astype(scope, zm_multiply(scope, w, zm_subtract(scope, t, mean)), dtype);
 }
 
-static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers, int n_arguments,
-                       const mlx_array *primals, int n_primals, const mlx_array *tangents, mlx_stream stream, zmlx_error *error) {
+static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers,
+                       int n_arguments, const mlx_array *primals, int n_primals, const mlx_array *tangents,
+                       mlx_stream stream, zmlx_error *error) {
     (void)n_results, (void)argument_numbers, (void)n_arguments, (void)n_primals;
     const topk *self = state;
     mlx_array values, indices, made[2] = {{NULL}, {NULL}};
@@ -132,10 +145,11 @@ static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes,
     return zm_scope_end(&scope, error);
 }
 
-static const zm_node_class topk_class = {.name = "zmlx.topk", .launch_gpu = launch, .vjp = vjp, .jvp = jvp, .vmap = vmap,
-                                         .free_state = free};
+static const zm_node_class topk_class =
+    {.name = "zmlx.topk", .launch_gpu = launch, .vjp = vjp, .jvp = jvp, .vmap = vmap, .free_state = free};
 
-void zm_cuda_select(zm_scope *scope, mlx_array x, int k, bool gates, mlx_dtype dtype, mlx_array *values, mlx_array *indices) {
+void zm_cuda_select(zm_scope *scope, mlx_array x, int k, bool gates, mlx_dtype dtype, mlx_array *values,
+                    mlx_array *indices) {
     topk *self = malloc(sizeof *self);
     if (!self) {
         zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "topk", "out of memory");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The k <= 32 largest of each row. Defined before: S (storage of x), O (of weights), ITEMS (elements of a lane in a tile),
- * V (of a vector), GATES (0: values, 1: their softmax). The preludes of emitted kernels are in front.
+/* The k <= 32 largest of each row. Defined before: S (storage of x), O (of weights), ITEMS (elements of a lane in a
+ * tile), V (of a vector), GATES (0: values, 1: their softmax). The preludes of emitted kernels are in front.
  *
  * `warps` warps go over the tiles of a row in turn. Each has the largest so far, one a lane in descending order. Of a
  * tile only what is not below the k-th largest of the lanes' maxima can be among the k largest of the row. */
@@ -90,11 +90,13 @@ ZM_FUNCTION void search_tile(largest &list, const S::word *row, uint tile, uint 
 
 ZM_FUNCTION float sum_lanes(float value) {
 #pragma unroll
-    for (uint distance = 1u; distance < WARP; distance *= 2u) value += __shfl_xor_sync(0xffffffffu, value, int(distance));
+    for (uint distance = 1u; distance < WARP; distance *= 2u)
+        value += __shfl_xor_sync(0xffffffffu, value, int(distance));
     return value;
 }
 
-ZM_FUNCTION void store(const largest &list, const S::word *row, O::word *results, uint *places, zm_long first, uint lane, uint k) {
+ZM_FUNCTION void store(const largest &list, const S::word *row, O::word *results, uint *places, zm_long first,
+                       uint lane, uint k) {
     const bool exists = lane < k;
     const S::word word = exists ? row[list.place] : S::word(0);
     if (exists) places[first + lane] = list.place;
@@ -107,18 +109,21 @@ ZM_FUNCTION void store(const largest &list, const S::word *row, O::word *results
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(256) zm_topk(const S::word *x, O::word *results, uint *places, uint rows_low,
-                                                          uint rows_high, uint columns, uint k, uint warps) {
+extern "C" __global__ void __launch_bounds__(256)
+    zm_topk(const S::word *x, O::word *results, uint *places, uint rows_low, uint rows_high, uint columns, uint k,
+            uint warps) {
     __shared__ int shared_keys[256];
     __shared__ uint shared_places[256];
     const zm_long rows = zm_join(rows_low, rows_high), blocks = zm_long(gridDim.y) * gridDim.x;
     const uint lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, part = warp % warps, rows_each = 8u / warps;
-    for (zm_long base = (zm_long(blockIdx.y) * gridDim.x + blockIdx.x) * rows_each; base < rows; base += blocks * rows_each) {
+    for (zm_long base = (zm_long(blockIdx.y) * gridDim.x + blockIdx.x) * rows_each; base < rows;
+         base += blocks * rows_each) {
         const zm_long number = base + warp / warps;
         const bool is_active = number < rows;
         const S::word *row = x + (is_active ? number : 0) * columns;
         largest list = {NOTHING, 0xffffffffu};
-        for (uint tile = part; is_active && tile * TILE < columns; tile += warps) search_tile(list, row, tile, lane, columns, k);
+        for (uint tile = part; is_active && tile * TILE < columns; tile += warps)
+            search_tile(list, row, tile, lane, columns, k);
         if (warps > 1u) {
             shared_keys[threadIdx.x] = list.key;
             shared_places[threadIdx.x] = list.place;
@@ -149,12 +154,13 @@ ZM_FUNCTION S::word gradient_of(const S::word *row, O::word given, uint place, b
 /* Zeros but for what was chosen: a warp has SEGMENT columns of a row. */
 enum { SEGMENT = 8192 };
 
-extern "C" __global__ void __launch_bounds__(256) zm_topk_gradient(const S::word *x, const uint *places, const O::word *given,
-                                                                   S::word *gradient, uint rows_low, uint rows_high,
-                                                                   uint columns, uint k) {
+extern "C" __global__ void __launch_bounds__(256)
+    zm_topk_gradient(const S::word *x, const uint *places, const O::word *given, S::word *gradient, uint rows_low,
+                     uint rows_high, uint columns, uint k) {
     const uint lane = threadIdx.x % WARP, segments = (columns - 1u) / SEGMENT + 1u;
     const zm_long count = zm_join(rows_low, rows_high) * segments, blocks = zm_long(gridDim.y) * gridDim.x;
-    for (zm_long n = (zm_long(blockIdx.y) * gridDim.x + blockIdx.x) * 8 + threadIdx.x / WARP; n < count; n += blocks * 8) {
+    for (zm_long n = (zm_long(blockIdx.y) * gridDim.x + blockIdx.x) * 8 + threadIdx.x / WARP; n < count;
+         n += blocks * 8) {
         const zm_long row = n / segments;
         const uint first = uint(n - row * segments) * SEGMENT, end = min(first + SEGMENT, columns);
         float zeros[V];

@@ -10,10 +10,12 @@ static mlx_array tap_weight(zm_catalog_call *call, mlx_array weight, int tap) {
 void zm_compose_gated_rmsnorm_silu_mlx(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
     if (zm_scope_is_on_cpu(scope)) {
-        zm_call_part(call, call->outputs, "gated_rmsnorm_silu_in_order", call->inputs, call->values, call->output_types);
+        zm_call_part(call, call->outputs, "gated_rmsnorm_silu_in_order", call->inputs, call->values,
+                     call->output_types);
         return;
     }
-    mlx_array weight = zm_astype(scope, call->inputs[2], call->data_type), gate = zm_astype(scope, call->inputs[1], MLX_FLOAT32);
+    mlx_array weight = zm_astype(scope, call->inputs[2], call->data_type),
+              gate = zm_astype(scope, call->inputs[1], MLX_FLOAT32);
     mlx_array normed = zm_rms_norm(scope, call->inputs[0], weight, (float)call->values[0].number);
     gate = zm_multiply(scope, gate, zm_sigmoid(scope, gate));
     mlx_array gated = zm_multiply(scope, gate, zm_astype(scope, normed, MLX_FLOAT32));
@@ -24,8 +26,8 @@ void zm_compose_gated_rmsnorm_silu_mlx(zm_catalog_call *call) {
 static int find_length(zm_catalog_call *call) {
     int n_taps = zm_call_size(call, "KS"), length = zm_call_size(call, "T") - n_taps + 1;
     if (length < 0)
-        zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where, "conv_input: expected at least KS = %d steps, got %d", n_taps,
-                      length + n_taps - 1);
+        zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
+                      "conv_input: expected at least KS = %d steps, got %d", n_taps, length + n_taps - 1);
     return length;
 }
 
@@ -65,7 +67,8 @@ void zm_compose_fused_conv1d_silu_mlx(zm_catalog_call *call) {
     if (length < 0) return;
     mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32), sum;
     if (zm_scope_is_on_cpu(scope) || !length)
-        sum = convolve(call, x, zm_astype(scope, call->inputs[1], MLX_FLOAT32), zm_scalar(scope, 0, MLX_FLOAT32), length);
+        sum = convolve(call, x, zm_astype(scope, call->inputs[1], MLX_FLOAT32), zm_scalar(scope, 0, MLX_FLOAT32),
+                       length);
     else
         sum = zm_conv1d(scope, call->inputs[0], zm_expand_dims(scope, call->inputs[1], -1), zm_call_size(call, "C"));
     zm_call_part(call, call->outputs, "conv_end_mlx", &sum, NULL, call->output_types);

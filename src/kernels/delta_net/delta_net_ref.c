@@ -27,8 +27,10 @@ void zm_ref_gated_rmsnorm_silu(zm_oracle *call) {
             zm_put_more(&call->gradients[2], i, g[i] * s * hat, fabs(g[i] * s * hat) * spread);
         }
         for (size_t i = 0; i < n; i++) {
-            double a = g[i] * zm_ref_silu_of(z[i]) * w[i], hat = y[i] * r, spread = 1 + (isfinite(z[i]) ? fabs(z[i]) / 16 : 0);
-            zm_put(&call->gradients[0], row * n + i, r * (a - hat * dot), r * (fabs(a) * spread + fabs(hat) * dot_scale));
+            double a = g[i] * zm_ref_silu_of(z[i]) * w[i], hat = y[i] * r,
+                   spread = 1 + (isfinite(z[i]) ? fabs(z[i]) / 16 : 0);
+            zm_put(&call->gradients[0], row * n + i, r * (a - hat * dot),
+                   r * (fabs(a) * spread + fabs(hat) * dot_scale));
         }
     }
 }
@@ -52,10 +54,12 @@ void zm_ref_fused_conv1d_silu(zm_oracle *call) {
                 size_t at = (b * length + t) * c_size + c;
                 if (!isfinite(sum)) size = 0;
                 zm_put(&call->outputs[0], at, zm_ref_silu_of(sum),
-                       size * zm_ref_silu_slope_scale(sum) + fabs(zm_ref_silu_of(sum)) * (1 + fabs(zm_ref_tail(sum)) / 16));
+                       size * zm_ref_silu_slope_scale(sum) +
+                           fabs(zm_ref_silu_of(sum)) * (1 + fabs(zm_ref_tail(sum)) / 16));
                 if (!call->gradients) continue;
                 double g = call->cotangents[0].values[at], da = g * zm_ref_silu_slope(sum);
-                double scale = fabs(g) * (zm_ref_silu_slope_scale(sum) * (1 + (isfinite(sum) ? fabs(sum) / 16 : 0)) + size);
+                double scale = fabs(g) *
+                               (zm_ref_silu_slope_scale(sum) * (1 + (isfinite(sum) ? fabs(sum) / 16 : 0)) + size);
                 for (size_t k = 0; k < k_size; k++) {
                     size_t from = (b * t_size + t + k) * c_size + c;
                     zm_put_more(&call->gradients[0], from, da * w[c * k_size + k], scale * fabs(w[c * k_size + k]));

@@ -18,7 +18,8 @@ static mlx_array product(zm_catalog_call *call, mlx_array x, int weight, mlx_arr
     zm_quantization packed = {(int)call->values[1].number, (int)call->values[2].number, "affine"};
     const mlx_array *parts = call->inputs + weight;
     if (!as_mlx) return zm_experts_multiply(call->scope, x, parts, experts, packed);
-    mlx_array scales = zm_astype(call->scope, parts[1], call->data_type), biases = zm_astype(call->scope, parts[2], call->data_type);
+    mlx_array scales = zm_astype(call->scope, parts[1], call->data_type),
+              biases = zm_astype(call->scope, parts[2], call->data_type);
     return zm_gather_qmm(call->scope, x, parts[0], scales, biases, experts, packed, false);
 }
 
@@ -31,9 +32,11 @@ static bool indices_broadcast(zm_catalog_call *call, mlx_array rows, mlx_array e
         char left[128], right[128];
         zm_shape_describe(left, mlx_array_shape(rows), n_rows);
         zm_shape_describe(right, mlx_array_shape(experts), n_experts);
-        zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
-                      "indices: lhs_indices %s and rhs_indices %s do not broadcast (left out they are the positions of x "
-                      "and all experts)", left, right);
+        zm_scope_fail(
+            call->scope, ZMLX_ERROR_ARGUMENT, call->where,
+            "indices: lhs_indices %s and rhs_indices %s do not broadcast (left out they are the positions of x "
+            "and all experts)",
+            left, right);
         return false;
     }
     return true;

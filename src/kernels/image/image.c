@@ -40,7 +40,8 @@ static mlx_array spread(zm_scope *scope, const float *weights, int n, int size, 
     return inner == 1 ? zm_reshape2(scope, each, n * size, 1) : zm_reshape2(scope, each, 1, size * inner);
 }
 
-/* x [outer, from, inner] -> [outer, size, inner]; columns: weights vary along a row of size * inner, else along rows. */
+/* x [outer, from, inner] -> [outer, size, inner]; columns: weights vary along a row of size * inner, else along
+ * rows. */
 static mlx_array resize_axis(zm_catalog_call *call, mlx_array x, int size, bool columns) {
     zm_scope *scope = call->scope;
     axis self = {0};
@@ -54,7 +55,8 @@ static mlx_array resize_axis(zm_catalog_call *call, mlx_array x, int size, bool 
         int n = columns ? 1 : outer, repeats = columns ? inner : 1;
         mlx_array inputs[] = {zm_take(scope, x, zm_from_data(scope, self.low, &size, 1, MLX_INT32), 1),
                               zm_take(scope, x, zm_from_data(scope, self.high, &size, 1, MLX_INT32), 1),
-                              spread(scope, self.low_weight, n, size, repeats), spread(scope, self.high_weight, n, size, repeats)};
+                              spread(scope, self.low_weight, n, size, repeats),
+                              spread(scope, self.high_weight, n, size, repeats)};
         for (int i = 0; i < 2; i++) inputs[i] = zm_reshape2(scope, inputs[i], rows, width);
         if (columns)
             for (int i = 2; i < 4; i++) inputs[i] = zm_reshape2(scope, inputs[i], 1, width);
@@ -67,7 +69,8 @@ static mlx_array resize_axis(zm_catalog_call *call, mlx_array x, int size, bool 
 
 void zm_compose_resize_bilinear(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
-    int n = zm_call_size(call, "N"), h = zm_call_size(call, "H"), w = zm_call_size(call, "W"), c = zm_call_size(call, "C");
+    int n = zm_call_size(call, "N"), h = zm_call_size(call, "H"), w = zm_call_size(call, "W"),
+        c = zm_call_size(call, "C");
     int oh = zm_call_size(call, "out_height"), ow = zm_call_size(call, "out_width");
     if (fmax(call->values[0].number, call->values[1].number) > INT32_MAX || (double)n * oh > INT32_MAX ||
         (double)ow * c > INT32_MAX || (double)w * c > INT32_MAX) {
@@ -93,8 +96,10 @@ static mlx_array pad(zm_scope *scope, mlx_array x, int n, int h, int w, int c) {
 
 void zm_compose_depthwise_conv_3x3(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
-    int n = zm_call_size(call, "N"), h = zm_call_size(call, "H"), w = zm_call_size(call, "W"), c = zm_call_size(call, "C");
-    mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32), weights = zm_astype(scope, call->inputs[1], MLX_FLOAT32);
+    int n = zm_call_size(call, "N"), h = zm_call_size(call, "H"), w = zm_call_size(call, "W"),
+        c = zm_call_size(call, "C");
+    mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32),
+              weights = zm_astype(scope, call->inputs[1], MLX_FLOAT32);
     mlx_array sum = zm_scalar(scope, 0, MLX_FLOAT32), padded = x;
     if (n && h && w && c) padded = pad(scope, x, n, h, w, c);
     for (int i = 0; i < 3 && n && h && w && c; i++) {

@@ -6,7 +6,8 @@ typedef struct image {
 } image;
 
 static image image_of(const zm_oracle *call) {
-    return (image){zm_oracle_size(call, "N"), zm_oracle_size(call, "H"), zm_oracle_size(call, "W"), zm_oracle_size(call, "C")};
+    return (image){zm_oracle_size(call, "N"), zm_oracle_size(call, "H"), zm_oracle_size(call, "W"),
+                   zm_oracle_size(call, "C")};
 }
 
 static size_t place(int b, int y, int x, int channel, int h, int w, int c) {
@@ -23,7 +24,8 @@ void zm_ref_resize_bilinear(zm_oracle *call) {
     if (call->gradients) call->gradients[0].terms = 4 * (double)oh * ow;
     for (size_t i = 0; i < call->outputs[0].size; i++) {
         int channel = (int)(i % (size_t)in.c), x = (int)(i / (size_t)in.c % (size_t)ow);
-        int y = (int)(i / (size_t)in.c / (size_t)ow % (size_t)oh), b = (int)(i / (size_t)in.c / (size_t)ow / (size_t)oh);
+        int y = (int)(i / (size_t)in.c / (size_t)ow % (size_t)oh),
+            b = (int)(i / (size_t)in.c / (size_t)ow / (size_t)oh);
         double sy = (y + 0.5) * in.h / oh - 0.5, sx = (x + 0.5) * in.w / ow - 0.5, value = 0, size = 0;
         for (int corner = 0; corner < 4; corner++) {
             int iy = (int)floor(sy) + corner / 2, ix = (int)floor(sx) + corner % 2;
@@ -49,7 +51,8 @@ void zm_ref_depthwise_conv_3x3(zm_oracle *call) {
     }
     for (size_t at = 0; at < call->outputs[0].size; at++) {
         int channel = (int)(at % (size_t)in.c), column = (int)(at / (size_t)in.c % (size_t)in.w);
-        int row = (int)(at / (size_t)in.c / (size_t)in.w % (size_t)in.h), b = (int)(at / (size_t)in.c / (size_t)in.w / (size_t)in.h);
+        int row = (int)(at / (size_t)in.c / (size_t)in.w % (size_t)in.h),
+            b = (int)(at / (size_t)in.c / (size_t)in.w / (size_t)in.h);
         for (int tap = 0; tap < 9; tap++) {
             int y = row + tap / 3 - 1, z = column + tap % 3 - 1;
             if (y < 0 || y >= in.h || z < 0 || z >= in.w) continue;

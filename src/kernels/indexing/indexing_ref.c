@@ -10,7 +10,8 @@ void zm_ref_fused_gather_add(zm_oracle *call) {
         double index = call->inputs[1].values[i / columns];
         bool is_inside = index >= 0 && index < n;
         size_t from = is_inside ? (size_t)index * columns + i % columns : 0;
-        zm_put(&call->outputs[0], i, is_inside ? call->inputs[0].values[from] + call->inputs[2].values[i] : (double)NAN, 0);
+        zm_put(&call->outputs[0], i, is_inside ? call->inputs[0].values[from] + call->inputs[2].values[i] : (double)NAN,
+               0);
         if (!call->gradients) continue;
         double g = call->cotangents[0].values[i];
         if (is_inside) zm_put_more(&call->gradients[0], from, g, fabs(g));

@@ -5,8 +5,8 @@
 
 #include "mlx/scope.h"
 
-/* [n_rows, T] float32 on the CPU: updates [M, T] added up by flat indices [M], in their order; what is out of range is not
- * added. */
+/* [n_rows, T] float32 on the CPU: updates [M, T] added up by flat indices [M], in their order; what is out of range is
+ * not added. */
 mlx_array zm_add_rows_on_cpu(zm_scope *scope, mlx_array indices, mlx_array updates, int n_rows);
 
 /* rows [N, T] at flat indices [M], with MLX's operations; where one is out of range, `missing`. */

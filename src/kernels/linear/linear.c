@@ -6,7 +6,8 @@ static void multiply_then(zm_catalog_call *call, const char *part) {
     zm_scope *scope = call->scope;
     int shape[ZM_SIGNATURE_MAX_DIMS], n_dims;
     if (zm_scope_failed(scope)) return;
-    mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32), w = zm_astype(scope, call->inputs[1], MLX_FLOAT32), product;
+    mlx_array x = zm_astype(scope, call->inputs[0], MLX_FLOAT32), w = zm_astype(scope, call->inputs[1], MLX_FLOAT32),
+              product;
     bool is_empty = !mlx_array_size(call->inputs[0]) || !mlx_array_size(call->inputs[1]);
     /* MLX's empty products have no buffer with CUDA, which what comes behind would read. */
     if (is_empty && zm_pattern_shape(shape, &n_dims, &call->entry->signature.output_patterns[0], &call->sizes)) {

@@ -25,7 +25,8 @@ static void gate_chosen(zm_catalog_call *call, int k) {
     mlx_array chosen;
     if (zm_scope_failed(call->scope)) return;
     if (k <= ZM_CUDA_TOPK_MAX && zm_scope_is_on_cuda(call->scope)) {
-        zm_cuda_select(call->scope, call->inputs[0], k, true, call->output_types[0], &call->outputs[0], &call->outputs[1]);
+        zm_cuda_select(call->scope, call->inputs[0], k, true, call->output_types[0], &call->outputs[0],
+                       &call->outputs[1]);
         return;
     }
     zm_select_topk(call->scope, call->inputs[0], k, &chosen, &call->outputs[1]);
@@ -219,8 +220,8 @@ mlx_array zm_experts_sum(zm_scope *scope, mlx_array products, mlx_array is_insid
     return zm_add(scope, combine(&call, y, zm_astype(scope, gate, MLX_FLOAT32)), mark);
 }
 
-/* act (..., K, 1, DI) by the matrices of its experts. With CUDA MLX has products of many rows with sorted experts ready, others
- * it compiles for minutes when first used. */
+/* act (..., K, 1, DI) by the matrices of its experts. With CUDA MLX has products of many rows with sorted experts
+ * ready, others it compiles for minutes when first used. */
 static mlx_array multiply_experts(zm_scope *scope, mlx_array act, mlx_array weights, mlx_array experts) {
     if (zm_scope_failed(scope) || !zm_scope_is_on_cuda(scope)) return zm_gather_mm(scope, act, weights, experts, false);
     int count = (int)mlx_array_size(experts), n_dims = (int)mlx_array_ndim(experts), shape[ZM_NODE_MAX_DIMS + 2];
@@ -249,6 +250,7 @@ void zm_compose_gather_qmm_combine_quantized(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
     if (!zm_experts_check(call, 0, 1, zm_call_size(call, "DI"))) return;
     zm_quantization packed = {(int)call->values[0].number, (int)call->values[1].number, "affine"};
-    mlx_array sum = zm_experts_combine(scope, call->inputs[0], call->inputs + 1, call->inputs[4], call->inputs[5], packed);
+    mlx_array sum = zm_experts_combine(scope, call->inputs[0], call->inputs + 1, call->inputs[4], call->inputs[5],
+                                       packed);
     call->outputs[0] = zm_astype(scope, sum, call->output_types[0]);
 }

@@ -67,7 +67,8 @@ static void put_gradients(zm_oracle *call, const zm_ref_norm *norm, row_state *s
         dot_scale += fabs(self->a[i]) * self->size[i] / (double)n;
         if (norm->weight >= 0 && call->inputs[norm->weight].values)
             zm_put_more(&call->gradients[norm->weight], i, from * self->n_hat[i], fabs(from) * self->size[i]);
-        if (norm->bias >= 0 && call->inputs[norm->bias].values) zm_put_more(&call->gradients[norm->bias], i, from, fabs(from));
+        if (norm->bias >= 0 && call->inputs[norm->bias].values)
+            zm_put_more(&call->gradients[norm->bias], i, from, fabs(from));
     }
     if (!norm->centred) mean = mean_scale = 0;
     for (size_t i = 0; i < n; i++) {
@@ -127,7 +128,8 @@ void zm_ref_rmsnorm_grad(zm_oracle *call) {
             m_scale += fabs(c[i] * w[i] * x[i]) * r / d;
         }
         for (size_t i = 0; i < n; i++)
-            zm_put(&call->outputs[0], row * n + i, r * (c[i] * w[i] - x[i] * r * m), r * (fabs(c[i] * w[i]) + fabs(x[i]) * r * m_scale));
+            zm_put(&call->outputs[0], row * n + i, r * (c[i] * w[i] - x[i] * r * m),
+                   r * (fabs(c[i] * w[i]) + fabs(x[i]) * r * m_scale));
         if (!call->gradients) continue;
         const double *g = call->cotangents[0].values + row * n;
         for (size_t i = 0; i < n; i++) {
@@ -141,9 +143,11 @@ void zm_ref_rmsnorm_grad(zm_oracle *call) {
             double back_scale = r * (fabs(g[i]) + fabs(hat) * s_scale), r2 = r * r;
             zm_put(&call->gradients[2], row * n + i, w[i] * back, fabs(w[i]) * back_scale);
             zm_put_more(&call->gradients[1], i, c[i] * back, fabs(c[i]) * back_scale);
-            /* d/dx of sum g r (a - n m): -r2 (n t + g m + a s - 3 n m s) with r' = -r2 n / d and n' = r (1 - n n / d). */
+            /* d/dx of sum g r (a - n m): -r2 (n t + g m + a s - 3 n m s) with r' = -r2 n / d and n' = r (1 - n n /
+             * d). */
             zm_put(&call->gradients[0], row * n + i, -r2 * (hat * t + g[i] * m + a * s - 3 * hat * m * s),
-                   r2 * (fabs(hat) * t_scale + fabs(g[i]) * m_scale + fabs(a) * s_scale + 3 * fabs(hat) * m_scale * s_scale));
+                   r2 * (fabs(hat) * t_scale + fabs(g[i]) * m_scale + fabs(a) * s_scale +
+                         3 * fabs(hat) * m_scale * s_scale));
         }
     }
 }

@@ -3,7 +3,8 @@
 
 zm_oracle_function zm_ref_adamw_step;
 void zm_ref_adamw_step(zm_oracle *call) {
-    double lr = call->numbers[0].number, t = call->numbers[1].number, b1 = call->numbers[2].number, b2 = call->numbers[3].number;
+    double lr = call->numbers[0].number, t = call->numbers[1].number, b1 = call->numbers[2].number,
+           b2 = call->numbers[3].number;
     double eps = call->numbers[4].number, wd = call->numbers[5].number;
     for (size_t i = 0; i < call->inputs[0].size; i++) {
         double p = call->inputs[0].values[i], g = call->inputs[1].values[i];

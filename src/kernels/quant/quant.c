@@ -14,11 +14,13 @@ static bool flag(const zm_catalog_call *call, int number) { return call->values[
 /* Codes of one array, all with one scale. */
 static void scaled(zm_catalog_call *call, const char *part, int bits, bool is_signed) {
     if (bits < 8 && call->is_scalar) {
-        zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where, "x: expected at least one dimension, got shape ()");
+        zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
+                      "x: expected at least one dimension, got shape ()");
         return;
     }
     mlx_array inputs[] = {zm_unpack_codes(call, call->inputs[0], bits), widen(call, 1)};
-    zm_call_part(call, call->outputs, part, inputs, (zmlx_catalog_value[]){{wrap_of(bits, is_signed), 0}}, call->output_types);
+    zm_call_part(call, call->outputs, part, inputs, (zmlx_catalog_value[]){{wrap_of(bits, is_signed), 0}},
+                 call->output_types);
 }
 
 void zm_compose_dequantize_int8(zm_catalog_call *call) { scaled(call, "scaled_codes", 8, call->is_signed[0]); }
@@ -53,7 +55,8 @@ void zm_compose_dequantize_blockwise(zm_catalog_call *call) {
     }
     if (bits == 4 && (call->is_signed[0] || call->is_scalar)) {
         zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where, "x: expected %s for 4 bits, got %s",
-                      call->is_signed[0] ? "uint8" : "at least one dimension", call->is_signed[0] ? "int8" : "shape ()");
+                      call->is_signed[0] ? "uint8" : "at least one dimension",
+                      call->is_signed[0] ? "int8" : "shape ()");
         return;
     }
     mlx_array codes = zm_unpack_codes(call, call->inputs[0], bits);
@@ -89,8 +92,8 @@ static void affine(zm_catalog_call *call, const char *part) {
     mlx_array codes = zm_unpack_codes(call, zm_view_as(scope, call->inputs[0], MLX_UINT8), bits);
     if (zm_scope_failed(scope)) return;
     int count = (int)mlx_array_size(call->inputs[1]);
-    mlx_array inputs[] = {zm_reshape2(scope, codes, count, (int)group_size), zm_reshape(scope, widen(call, 1), &count, 1),
-                          zm_reshape(scope, widen(call, 2), &count, 1)};
+    mlx_array inputs[] = {zm_reshape2(scope, codes, count, (int)group_size),
+                          zm_reshape(scope, widen(call, 1), &count, 1), zm_reshape(scope, widen(call, 2), &count, 1)};
     zm_call_part(call, call->outputs, part, inputs, NULL, call->output_types);
     if (zm_scope_failed(scope)) return;
     call->outputs[0] = zm_reshape(scope, call->outputs[0], mlx_array_shape(codes), (int)mlx_array_ndim(codes));

@@ -14,9 +14,11 @@ static const activation gelu = {zm_ref_gelu_of, zm_ref_gelu_slope, zm_ref_gelu_s
 
 static double tail_of(double x) { return fabs(x) < 1e4 ? x : 0; }
 
-/* y[i] = f(q * scale + bias), where scale and bias are inputs `scale` and `scale + 1` (where it has_bias) at place `group`. */
+/* y[i] = f(q * scale + bias), where scale and bias are inputs `scale` and `scale + 1` (where it has_bias) at place
+ * `group`. */
 static void put(zm_oracle *call, const activation *f, size_t i, double q, int scale, bool has_bias, size_t group) {
-    double s = call->inputs[scale].values[group], b = has_bias ? call->inputs[scale + 1].values[group] : 0, v = q * s + b;
+    double s = call->inputs[scale].values[group], b = has_bias ? call->inputs[scale + 1].values[group] : 0,
+           v = q * s + b;
     double size = fabs(q * s) + fabs(b), tail = tail_of(f->argument(v));
     zm_put_tail(&call->outputs[0], i, f->of(v), fabs(f->of(v)) + size * f->slope_scale(v), tail < 0 ? tail : 0);
     if (!call->gradients) return;
@@ -38,8 +40,12 @@ static int code_at(const zm_oracle *call, size_t i, int bits) {
 
 zm_oracle_function zm_ref_dequantize_int8, zm_ref_dequantize_silu_int8, zm_ref_dequantize_int4, zm_ref_dequantize_nf4,
     zm_ref_dequantize_fp8, zm_ref_dequantize_blockwise, zm_ref_fused_swiglu_quant;
-void zm_ref_dequantize_int8(zm_oracle *call) { EACH(call) put(call, &plain, i, call->inputs[0].values[i], 1, false, 0); }
-void zm_ref_dequantize_silu_int8(zm_oracle *call) { EACH(call) put(call, &silu, i, call->inputs[0].values[i], 1, false, 0); }
+void zm_ref_dequantize_int8(zm_oracle *call) {
+    EACH(call) put(call, &plain, i, call->inputs[0].values[i], 1, false, 0);
+}
+void zm_ref_dequantize_silu_int8(zm_oracle *call) {
+    EACH(call) put(call, &silu, i, call->inputs[0].values[i], 1, false, 0);
+}
 void zm_ref_dequantize_int4(zm_oracle *call) {
     EACH(call) {
         int code = code_at(call, i, 4);
@@ -67,13 +73,15 @@ static double fp8_value(int code, bool is_e5m2) {
 }
 
 void zm_ref_dequantize_fp8(zm_oracle *call) {
-    EACH(call) put(call, &plain, i, fp8_value((int)call->inputs[0].values[i], call->numbers[0].number == 1), 1, false, 0);
+    EACH(call)
+    put(call, &plain, i, fp8_value((int)call->inputs[0].values[i], call->numbers[0].number == 1), 1, false, 0);
 }
 
 void zm_ref_dequantize_blockwise(zm_oracle *call) {
     int bits = (int)call->numbers[1].number;
     size_t block_size = (size_t)call->numbers[0].number;
-    EACH(call) put(call, &plain, i, bits == 8 ? call->inputs[0].values[i] : code_at(call, i, 4), 1, false, i / block_size);
+    EACH(call)
+    put(call, &plain, i, bits == 8 ? call->inputs[0].values[i] : code_at(call, i, 4), 1, false, i / block_size);
 }
 
 void zm_ref_fused_swiglu_quant(zm_oracle *call) {
@@ -83,9 +91,11 @@ void zm_ref_fused_swiglu_quant(zm_oracle *call) {
         double a = call->inputs[0].values[i], b = call->inputs[2].values[i];
         double v = a * call->inputs[1].values[block], w = b * call->inputs[3].values[block];
         double y = zm_ref_silu_of(v), tail = tail_of(v);
-        zm_put_tail(&call->outputs[0], i, y * w, fabs(y * w) + fabs(v * w) * zm_ref_silu_slope_scale(v), tail < 0 ? tail : 0);
+        zm_put_tail(&call->outputs[0], i, y * w, fabs(y * w) + fabs(v * w) * zm_ref_silu_slope_scale(v),
+                    tail < 0 ? tail : 0);
         if (!call->gradients) continue;
-        double g = call->cotangents[0].values[i], size = fabs(g) * (zm_ref_silu_slope_scale(v) + fabs(v)) * (1 + fabs(tail) / 16);
+        double g = call->cotangents[0].values[i],
+               size = fabs(g) * (zm_ref_silu_slope_scale(v) + fabs(v)) * (1 + fabs(tail) / 16);
         zm_put_more(&call->gradients[1], block, g * w * zm_ref_silu_slope(v) * a, size * fabs(w * a));
         zm_put_more(&call->gradients[3], block, g * y * b, size * fabs(b));
     }
@@ -94,7 +104,8 @@ void zm_ref_fused_swiglu_quant(zm_oracle *call) {
 /* Bit by bit, as the stream is defined. */
 static void affine(zm_oracle *call, const activation *f) {
     int bits = (int)call->numbers[0].number, group_size = (int)call->numbers[1].number;
-    size_t n_words = (size_t)zm_oracle_size(call, "W"), columns = (size_t)zm_oracle_size(call, "G") * (size_t)group_size;
+    size_t n_words = (size_t)zm_oracle_size(call, "W"),
+           columns = (size_t)zm_oracle_size(call, "G") * (size_t)group_size;
     EACH(call) {
         const double *words = call->inputs[0].values + i / columns * n_words;
         int code = 0;
@@ -106,7 +117,8 @@ static void affine(zm_oracle *call, const activation *f) {
     }
 }
 
-zm_oracle_function zm_ref_dequantize_affine_packed, zm_ref_dequantize_affine_packed_silu, zm_ref_dequantize_affine_packed_gelu;
+zm_oracle_function zm_ref_dequantize_affine_packed, zm_ref_dequantize_affine_packed_silu,
+    zm_ref_dequantize_affine_packed_gelu;
 void zm_ref_dequantize_affine_packed(zm_oracle *call) { affine(call, &plain); }
 void zm_ref_dequantize_affine_packed_silu(zm_oracle *call) { affine(call, &silu); }
 void zm_ref_dequantize_affine_packed_gelu(zm_oracle *call) { affine(call, &gelu); }

@@ -77,7 +77,8 @@ void zm_ref_std_lastdim(zm_oracle *call) { put_variance(call, true); }
 zm_oracle_function zm_ref_argmax_lastdim, zm_ref_topk_lastdim;
 void zm_ref_argmax_lastdim(zm_oracle *call) {
     for (size_t row = 0; row < call->rows; row++)
-        zm_put(&call->outputs[0], row, (double)extreme(call->inputs[0].values + row * call->columns, call->columns, 1), 0);
+        zm_put(&call->outputs[0], row, (double)extreme(call->inputs[0].values + row * call->columns, call->columns, 1),
+               0);
 }
 
 /* Whether element a of a row comes before element b. */
@@ -98,7 +99,8 @@ void zm_ref_topk_lastdim(zm_oracle *call) {
             if (place >= k) continue;
             zm_put(&call->outputs[0], row * k + place, x[i], 0);
             zm_put(&call->outputs[1], row * k + place, (double)i, 0);
-            if (call->gradients) zm_put(&call->gradients[0], row * n + i, call->cotangents[0].values[row * k + place], 0);
+            if (call->gradients)
+                zm_put(&call->gradients[0], row * n + i, call->cotangents[0].values[row * k + place], 0);
         }
     }
 }

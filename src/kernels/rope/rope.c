@@ -129,7 +129,8 @@ static mlx_array store(zm_scope *scope, const update *self, mlx_array cache, mlx
     if (zm_scope_is_on_cpu(scope)) {
         mlx_array first = zm_arange(scope, 0, zm_dim(cache, 0), 1, MLX_UINT32);
         first = zm_multiply(scope, first, word(scope, zm_dim(cache, 1)));
-        return zm_store_rows(scope, cache, row, slot_or_none(scope, zm_add(scope, first, self->offset), self->is_inside));
+        return zm_store_rows(scope, cache, row,
+                             slot_or_none(scope, zm_add(scope, first, self->offset), self->is_inside));
     }
     int shape[4] = {zm_dim(cache, 0), 1, zm_dim(cache, 2), zm_dim(cache, 3)};
     mlx_array at = zm_broadcast_to(scope, column(scope, self->offset, 4), shape, 4);

@@ -42,8 +42,13 @@ static void rotate_group(const run *work, size_t first, size_t last) {
     void *out[] = {y, y + n * bytes_of(self->dtype)};
     int32_t both = ZM_LAYOUT_COLUMN | ZM_LAYOUT_ROW, angles = shares ? ZM_LAYOUT_COLUMN : both;
     const int32_t layouts[] = {both | ZM_LAYOUT_HALF, both | ZM_LAYOUT_HALF | ZM_LAYOUT_SECOND, angles, angles};
-    const zm_c_call call = {.inputs = in, .outputs = out, .layouts = layouts, .rows = (int64_t)(last - first),
-                            .columns = (int64_t)n, .output_stride = 2 * (int64_t)n, .stream_stores = work->streams ? 2 : 0};
+    const zm_c_call call = {.inputs = in,
+                            .outputs = out,
+                            .layouts = layouts,
+                            .rows = (int64_t)(last - first),
+                            .columns = (int64_t)n,
+                            .output_stride = 2 * (int64_t)n,
+                            .stream_stores = work->streams ? 2 : 0};
     self->function.function(&call, 0, call.rows, 0, call.columns);
 }
 
@@ -65,11 +70,12 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     size_t bytes = outputs[0].size * bytes_of(self->dtype);
     run work = {self, inputs, &outputs[0], outputs[0].size / (size_t)(2 * self->pairs_of_row), zm_row_streams(bytes)};
     zm_want_large_pages(outputs[0].data, bytes);
-    zm_pool_run(zm_workers(), work.n_rows, (size_t)(PIECE_ELEMENTS / (2 * self->pairs_of_row) + 1), rotate_piece, &work);
+    zm_pool_run(zm_workers(), work.n_rows, (size_t)(PIECE_ELEMENTS / (2 * self->pairs_of_row) + 1), rotate_piece,
+                &work);
 }
 
-static zmlx_status launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs, const zm_view *outputs,
-                          int n_outputs, zmlx_error *error) {
+static zmlx_status launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                          const zm_view *outputs, int n_outputs, zmlx_error *error) {
     (void)n_inputs, (void)n_outputs;
     const rotation *self = state;
     char definitions[ZM_CUDA_MAX_DEFINITIONS];
@@ -117,14 +123,15 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     rotation *back;
     for (int i = 0; i < n_arguments; i++)
         if (argument_numbers[i])
-            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "rope", "cosines and sines are constants: they have no gradient");
+            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "rope",
+                           "cosines and sines are constants: they have no gradient");
     ZM_TRY(copy(&back, self, !self->is_back, error));
     return apply(&gradients[0], back, (mlx_array[]){cotangents[0], primals[1], primals[2]}, stream, error);
 }
 
 static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_results, const int *argument_numbers,
-                       int n_arguments, const mlx_array *primals, int n_primals, const mlx_array *tangents, mlx_stream stream,
-                       zmlx_error *error) {
+                       int n_arguments, const mlx_array *primals, int n_primals, const mlx_array *tangents,
+                       mlx_stream stream, zmlx_error *error) {
     (void)n_results, (void)n_primals;
     rotation *same;
     if (n_arguments != 1 || argument_numbers[0])
@@ -172,8 +179,14 @@ static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes,
 
 static bool equal(const void *a, const void *b) { return !memcmp(a, b, sizeof(rotation)); }
 
-static const zm_node_class rotation_class = {.name = "zmlx.rotate", .evaluate_cpu = evaluate, .launch_gpu = launch, .vjp = vjp,
-                                             .jvp = jvp, .vmap = vmap, .equal = equal, .free_state = free};
+static const zm_node_class rotation_class = {.name = "zmlx.rotate",
+                                             .evaluate_cpu = evaluate,
+                                             .launch_gpu = launch,
+                                             .vjp = vjp,
+                                             .jvp = jvp,
+                                             .vmap = vmap,
+                                             .equal = equal,
+                                             .free_state = free};
 
 static zmlx_status apply(mlx_array *y, rotation *self, const mlx_array *inputs, mlx_stream stream, zmlx_error *error) {
     zm_node_output spec = zm_output_as(inputs[0]);
@@ -186,8 +199,8 @@ bool zm_rotate_rows(zm_scope *scope, mlx_array *y, mlx_array x, mlx_array cos, m
     zmlx_error error;
     zm_storage data, angles;
     rotation *self;
-    if (zm_scope_failed(scope) || (!is_on_cpu && !zm_scope_is_on_cuda(scope)) || (is_on_cpu && pairs != ZM_PAIRS_HALVES) ||
-        !mlx_array_size(x))
+    if (zm_scope_failed(scope) || (!is_on_cpu && !zm_scope_is_on_cuda(scope)) ||
+        (is_on_cpu && pairs != ZM_PAIRS_HALVES) || !mlx_array_size(x))
         return false;
     if (!(self = calloc(1, sizeof *self))) {
         *y = zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "rope", "out of memory");
@@ -201,9 +214,10 @@ bool zm_rotate_rows(zm_scope *scope, mlx_array *y, mlx_array x, mlx_array cos, m
     self->pairs = pairs;
     zm_storage_from_dtype(&data, self->dtype);
     zm_storage_from_dtype(&angles, self->angles);
-    zmlx_status status = !is_on_cpu ? ZMLX_OK
-                                    : zm_row_function_get(&self->function, "rotate",
-                                                          (zm_storage[]){data, data, angles, angles, data, data}, &error);
+    zmlx_status status = !is_on_cpu
+                             ? ZMLX_OK
+                             : zm_row_function_get(&self->function, "rotate",
+                                                   (zm_storage[]){data, data, angles, angles, data, data}, &error);
     mlx_array made = {NULL};
     if (status)
         free(self);

@@ -16,7 +16,8 @@ static void sum_from(zm_oracle_output *to, const double *x, size_t rows, size_t 
 
 static void scan(zm_oracle *call, bool from_end) {
     sum_from(&call->outputs[0], call->inputs[0].values, call->rows, call->columns, from_end);
-    if (call->gradients) sum_from(&call->gradients[0], call->cotangents[0].values, call->rows, call->columns, !from_end);
+    if (call->gradients)
+        sum_from(&call->gradients[0], call->cotangents[0].values, call->rows, call->columns, !from_end);
 }
 
 zm_oracle_function zm_ref_cumsum_lastdim, zm_ref_cumsum_grad;

@@ -25,7 +25,8 @@ void zm_ref_softmax_lastdim(zm_oracle *call) {
         double *y = call->outputs[0].values + row * n;
         for (size_t i = 0; i < n; i++) {
             double value = m == -INFINITY ? 0 : exp(x[i] - m) / sum;
-            zm_put(&call->outputs[0], row * n + i, value, fabs(value) * (1 + fabs(isfinite(m - x[i]) ? m - x[i] : 0) / 16));
+            zm_put(&call->outputs[0], row * n + i, value,
+                   fabs(value) * (1 + fabs(isfinite(m - x[i]) ? m - x[i] : 0) / 16));
         }
         if (!call->gradients) continue;
         const double *g = call->cotangents[0].values + row * n;
@@ -58,7 +59,8 @@ void zm_ref_log_softmax_lastdim(zm_oracle *call) {
         }
         for (size_t i = 0; i < n; i++) {
             double p = exp(x[i] - m) / sum;
-            zm_put(&call->gradients[0], row * n + i, m == -INFINITY ? 0 : g[i] - p * total, fabs(g[i]) + p * total_scale);
+            zm_put(&call->gradients[0], row * n + i, m == -INFINITY ? 0 : g[i] - p * total,
+                   fabs(g[i]) + p * total_scale);
         }
     }
 }
@@ -84,7 +86,8 @@ void zm_ref_softmax_grad(zm_oracle *call) {
         for (size_t i = 0; i < n; i++) {
             zm_put(&call->gradients[0], row * n + i, g[i] * (c[i] - dot) - weighted * c[i],
                    fabs(g[i]) * (fabs(c[i]) + dot_scale) + weighted_scale * fabs(c[i]));
-            zm_put(&call->gradients[1], row * n + i, y[i] * (g[i] - weighted), fabs(y[i]) * (fabs(g[i]) + weighted_scale));
+            zm_put(&call->gradients[1], row * n + i, y[i] * (g[i] - weighted),
+                   fabs(y[i]) * (fabs(g[i]) + weighted_scale));
         }
     }
 }

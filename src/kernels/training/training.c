@@ -11,7 +11,9 @@ static int chunk_end(const chunks *all, int begin) {
     return all->rows - begin > all->size ? begin + all->size : all->rows;
 }
 
-static mlx_array take_rows(zm_scope *scope, mlx_array a, int begin, int end) { return zm_slice_axis(scope, a, 0, begin, end, 1); }
+static mlx_array take_rows(zm_scope *scope, mlx_array a, int begin, int end) {
+    return zm_slice_axis(scope, a, 0, begin, end, 1);
+}
 
 /* Rows [begin, end) in float32, not before the chunk before them is done: MLX would else evaluate several at a time. */
 static mlx_array chunk_rows(zm_scope *scope, mlx_array x, int begin, int end, mlx_array previous) {
@@ -58,8 +60,10 @@ static zmlx_status differentiate(const void *context, mlx_array *gradients, cons
     const chunks *all = context;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    mlx_array x = zm_reshape2(&scope, inputs[0], all->rows, all->columns), weight = zm_astype(&scope, inputs[1], MLX_FLOAT32);
-    mlx_array targets = zm_reshape(&scope, inputs[2], &all->rows, 1), g = zm_reshape(&scope, cotangents[0], &all->rows, 1);
+    mlx_array x = zm_reshape2(&scope, inputs[0], all->rows, all->columns),
+              weight = zm_astype(&scope, inputs[1], MLX_FLOAT32);
+    mlx_array targets = zm_reshape(&scope, inputs[2], &all->rows, 1),
+              g = zm_reshape(&scope, cotangents[0], &all->rows, 1);
     pieces dx = {{NULL}};
     add_piece(&scope, &dx, zm_zeros(&scope, (const int[]){0, all->columns}, 2, mlx_array_dtype(inputs[0])));
     mlx_array last = {NULL}, dw = zm_zeros(&scope, mlx_array_shape(inputs[1]), 2, MLX_FLOAT32);
@@ -76,7 +80,8 @@ static zmlx_status differentiate(const void *context, mlx_array *gradients, cons
         dw = zm_add(&scope, dw, zm_matmul(&scope, zm_swapaxes(&scope, dz, 0, 1), rows));
     }
     mlx_array whole = join(&scope, &dx);
-    zm_scope_keep(&scope, &gradients[0], zm_reshape(&scope, whole, mlx_array_shape(inputs[0]), (int)mlx_array_ndim(inputs[0])));
+    zm_scope_keep(&scope, &gradients[0],
+                  zm_reshape(&scope, whole, mlx_array_shape(inputs[0]), (int)mlx_array_ndim(inputs[0])));
     zm_scope_keep(&scope, &gradients[1], zm_astype(&scope, dw, mlx_array_dtype(inputs[1])));
     zm_scope_keep(&scope, &gradients[2], inputs[2]); /* integers: nobody asks */
     return zm_scope_end(&scope, error);
@@ -87,7 +92,8 @@ void zm_compose_linear_cross_entropy(zm_catalog_call *call) {
     chunks all = {1, zm_call_size(call, "K"), (int)call->values[0].number};
     for (int i = 0; i < call->sizes.n_rest; i++) all.rows *= call->sizes.rest[i];
     mlx_array x = zm_reshape2(scope, call->inputs[0], all.rows, all.columns);
-    mlx_array weight = zm_astype(scope, call->inputs[1], MLX_FLOAT32), targets = zm_reshape(scope, call->inputs[2], &all.rows, 1);
+    mlx_array weight = zm_astype(scope, call->inputs[1], MLX_FLOAT32),
+              targets = zm_reshape(scope, call->inputs[2], &all.rows, 1);
     pieces loss = {{NULL}};
     add_piece(scope, &loss, zm_zeros(scope, (const int[]){0}, 1, MLX_FLOAT32));
     mlx_array rows = {NULL};
@@ -102,8 +108,8 @@ void zm_compose_linear_cross_entropy(zm_catalog_call *call) {
     zmlx_error error;
     mlx_array made = mlx_array_new();
     mlx_array_set(&made, call->outputs[0]);
-    if (zm_custom_vjp(&made, 1, call->inputs, 3, "zmlx.linear_cross_entropy", differentiate, NULL, &all, sizeof all, scope->stream,
-                      &error))
+    if (zm_custom_vjp(&made, 1, call->inputs, 3, "zmlx.linear_cross_entropy", differentiate, NULL, &all, sizeof all,
+                      scope->stream, &error))
         zm_scope_fail(scope, error.code, error.where, "%s", error.message);
     call->outputs[0] = zm_scope_own(scope, made);
 }

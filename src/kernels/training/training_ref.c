@@ -37,7 +37,8 @@ void zm_ref_linear_cross_entropy(zm_oracle *call) {
         bool bad = !(t[r] >= 0 && t[r] < (double)n);
         size_t target = bad ? 0 : (size_t)t[r];
         call->outputs[0].terms = (double)(n > k ? n : k);
-        zm_put(&call->outputs[0], r, bad ? NAN : row.m - row.z[target] + log(row.sum), row.worst + row.size[target] + fabs(log(row.sum)));
+        zm_put(&call->outputs[0], r, bad ? NAN : row.m - row.z[target] + log(row.sum),
+               row.worst + row.size[target] + fabs(log(row.sum)));
         for (size_t i = 0; i < n && call->gradients && !bad; i++) {
             double p = exp(row.z[i] - row.m) / row.sum, g = call->cotangents[0].values[r];
             double dz = (p - (i == target)) * g, scale = fabs(g) * (p * (1 + row.worst) + (i == target));

@@ -44,8 +44,8 @@ static halves take_halves(zm_scope *scope, const mlx_array *inputs, int n_inputs
 static bool are_read_in_place(const halves *parts) { return parts->layouts[0] != 0; }
 
 /* The gradient of x alone: both halves of it are written side by side. */
-static zmlx_status differentiate_in_place(mlx_array *gradient, zmlx_kernel *kernel, const halves *parts, mlx_array cotangent,
-                                          mlx_stream stream, zmlx_error *error) {
+static zmlx_status differentiate_in_place(mlx_array *gradient, zmlx_kernel *kernel, const halves *parts,
+                                          mlx_array cotangent, mlx_stream stream, zmlx_error *error) {
     const zm_derived *derived;
     mlx_array arrays[ZM_IR_MAX_INPUTS];
     int32_t layouts[ZM_IR_MAX_INPUTS] = {0};
@@ -56,7 +56,11 @@ static zmlx_status differentiate_in_place(mlx_array *gradient, zmlx_kernel *kern
         if (is_primal) layouts[i] = parts->layouts[derived->origins[i].index];
     }
     mlx_dtype dtype = mlx_array_dtype(cotangent), types[] = {dtype, dtype};
-    zm_call call = {.inputs = arrays, .shape = &parts->shape, .output_types = types, .halves = layouts, .joins_outputs = true};
+    zm_call call = {.inputs = arrays,
+                    .shape = &parts->shape,
+                    .output_types = types,
+                    .halves = layouts,
+                    .joins_outputs = true};
     return zm_kernel_call(derived->kernel, gradient, &call, stream, error);
 }
 
@@ -76,9 +80,10 @@ static zmlx_status differentiate(const void *context, mlx_array *gradients, cons
         return done ? done : ended;
     }
     parts = copies_of(&scope, inputs, n_inputs);
-    zmlx_status status = zm_scope_failed(&scope) ? ZMLX_ERROR_MLX
-                                                 : zmlx_kernel_apply_gradient(kernel, made, parts.arrays, (size_t)(2 * n_inputs),
-                                                                              cotangents, 1, NULL, stream, error);
+    zmlx_status status = zm_scope_failed(&scope)
+                             ? ZMLX_ERROR_MLX
+                             : zmlx_kernel_apply_gradient(kernel, made, parts.arrays, (size_t)(2 * n_inputs),
+                                                          cotangents, 1, NULL, stream, error);
     for (int i = 0; i < 2 * n_inputs && !status; i++) zm_scope_own(&scope, made[i]);
     for (int i = 0; i < n_inputs && !status; i++)
         zm_scope_keep(&scope, &gradients[i], zm_concatenate(&scope, made[2 * i], made[2 * i + 1], -1));
@@ -87,8 +92,8 @@ static zmlx_status differentiate(const void *context, mlx_array *gradients, cons
 }
 
 /* The part on the halves. */
-static zmlx_status evaluate(const void *context, mlx_array *outputs, const mlx_array *inputs, int n_inputs, mlx_stream stream,
-                            zmlx_error *error) {
+static zmlx_status evaluate(const void *context, mlx_array *outputs, const mlx_array *inputs, int n_inputs,
+                            mlx_stream stream, zmlx_error *error) {
     const zm_kernel_entry *const *part = context;
     zmlx_kernel *kernel;
     zm_scope scope;
@@ -112,10 +117,9 @@ static void split(zm_catalog_call *call, const char *name, int n_inputs) {
         mlx_dtype dtype = widens ? MLX_FLOAT32 : call->data_type;
         inputs[1] = zm_astype(call->scope, call->inputs[1], dtype);
     }
-    if (!zm_scope_failed(call->scope) &&
-        (evaluate(&part, &made, inputs, n_inputs, call->scope->stream, &error) ||
-         zm_custom_vjp(&made, 1, inputs, n_inputs, call->where, differentiate, evaluate, &part, sizeof part, call->scope->stream,
-                       &error)))
+    if (!zm_scope_failed(call->scope) && (evaluate(&part, &made, inputs, n_inputs, call->scope->stream, &error) ||
+                                          zm_custom_vjp(&made, 1, inputs, n_inputs, call->where, differentiate,
+                                                        evaluate, &part, sizeof part, call->scope->stream, &error)))
         zm_scope_fail(call->scope, error.code, error.where, "%s", error.message);
     call->outputs[0] = zm_scope_own(call->scope, made);
 }

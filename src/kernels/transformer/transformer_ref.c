@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/norms/norms_ref.h"
 
-#define GATED(name, of, slope, slope_scale, argument)                                                       \
-    zm_oracle_function zm_ref_##name;                                                                       \
-    void zm_ref_##name(zm_oracle *call) {                                                                   \
-        for (size_t i = 0; i < call->inputs[0].size; i++) {                                                 \
-            double a = call->inputs[0].values[i], b = call->inputs[1].values[i];                            \
-            zm_put_tail(&call->outputs[0], i, of(a) * b, fabs(of(a) * b), zm_ref_tail(argument));           \
-            if (!call->gradients) continue;                                                                 \
-            double g = call->cotangents[0].values[i];                                                       \
-            zm_put_tail(&call->gradients[0], i, g * b * slope(a), fabs(g * b) * slope_scale(a), fabs(argument) < 1e4 ? argument : 0); \
-            zm_put_tail(&call->gradients[1], i, g * of(a), fabs(g * of(a)), zm_ref_tail(argument));         \
-        }                                                                                                   \
+#define GATED(name, of, slope, slope_scale, argument)                                             \
+    zm_oracle_function zm_ref_##name;                                                             \
+    void zm_ref_##name(zm_oracle *call) {                                                         \
+        for (size_t i = 0; i < call->inputs[0].size; i++) {                                       \
+            double a = call->inputs[0].values[i], b = call->inputs[1].values[i];                  \
+            zm_put_tail(&call->outputs[0], i, of(a) * b, fabs(of(a) * b), zm_ref_tail(argument)); \
+            if (!call->gradients) continue;                                                       \
+            double g = call->cotangents[0].values[i];                                             \
+            zm_put_tail(&call->gradients[0], i, g *b *slope(a), fabs(g *b) * slope_scale(a),      \
+                        fabs(argument) < 1e4 ? argument : 0);                                     \
+            zm_put_tail(&call->gradients[1], i, g *of(a), fabs(g *of(a)), zm_ref_tail(argument)); \
+        }                                                                                         \
     }
 GATED(swiglu2, zm_ref_silu_of, zm_ref_silu_slope, zm_ref_silu_slope_scale, a)
 GATED(geglu2, zm_ref_gelu_of, zm_ref_gelu_slope, zm_ref_gelu_slope_scale, zm_ref_gelu_argument(a))
@@ -35,7 +36,8 @@ static void split(zm_oracle *call, const unit *gate) {
             double a = xa + (bias ? bias[i] : 0), b = xb + (bias ? bias[n + i] : 0);
             double y = gate->of(a), slope = gate->slope(a);
             if (isinf(b)) y = flush(y), slope = flush(slope);
-            double a_size = bias && isfinite(a) ? fabs(xa) + fabs(bias[i]) : 0, b_size = bias && isfinite(b) ? fabs(xb) + fabs(bias[n + i]) : 0;
+            double a_size = bias && isfinite(a) ? fabs(xa) + fabs(bias[i]) : 0,
+                   b_size = bias && isfinite(b) ? fabs(xb) + fabs(bias[n + i]) : 0;
             double tail = isfinite(gate->argument(a)) ? gate->argument(a) : 0;
             zm_put_tail(&call->outputs[0], row * n + i, y * b,
                         fabs(y * b) + gate->slope_scale(a) * a_size * fabs(b) + fabs(y) * b_size, tail < 0 ? tail : 0);
@@ -75,7 +77,8 @@ static uint32_t high(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b
 double zm_ref_random(uint64_t seed, uint64_t i) {
     uint32_t c[4] = {(uint32_t)(i / 4), (uint32_t)(i / 4 >> 32), 0, 0}, k[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     for (int round = 0; round < 10; round++) {
-        uint32_t a = high(0xd2511f53u, c[0]), b = 0xd2511f53u * c[0], p = high(0xcd9e8d57u, c[2]), q = 0xcd9e8d57u * c[2];
+        uint32_t a = high(0xd2511f53u, c[0]), b = 0xd2511f53u * c[0], p = high(0xcd9e8d57u, c[2]),
+                 q = 0xcd9e8d57u * c[2];
         c[0] = p ^ c[1] ^ k[0];
         c[1] = q;
         c[2] = a ^ c[3] ^ k[1];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "kernels/norms/norms_ref.h"
 
-zm_oracle_function zm_ref_depth_gate_sigmoid, zm_ref_grpo_advantage_norm, zm_ref_silu_mul_residual, zm_ref_fused_recurrent_step;
+zm_oracle_function zm_ref_depth_gate_sigmoid, zm_ref_grpo_advantage_norm, zm_ref_silu_mul_residual,
+    zm_ref_fused_recurrent_step;
 
 void zm_ref_depth_gate_sigmoid(zm_oracle *call) {
     double k = call->numbers[0].number;
@@ -21,12 +22,14 @@ void zm_ref_grpo_advantage_norm(zm_oracle *call) {
 
 void zm_ref_silu_mul_residual(zm_oracle *call) {
     for (size_t i = 0; i < call->inputs[0].size; i++) {
-        double a = call->inputs[0].values[i], b = call->inputs[1].values[i], r = call->inputs[2].values[i], y = zm_ref_silu_of(a);
+        double a = call->inputs[0].values[i], b = call->inputs[1].values[i], r = call->inputs[2].values[i],
+               y = zm_ref_silu_of(a);
         double tail = isfinite(a) ? a : 0;
         zm_put_tail(&call->outputs[0], i, y * b + r, (fabs(y * b) * (4 + fabs(zm_ref_tail(a))) + fabs(r)), 0);
         if (!call->gradients) continue;
         double g = call->cotangents[0].values[i];
-        zm_put_tail(&call->gradients[0], i, g * b * zm_ref_silu_slope(a), fabs(g * b) * zm_ref_silu_slope_scale(a), tail);
+        zm_put_tail(&call->gradients[0], i, g * b * zm_ref_silu_slope(a), fabs(g * b) * zm_ref_silu_slope_scale(a),
+                    tail);
         zm_put_tail(&call->gradients[1], i, g * y, fabs(g * y), tail);
         zm_put(&call->gradients[2], i, g, fabs(g));
     }
@@ -51,7 +54,8 @@ void zm_ref_fused_recurrent_step(zm_oracle *call) {
         const double *g = call->cotangents[0].values + row * n;
         for (size_t i = 0; i < n; i++) {
             double v = h[i] * r * w[i], s = zm_ref_silu_of(v), c = alpha * g[i] * gate[i];
-            double dn = c * zm_ref_silu_slope(v), dn_scale = fabs(c) * (zm_ref_silu_slope_scale(v) + fabs(v)), hat = h[i] * r;
+            double dn = c * zm_ref_silu_slope(v), dn_scale = fabs(c) * (zm_ref_silu_slope_scale(v) + fabs(v)),
+                   hat = h[i] * r;
             double s_scale = fabs(s) + fabs(v) * zm_ref_silu_slope_scale(v);
             dot += dn * w[i] * hat / d;
             dot_scale += dn_scale * fabs(w[i] * hat) / d;

@@ -63,7 +63,8 @@ static mlx_array halves_array(zm_scope *scope, const uint16_t *halves, const int
 typedef struct drawn_weight {
     zm_weight weight;
     uint32_t *words;
-    uint16_t *scales, *biases;
+    uint16_t *scales, *biases, *bias;
+    uint8_t *exponents; /* mxfp4 */
 } drawn_weight;
 
 static drawn_weight draw_weight(zm_scope *scope, int n_experts, int out, int in, int bits, int group_size) {
@@ -77,6 +78,9 @@ static drawn_weight draw_weight(zm_scope *scope, int n_experts, int out, int in,
     for (size_t i = 0; i < n_words; i++) made.words[i] = draw();
     made.scales = draw_halves(n_groups, 0.02f);
     made.biases = draw_halves(n_groups, 0.1f);
+    made.bias = draw_halves(rows, 0.5f);
+    made.exponents = allocate(2 * n_groups);
+    for (size_t i = 0; i < 2 * n_groups; i++) made.exponents[i] = (uint8_t)(119 + draw() % 5);
     int skip = n_experts ? 0 : 1, shape[3] = {n_experts, out, in * bits / 32};
     made.weight.weight = zm_from_data(scope, made.words, shape + skip, 3 - skip, MLX_UINT32);
     shape[2] = in / group_size;
@@ -85,8 +89,20 @@ static drawn_weight draw_weight(zm_scope *scope, int n_experts, int out, int in,
     return made;
 }
 
+/* The codes of groups of 64 in mxfp4, with groups of 32, and a bias for each row. */
+static void turn_to_mxfp4(zm_scope *scope, drawn_weight *weight) {
+    zm_weight *own = &weight->weight;
+    int shape[3] = {own->n_experts, own->out_features, own->in_features / 32};
+    own->quantization = (zm_quantization){32, 4, "mxfp4"};
+    own->scales = zm_from_data(scope, weight->exponents, shape, 3, MLX_UINT8);
+    own->biases = (mlx_array){NULL};
+    own->bias = halves_array(scope, weight->bias, shape, 2);
+}
+
 static void free_weight(const drawn_weight *weight) {
     free(weight->words);
+    free(weight->bias);
+    free(weight->exponents);
     free(weight->scales);
     free(weight->biases);
 }
@@ -248,12 +264,14 @@ static uint32_t *draw_experts(const expert_case *of) {
     return chosen;
 }
 
-static size_t compare_experts(const expert_case *of, bool spoil) {
+/* is_gpt_oss: mxfp4, biases and clipped units. */
+static size_t compare_experts(const expert_case *of, bool is_gpt_oss, bool spoil) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     drawn_weight gate = draw_weight(&scope, of->n_experts, of->n, of->hidden_size, of->bits, 64);
     drawn_weight up = draw_weight(&scope, of->n_experts, of->n, of->hidden_size, of->bits, 64);
     drawn_weight down = draw_weight(&scope, of->n_experts, of->hidden_size, of->n, of->bits, 64);
+    if (is_gpt_oss) turn_to_mxfp4(&scope, &gate), turn_to_mxfp4(&scope, &up), turn_to_mxfp4(&scope, &down);
     uint16_t *numbers = draw_halves((size_t)of->tokens * (size_t)of->hidden_size, 1);
     uint16_t *shares = draw_halves((size_t)of->tokens * (size_t)of->top_k, 1);
     uint32_t *experts = draw_experts(of);
@@ -263,7 +281,8 @@ static size_t compare_experts(const expert_case *of, bool spoil) {
     mlx_array chosen = zm_from_data(&scope, experts, chosen_shape, 3, MLX_UINT32);
 
     zm_linear linears[3] = {{.weight = gate.weight}, {.weight = up.weight}, {.weight = down.weight}};
-    zm_switch_glu standard = {.gate_proj = &linears[0], .up_proj = &linears[1], .down_proj = &linears[2]};
+    zm_switch_glu standard = {.gate_proj = &linears[0], .up_proj = &linears[1], .down_proj = &linears[2],
+                              .activation = is_gpt_oss ? ZM_ACTIVATION_SWIGLU_OAI : ZM_ACTIVATION_SWIGLU};
     mlx_array y = zm_switch_glu_call(&standard, &scope, x, chosen);
     y = zm_sum(&scope, zm_multiply(&scope, y, zm_expand_dims(&scope, weights, -1)), -2, false);
     float *expected = numbers_of(&scope, y);
@@ -272,11 +291,12 @@ static size_t compare_experts(const expert_case *of, bool spoil) {
         *last = (*last + 1) % (uint32_t)of->n_experts;
         chosen = zm_from_data(&scope, experts, chosen_shape, 3, MLX_UINT32);
     }
-    float *actual =
-        numbers_of(&scope, zm_prompt_experts(&scope, x, &gate.weight, &up.weight, &down.weight, chosen, weights));
+    zm_moe_arguments arguments = {.gate = &gate.weight, .up = &up.weight, .down = &down.weight, .activation = standard.activation};
+    float *actual = numbers_of(&scope, zm_prompt_experts(&scope, x, &arguments, chosen, weights));
     size_t count = (size_t)of->tokens * (size_t)of->hidden_size, different = n_different(actual, expected, count);
-    print_message("experts, %d bits, %d tokens, %d of %d experts (%d used), %d and %d: %zu of %zu differ\n", of->bits,
-                  of->tokens, of->top_k, of->n_experts, of->n_used, of->hidden_size, of->n, different, count);
+    print_message("experts%s, %d bits, %d tokens, %d of %d experts (%d used), %d and %d: %zu of %zu differ\n",
+                  is_gpt_oss ? " of gpt_oss" : "", of->bits, of->tokens, of->top_k, of->n_experts, of->n_used,
+                  of->hidden_size, of->n, different, count);
     free(expected);
     free(actual);
     free(numbers);
@@ -301,14 +321,25 @@ static void test_experts(void **state) {
         {4, 13, 32, 4, 512, 256, 32},
         {8, 150, 16, 4, 256, 256, 16},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_int_equal(compare_experts(&cases[i], false), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_int_equal(compare_experts(&cases[i], false, false), 0);
 }
 
 static void test_sees_a_difference(void **state) {
     (void)state;
     static const expert_case of = {4, 100, 32, 4, 256, 384, 32};
-    size_t different = compare_experts(&of, true);
+    size_t different = compare_experts(&of, false, true);
     assert_true(different > 0 && different <= 256);
+}
+
+/* In the order of MLX's vector kernel, and of one token's other expert. */
+static void test_mxfp4_experts(void **state) {
+    (void)state;
+    static const expert_case cases[] = {{4, 100, 32, 4, 576, 704, 32}, {4, 2, 32, 4, 576, 704, 32},
+                                        {4, 13, 8, 4, 2880, 576, 8},   {4, 40, 4, 2, 2880, 2880, 3}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(compare_experts(&cases[i], true, false), 0);
+    size_t different = compare_experts(&cases[0], true, true);
+    assert_true(different > 0 && different <= 576);
 }
 
 /* Logits of few different values, so that many are equal; some are NaN. */
@@ -538,7 +569,7 @@ static void test_published_shapes(void **state) {
     static const struct {
         const char *shape;
         int n_layers;
-    } cases[] = {{"lfm2-8b-a1b", 4}, {"llama-3.2-1b", 2}, {"qwen3-4b", 2}, {"qwen3-30b-a3b", 2}, {"mixtral-8x7b", 1}};
+    } cases[] = {{"lfm2-8b-a1b", 4}, {"llama-3.2-1b", 2}, {"qwen3-4b", 2}, {"qwen3-30b-a3b", 2}, {"mixtral-8x7b", 1}, {"gpt-oss-20b", 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char folder[TEMPORARY_SIZE];
         assert_non_null(mkdtemp(temporary_template(folder)));
@@ -559,7 +590,7 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_few), cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_gated), cmocka_unit_test(test_experts), cmocka_unit_test(test_sees_a_difference),
+        cmocka_unit_test(test_gated), cmocka_unit_test(test_experts), cmocka_unit_test(test_sees_a_difference), cmocka_unit_test(test_mxfp4_experts),
         cmocka_unit_test(test_route), cmocka_unit_test(test_embed), cmocka_unit_test(test_convolve),
         cmocka_unit_test(test_streams), cmocka_unit_test(test_trained), cmocka_unit_test(test_published_shapes),
     };

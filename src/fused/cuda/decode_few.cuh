@@ -1,4 +1,5 @@
-/* Few rows of x at once, affine weights. The text before everything defines ZM_FEW, how many (2 to 7), where this kernel is wanted. */
+/* Few rows of x at once, affine weights. The text before everything defines ZM_FEW, how many (2 to 7), where this kernel
+ * is wanted. */
 #if ZM_FEW
 enum {
     FEW_ROWS = ZM_FEW <= 3 ? 2 : 1, /* of weights, a task */
@@ -11,7 +12,8 @@ struct few_weights {
     lane_word codes[FEW_STEPS][FEW_ROWS];
     uint both[FEW_STEPS][FEW_ROWS];
 
-    ZM_FUNCTION void read(const lane_word *weight, const ushort *scales, const ushort *biases, uint row, uint part, uint lane) {
+    ZM_FUNCTION void read(const lane_word *weight, const ushort *scales, const ushort *biases, uint row, uint part,
+                          uint lane) {
 #pragma unroll
         for (int t = 0; t < FEW_STEPS; t++)
 #pragma unroll
@@ -28,7 +30,8 @@ struct few_weights {
 };
 
 /* y (ZM_FEW, n) = x W^T: each row has the bits of a product of its own, while weights are read once. */
-ZM_KERNEL(THREADS, 1) zm_few(const uint4 *x, const lane_word *weight, const ushort *scales, const ushort *biases, ushort *y, uint n) {
+ZM_KERNEL(THREADS, 1) zm_few(const uint4 *x, const lane_word *weight, const ushort *scales, const ushort *biases,
+                             ushort *y, uint n) {
     enum { X = layout<ZM_K>::X };
     uint thread = threadIdx.x, lane = thread % WARP, stride = gridDim.x * WARPS;
     few_weights next;

@@ -17,8 +17,25 @@ bool zm_prompt_available(void) {
     return zm_gpu_get(&capability) == ZM_GPU_CUDA && capability == CAPABILITY;
 }
 
+static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
+
+/* Rows of x of a block of decode_sorted.cuh. */
+enum { SORTED_ROWS = 8 };
+
+/* Of experts in mxfp4 MLX takes sorted rows to a matrix kernel where a weight's rows are a multiple of 128, and all others to its
+ * vector kernel where they are long. */
+static bool serves_mxfp4(const zm_weight *weight, const char **reason) {
+    enum { MLX_COLUMNS = 128, UNIT = 4 };
+    if (!zm_decode_serves_layout(weight, reason)) return false;
+    *reason = "MLX has another kernel for mxfp4 weights of its size";
+    if (!weight->n_experts || weight->out_features % MLX_COLUMNS == 0 || weight->out_features % UNIT) return false;
+    *reason = "it has too many experts, or rows that do not fit shared memory";
+    return weight->n_experts <= ZM_PROMPT_MOST_EXPERTS && SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
+}
+
 bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
     zm_quantization quantization = weight->quantization;
+    if (zm_weight_is_quantized(weight) && is_mxfp4(weight)) return serves_mxfp4(weight, reason);
     *reason = "its weights are not affine";
     if (!zm_weight_is_quantized(weight) || strcmp(quantization.mode, "affine") != 0) return false;
     *reason = "its weights have neither 4 nor 8 bits";
@@ -45,7 +62,7 @@ bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **rea
 
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 
-enum { MOST_INPUTS = 9 };
+enum { MOST_INPUTS = 10 };
 
 typedef struct inputs {
     mlx_array arrays[MOST_INPUTS];
@@ -214,17 +231,56 @@ static mlx_array combine(zm_scope *scope, mlx_array y, mlx_array weights, const 
     return sum;
 }
 
-mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up, const zm_weight *down,
-                            mlx_array chosen, mlx_array weights) {
-    if (zm_scope_failed(scope)) return x;
-    int n_experts = gate->n_experts, top_k = zm_dim(chosen, -1);
-    request of = {.weight = gate, .kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST, .rows = (int)mlx_array_size(chosen), .top_k = top_k,
-                  .weight_rows = ZM_PROMPT_MANY_WEIGHTS, .tile_rows = ZM_PROMPT_MOST_ROWS};
-    /* Each expert that is used may leave a tile part empty. */
-    of.n_tiles = of.rows / of.tile_rows + (of.rows < n_experts ? of.rows : n_experts);
-    mlx_array order_and_tiles[2];
-    plan_experts(scope, order_and_tiles, chosen, n_experts, &of);
+/* Codes, scales and bias of mxfp4. */
+static void add_sorted_weight(inputs *to, const zm_weight *weight) {
+    add(to, weight->weight);
+    add(to, weight->scales);
+    add(to, zm_is_set(weight->bias) ? weight->bias : weight->scales);
+}
 
+/* Of ZM_PROMPT_SORTED_IN gate, up and activation, of SORTED_OUT down: (of->rows, out_features). */
+static mlx_array multiply_sorted(zm_scope *scope, const request *of, const inputs *from, bool clips) {
+    enum { WARPS = 8, PARTS = 8 /* blocks that share a tile's columns */ }; /* as in decode_sorted.cuh */
+    const zm_weight *weight = of->weight;
+    zm_prompt_kernel kernel = {
+        .code = {.kind = of->kind, .bits = weight->quantization.bits, .group_size = weight->quantization.group_size,
+                 .k = weight->in_features},
+        .block = WARP * WARPS,
+        .n_blocks = (int64_t)of->n_tiles * PARTS,
+        .shared_bytes = SORTED_ROWS * zm_launch_staged_bytes(weight),
+    };
+    const int words[] = {weight->out_features, of->top_k, PARTS, zm_is_set(weight->bias), clips};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
+    const zm_node_output spec = {.shape = {of->rows, weight->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
+    mlx_array y;
+    zm_prompt_launch(scope, &y, &spec, 1, &kernel, from->arrays, from->count);
+    return y;
+}
+
+/* The products of chosen experts in mxfp4, a row behind the other: of has rows, top_k and tiles. */
+static mlx_array apply_sorted(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, request of,
+                              const mlx_array order_and_tiles[2]) {
+    inputs from = {0};
+    add(&from, x);
+    add_sorted_weight(&from, arguments->gate);
+    add_sorted_weight(&from, arguments->up);
+    add(&from, order_and_tiles[0]);
+    add(&from, order_and_tiles[1]);
+    of.kind = ZM_PROMPT_SORTED_IN;
+    mlx_array hidden = multiply_sorted(scope, &of, &from, arguments->activation == ZM_ACTIVATION_SWIGLU_OAI);
+    from = (inputs){0};
+    add(&from, hidden);
+    add_sorted_weight(&from, arguments->down);
+    add(&from, order_and_tiles[0]);
+    add(&from, order_and_tiles[1]);
+    of.weight = arguments->down;
+    of.kind = ZM_PROMPT_SORTED_OUT;
+    return multiply_sorted(scope, &of, &from, false);
+}
+
+static mlx_array apply_affine(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, request of,
+                              const mlx_array order_and_tiles[2]) {
+    const zm_weight *gate = arguments->gate, *up = arguments->up, *down = arguments->down;
     inputs from = {0};
     add(&from, x);
     add_weight(&from, gate);
@@ -232,6 +288,7 @@ mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate,
     add(&from, order_and_tiles[0]);
     add(&from, order_and_tiles[1]);
     const zm_node_output hidden_spec = {.shape = {of.rows, gate->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
+    of.kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST;
     mlx_array hidden = multiply(scope, &of, &from, &hidden_spec);
 
     of.weight = down;
@@ -242,9 +299,23 @@ mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate,
     add(&from, order_and_tiles[0]);
     add(&from, order_and_tiles[1]);
     const zm_node_output y_spec = {.shape = {of.rows, down->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
-    mlx_array y = multiply(scope, &of, &from, &y_spec);
+    return multiply(scope, &of, &from, &y_spec);
+}
+
+mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, mlx_array chosen, mlx_array weights) {
     if (zm_scope_failed(scope)) return x;
-    const zm_node_output spec = shaped_like(x, down->out_features, MLX_BFLOAT16);
+    const zm_weight *gate = arguments->gate;
+    int n_experts = gate->n_experts, top_k = zm_dim(chosen, -1);
+    request of = {.weight = gate, .rows = (int)mlx_array_size(chosen), .top_k = top_k, .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
+                  .tile_rows = is_mxfp4(gate) ? SORTED_ROWS : ZM_PROMPT_MOST_ROWS};
+    /* Each expert that is used may leave a tile part empty. */
+    of.n_tiles = of.rows / of.tile_rows + (of.rows < n_experts ? of.rows : n_experts);
+    mlx_array order_and_tiles[2];
+    plan_experts(scope, order_and_tiles, chosen, n_experts, &of);
+
+    mlx_array y = (is_mxfp4(gate) ? apply_sorted : apply_affine)(scope, x, arguments, of, order_and_tiles);
+    if (zm_scope_failed(scope)) return x;
+    const zm_node_output spec = shaped_like(x, arguments->down->out_features, MLX_BFLOAT16);
     return combine(scope, y, weights, &spec, of.rows / top_k);
 }
 
@@ -288,5 +359,10 @@ mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array project
 
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error) {
     const zm_text *cubin;
-    return zm_prompt_code_get(&cubin, code_of(weight, 0, ZM_PROMPT_MANY_WEIGHTS), error);
+    zm_prompt_code_key key = code_of(weight, 0, ZM_PROMPT_MANY_WEIGHTS);
+    zm_quantization quantization = weight->quantization;
+    if (is_mxfp4(weight))
+        key = (zm_prompt_code_key){.kind = ZM_PROMPT_SORTED_OUT, .bits = quantization.bits, .group_size = quantization.group_size,
+                                   .k = weight->in_features};
+    return zm_prompt_code_get(&cubin, key, error);
 }

@@ -3,14 +3,16 @@
  * (prompt.cuh says which order of sums that is), and what stands between them. Each function is one or a few nodes
  * of MLX's graph.
  *
- * MLX itself takes these products from ZM_PROMPT_LEAST_ROWS rows on; for fewer its sums have another order, which only zm_prompt_linear
+ * Experts in mxfp4 keep the order of MLX's vector kernel instead, which it has for them at any number of rows (decode_sorted.cuh).
+ *
+ * MLX itself takes the others from ZM_PROMPT_LEAST_ROWS rows on; for fewer its sums have another order, which only zm_prompt_linear
  * has. Rows are those of x, or of all experts chosen for them. */
 #ifndef ZM_FUSED_CUDA_PROMPT_H
 #define ZM_FUSED_CUDA_PROMPT_H
 
 #include "fused/fused.h"
 
-enum { ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS = 512 };
+enum { ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS = 512, ZM_PROMPT_MOST_SORTED = 65535 };
 
 /* Whether MLX here runs on a GPU that can run the kernels: CUDA, compute capability 9.0 (their instructions are Hopper's). */
 bool zm_prompt_available(void);
@@ -43,9 +45,9 @@ mlx_array zm_prompt_embed(zm_scope *scope, mlx_array tokens, const zm_weight *ta
 /* c * conv(b * v) with three taps (size, 3, 1): projected (1, length, 3 * size), at least two rows, is b, c and v. before (1, 2, size):
  * the last b * v of earlier tokens, or empty: zeros; *last: those behind these. size: a multiple of 8. */
 mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array projected, mlx_array taps, mlx_array before);
-/* Sum over i, in order, of weights[..., i] * down(silu(gate x) * up x) of expert chosen[..., i]. x (..., in), chosen uint32
- * and weights bfloat16 (..., top_k). */
-mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up, const zm_weight *down,
-                            mlx_array chosen, mlx_array weights);
+/* Sum over i, in order, of weights[..., i] * down(activation(gate x, up x)) of expert chosen[..., i]: affine with SWIGLU and without
+ * biases, or mxfp4 (up to ZM_PROMPT_MOST_SORTED rows) with that or SWIGLU_OAI and with biases or without. x (..., in), chosen uint32 and
+ * weights bfloat16 (..., top_k). Of arguments only gate, up, down and activation count. */
+mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, mlx_array chosen, mlx_array weights);
 
 #endif

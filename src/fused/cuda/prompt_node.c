@@ -27,13 +27,17 @@ static bool same(zm_prompt_code_key a, zm_prompt_code_key b) {
 
 static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_ROUTE; }
 
+/* Its text is one of decode's. */
+static bool is_with_decode(zm_prompt_code_key key) { return key.kind >= ZM_PROMPT_FEW; }
+
 static void define_kernel(zm_text *text, zm_prompt_code_key key) {
     static const char *const others[] = {"ROUTE", "PLAN", "COMBINE", "CONVOLVE", "EMBED"};
-    if (key.kind == ZM_PROMPT_FEW) { /* a hidden size that is no row's length leaves most other kernels out */
+    if (is_with_decode(key)) { /* a hidden size that is no row's length leaves most other kernels out */
+        int sorted = key.kind == ZM_PROMPT_SORTED_IN ? 1 : key.kind == ZM_PROMPT_SORTED_OUT ? 2 : 0;
         zm_text_printf(text,
-                       "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_MXFP4 0\n"
-                       "#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n",
-                       key.bits, key.group_size, key.k, key.rows);
+                       "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_SORTED %d\n"
+                       "#define ZM_MXFP4 %d\n#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n",
+                       key.bits, key.group_size, key.k, key.rows, sorted, !!sorted);
         return;
     }
     if (!is_product(key)) {
@@ -53,7 +57,7 @@ static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_e
     define_kernel(&text, key);
     zm_text_append_string(&text, zm_cuda_bfloat16);
     if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
-    zm_text_append_string(&text, is_product(key) ? zm_cuda_prompt : key.kind == ZM_PROMPT_FEW ? zm_cuda_decode : zm_cuda_around);
+    zm_text_append_string(&text, is_product(key) ? zm_cuda_prompt : is_with_decode(key) ? zm_cuda_decode : zm_cuda_around);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .for_it_alone = is_product(key)};
     zm_gpu_get(&source.compute_capability);
     zmlx_status status = text.failed ? zm_fail_memory(error) : zm_compile_cuda(cubin, NULL, &source, 0, error);
@@ -99,7 +103,8 @@ static int shared_bytes(const zm_prompt_kernel *kernel) {
 }
 
 static const char *symbol_of(zm_prompt_code_key key) {
-    static const char *const others[] = {"zm_route", "zm_plan", "zm_combine", "zm_convolve", "zm_embed_rows", "zm_few"};
+    static const char *const others[] = {"zm_route", "zm_plan",   "zm_combine", "zm_convolve", "zm_embed_rows",
+                                         "zm_few",   "zm_sorted", "zm_sorted"};
     return is_product(key) ? "zm_product" : others[key.kind - ZM_PROMPT_ROUTE];
 }
 

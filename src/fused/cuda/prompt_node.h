@@ -16,7 +16,9 @@ enum {
     ZM_PROMPT_COMBINE,
     ZM_PROMPT_CONVOLVE,
     ZM_PROMPT_EMBED,
-    ZM_PROMPT_FEW, /* zm_few of decode_few.cuh */
+    ZM_PROMPT_FEW,        /* zm_few of decode_few.cuh */
+    ZM_PROMPT_SORTED_IN,  /* zm_sorted of decode_sorted.cuh: gate, up and activation */
+    ZM_PROMPT_SORTED_OUT, /* the same: down */
 };
 
 /* Rows of weights of a block: one or the other; and the most rows of x. */
@@ -25,7 +27,7 @@ enum { ZM_PROMPT_FEW_WEIGHTS = 64, ZM_PROMPT_MANY_WEIGHTS = 128, ZM_PROMPT_MOST_
 typedef struct zm_prompt_code_key {
     int kind;
     int bits, group_size, weight_rows, span; /* of a product or a table: as ZM_BITS and so on of prompt.cuh */
-    int k, rows; /* of FEW: the length of weights' rows, and how many of x */
+    int k, rows; /* of FEW and SORTED: the length of weights' rows; of FEW: how many of x */
 } zm_prompt_code_key;
 
 enum { ZM_PROMPT_MAX_WORDS = 12 };
@@ -36,7 +38,7 @@ typedef struct zm_prompt_kernel {
     int block;
     int64_t n_blocks;
     int tile_rows;    /* of x, in a product: shared memory is for so many */
-    int shared_bytes; /* of FEW */
+    int shared_bytes; /* of FEW and SORTED */
     uint32_t words[ZM_PROMPT_MAX_WORDS];
     int n_words;
 } zm_prompt_kernel;

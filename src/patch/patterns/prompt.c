@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* prompt: products of many tokens with quantised weights on a CUDA device, with the bits of MLX's matrix kernels
- * (fused/cuda/prompt.h). A gated MLP's gate, up and activation are one product; so are those of all experts, whose rows are sorted
- * on the way; a short convolution between its projections is one kernel. Of so few rows that MLX takes its vector kernel only a linear map
- * with two or more is served (decode_few.cuh), and a mixture of experts for one token, by decode's kernels; the rest runs the
- * standard operations. */
+ * (fused/cuda/prompt.h). A gated MLP's gate, up and activation are one product; so are those of all experts, whose rows
+ * are sorted on the way, in mxfp4 in the order of MLX's vector kernel (decode_sorted.cuh); a short convolution between its
+ * projections is one kernel. Of so few rows that MLX takes its vector kernel only a linear map with two or more is served
+ * (decode_few.cuh), and a mixture of experts for one token, by decode's kernels; the rest runs the standard operations. */
+#include <string.h>
+
 #include "fused/cuda/decode.h"
 #include "fused/cuda/prompt.h"
 #include "model/layers/forward.h"
@@ -22,12 +24,15 @@ static bool serves_gated(const zm_linear *gate, const zm_linear *up, const zm_li
     if (!serves_linear(gate, n_experts, reason) || !serves_linear(up, n_experts, reason) ||
         !serves_linear(down, n_experts, reason))
         return false;
+    bool is_mxfp4 = !strcmp(gate->weight.quantization.mode, "mxfp4");
     *reason = "its activation is not SiLU gating";
-    if (activation != ZM_ACTIVATION_SWIGLU) return false;
+    if (activation != ZM_ACTIVATION_SWIGLU && !(is_mxfp4 && activation == ZM_ACTIVATION_SWIGLU_OAI)) return false;
     *reason = "a projection has a bias";
-    if (zm_is_set(gate->weight.bias) || zm_is_set(up->weight.bias) || (n_experts && zm_is_set(down->weight.bias))) return false;
+    if (!is_mxfp4 && (zm_is_set(gate->weight.bias) || (n_experts && zm_is_set(down->weight.bias)))) return false;
+    if (zm_is_set(gate->weight.bias) != zm_is_set(up->weight.bias)) return false;
     *reason = "its projections do not fit together";
-    return gate->weight.quantization.bits == up->weight.quantization.bits &&
+    return !strcmp(gate->weight.quantization.mode, up->weight.quantization.mode) &&
+           (!n_experts || !strcmp(gate->weight.quantization.mode, down->weight.quantization.mode)) && gate->weight.quantization.bits == up->weight.quantization.bits &&
            gate->weight.quantization.group_size == up->weight.quantization.group_size &&
            gate->weight.in_features == up->weight.in_features && gate->weight.out_features == up->weight.out_features &&
            gate->weight.out_features == down->weight.in_features;
@@ -130,12 +135,11 @@ static zm_routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
 }
 
 static mlx_array apply_moe(const zm_moe *moe, zm_scope *scope, mlx_array x) {
-    const zm_switch_glu *experts = moe->experts;
+    zm_moe_arguments arguments = zm_patch_moe_arguments(moe);
     mlx_array logits = zm_module_call(&moe->router->base, scope, x, NULL);
     zm_routing chosen = route(moe, scope, logits);
     if (zm_scope_failed(scope) || mlx_array_dtype(chosen.weights) == MLX_BFLOAT16)
-        return zm_prompt_experts(scope, x, &experts->gate_proj->weight, &experts->up_proj->weight, &experts->down_proj->weight,
-                                 chosen.indices, chosen.weights);
+        return zm_prompt_experts(scope, x, &arguments, chosen.indices, chosen.weights);
     return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, moe->base.path, "weights of experts that are not bfloat16");
 }
 
@@ -178,7 +182,8 @@ mlx_array zm_patch_prompt_forward(zm_module *self, zm_scope *scope, mlx_array x,
     size_t rows = mlx_array_size(x) / (size_t)zm_dim(x, -1);
     if (self->kind == ZM_MODULE_MOE) rows *= (size_t)((const zm_moe *)self)->top_k;
     bool few = self->kind == ZM_MODULE_LINEAR && zm_prompt_serves_few(&((const zm_linear *)self)->weight, rows, &reason);
-    if (rows < ZM_PROMPT_LEAST_ROWS && !few) return zm_patch_original(self, scope, x, call);
+    if ((rows < ZM_PROMPT_LEAST_ROWS && !few) || (self->kind == ZM_MODULE_MOE && rows > ZM_PROMPT_MOST_SORTED))
+        return zm_patch_original(self, scope, x, call);
     if (self->kind == ZM_MODULE_LINEAR) return zm_prompt_linear(scope, x, &((const zm_linear *)self)->weight);
     if (self->kind == ZM_MODULE_MOE) return apply_moe((const zm_moe *)self, scope, x);
     if (self->kind == ZM_MODULE_GATED_MLP) return apply_mlp((const zm_gated_mlp *)self, scope, x);

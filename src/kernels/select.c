@@ -40,10 +40,8 @@ typedef struct run {
     zm_view *values, *indices;
 } run;
 
-static size_t bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
-
 static const void *row_of(const run *work, int64_t row) {
-    return (const char *)work->x->data + (size_t)row * (size_t)work->self->columns * bytes_of(work->self->dtype);
+    return (const char *)work->x->data + (size_t)row * (size_t)work->self->columns * zm_float_bytes(work->self->dtype);
 }
 
 typedef struct keyed {
@@ -68,7 +66,7 @@ static void sort_row(const run *work, int64_t row, keyed *items) {
 
 static void copy_values(const run *work, int64_t row) {
     const topk *self = work->self;
-    size_t size = bytes_of(self->dtype);
+    size_t size = zm_float_bytes(self->dtype);
     const uint32_t *places = (const uint32_t *)work->indices->data + row * self->k;
     for (int i = 0; i < self->k; i++)
         memcpy((char *)work->values->data + (size_t)(row * self->k + i) * size,
@@ -90,7 +88,7 @@ static void select_rows(void *context, size_t begin, size_t end) {
     }
     keyed *items = malloc((size_t)self->columns * sizeof *items);
     if (!items) { /* what cannot be told from here: indices that are out of range, and values whose bits are a NaN's */
-        size_t first = begin * (size_t)self->k, count = (end - begin) * (size_t)self->k, size = bytes_of(self->dtype);
+        size_t first = begin * (size_t)self->k, count = (end - begin) * (size_t)self->k, size = zm_float_bytes(self->dtype);
         memset((uint32_t *)work->indices->data + first, 0xff, count * sizeof(uint32_t));
         memset((char *)work->values->data + first * size, 0xff, count * size);
         return;

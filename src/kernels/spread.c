@@ -7,6 +7,7 @@
 #include "base/pages.h"
 #include "kernels/batch.h"
 #include "mlx/node.h"
+#include "runtime/shape.h"
 #include "runtime/workers.h"
 
 enum { PIECE_ELEMENTS = 1 << 15 };
@@ -115,6 +116,6 @@ mlx_array zm_spread(zm_scope *scope, mlx_array values, mlx_array indices, int co
     }
     spread *self = malloc(sizeof *self);
     if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "spread", "out of memory");
-    *self = (spread){columns, k, spec.dtype == MLX_FLOAT32 ? 4 : 2};
+    *self = (spread){columns, k, zm_float_bytes(spec.dtype)};
     return zm_node(scope, &spec, &spread_class, self, (mlx_array[]){values, indices}, 2);
 }

@@ -44,4 +44,7 @@ bool zm_shape_is_output(const zm_shape *shape, zm_level level, mlx_array array);
 /* gradient, of the shape's dims at level, summed over what primal was broadcast along, in primal's shape and dtype. */
 mlx_array zm_shape_sum_to(zm_scope *scope, mlx_array gradient, mlx_array primal);
 
+/* Bytes of a number of float32, float16 or bfloat16. */
+static inline size_t zm_float_bytes(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
+
 #endif

@@ -116,6 +116,14 @@ static inline bool map_batch(zm_scope *scope, mlx_array *results, int n_results,
     return done;
 }
 
+/* A refused argument, whose place and message are text. */
+static inline void expect_argument_error(zmlx_status status, const zmlx_error *error, const char *text) {
+    char whole[1400];
+    snprintf(whole, sizeof whole, "%s: %s", error->where, error->message);
+    assert_int_equal(status, ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(whole, text);
+}
+
 static inline void end_well(zm_scope *scope) {
     zmlx_error error = {0};
     if (zm_scope_end(scope, &error)) fail_msg("%s: %s", error.where, error.message);

@@ -5,14 +5,13 @@
 #include <stdlib.h>
 
 #include "kernels/cuda/text.h"
+#include "runtime/shape.h"
 
 enum { THREADS = 256, STEPS = 2, WARP = 32, WARPS = 8, MAX_BLOCKS = 1 << 20 };
 
-static int bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
-
 /* Elements of a vector: 16 bytes of the narrower type, where rows are whole ones; else one. */
 static int vector_of(int columns, mlx_dtype dtype, bool is_aligned) {
-    int vector = 16 / bytes_of(dtype);
+    int vector = 16 / (int)zm_float_bytes(dtype);
     return is_aligned && columns % vector == 0 ? vector : 1;
 }
 
@@ -54,7 +53,7 @@ static zmlx_status launch_sums(const void *state, zm_gpu_launch *launch, const z
                                const zm_view *outputs, int n_outputs, zmlx_error *error) {
     (void)n_inputs, (void)outputs, (void)n_outputs;
     const sums *self = state;
-    mlx_dtype narrower = bytes_of(self->from) < bytes_of(self->to) ? self->from : self->to;
+    mlx_dtype narrower = zm_float_bytes(self->from) < zm_float_bytes(self->to) ? self->from : self->to;
     int vector = vector_of(self->columns, narrower, inputs[1].offset % 16 == 0);
     int64_t parts = (self->columns / vector - 1) / WARP + 1, blocks = (self->n * parts - 1) / WARPS + 1;
     ZM_TRY(set_code(launch, "zm_add_rows", self->from, self->to, vector, blocks, error));

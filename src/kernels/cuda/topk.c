@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/text.h"
 #include "kernels/select.h"
+#include "runtime/shape.h"
 
 /* As in topk.cuh. */
 enum {
@@ -25,12 +26,10 @@ typedef struct topk {
     bool gates;
 } topk;
 
-static int bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
-
 /* Elements of a vector, where rows are whole ones and begin at a multiple of it. */
 static int vector_of(const topk *self, int items, size_t offset) {
-    int vector = 16 / bytes_of(self->dtype) < items ? 16 / bytes_of(self->dtype) : items;
-    bool is_whole = self->columns % vector == 0 && offset % (size_t)(vector * bytes_of(self->dtype)) == 0;
+    int bytes = (int)zm_float_bytes(self->dtype), vector = 16 / bytes < items ? 16 / bytes : items;
+    bool is_whole = self->columns % vector == 0 && offset % (size_t)(vector * bytes) == 0;
     return is_whole ? vector : 1;
 }
 

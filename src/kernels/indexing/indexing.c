@@ -11,6 +11,7 @@
 #include "kernels/indexing/indexing.h"
 #include "kernels/indexing/scatter.h"
 #include "kernels/row_function.h"
+#include "runtime/shape.h"
 #include "runtime/workers.h"
 
 enum { PIECE_ELEMENTS = 1 << 15 };
@@ -21,8 +22,6 @@ typedef struct indexed {
     int shape[ZM_NODE_MAX_DIMS], n_dims; /* of that */
     mlx_dtype dtype;
 } indexed;
-
-static size_t bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
 
 /* Of all dimensions but the first; negative where an int does not hold it. */
 static int columns_of(const int *shape, int n_dims) {
@@ -89,7 +88,7 @@ static void gather_piece(void *context, size_t begin, size_t end) {
     const run *work = context;
     const indexed *self = work->self;
     const uint32_t *indices = work->inputs[1].data;
-    size_t stride = (size_t)self->columns * bytes_of(self->dtype);
+    size_t stride = (size_t)self->columns * zm_float_bytes(self->dtype);
     for (size_t i = begin; i < end; i++) {
         void *to = (char *)work->output->data + i * stride;
         if (indices[i] >= (uint32_t)self->n_rows) {
@@ -105,7 +104,7 @@ static void gather_piece(void *context, size_t begin, size_t end) {
 
 static void gather_add(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {
     (void)n_inputs, (void)n_outputs;
-    size_t bytes = outputs[0].size * bytes_of(outputs[0].dtype);
+    size_t bytes = outputs[0].size * zm_float_bytes(outputs[0].dtype);
     run work = {.self = state, .inputs = inputs, .output = &outputs[0], .streams = zm_row_streams(bytes)};
     zm_want_large_pages(outputs[0].data, bytes);
     size_t grain = (size_t)(PIECE_ELEMENTS / (work.self->columns ? work.self->columns : 1) + 1);

@@ -20,8 +20,6 @@ typedef struct scatter {
     mlx_dtype dtype; /* of updates */
 } scatter;
 
-static size_t bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
-
 typedef struct run {
     const scatter *self;
     const uint32_t *indices;
@@ -33,7 +31,7 @@ typedef struct run {
 } run;
 
 static void sum_columns(const run *work, size_t row, size_t first, size_t count) {
-    const size_t columns = (size_t)work->self->columns, bytes = bytes_of(work->self->dtype);
+    const size_t columns = (size_t)work->self->columns, bytes = zm_float_bytes(work->self->dtype);
     static const float zero = 0;
     float *to = work->sums + row * columns + first, sums[CHUNK];
     uint32_t begin = row ? work->ends[row - 1] : 0, end = work->ends[row];
@@ -49,7 +47,7 @@ static void sum_columns(const run *work, size_t row, size_t first, size_t count)
 
 /* Columns of the first update of a row, which will be read next. */
 static void fetch(const run *work, size_t row, size_t first, size_t count) {
-    const size_t columns = (size_t)work->self->columns, bytes = bytes_of(work->self->dtype);
+    const size_t columns = (size_t)work->self->columns, bytes = zm_float_bytes(work->self->dtype);
     uint32_t begin = row ? work->ends[row - 1] : 0;
     if (begin == work->ends[row]) return;
     const char *update = work->updates + (work->order[begin] * columns + first) * bytes;
@@ -92,7 +90,7 @@ static uint32_t list_updates(const run *work) {
 /* Short rows, begin to end: each thread looks for their updates itself. */
 static void find_and_sum(void *context, size_t begin, size_t end) {
     const run *work = context;
-    const size_t columns = (size_t)work->self->columns, bytes = bytes_of(work->self->dtype);
+    const size_t columns = (size_t)work->self->columns, bytes = zm_float_bytes(work->self->dtype);
     memset(work->sums + begin * columns, 0, (end - begin) * columns * sizeof *work->sums);
     for (size_t i = 0; i < work->n_updates; i++) {
         if (work->indices[i] < begin || work->indices[i] >= end) continue;

@@ -68,7 +68,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     const group *self = state;
     run work = {self, inputs, outputs};
     for (int i = 0; i < n_outputs; i++)
-        zm_want_large_pages(outputs[i].data, outputs[i].size * (outputs[i].dtype == MLX_FLOAT32 ? 4 : 2));
+        zm_want_large_pages(outputs[i].data, outputs[i].size * zm_float_bytes(outputs[i].dtype));
     if (self->n_pieces) zm_pool_run(self->n_pieces > 1 ? zm_workers() : NULL, self->n_pieces, 1, update_pieces, &work);
 }
 

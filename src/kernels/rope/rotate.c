@@ -9,6 +9,7 @@
 #include "kernels/batch.h"
 #include "kernels/cuda/text.h"
 #include "kernels/row_function.h"
+#include "runtime/shape.h"
 #include "runtime/workers.h"
 
 enum { THREADS = 256, MAX_BLOCKS = 1 << 20, PIECE_ELEMENTS = 1 << 15 };
@@ -20,8 +21,6 @@ typedef struct rotation {
     zm_pairing pairs;
     bool is_back; /* by the opposite angles */
 } rotation;
-
-static size_t bytes_of(mlx_dtype dtype) { return dtype == MLX_FLOAT32 ? 4 : 2; }
 
 typedef struct run {
     const rotation *self;
@@ -35,11 +34,11 @@ static void rotate_group(const run *work, size_t first, size_t last) {
     const rotation *self = work->self;
     bool shares = self->inner > 1;
     size_t n = (size_t)self->pairs_of_row, angle = first / (size_t)self->inner % (size_t)self->positions * n;
-    const char *x = (const char *)work->inputs[0].data + first * 2 * n * bytes_of(self->dtype);
-    char *y = (char *)work->output->data + first * 2 * n * bytes_of(self->dtype);
-    const void *in[] = {x, x, (const char *)work->inputs[1].data + angle * bytes_of(self->angles),
-                        (const char *)work->inputs[2].data + angle * bytes_of(self->angles)};
-    void *out[] = {y, y + n * bytes_of(self->dtype)};
+    const char *x = (const char *)work->inputs[0].data + first * 2 * n * zm_float_bytes(self->dtype);
+    char *y = (char *)work->output->data + first * 2 * n * zm_float_bytes(self->dtype);
+    const void *in[] = {x, x, (const char *)work->inputs[1].data + angle * zm_float_bytes(self->angles),
+                        (const char *)work->inputs[2].data + angle * zm_float_bytes(self->angles)};
+    void *out[] = {y, y + n * zm_float_bytes(self->dtype)};
     int32_t both = ZM_LAYOUT_COLUMN | ZM_LAYOUT_ROW, angles = shares ? ZM_LAYOUT_COLUMN : both;
     const int32_t layouts[] = {both | ZM_LAYOUT_HALF, both | ZM_LAYOUT_HALF | ZM_LAYOUT_SECOND, angles, angles};
     const zm_c_call call = {.inputs = in,
@@ -67,7 +66,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     (void)n_inputs, (void)n_outputs;
     const rotation *self = state;
     if (!outputs[0].size) return;
-    size_t bytes = outputs[0].size * bytes_of(self->dtype);
+    size_t bytes = outputs[0].size * zm_float_bytes(self->dtype);
     run work = {self, inputs, &outputs[0], outputs[0].size / (size_t)(2 * self->pairs_of_row), zm_row_streams(bytes)};
     zm_want_large_pages(outputs[0].data, bytes);
     zm_pool_run(zm_workers(), work.n_rows, (size_t)(PIECE_ELEMENTS / (2 * self->pairs_of_row) + 1), rotate_piece,
@@ -80,7 +79,7 @@ static zmlx_status launch(const void *state, zm_gpu_launch *launch, const zm_vie
     const rotation *self = state;
     char definitions[ZM_CUDA_MAX_DEFINITIONS];
     zm_cuda_code code;
-    int vector = 16 / (int)bytes_of(self->dtype);
+    int vector = 16 / (int)zm_float_bytes(self->dtype);
     bool is_aligned = inputs[0].offset % 16 == 0 && inputs[1].offset % 16 == 0 && inputs[2].offset % 16 == 0;
     if (!is_aligned || self->pairs_of_row % vector) vector = 1;
     snprintf(definitions, sizeof definitions, "#define S %s\n#define C %s\n#define V %d\n#define NEIGHBOURS %d\n",

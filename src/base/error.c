@@ -41,6 +41,10 @@ zmlx_status zm_fail_memory(zmlx_error *error) {
     return zm_fail(error, ZMLX_ERROR_MEMORY, NULL, "out of memory");
 }
 
+zmlx_status zm_fail_null(zmlx_error *error, const char *where) {
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "it is NULL");
+}
+
 void zm_error_clear(zmlx_error *error) {
     if (!error) return;
     error->code = ZMLX_OK;

@@ -20,6 +20,9 @@ zmlx_status zm_fail(zmlx_error *error, zmlx_status code, const char *where, cons
 /* zm_fail(error, ZMLX_ERROR_MEMORY, NULL, "out of memory"). */
 zmlx_status zm_fail_memory(zmlx_error *error);
 
+/* An argument that must not be NULL is. */
+zmlx_status zm_fail_null(zmlx_error *error, const char *where);
+
 /* Empties error (may be NULL): OK, no texts. */
 void zm_error_clear(zmlx_error *error);
 

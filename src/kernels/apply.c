@@ -48,6 +48,7 @@ zmlx_status zmlx_catalog_apply(const char *name, mlx_array *outputs, const mlx_a
     ZM_TRY(find(&entry, name, error));
     if (n_inputs != entry->entry.n_inputs)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected %zu inputs, got %zu", entry->entry.n_inputs, n_inputs);
+    if (!outputs || (!inputs && n_inputs)) return zm_fail_null(error, outputs ? "inputs" : "outputs");
     return call_entry(entry, outputs, inputs, values, stream, error);
 }
 
@@ -161,6 +162,8 @@ zmlx_status zmlx_catalog_apply_gradient(const char *name, mlx_array *gradients, 
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected %zu inputs, got %zu", entry->entry.n_inputs, n_inputs);
     if (entry->row->no_gradient)
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "has no gradient: %s", entry->row->no_gradient);
+    if (!gradients || !inputs || !cotangents)
+        return zm_fail_null(error, !gradients ? "gradients" : !inputs ? "inputs" : "cotangents");
     differentiated self = {.entry = entry, .inputs = inputs, .values = values, .stream = stream};
     return differentiate(gradients, &self, cotangents, error);
 }

@@ -161,7 +161,9 @@ static void finish_figures(zmlx_generation *result) {
 
 static zmlx_status check_arguments(const zmlx_model *model, const int32_t *prompt, size_t n_prompt,
                                    size_t max_tokens, zmlx_error *error) {
+    if (!model) return zm_fail_null(error, "model");
     if (!n_prompt) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "it is empty");
+    if (!prompt) return zm_fail_null(error, "prompt");
     const size_t most = (size_t)1 << 28;
     if (max_tokens > most)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "max_tokens", "%zu are more than %zu", max_tokens, most);

@@ -18,7 +18,7 @@ static bool gpu_available(void) {
 }
 
 static zmlx_status check_options(const char *folder, const zmlx_model_options *options, zmlx_error *error) {
-    if (!folder) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "folder", "it is NULL");
+    if (!folder) return zm_fail_null(error, "folder");
     if ((int)options->device < 0 || options->device > ZMLX_DEVICE_GPU)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "device", "%d is none", (int)options->device);
     if ((int)options->dtype < 0 || options->dtype > ZMLX_DTYPE_BFLOAT16)

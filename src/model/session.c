@@ -7,6 +7,7 @@
 
 zmlx_status zmlx_session_new(zmlx_session **session, zmlx_model *model, zmlx_error *error) {
     *session = NULL;
+    if (!model) return zm_fail_null(error, "model");
     zmlx_session *result = calloc(1, sizeof *result);
     if (!result) return zm_fail_memory(error);
     result->model = model;
@@ -93,7 +94,9 @@ zmlx_status zm_session_start(zmlx_session *session, zmlx_error *error) {
 
 static zmlx_status check_tokens(const zmlx_session *session, const int32_t *tokens, size_t n_tokens,
                                 zmlx_error *error) {
+    if (!session) return zm_fail_null(error, "session");
     if (!n_tokens) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "there are none");
+    if (!tokens) return zm_fail_null(error, "tokens");
     for (size_t i = 0; i < n_tokens; i++)
         if (tokens[i] < 0 || tokens[i] >= session->model->info.vocab_size)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "token %zu is %d; the vocabulary is 0 to %d",

@@ -162,6 +162,7 @@ static zmlx_status patch(zm_report *report, zmlx_model *model, const zmlx_patch_
 zmlx_status zmlx_patch(const zmlx_patch_report **report, zmlx_model *model, const zmlx_patch_options *options,
                        zmlx_error *error) {
     if (report) *report = NULL;
+    if (!model) return zm_fail_null(error, "model");
     zm_report *made;
     ZM_TRY(zm_report_new(&made, model->family ? model->family->group : "unknown", error));
     zmlx_status status = patch(made, model, options, error);

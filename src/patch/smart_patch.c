@@ -291,6 +291,7 @@ zmlx_status zm_smart_patch_timed(zmlx_smart_report *report, zmlx_model *model, c
                                  zm_smart_clock clock, zmlx_error *error) {
     static const zmlx_smart_patch_options defaults;
     *report = (zmlx_smart_report){0};
+    if (!model) return zm_fail_null(error, "model");
     if (!options) options = &defaults;
     ZM_TRY(check_options(options, error));
     zmlx_patch_options choice = {.patterns = options->patterns,

@@ -183,10 +183,12 @@ zmlx_status zm_numbers_from(zm_numbers *numbers, const zmlx_kernel *kernel, cons
 
 zmlx_status zmlx_kernel_apply_with(zmlx_kernel *kernel, mlx_array *outputs, const mlx_array *inputs, size_t n_inputs,
                                    const zmlx_kernel_numbers *given, mlx_stream stream, zmlx_error *error) {
+    zm_error_clear(error);
+    if (!kernel) return zm_fail_null(error, "kernel");
+    if (!outputs || !inputs) return zm_fail_null(error, outputs ? "inputs" : "outputs");
     const zm_ir *ir = kernel->forward;
     zm_numbers numbers;
     mlx_array results[ZM_IR_MAX_OUTPUTS] = {{NULL}};
-    zm_error_clear(error);
     if (n_inputs != (size_t)ir->n_inputs)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "expected %d inputs, got %zu", ir->n_inputs,
                        n_inputs);

@@ -89,13 +89,16 @@ static zmlx_status check_cotangents(const zmlx_kernel *kernel, const zm_shape *s
 zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients, const mlx_array *inputs,
                                        size_t n_inputs, const mlx_array *cotangents, size_t n_cotangents,
                                        const zmlx_kernel_numbers *given, mlx_stream stream, zmlx_error *error) {
+    zm_error_clear(error);
+    if (!kernel) return zm_fail_null(error, "kernel");
+    if (!gradients || !inputs || !cotangents)
+        return zm_fail_null(error, !gradients ? "gradients" : !inputs ? "inputs" : "cotangents");
     const zm_ir *ir = kernel->forward;
     const zm_derived *derived;
     zm_numbers numbers;
     zm_shape shape;
     mlx_array results[ZM_IR_MAX_OUTPUTS] = {{NULL}}, made[ZM_IR_MAX_INPUTS] = {{NULL}};
     int numbered[ZM_IR_MAX_INPUTS];
-    zm_error_clear(error);
     if (n_inputs != (size_t)ir->n_inputs || n_cotangents != (size_t)ir->n_outputs)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label,
                        "expected %d inputs and %d cotangents, got %zu and %zu", ir->n_inputs, ir->n_outputs, n_inputs,

@@ -221,6 +221,7 @@ zmlx_status zm_validate_request(zmlx_validation *validation, zmlx_model *model, 
 zmlx_status zmlx_validate(zmlx_validation *validation, zmlx_model *model, const int32_t *prompt,
                           size_t n_prompt, const zmlx_validate_options *options, zmlx_error *error) {
     *validation = (zmlx_validation){0};
+    if (!model) return zm_fail_null(error, "model");
     zm_report *report;
     zm_patch_request request;
     ZM_TRY(zm_report_new(&report, model->family ? model->family->group : "unknown", error));

@@ -195,7 +195,7 @@ struct zmlx_decoder {
 zmlx_status zmlx_decoder_new(zmlx_decoder **decoder, const zmlx_tokenizer *tokenizer, zmlx_error *error) {
     *decoder = NULL;
     zm_error_clear(error);
-    if (!tokenizer) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokenizer", "it is NULL");
+    if (!tokenizer) return zm_fail_null(error, "tokenizer");
     zmlx_decoder *made = calloc(1, sizeof *made);
     if (!made) return zm_fail_memory(error);
     made->tokenizer = tokenizer;

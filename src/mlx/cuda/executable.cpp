@@ -51,7 +51,8 @@ void with_parameters(Kernel &kernel, Use use) {
 
 class Executable {
 public:
-    Executable(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses) {
+    /* Delegating, so that a failure here destroys what was made. */
+    Executable(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses) : Executable() {
         const zm::Driver &driver = zm::driver();
         zm::check(driver.graph_create(&graph_, 0), "cuGraphCreate");
         for (const zm_chain_launch_record &launch : launches) {
@@ -91,17 +92,19 @@ public:
         for (size_t i = 0; i < launches.size(); i++) {
             Kernel next(launches[i], addresses);
             if (kernels_[i].same_values(next)) continue;
-            kernels_[i] = next;
-            with_parameters(kernels_[i], [&](const CUDA_KERNEL_NODE_PARAMS &parameters) {
+            with_parameters(next, [&](const CUDA_KERNEL_NODE_PARAMS &parameters) {
                 zm::check(zm::driver().executable_set(executable_, nodes_[i], &parameters),
                           "cuGraphExecKernelNodeSetParams");
             });
+            kernels_[i] = next; /* what the graph has: not before it has it */
         }
     }
 
     void launch(CUstream stream) { zm::check(zm::driver().executable_launch(executable_, stream), "cuGraphLaunch"); }
 
 private:
+    Executable() = default;
+
     CUgraph graph_ = nullptr;
     CUgraphExec executable_ = nullptr;
     std::vector<Kernel> kernels_;

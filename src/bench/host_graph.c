@@ -82,6 +82,9 @@ static mlx_array make(graph *self, const zm_value *value) {
     case ZM_OP_FROM_BOOL:
     case ZM_OP_FROM_UINT: return zm_astype(scope, operand(self, value, 0), mlx_array_dtype(self->inputs[0]));
     case ZM_OP_TO_UINT: return zm_astype(scope, operand(self, value, 0), MLX_UINT32);
+    case ZM_OP_STORED: return operand(self, value, 0); /* as each of MLX's results is */
+    case ZM_OP_MLX_SIGMOID:
+    case ZM_OP_STORED_SIGMOID: return zm_sigmoid(scope, operand(self, value, 0));
     case ZM_OP_EXP2: return zm_power(scope, scalar(self, 2), operand(self, value, 0));
     case ZM_OP_EXP10: return zm_power(scope, scalar(self, 10), operand(self, value, 0));
     case ZM_OP_ERFC: return zm_subtract(scope, scalar(self, 1), erf_of(self, operand(self, value, 0)));

@@ -80,8 +80,9 @@ bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
 /* Whether ZM_PRECISION_INT8 has kernels on this processor; without, it means ZM_PRECISION_FLOAT32. */
 bool zm_fused_int8_supported(const char **reason);
 
-/* The rows of an affine table for int32 ids (...), in float32: the bits of MLX's take and dequantize of scales in float32
- * or, without loss, in bfloat16. Negative ids count from the end; where there is no such row, the result is not a number. */
+/* The rows of an affine table for int32 ids (...), in float32: the bits of MLX's take and dequantize of scales in
+ * float32 or, without loss, in bfloat16. Negative ids count from the end; where there is no such row, the result is not
+ * a number. */
 bool zm_fused_embedding_supported(const zm_weight *table);
 mlx_array zm_fused_embedding(zm_scope *, mlx_array ids, const zm_weight *table);
 /* y = x W^T (+ bias). */
@@ -121,7 +122,8 @@ typedef struct zm_blocks_plan zm_blocks_plan;
 void zm_blocks_plan_free(zm_blocks_plan *plan); /* nodes made with it live on; NULL is fine */
 
 /* n_blocks >= 1 of them, one behind the other, in one node: the same bits. kept[i] are the further results of block i.
- * *plan: NULL or that of an earlier call, to be freed by the caller; with the same weights a call is then made faster. */
+ * *plan: NULL or that of an earlier call, to be freed by the caller; with the same weights a call is then made
+ * faster. */
 mlx_array zm_fused_blocks(zm_scope *, mlx_array (*kept)[2], mlx_array x, const zm_block_arguments *arguments,
                           int n_blocks, zm_compute compute, zm_blocks_plan **plan);
 

@@ -88,7 +88,8 @@ static void select_rows(void *context, size_t begin, size_t end) {
     }
     keyed *items = malloc((size_t)self->columns * sizeof *items);
     if (!items) { /* what cannot be told from here: indices that are out of range, and values whose bits are a NaN's */
-        size_t first = begin * (size_t)self->k, count = (end - begin) * (size_t)self->k, size = zm_float_bytes(self->dtype);
+        size_t first = begin * (size_t)self->k, count = (end - begin) * (size_t)self->k,
+               size = zm_float_bytes(self->dtype);
         memset((uint32_t *)work->indices->data + first, 0xff, count * sizeof(uint32_t));
         memset((char *)work->values->data + first * size, 0xff, count * size);
         return;

@@ -48,7 +48,8 @@ static void test_wrong_arrays(void **state) {
                    "zmlx_exp: x: expected float32, float16 or bfloat16, got int32");
     expect_argument_error(zmlx_swiglu2(&y, x, half, stream, &error), &error,
                    "zmlx_swiglu2: up: expected float32 as gate, got float16");
-    expect_argument_error(zmlx_add(&y, x, flat, stream, &error), &error, "zmlx_add: b: expected shape (2, 64), got (64,)");
+    expect_argument_error(zmlx_add(&y, x, flat, stream, &error), &error,
+                          "zmlx_add: b: expected shape (2, 64), got (64,)");
     expect_argument_error(zmlx_add_rms_norm(&y, &h, x, flat, flat, 1e-6f, stream, &error), &error,
                    "zmlx_add_rms_norm: residual: expected shape (2, 64), got (64,)");
     expect_argument_error(zmlx_max_lastdim(&y, empty, stream, &error), &error,
@@ -80,7 +81,8 @@ static void test_by_name(void **state) {
     mlx_array y = {NULL}, x = ARRAY(MLX_FLOAT16, 3);
     expect_argument_error(zmlx_catalog_apply("expo", &y, &x, 1, NULL, stream, &error), &error,
                    "expo: there is no kernel of this name; see zmlx kernels");
-    expect_argument_error(zmlx_catalog_apply("add", &y, &x, 1, NULL, stream, &error), &error, "add: expected 2 inputs, got 1");
+    expect_argument_error(zmlx_catalog_apply("add", &y, &x, 1, NULL, stream, &error), &error,
+                          "add: expected 2 inputs, got 1");
     const zmlx_catalog_entry *entry = zmlx_catalog_find("dropout");
     zmlx_catalog_value values[2];
     zmlx_catalog_presets(values, entry);
@@ -213,8 +215,8 @@ static void test_bench(void **state) {
     how.gradient = false;
     assert_int_equal(zmlx_bench_catalog(&result, "topk_lastdim", (const int[]){4, 32}, 2, &how, stream, &quick, &error),
                      ZMLX_ERROR_UNSUPPORTED);
-    expect_argument_error(zmlx_bench_catalog(&result, "nothing", (const int[]){4}, 1, NULL, stream, &quick, &error), &error,
-                   "nothing: there is no kernel of this name");
+    expect_argument_error(zmlx_bench_catalog(&result, "nothing", (const int[]){4}, 1, NULL, stream, &quick, &error),
+                          &error, "nothing: there is no kernel of this name");
 }
 
 /* Bad indices: NaN, or an error where they are checked. */

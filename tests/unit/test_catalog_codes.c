@@ -120,10 +120,12 @@ static void test_refusals(void **state) {
         "zmlx_dequantize_affine_packed: w: 8 words a row are not the 128 codes of 4 bits that 2 groups of 64 have");
     expect_argument_error(zmlx_dequantize_affine_packed(&y, words, groups, groups, 7, 64, stream, &failure), &failure,
                    "zmlx_dequantize_affine_packed: bits: expected 2, 3, 4, 5, 6 or 8, got 7");
-    expect_argument_error(zmlx_dequantize_fp8(&y, x, zm_scalar(&scope, 1, MLX_FLOAT32), "e3m4", MLX_FLOAT32, stream, &failure), &failure,
-                   "dequantize_fp8: variant: expected choice e4m3|e5m2, got e3m4");
-    expect_argument_error(zmlx_fused_gather_add(&y, rows, index, zm_zeros(&scope, SHAPE(3, 4), MLX_FLOAT32), stream, &failure), &failure,
-                   "zmlx_fused_gather_add: other: expected shape (3, 2), got (3, 4)");
+    expect_argument_error(zmlx_dequantize_fp8(&y, x, zm_scalar(&scope, 1, MLX_FLOAT32), "e3m4", MLX_FLOAT32, stream,
+                                              &failure),
+                          &failure, "dequantize_fp8: variant: expected choice e4m3|e5m2, got e3m4");
+    expect_argument_error(zmlx_fused_gather_add(&y, rows, index, zm_zeros(&scope, SHAPE(3, 4), MLX_FLOAT32), stream,
+                                                &failure),
+                          &failure, "zmlx_fused_gather_add: other: expected shape (3, 2), got (3, 4)");
     zmlx_catalog_check_indices(true);
     expect_argument_error(zmlx_fused_gather_add(&y, rows, index, rows, stream, &failure), &failure,
                    "zmlx_fused_gather_add: indices: element 2 is negative or too large; N is 3");

@@ -53,8 +53,8 @@ static int end(void **state) {
 static void test_no_rows(void **state) {
     (void)state;
     expect_zeros("router_argpartition_logits_topk", (mlx_array[]){FLOATS(4, 0, 64)}, SHAPE(4, 0, 2));
-    expect_zeros("gather_qmm_combine", (mlx_array[]){FLOATS(4, 0, 3, 8), FLOATS(5, 8, 6), FLOATS(4, 0, 3), WORDS(4, 0, 3)},
-                 SHAPE(4, 0, 6));
+    expect_zeros("gather_qmm_combine",
+                 (mlx_array[]){FLOATS(4, 0, 3, 8), FLOATS(5, 8, 6), FLOATS(4, 0, 3), WORDS(4, 0, 3)}, SHAPE(4, 0, 6));
 }
 
 static void test_nothing_to_sum(void **state) {

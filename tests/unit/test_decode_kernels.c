@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of decode on a CUDA device one by one: every number that a part's kernels leave, bit by bit, against the MLX operations
- * it stands for, with trained and random weights; and again with one input changed, which must show. Prints the table. Skipped
- * where there is no such device. */
+/* The parts of decode on a CUDA device one by one: every number that a part's kernels leave, bit by bit, against the
+ * MLX operations it stands for, with trained and random weights; and again with one input changed, which must show.
+ * Prints the table. Skipped where there is no such device. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -137,7 +137,8 @@ static void linear_add(run *this) {
     const zm_module *operator = this->of->block->operator;
     const zm_linear *linear = operator->kind == ZM_MODULE_ATTENTION ? ((const zm_attention *)operator)->o_proj
                                                                     : ((const zm_short_conv *)operator)->out_proj;
-    mlx_array x = input(this, linear->weight.in_features), h = random_array(this, (const int[]){1, 1, hidden_size(this)}, 3);
+    mlx_array x = input(this, linear->weight.in_features),
+              h = random_array(this, (const int[]){1, 1, hidden_size(this)}, 3);
     if (!this->kernels) {
         add_result(this, zm_add(&this->scope, h, zm_module_call((zm_module *)linear, &this->scope, x, NULL)));
         return;
@@ -160,7 +161,8 @@ static mlx_array add_module(run *this, const zm_norm *norm, const zm_module *mod
 static void short_conv(run *this) {
     const zm_block *block = this->of->block;
     const zm_short_conv *module = (const zm_short_conv *)block->operator;
-    mlx_array h = input(this, hidden_size(this)), state = random_array(this, (const int[]){1, 2, module->hidden_size}, 3);
+    mlx_array h = input(this, hidden_size(this)),
+              state = random_array(this, (const int[]){1, 2, module->hidden_size}, 3);
     if (!this->kernels) {
         zm_cache cache;
         zm_cache_init(&cache, ZM_CACHE_ARRAY, 0);
@@ -173,8 +175,8 @@ static void short_conv(run *this) {
     zm_decode decode;
     begin(this, &decode);
     zm_place from = zm_decode_input(&decode, h);
-    zm_place y = zm_decode_conv(&decode, from, norm_of(block->operator_norm), &module->in_proj->weight, module->conv->weight,
-                                zm_decode_overwrite(&decode, state));
+    zm_place y = zm_decode_conv(&decode, from, norm_of(block->operator_norm), &module->in_proj->weight,
+                                module->conv->weight, zm_decode_overwrite(&decode, state));
     zm_decode_publish(&decode);
     zm_decode_linear_add(&decode, y, &module->out_proj->weight, from);
     end(this, &decode);
@@ -284,7 +286,8 @@ static void experts(run *this) {
 
 static void choice(run *this) {
     const zm_weight *head = &this->of->model->lm_head->weight;
-    mlx_array logits = zm_multiply(&this->scope, input(this, head->out_features), zm_scalar(&this->scope, 16, MLX_BFLOAT16));
+    mlx_array logits = zm_multiply(&this->scope, input(this, head->out_features),
+                                   zm_scalar(&this->scope, 16, MLX_BFLOAT16));
     if (this->altered) logits = zm_negative(&this->scope, logits);
     if (!this->kernels) {
         add_result(this, zm_argmax(&this->scope, zm_log_probabilities(&this->scope, logits), -1, false));
@@ -359,7 +362,8 @@ static void compare_attentions(const char *name, const subject *model) {
     bool vector_attention = cudnn && !strcmp(cudnn, "0");
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         if (!vector_attention && lengths[i] + 1 >= LEAST_CUDNN_KEYS) continue;
-        subject of = {model->model, model->stream, first_block(model->model->decoder, true, ZM_MODULE_ATTENTION), lengths[i]};
+        subject of = {model->model, model->stream, first_block(model->model->decoder, true, ZM_MODULE_ATTENTION),
+                      lengths[i]};
         char text[64];
         snprintf(text, sizeof text, "norm_linear, attention, linear_add: %d keys", lengths[i] + 1);
         compare(name, text, &of, attention);
@@ -376,9 +380,12 @@ static void compare_model(const char *name, const char *folder) {
     compare(name, "norm_linear", &of, norm_linear);
     compare(name, "linear_add", &of, linear_add);
     compare_attentions(name, &of);
-    if ((of.block = first_block(decoder, true, ZM_MODULE_SHORT_CONV))) compare(name, "conv, linear_add", &of, short_conv);
-    if ((of.block = first_block(decoder, false, ZM_MODULE_GATED_MLP))) compare(name, "mlp_in, linear_add", &of, gated_mlp);
-    if ((of.block = first_block(decoder, false, ZM_MODULE_MOE))) compare(name, "router, experts_in, experts_out", &of, experts);
+    if ((of.block = first_block(decoder, true, ZM_MODULE_SHORT_CONV)))
+        compare(name, "conv, linear_add", &of, short_conv);
+    if ((of.block = first_block(decoder, false, ZM_MODULE_GATED_MLP)))
+        compare(name, "mlp_in, linear_add", &of, gated_mlp);
+    if ((of.block = first_block(decoder, false, ZM_MODULE_MOE)))
+        compare(name, "router, experts_in, experts_out", &of, experts);
     compare(name, "choose", &of, choice);
     zmlx_model_free(model);
 }

@@ -38,7 +38,8 @@ static void check_attend(const zm_cpu_level *level, zm_storage storage, size_t n
             for (size_t row = 0; row < n_rows; row++)
                 expected += exp(scores[row] - most) * stored_value(values, storage, row * head_dim + i);
             if (!(fabs(actual - expected) <= tolerance * sum))
-                fail_msg("%s, %zu rows of %zu, query %zu: %g for %g", level->name, n_rows, head_dim, q, actual, expected);
+                fail_msg("%s, %zu rows of %zu, query %zu: %g for %g", level->name, n_rows, head_dim, q, actual,
+                         expected);
         }
     }
     free(queries), free(keys), free(values), free(outputs), free(largest), free(sums);
@@ -59,11 +60,12 @@ static void every_level_attends(void **state) {
 }
 
 /* Many tokens together have the bits that each has alone, and nothing else is written. */
-static void check_tokens(const zm_cpu_level *level, zm_storage storage, size_t n_queries, size_t head_dim, size_t n_tokens,
-                         size_t first_rows) {
+static void check_tokens(const zm_cpu_level *level, zm_storage storage, size_t n_queries, size_t head_dim,
+                         size_t n_tokens, size_t first_rows) {
     enum { OTHERS = 2 }; /* parts between those of neighbours */
     size_t element = zm_storage_size(storage), most = first_rows + n_tokens - 1;
-    size_t n_rows = most < ZM_ATTEND_ROWS ? most : ZM_ATTEND_ROWS, stride = n_queries + OTHERS, parts = n_tokens * stride;
+    size_t n_rows = most < ZM_ATTEND_ROWS ? most : ZM_ATTEND_ROWS, stride = n_queries + OTHERS,
+           parts = n_tokens * stride;
     float *queries = random_floats(parts * head_dim);
     unsigned char *keys = allocate(n_rows * head_dim * element), *values = allocate(n_rows * head_dim * element);
     for (size_t i = 0; i < n_rows * head_dim; i++) {
@@ -86,18 +88,21 @@ static void check_tokens(const zm_cpu_level *level, zm_storage storage, size_t n
         }
     }
     if (memcmp(results[0], results[1], parts * (head_dim + 2) * sizeof(float)))
-        fail_msg("%s: %zu tokens of %zu queries of %zu from %zu rows on", level->name, n_tokens, n_queries, head_dim, first_rows);
+        fail_msg("%s: %zu tokens of %zu queries of %zu from %zu rows on", level->name, n_tokens, n_queries, head_dim,
+                 first_rows);
     free(queries), free(keys), free(values), free(results[0]), free(results[1]);
 }
 
 static void tokens_together_have_the_bits_of_each(void **state) {
     (void)state;
-    static const size_t sizes[] = {16, 48, 64, 128, ZM_ATTEND_TOKENS_DIM}, first_rows[] = {1, 16, 63, 100, ZM_ATTEND_ROWS};
+    static const size_t sizes[] = {16, 48, 64, 128, ZM_ATTEND_TOKENS_DIM},
+                        first_rows[] = {1, 16, 63, 100, ZM_ATTEND_ROWS};
     static const size_t counts[] = {1, 2, 7, 33}, groups[] = {1, 3, 4, 8};
     static const zm_storage storages[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16};
     for (const zm_cpu_level *const *level = zm_fused_levels(); *level; level++)
         for (size_t i = 0; (*level)->supported() && i < 3 * 4 * 5 * 5 * 4; i++)
-            check_tokens(*level, storages[i % 3], groups[i / 3 % 4], sizes[i / 12 % 5], counts[i / 300], first_rows[i / 60 % 5]);
+            check_tokens(*level, storages[i % 3], groups[i / 3 % 4], sizes[i / 12 % 5], counts[i / 300],
+                         first_rows[i / 60 % 5]);
 }
 
 typedef struct shape {
@@ -379,10 +384,10 @@ static void wrong_parts_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_level_attends),
-        cmocka_unit_test(tokens_together_have_the_bits_of_each),   cmocka_unit_test(equals_the_formula),
-        cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(a_ring_is_seen_whole),
-        cmocka_unit_test(threads_do_not_change_the_bits), cmocka_unit_test(half_types_are_near),   cmocka_unit_test(wrong_parts_are_refused),
+        cmocka_unit_test(every_level_attends),  cmocka_unit_test(tokens_together_have_the_bits_of_each),
+        cmocka_unit_test(equals_the_formula),   cmocka_unit_test(pieces_equal_the_whole),
+        cmocka_unit_test(a_ring_is_seen_whole), cmocka_unit_test(threads_do_not_change_the_bits),
+        cmocka_unit_test(half_types_are_near),  cmocka_unit_test(wrong_parts_are_refused),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -70,7 +70,8 @@ static void feed(comparison *of, const int32_t *tokens, size_t n_tokens) {
 
 static size_t n_different(const comparison *of) {
     size_t count = 0;
-    for (size_t i = 0; i < of->vocab_size; i++) count += memcmp(&of->logits[0][i], &of->logits[1][i], sizeof(float)) != 0;
+    for (size_t i = 0; i < of->vocab_size; i++)
+        count += memcmp(&of->logits[0][i], &of->logits[1][i], sizeof(float)) != 0;
     return count;
 }
 
@@ -142,14 +143,15 @@ static void test_choices(void **state) {
     compare_choices(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", 60);
 }
 
-/* Caches that MLX's own operations have filled. From 8 tokens on, and for experts, MLX compiles matrix kernels first, which
- * takes minutes. */
+/* Caches that MLX's own operations have filled. From 8 tokens on, and for experts, MLX compiles matrix kernels first,
+ * which takes minutes. */
 static void test_after_a_prompt(void **state) {
     (void)state;
     compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", 7, 30);
 }
 
-/* With MLX's vector attention at every length beyond the 1024 keys of its first kernel; else beyond gpt_oss's window of 128. */
+/* With MLX's vector attention at every length beyond the 1024 keys of its first kernel; else beyond gpt_oss's window of
+ * 128. */
 static int steps_of(const char *shape) {
     enum { FEW = 12, OVER_WINDOW = 140, OVER_SHORT = 1040 };
     static const char *const long_ones[] = {"gpt-oss-20b", "llama-3.2-1b", "qwen3-4b"};

@@ -20,10 +20,12 @@ static void rows_are_those_of_mlx(void **state) {
         for (int g = 0; g < 6; g++) {
             zm_scope scope;
             zm_scope_begin(&scope, stream);
-            zm_weight table = random_weight(&scope, 0, 37, 256, (zm_quantization){group_sizes[g % 3], widths[w], "affine"},
+            zm_weight table = random_weight(&scope, 0, 37, 256,
+                                            (zm_quantization){group_sizes[g % 3], widths[w], "affine"},
                                             g < 3 ? MLX_FLOAT32 : MLX_BFLOAT16);
             assert_true(zm_fused_embedding_supported(&table));
-            mlx_array one = ids_of(&scope, ids + 1, (const int[]){1, 1}, 2), some = ids_of(&scope, ids, (const int[]){2, 4}, 2);
+            mlx_array one = ids_of(&scope, ids + 1, (const int[]){1, 1}, 2),
+                      some = ids_of(&scope, ids, (const int[]){2, 4}, 2);
             expect_same(&scope, zm_fused_embedding(&scope, one, &table), expected_rows(&scope, one, &table), 0);
             expect_same(&scope, zm_fused_embedding(&scope, some, &table), expected_rows(&scope, some, &table), 0);
             end_well(&scope);

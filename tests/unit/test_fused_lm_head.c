@@ -72,7 +72,8 @@ static void lowest_index_wins(void **state) {
             zm_weight weight = {.in_features = IN, .out_features = VOCAB};
             weight.weight = zm_from_data(&scope, values, (const int[]){VOCAB, IN}, 2, MLX_FLOAT32);
             mlx_array input = zm_from_data(&scope, x, (const int[]){1, LENGTH, IN}, 3, MLX_FLOAT32);
-            double *tokens = numbers(&scope, zm_fused_lm_head(&scope, zm_astype(&scope, input, types[t]), &weight, compute));
+            double *tokens = numbers(&scope,
+                                     zm_fused_lm_head(&scope, zm_astype(&scope, input, types[t]), &weight, compute));
             for (int i = 0; i < LENGTH; i++) assert_int_equal((int)tokens[i], first);
             free(values), free(x), free(tokens);
             end_well(&scope);

@@ -183,8 +183,8 @@ static void int8_products_are_approximate(void **state) {
     free_matrix(&matrix);
 }
 
-/* The smallest and the largest codes with activations that are all at the end of their range, of either sign: every number
- * on the way is whole and below 2^24, so the sums are exact. */
+/* The smallest and the largest codes with activations that are all at the end of their range, of either sign: every
+ * number on the way is whole and below 2^24, so the sums are exact. */
 static void check_largest_sums(zm_matrix matrix, unsigned char codes, float value, float x_value) {
     fill_matrix(&matrix);
     memset((unsigned char *)(uintptr_t)matrix.weight, codes, 40 * zm_matrix_row_bytes(&matrix));

@@ -4,12 +4,10 @@
  *     template <int V, int U, bool WHOLE, class I0, ...> void zm_part(..., zm_long begin, zm_long end)
  *         of a map, U vectors a thread; WHOLE: from begin to end there are only whole tiles
  *     template <int C, int WHOLE, class I0, ...> void zm_resident(...)
- *         rows of whole vectors that fit in registers, where any do: C chunks, of which all threads have the first WHOLE
- *     template <int V, class I0, ...> void zm_streamed(...)
- *         rows of any length; V is 1 where they are not whole vectors
- *     template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns,
- *                                            uint threads_per_row, uint layout0, ..., float p0, zm_seed p1, ...,
- *                                            zm_thread self, uint *shared)
+ *         rows of whole vectors that fit in registers, where any do: C chunks, of which all threads have the first
+ * WHOLE template <int V, class I0, ...> void zm_streamed(...) rows of any length; V is 1 where they are not whole
+ * vectors template <class I0, ...> void zm_frame(I0 zm_in0, ..., out pointers, long rows, long columns, uint
+ * threads_per_row, uint layout0, ..., float p0, zm_seed p1, ..., zm_thread self, uint *shared)
  *
  * of which the last (only where asked for) chooses among the others. Names in them: v<id> a value, x<id> a vector of a
  * load as in memory, e<id> its elements, k<id> kept elements, c<id> elements that a later segment reads, s<id> those of

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A decoder block, or one of its halves, as one node: h = x + operator(norm(x)), y = h + feed_forward(norm(h)). Operator
- * and feed-forward part are the steps that are nodes elsewhere: the same bits, without the graph between them. */
+/* A decoder block, or one of its halves, as one node: h = x + operator(norm(x)), y = h + feed_forward(norm(h)).
+ * Operator and feed-forward part are the steps that are nodes elsewhere: the same bits, without the graph between
+ * them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,8 +11,8 @@
 
 enum { MOST_PARTS = 2, FIRST_NORM = 1 }; /* the norms' inputs, one behind the other */
 
-/* A norm and a step inside the node. The step's x is the block's own scratch; the rest are inputs [first, first + count)
- * of the node. */
+/* A norm and a step inside the node. The step's x is the block's own scratch; the rest are inputs [first, first +
+ * count) of the node. */
 typedef struct part {
     const zm_node_class *node_class;
     void *state;
@@ -96,7 +97,8 @@ static void add_result(const block *self, float *scratch, float *sum, const floa
     zm_copy_floats(self->level, result, sum);
 }
 
-void zm_block_run(const void *state, const zm_view *inputs, zm_view *outputs, int n_outputs, const zm_ahead *following) {
+void zm_block_run(const void *state, const zm_view *inputs, zm_view *outputs, int n_outputs,
+                  const zm_ahead *following) {
     const block *self = state;
     float *scratch = zm_workspace_open(&self->workspace), *h = scratch + self->h_place;
     const float *x = zm_read_floats(self->level, &inputs[0], scratch + self->x_place);
@@ -167,7 +169,8 @@ static zmlx_status add_norms(block *self, zm_block_inputs *inputs, const zm_bloc
                              zmlx_error *error) {
     bool is_twofold = (arguments->attention && arguments->short_conv) || (arguments->gated_mlp && arguments->moe);
     if (is_twofold || (!has_operator(arguments) && !has_feed_forward(arguments)))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, zm_block_class.name, "several operators or feed-forward parts, or none");
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, zm_block_class.name,
+                       "several operators or feed-forward parts, or none");
     if (has_operator(arguments))
         ZM_TRY(add_norm(self, inputs, arguments->operator_norm, arguments->operator_eps, error));
     if (has_feed_forward(arguments))

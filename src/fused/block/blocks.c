@@ -6,8 +6,8 @@
 
 #include "fused/block/plan.h"
 
-/* A block inside the node. Its x is the result before; its call's arrays begin at input `first` of the node, its further
- * outputs are [first_kept, first_kept + n_kept). */
+/* A block inside the node. Its x is the result before; its call's arrays begin at input `first` of the node, its
+ * further outputs are [first_kept, first_kept + n_kept). */
 typedef struct link {
     const zm_planned_block *planned;
     void *renewed; /* state for this token; NULL: the plan's */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What nodes of several blocks keep from token to token: the blocks, set up, and views of their weights. MLX spends time
- * on every input of a node, and what the program touches for each token comes from memory each time. */
+/* What nodes of several blocks keep from token to token: the blocks, set up, and views of their weights. MLX spends
+ * time on every input of a node, and what the program touches for each token comes from memory each time. */
 #ifndef ZM_FUSED_BLOCK_PLAN_H
 #define ZM_FUSED_BLOCK_PLAN_H
 
@@ -52,7 +52,8 @@ struct zm_blocks_plan {
 
 /* *result, the caller's: *kept where that was made of the same, else a new plan, which replaces it. */
 zmlx_status zm_blocks_plan_get(zm_blocks_plan **result, zm_blocks_plan **kept, mlx_array x,
-                               const zm_block_arguments *arguments, int n_blocks, zm_compute compute, zmlx_error *error);
+                               const zm_block_arguments *arguments, int n_blocks, zm_compute compute,
+                               zmlx_error *error);
 
 /* The arrays of a call; arguments are those of the plan's block, with what comes with this call. */
 zm_block_inputs zm_planned_block_call(const zm_planned_block *planned, const zm_block_arguments *arguments);

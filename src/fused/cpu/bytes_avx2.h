@@ -14,10 +14,11 @@ static inline vector_int dot_word(vector_int sum, vector_word a, const unsigned 
 
 typedef uint16_t vector_pair __attribute__((vector_size(32)));
 
-/* Eight codes of each half of packed, the first at these places (in bits), one in 16 bits. A code lies in the 16 bits from
- * the byte on in which it begins: they are moved until it begins at bit 8. */
+/* Eight codes of each half of packed, the first at these places (in bits), one in 16 bits. A code lies in the 16 bits
+ * from the byte on in which it begins: they are moved until it begins at bit 8. */
 static inline __m256i spread_codes(__m256i packed, vector_pair places, int bits) {
-    vector_pair powers = (vector_pair){256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256, 256} >>
+    vector_pair powers = (vector_pair){256, 256, 256, 256, 256, 256, 256, 256,
+                                       256, 256, 256, 256, 256, 256, 256, 256} >>
                          (places & 7);
     vector_pair bytes = (places >> 3) * 0x101 + 0x100;
     vector_pair pairs = (vector_pair)_mm256_shuffle_epi8(packed, (__m256i)bytes) * powers;
@@ -39,7 +40,8 @@ static inline vector_word load_codes(const unsigned char *source, int bits, int 
     __m256i packed = _mm256_permutevar8x32_epi32(stored, (__m256i)quads);
     vector_pair places = (vector_pair){0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7} * (uint16_t)bits;
     places += (vector_pair){0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1} * before;
-    __m256i first = spread_codes(packed, places, bits), second = spread_codes(packed, places + (uint16_t)(8 * bits), bits);
+    __m256i first = spread_codes(packed, places, bits),
+            second = spread_codes(packed, places + (uint16_t)(8 * bits), bits);
     return (vector_word)_mm256_packus_epi16(first, second);
 }
 
@@ -91,8 +93,8 @@ static inline vector_int round_to_int(vector v) { return (vector_int)_mm256_cvtp
 
 /* The lowest byte of each lane. */
 static inline void store_low_bytes(unsigned char *to, vector_int v) {
-    const __m256i lowest = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
-                                            -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i lowest = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12,
+                                            -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     __m256i bytes = _mm256_shuffle_epi8((__m256i)v, lowest);
     __m128i eight = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
     _mm_storel_epi64((__m128i *)(void *)to, eight);

@@ -8,8 +8,8 @@ enum {
     PIECES = 2   /* vectors of a value row that are summed at a time */
 };
 
-/* Products of LANES rows with each query, lane by lane; the rows from n_rows on repeat the last. Some rows at a time share
- * the loads of the queries. */
+/* Products of LANES rows with each query, lane by lane; the rows from n_rows on repeat the last. Some rows at a time
+ * share the loads of the queries. */
 INLINE void dot_rows(vector (*dots)[LANES], const unsigned char *keys, const float *queries, size_t size, size_t n_rows,
                      int n_queries, zm_storage storage) {
     size_t element = zm_storage_size(storage), stride = size * element;
@@ -62,9 +62,10 @@ INLINE float largest_lane(vector v) {
     return lanes[0];
 }
 
-/* Turns the scores of some queries into e^(score - largest); the rows that fill the last vector give 0. Each query is a long
- * chain of operations: they go side by side. */
-INLINE void exponentiate(float (*scores)[ZM_ATTEND_ROWS], const size_t *n_rows, int n_queries, float *most, float *sums) {
+/* Turns the scores of some queries into e^(score - largest); the rows that fill the last vector give 0. Each query is a
+ * long chain of operations: they go side by side. */
+INLINE void exponentiate(float (*scores)[ZM_ATTEND_ROWS], const size_t *n_rows, int n_queries, float *most,
+                         float *sums) {
     vector largest_of[QUERIES], totals[QUERIES];
     size_t end = 0;
     for (int q = 0; q < n_queries; q++) end = n_rows[q] > end ? n_rows[q] : end;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Attention of many tokens over some rows of a cache; part of kernels.h. The keys are turned once, so that a row is a
- * lane; the numbers of a query and row are added in the order of kernels_attend.h: LANES sums, then those as sum_lanes does. */
+ * lane; the numbers of a query and row are added in the order of kernels_attend.h: LANES sums, then those as sum_lanes
+ * does. */
 
 enum {
     ROW_VECTORS = LANES == 8 ? 2 : 4, /* of rows whose scores are computed together */
@@ -16,7 +17,8 @@ typedef struct query_tile {
 } query_tile;
 
 /* turned[i][row] = number i of the row; rows from n_rows on repeat the last. */
-INLINE void turn_keys(float (*turned)[ZM_ATTEND_ROWS], const zm_attend_tokens *part, size_t n_rows, zm_storage storage) {
+INLINE void turn_keys(float (*turned)[ZM_ATTEND_ROWS], const zm_attend_tokens *part, size_t n_rows,
+                      zm_storage storage) {
     size_t element = zm_storage_size(storage), stride = part->head_dim * element;
     for (size_t row = 0; row < n_rows; row += LANES) {
         for (size_t i = 0; i < part->head_dim; i += LANES) {
@@ -33,14 +35,16 @@ INLINE void turn_keys(float (*turned)[ZM_ATTEND_ROWS], const zm_attend_tokens *p
     }
 }
 
-/* The lane at this position of the tree of sum_lanes, where neighbours are added up first: its bits the other way round. */
+/* The lane at this position of the tree of sum_lanes, where neighbours are added up first: its bits the other way
+ * round. */
 INLINE size_t tree_lane(size_t position) {
     size_t lane = 0;
     for (size_t bit = 1; bit < LANES; bit *= 2) lane = 2 * lane + (position & bit ? 1 : 0);
     return lane;
 }
 
-/* Scores of n_vectors vectors of rows from `row` on. Sums that wait for their neighbour in the tree: of one lane, of two, ... */
+/* Scores of n_vectors vectors of rows from `row` on. Sums that wait for their neighbour in the tree: of one lane, of
+ * two, ... */
 INLINE void score_vectors(float (*scores)[ZM_ATTEND_ROWS], float (*turned)[ZM_ATTEND_ROWS], const query_tile *together,
                           size_t head_dim, size_t row, int n_vectors) {
     vector waiting[TREE_LEVELS + 1][QUERIES][ROW_VECTORS];
@@ -83,7 +87,8 @@ static void score_tile(float (*scores)[ZM_ATTEND_ROWS], float (*turned)[ZM_ATTEN
     size_t row = 0;
     for (; row + (ROW_VECTORS - 1) * LANES < n_rows; row += ROW_VECTORS * LANES)
         score_vectors(scores, turned, together, head_dim, row, ROW_VECTORS);
-    if (ROW_VECTORS == 4 && row + LANES < n_rows) score_vectors(scores, turned, together, head_dim, row, 2), row += 2 * LANES;
+    if (ROW_VECTORS == 4 && row + LANES < n_rows)
+        score_vectors(scores, turned, together, head_dim, row, 2), row += 2 * LANES;
     if (row < n_rows) score_vectors(scores, turned, together, head_dim, row, 1);
 }
 
@@ -95,7 +100,8 @@ INLINE void add_rows_of(vector (*sums)[VALUE_VECTORS], const unsigned char *valu
         vector value[VALUE_VECTORS];
         UNROLL
         for (int v = 0; v < n_vectors; v++)
-            value[v] = load_stored(values + row * stride + (size_t)(v * LANES) * zm_storage_size(storage), storage, LANES);
+            value[v] = load_stored(values + row * stride + (size_t)(v * LANES) * zm_storage_size(storage), storage,
+                                   LANES);
         UNROLL
         for (int q = 0; q < n_queries; q++) {
             vector weight = splat(weights[q][row]);
@@ -106,8 +112,8 @@ INLINE void add_rows_of(vector (*sums)[VALUE_VECTORS], const unsigned char *valu
 }
 
 /* n_vectors vectors of the outputs from number `first` on: rows that all queries have, then those of each. */
-INLINE void add_tile_values(const zm_attend_tokens *part, const query_tile *together, const float (*weights)[ZM_ATTEND_ROWS],
-                            size_t first, int n_vectors, zm_storage storage) {
+INLINE void add_tile_values(const zm_attend_tokens *part, const query_tile *together,
+                            const float (*weights)[ZM_ATTEND_ROWS], size_t first, int n_vectors, zm_storage storage) {
     size_t element = zm_storage_size(storage), stride = part->head_dim * element, least = together->n_rows[0];
     const unsigned char *values = part->values + first * element;
     vector sums[QUERIES][VALUE_VECTORS] = {{{0}}};

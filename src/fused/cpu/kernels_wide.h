@@ -63,7 +63,8 @@ INLINE void add_group(wide *of, wide_group group, size_t token, limb_runs runs, 
         const vector_word *words = group.words;
         for (int run = 0; run < runs.n_runs; run++) {
             size_t place = group.x + (size_t)limb * VECTOR_BYTES + (size_t)run * runs.stride;
-            for (int w = 0; w < runs.run_words; w += DOT_WORDS, words += DOT_WORDS * WIDE_VECTORS, place += 4 * DOT_WORDS)
+            for (int w = 0; w < runs.run_words;
+                 w += DOT_WORDS, words += DOT_WORDS * WIDE_VECTORS, place += 4 * DOT_WORDS)
                 dot_words(dots, words, tokens, place, n_tokens, eight);
         }
         if (limb || limbs == 1) continue;
@@ -78,7 +79,8 @@ INLINE void add_group(wide *of, wide_group group, size_t token, limb_runs runs, 
         const float *scale = (const float *)(const void *)(tokens[t] + of->n_values) + group.number;
         UNROLL
         for (int v = 0; v < WIDE_VECTORS; v++) {
-            vector *sum = &of->sums[group.lane][token + (size_t)t][v], value = join_limbs(high[t][v], dots[t][v], limbs);
+            vector *sum = &of->sums[group.lane][token + (size_t)t][v],
+                   value = join_limbs(high[t][v], dots[t][v], limbs);
             vector before = group.number < LANES ? (vector){0} : *sum;
             vector biased = multiply_add(of->biases[group.lane][v], splat(scale[of->padded_groups]), before);
             *sum = multiply_add(value, of->scales[group.lane][v] * splat(*scale), biased);
@@ -106,7 +108,9 @@ INLINE void add_whole_group(wide *of, wide_group group, limb_form form) {
 }
 
 /* Groups that are unpacked together: they share vectors of words. */
-INLINE size_t batch_groups(limb_form form) { return group_words(form) < LANES ? (size_t)(LANES / group_words(form)) : 1; }
+INLINE size_t batch_groups(limb_form form) {
+    return group_words(form) < LANES ? (size_t)(LANES / group_words(form)) : 1;
+}
 
 /* Unpacks the batch of groups that begins at word `first` of n_words, a row a lane. */
 INLINE void unpack_batch(wide *of, size_t first, size_t n_words, limb_form form) {
@@ -153,8 +157,8 @@ INLINE void unpack_scales(wide *of, size_t first, size_t n_groups, limb_form for
     }
 }
 
-/* Fetches what the next rows have where the batch that begins at word `first` has its codes, where a line of them begins.
- * Into the second cache: rows a power of two apart share few lines of the first. */
+/* Fetches what the next rows have where the batch that begins at word `first` has its codes, where a line of them
+ * begins. Into the second cache: rows a power of two apart share few lines of the first. */
 INLINE void fetch_codes(const wide *of, size_t first, size_t row_bytes, limb_form form) {
     size_t bytes = batch_groups(form) * (size_t)form.group_size / 8 * (size_t)form.bits;
     size_t begin = first / LANES * (size_t)code_bytes(form);
@@ -185,8 +189,11 @@ INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
                 unpack_batch(of, word, n_groups * words, form);
                 if (first_slice) fetch_codes(of, word, row_bytes, form);
             }
-            wide_group group = {.words = of->words + number % batch * words * (size_t)code_planes(form.bits) * WIDE_VECTORS,
-                                .number = number, .lane = lane, .x = word / LANES * bytes + word % LANES * 4};
+            wide_group group = {.words = of->words +
+                                         number % batch * words * (size_t)code_planes(form.bits) * WIDE_VECTORS,
+                                .number = number,
+                                .lane = lane,
+                                .x = word / LANES * bytes + word % LANES * 4};
             add_whole_group(of, group, form);
         }
     }

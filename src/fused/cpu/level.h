@@ -58,8 +58,8 @@ typedef struct zm_attend {
     float *largest, *sums, *outputs;
 } zm_attend;
 
-/* The same for several tokens, each with n_queries queries and a part of its own, of which the first attends to `first_rows`
- * rows and each next one to a row more, up to ZM_ATTEND_ROWS. */
+/* The same for several tokens, each with n_queries queries and a part of its own, of which the first attends to
+ * `first_rows` rows and each next one to a row more, up to ZM_ATTEND_ROWS. */
 typedef struct zm_attend_tokens {
     const float *queries;
     size_t query_stride; /* floats from a token's queries to those of the next */
@@ -96,7 +96,8 @@ typedef struct zm_cpu_level {
  * ones. */
 enum { ZM_ROW_BLOCK = 4, ZM_WIDE_ROW_BLOCK = 32 };
 
-/* Floats of one prepared token. An odd number of cache lines: the same place of many tokens is then spread over a cache. */
+/* Floats of one prepared token. An odd number of cache lines: the same place of many tokens is then spread over a
+ * cache. */
 static inline size_t zm_order_size(const zm_order *order) {
     size_t lines = (order->n_values + order->n_group_values + ZM_MAX_LANES - 1) / ZM_MAX_LANES;
     return (lines | 1) * ZM_MAX_LANES;

@@ -27,10 +27,10 @@ static bool supported(void) {
 #include "fused/cpu/vectors_avx2.h"
 #include "fused/cpu/bytes_avx2.h"
 
-/* Lane i of sum, plus the four products of unsigned bytes of a, less 128 each where eight says so, and bytes of b there.
- * Two products are added in 16 bits first, which saturate: but b has one limb, at most 127 in size, and a codes of at
- * most 63 (24 with mxfp4), 2 * 63 * 127 = 16002; or of eight bits, at most 128 in size, 2 * 128 * 127 = 32512, and the
- * change of b's sign below is exact. */
+/* Lane i of sum, plus the four products of unsigned bytes of a, less 128 each where eight says so, and bytes of b
+ * there. Two products are added in 16 bits first, which saturate: but b has one limb, at most 127 in size, and a codes
+ * of at most 63 (24 with mxfp4), 2 * 63 * 127 = 16002; or of eight bits, at most 128 in size, 2 * 128 * 127 = 32512,
+ * and the change of b's sign below is exact. */
 static inline vector_int dot_bytes(vector_int sum, vector_word a, vector_int b, bool eight) {
     __m256i codes = (__m256i)a, numbers = (__m256i)b;
     if (eight) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Eight lanes, and products in integers: x86-64 processors with AVX-VNNI and perhaps no AVX-512 (Alder Lake and later). */
+/* Eight lanes, and products in integers: x86-64 processors with AVX-VNNI and perhaps no AVX-512 (Alder Lake and
+ * later). */
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>

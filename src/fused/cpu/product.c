@@ -2,11 +2,11 @@
 #include "fused/cpu/product.h"
 
 enum {
-    GRAIN_BYTES = 16 * 1024,  /* of weights: below, waking a thread costs more than it brings */
-    PART_ROWS = 32,           /* of one step of gated rows, where there are several tokens */
-    PART_TOKENS = 128,        /* of it: they share one unpacking of the codes */
+    GRAIN_BYTES = 16 * 1024,        /* of weights: below, waking a thread costs more than it brings */
+    PART_ROWS = 32,                 /* of one step of gated rows, where there are several tokens */
+    PART_TOKENS = 128,              /* of it: they share one unpacking of the codes */
     STEP = PART_ROWS * PART_TOKENS, /* products of one */
-    SLAB_BYTES = 1024 * 1024  /* of prepared tokens that a piece's rows meet together: they stay in a core's own cache */
+    SLAB_BYTES = 1024 * 1024 /* of prepared tokens that a piece's rows meet together: they stay in a core's own cache */
 };
 
 zm_engine zm_engine_new(zm_compute compute) {
@@ -67,7 +67,8 @@ typedef struct multiply_loop {
 static void multiply_blocks(const multiply_loop *loop, zm_product product, size_t begin, size_t end) {
     size_t row_begin = zm_block_row(product.matrix, product.n_tokens, begin);
     size_t row_end = zm_block_row(product.matrix, product.n_tokens, end);
-    size_t left = product.n_tokens, slab = SLAB_BYTES / (product.prepared_stride * sizeof(float)) / PART_ROWS * PART_ROWS;
+    size_t left = product.n_tokens,
+           slab = SLAB_BYTES / (product.prepared_stride * sizeof(float)) / PART_ROWS * PART_ROWS;
     if (!slab) slab = PART_ROWS;
     product.y += row_begin;
     for (; left; left -= product.n_tokens) {

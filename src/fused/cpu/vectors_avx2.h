@@ -99,7 +99,8 @@ static inline vector load_some_floats(const unsigned char *values, size_t count)
 
 /* Each lane and the one half the lanes on, of two vectors. */
 static inline __m256 add_halves(vector a, vector b) {
-    return _mm256_add_ps(_mm256_permute2f128_ps((__m256)a, (__m256)b, 0x20), _mm256_permute2f128_ps((__m256)a, (__m256)b, 0x31));
+    return _mm256_add_ps(_mm256_permute2f128_ps((__m256)a, (__m256)b, 0x20),
+                         _mm256_permute2f128_ps((__m256)a, (__m256)b, 0x31));
 }
 
 static inline __m256 add_pairs(__m256 a, __m256 b) {

@@ -85,7 +85,8 @@ static inline vector load_some_floats(const unsigned char *values, size_t count)
 
 /* Each lane and the one half the lanes on, of two vectors; then a quarter on. */
 static inline __m512 add_halves(vector a, vector b) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x44), _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x44),
+                         _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xee));
 }
 
 static inline __m512 add_quarters(__m512 a, __m512 b) {

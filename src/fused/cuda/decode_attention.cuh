@@ -11,8 +11,8 @@ ZM_FUNCTION uint4 norm_head_vector(uint4 v, const uint4 *norm, float eps, int la
                       scale_pair(v.z, weight.z, factor), scale_pair(v.w, weight.w, factor));
 }
 
-/* The rotary embedding at one position: a lane has elements lane, lane + WARP, ... of each half of a head. freqs (dim / 2)
- * NULL: those of the base. */
+/* The rotary embedding at one position: a lane has elements lane, lane + WARP, ... of each half of a head. freqs (dim /
+ * 2) NULL: those of the base. */
 enum { HEAD_VECTORS = ZM_HEAD_DIM / 8, HALF = ZM_HEAD_DIM / 2, LANE_ANGLES = HALF / WARP };
 struct rotation {
     float cosine[LANE_ANGLES], sine[LANE_ANGLES];
@@ -42,8 +42,9 @@ struct rotation {
     }
 };
 
-/* What a head reads and writes. qkv: n_heads queries, n_kv_heads keys and as many values. Norm weights NULL: no norm. Queries
- * and keys are multiplied by input_scale. The caches are (n_kv_heads, rows, dim), of which `row` is the token's. */
+/* What a head reads and writes. qkv: n_heads queries, n_kv_heads keys and as many values. Norm weights NULL: no norm.
+ * Queries and keys are multiplied by input_scale. The caches are (n_kv_heads, rows, dim), of which `row` is the
+ * token's. */
 struct head_arguments {
     const uint4 *qkv, *q_norm, *k_norm;
     ushort *keys, *values;
@@ -61,7 +62,8 @@ struct head_arguments {
         if (norm && head < n_heads + n_kv_heads) v = norm_head_vector(v, norm, eps, lane, in);
         if (input_scale != 1.0f && head < n_heads + n_kv_heads) {
             uint factor = pack(input_scale, input_scale);
-            v = make_uint4(multiply2(v.x, factor), multiply2(v.y, factor), multiply2(v.z, factor), multiply2(v.w, factor));
+            v = make_uint4(multiply2(v.x, factor), multiply2(v.y, factor), multiply2(v.z, factor),
+                           multiply2(v.w, factor));
         }
         if (in) x[lane] = v;
         __syncwarp();
@@ -87,8 +89,8 @@ ZM_KERNEL(HEAD_WARPS * WARP) zm_heads(const uint4 *qkv, const uint4 *q_norm, con
     else if (lane < HEAD_VECTORS) ((uint4 *)all.cache_row(values, kv_head - n_kv_heads))[lane] = heads[warp][lane];
 }
 
-/* MLX's vector attention has KEY_WARPS warps a head for up to 1024 keys (here in a cluster of blocks), for more LONG_WARPS
- * in each of LONG_BLOCKS blocks. They take turns with the keys; a lane has LANE_DIM neighbours of a head. */
+/* MLX's vector attention has KEY_WARPS warps a head for up to 1024 keys (here in a cluster of blocks), for more
+ * LONG_WARPS in each of LONG_BLOCKS blocks. They take turns with the keys; a lane has LANE_DIM neighbours of a head. */
 enum {
     LANE_DIM = ZM_HEAD_DIM / WARP,
     KEY_WARPS = 32,
@@ -108,13 +110,14 @@ template <int HEADS> struct token_heads {
     enum { KEY = HEADS, VALUE, COUNT };
     uint4 read[COUNT][HEAD_VECTORS], ready[COUNT][HEAD_VECTORS];
 
-    /* Behind the kernel before this one: the heads from `head` on (the group's last one again where it has no more), by a warp
-     * each; to the caches too if writes. The barrier behind it is included. */
+    /* Behind the kernel before this one: the heads from `head` on (the group's last one again where it has no more), by
+     * a warp each; to the caches too if writes. The barrier behind it is included. */
     ZM_FUNCTION void prepare(const head_arguments &all, int head, int kv_head, bool writes, const float *freqs,
                              float log2_base, float position, int lane, int warp) {
         if (warp < COUNT) {
             rotation rotate(freqs, log2_base, position, lane);
-            int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1, query = head + warp < last ? head + warp : last;
+            int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1,
+                query = head + warp < last ? head + warp : last;
             wait_for_last();
             all.read(read[warp], warp < KEY ? query : all.n_heads + (warp == KEY ? 0 : all.n_kv_heads) + kv_head, lane);
             const ushort *x = (const ushort *)read[warp];
@@ -167,18 +170,20 @@ template <int HEADS> struct attention_state {
     float most[HEADS], sum[HEADS], value[HEADS][LANE_DIM];
 };
 
-/* HEADS queries and the keys first, first + STEP, ... below n, KEYS at once; those that come next are under way meanwhile, and
- * the first ones are read before ready() has prepared `token`. sinks (NULL: none): the heads', which take part as a score
- * without a value in the sums of key 0. shares: of WARP pairs in shared memory, the warp's.
+/* HEADS queries and the keys first, first + STEP, ... below n, KEYS at once; those that come next are under way
+ * meanwhile, and the first ones are read before ready() has prepared `token`. sinks (NULL: none): the heads', which
+ * take part as a score without a value in the sums of key 0. shares: of WARP pairs in shared memory, the warp's.
  *
- * A key's share and the factor of what was before it follow from the largest score up to it: those a lane has for one head and
- * key. The sums go through the keys in order. */
+ * A key's share and the factor of what was before it follow from the largest score up to it: those a lane has for one
+ * head and key. The sums go through the keys in order. */
 template <int HEADS, int KEYS, int STEP, typename Ready>
 ZM_FUNCTION attention_state<HEADS> attend(const token_heads<HEADS> &token, const key_rows &rows, const ushort *sinks,
-                                          int n_sinks, float scale_log2, int first, float2 *shares, int lane, Ready ready) {
+                                          int n_sinks, float scale_log2, int first, float2 *shares, int lane,
+                                          Ready ready) {
     enum { HEAD_LANES = WARP / HEADS, KEY_LANES = HEAD_LANES / KEYS, ALL = STEP * KEYS };
     const int place = lane % HEAD_LANES / KEY_LANES;
-    const ushort *keys = rows.keys + (long long)first * ZM_HEAD_DIM, *values = rows.values + (long long)first * ZM_HEAD_DIM;
+    const ushort *keys = rows.keys + (long long)first * ZM_HEAD_DIM,
+                 *values = rows.values + (long long)first * ZM_HEAD_DIM;
     lane_vector k[KEYS], v[KEYS];
     auto load = [&](lane_vector (&to)[KEYS], const ushort *from, int key) {
 #pragma unroll
@@ -269,12 +274,13 @@ ZM_FUNCTION attention_state<HEADS> attend(const token_heads<HEADS> &token, const
     return state;
 }
 
-/* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads does goes
- * on here, in each block of a query head's cluster; the first of a group writes the caches. sinks: a head's each, or NULL. */
+/* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads
+ * does goes on here, in each block of a query head's cluster; the first of a group writes the caches. sinks: a head's
+ * each, or NULL. */
 extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_WARPS *WARP)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
-                 ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale, int offset,
-                 float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n) {
+                 ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale,
+                 int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n) {
     __shared__ float most[KEY_WARPS], sums[KEY_WARPS], parts[LANE_DIM][BLOCK_WARPS][KEY_WARPS + 1];
     __shared__ alignas(16) float2 shares[BLOCK_WARPS][WARP];
     __shared__ token_heads<1> token;
@@ -285,12 +291,15 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
     float scale_log2 = float(double(scale) * 1.44269504088896340736);
     begin_cluster();
-    attention_state<1> state = attend<1, SHORT_KEYS, KEY_WARPS>(
-        token, {keys + cache, values + cache, n, row}, sinks ? sinks + head : nullptr, 1, scale_log2, place, shares[warp],
-        lane, [&] {
-            token.prepare(all, head, kv_head, head % group == 0 && block == 0, freqs, log2_base,
-                          position_scale * float(offset), lane, warp);
-        });
+    attention_state<1> state = attend<1, SHORT_KEYS, KEY_WARPS>(token, {keys + cache, values + cache, n, row},
+                                                                sinks ? sinks + head : nullptr, 1, scale_log2, place,
+                                                                shares[warp], lane, [&] {
+                                                                    token.prepare(all, head, kv_head,
+                                                                                  head % group == 0 && block == 0,
+                                                                                  freqs, log2_base,
+                                                                                  position_scale * float(offset), lane,
+                                                                                  warp);
+                                                                });
     wait_for_cluster(); /* all blocks have begun */
     /* Lane l's elements are merged by warp l of the cluster. */
     if (lane < HEAD_BLOCKS) {
@@ -311,13 +320,13 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     }
 }
 
-/* The same for more keys, in two kernels: this one has LONG_BLOCKS blocks for LONG_HEADS heads of a group; each leaves, for
- * each of them, its largest score, its sum and its values. */
+/* The same for more keys, in two kernels: this one has LONG_BLOCKS blocks for LONG_HEADS heads of a group; each leaves,
+ * for each of them, its largest score, its sum and its values. */
 ZM_KERNEL(LONG_WARPS *WARP, LONG_RESIDENT)
-    zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
-                       ushort *values, const ushort *sinks, float *part_most, float *part_sums, float *part_values, float eps,
-                       float log2_base, float input_scale, int offset, float position_scale, int n_heads, int n_kv_heads,
-                       int row, int rows, float scale, int n) {
+zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
+                   ushort *values, const ushort *sinks, float *part_most, float *part_sums, float *part_values,
+                   float eps, float log2_base, float input_scale, int offset, float position_scale, int n_heads,
+                   int n_kv_heads, int row, int rows, float scale, int n) {
     enum { COLUMNS = LONG_HEADS * LANE_DIM };
     __shared__ float parts[COLUMNS][LONG_WARPS][WARP], mosts[LONG_HEADS][LONG_WARPS], sums[LONG_HEADS][LONG_WARPS];
     __shared__ alignas(16) float2 shares[LONG_WARPS][WARP];
@@ -330,12 +339,14 @@ ZM_KERNEL(LONG_WARPS *WARP, LONG_RESIDENT)
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
     float scale_log2 = scale * 1.44269504089f;
-    attention_state<LONG_HEADS> state = attend<LONG_HEADS, LONG_KEYS, LONG_BLOCKS * LONG_WARPS>(
-        token, {keys + cache, values + cache, n, row}, sinks ? sinks + head : nullptr, count, scale_log2,
-        block * LONG_WARPS + warp, shares[warp], lane, [&] {
-            token.prepare(all, head, kv_head, first == 0 && block == 0, freqs, log2_base, position_scale * float(offset), lane,
-                          warp);
-        });
+    attention_state<LONG_HEADS> state = attend<
+        LONG_HEADS, LONG_KEYS, LONG_BLOCKS * LONG_WARPS>(token, {keys + cache, values + cache, n, row},
+                                                         sinks ? sinks + head : nullptr, count, scale_log2,
+                                                         block * LONG_WARPS + warp, shares[warp], lane, [&] {
+                                                             token.prepare(all, head, kv_head, first == 0 && block == 0,
+                                                                           freqs, log2_base,
+                                                                           position_scale * float(offset), lane, warp);
+                                                         });
     if (lane == 0) {
 #pragma unroll
         for (int h = 0; h < LONG_HEADS; h++) mosts[h][warp] = state.most[h], sums[h][warp] = state.sum[h];
@@ -365,15 +376,16 @@ ZM_KERNEL(LONG_WARPS *WARP, LONG_RESIDENT)
 }
 
 /* Merges what zm_attention_parts left. A block a head. */
-ZM_KERNEL(LONG_BLOCKS * WARP) zm_attention_merge(const float *part_most, const float *part_sums, const float *part_values,
-                                                 ushort *y) {
+ZM_KERNEL(LONG_BLOCKS *WARP)
+zm_attention_merge(const float *part_most, const float *part_sums, const float *part_values, ushort *y) {
     __shared__ float parts[LANE_DIM][LONG_BLOCKS][WARP + 1];
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = blockIdx.x;
     wait_for_last();
     float value[LANE_DIM];
 #pragma unroll
     for (int i = 0; i < LANE_DIM; i++)
-        value[i] = *(const volatile float *)(part_values + (head * LONG_BLOCKS + warp) * ZM_HEAD_DIM + LANE_DIM * lane + i);
+        value[i] = *(const volatile float *)(part_values + (head * LONG_BLOCKS + warp) * ZM_HEAD_DIM + LANE_DIM * lane +
+                                             i);
     float most = *(const volatile float *)(part_most + head * LONG_BLOCKS + lane);
     float sum = *(const volatile float *)(part_sums + head * LONG_BLOCKS + lane);
 #pragma unroll

@@ -48,13 +48,14 @@ ZM_FUNCTION void choose_among(float &best, uint &index, uint4 v, uint number, ui
     }
 }
 
-/* *token = the choice among n logits. MLX spreads them over a block of mlx_threads, here over a cluster. Dynamic shared memory
- * holds a thread's vectors, so that they are read once. */
+/* *token = the choice among n logits. MLX spreads them over a block of mlx_threads, here over a cluster. Dynamic shared
+ * memory holds a thread's vectors, so that they are read once. */
 extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHOOSE_WARPS *WARP)
     zm_choose(const ushort *logits, int *token, uint n, uint mlx_threads) {
     __shared__ float largests[WARP], sums[WARP];
     __shared__ uint best_keys[WARP], best_indices[WARP];
-    uint lane = threadIdx.x % WARP, place = blockIdx.x * CHOOSE_WARPS + threadIdx.x / WARP, thread = place * WARP + lane;
+    uint lane = threadIdx.x % WARP, place = blockIdx.x * CHOOSE_WARPS + threadIdx.x / WARP,
+         thread = place * WARP + lane;
     uint vectors = thread < mlx_threads ? (n + 7) / 8 : 0;
     uint4 *const own = staged + threadIdx.x;
     const uint apart = CHOOSE_WARPS * WARP; /* vectors of one thread in shared memory */

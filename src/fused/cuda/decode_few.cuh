@@ -1,5 +1,5 @@
-/* Few rows of x at once, affine weights. The text before everything defines ZM_FEW, how many (2 to 7), where this kernel
- * is wanted. */
+/* Few rows of x at once, affine weights. The text before everything defines ZM_FEW, how many (2 to 7), where this
+ * kernel is wanted. */
 #if ZM_FEW
 enum {
     FEW_ROWS = ZM_FEW <= 3 ? 2 : 1, /* of weights, a task */

@@ -33,8 +33,8 @@ ZM_FUNCTION void softmax_of(float *scores, uint n, uint lane) {
         if (lane * SOFTMAX_VECTOR + i < n) scores[lane * SOFTMAX_VECTOR + i] = values[i];
 }
 
-/* How many of n keys (a multiple of 4) are chosen before the thread's own; of equals the one with the higher index is, or with
- * `low` the lower. */
+/* How many of n keys (a multiple of 4) are chosen before the thread's own; of equals the one with the higher index is,
+ * or with `low` the lower. */
 ZM_FUNCTION uint rank_of(const uint *keys, uint n, uint thread, bool low) {
     uint own = keys[thread], rank = 0;
     for (uint i = 0; i < n; i += 4) {
@@ -46,12 +46,14 @@ ZM_FUNCTION uint rank_of(const uint *keys, uint n, uint thread, bool low) {
     return rank;
 }
 
-/* normed = norm(h), or with norm NULL h itself; experts, weights (top_k): by the sigmoid of W normed + bias, chosen by it + expert_bias, or by its softmax,
- * or the softmax of the largest; the weights divided by their sum + epsilon if normalize. Biases may be NULL. */
+/* normed = norm(h), or with norm NULL h itself; experts, weights (top_k): by the sigmoid of W normed + bias, chosen by
+ * it + expert_bias, or by its softmax, or the softmax of the largest; the weights divided by their sum + epsilon if
+ * normalize. Biases may be NULL. */
 extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THREADS)
     zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales, const ushort *biases,
               const ushort *bias, const float *expert_bias, uint4 *normed, uint *experts, ushort *weights, float eps,
-              uint n_experts, uint top_k, uint gating, int normalize, float epsilon, float scaling, uint n_slots, uint n_ahead) {
+              uint n_experts, uint top_k, uint gating, int normalize, float epsilon, float scaling, uint n_slots,
+              uint n_ahead) {
     __shared__ float scores[MOST_EXPERTS], chosen_scores[WARP];
     __shared__ uint chosen[WARP];
     __shared__ alignas(16) uint keys[MOST_EXPERTS];

@@ -1,5 +1,5 @@
-/* Experts on tensor cores: from 8 chosen experts on MLX's gathered product is its matrix kernel, whose sums are those of
- * mma.m16n8k16 in the order of k. Here the weights are the 16 rows and x each of the 8 columns. */
+/* Experts on tensor cores: from 8 chosen experts on MLX's gathered product is its matrix kernel, whose sums are those
+ * of mma.m16n8k16 in the order of k. Here the weights are the 16 rows and x each of the 8 columns. */
 #if ZM_TOP_K >= 8 && ZM_K % 256 == 0 && !ZM_MXFP4
 enum {
     TILE_ROWS = 16,
@@ -49,13 +49,14 @@ ZM_FUNCTION void fill(tile &to, const tile_rows &rows, uint piece, uint lane) {
 
 /* sums += 16 rows of weights (a) times x (b), k by k as MLX's. */
 ZM_FUNCTION void multiply_block(float (&sums)[4], const uint (&a)[4], uint b0, uint b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+        "%2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* A lane has, of each 8 neighbours of k, the pair that place_tile_x gives it: with 4 bits (i, i + 4), with 8 bits (i, i + 2)
- * of one word. A block's 8 products may change places: their sum is exact before it is rounded. */
+/* A lane has, of each 8 neighbours of k, the pair that place_tile_x gives it: with 4 bits (i, i + 4), with 8 bits (i, i
+ * + 2) of one word. A block's 8 products may change places: their sum is exact before it is rounded. */
 struct lane_codes {
     uint words[4]; /* of a row: the first and second 8 of k in one block, then in the next */
 };
@@ -100,12 +101,12 @@ ZM_FUNCTION uint group_of(const tile &t, uint row, int group) {
                      : scale_and_bias(ushort(scales), ushort(biases));
 }
 
-/* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task) says
- * which rows, ready() makes x in shared memory complete, done(task, product of row lane / 4, of row lane / 4 + 8) gets them. The
- * copies of the first pieces begin before ready(). ring: TILE_SLOTS for each warp. */
+/* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
+ * says which rows, ready() makes x in shared memory complete, done(task, product of row lane / 4, of row lane / 4 + 8)
+ * gets them. The copies of the first pieces begin before ready(). ring: TILE_SLOTS for each warp. */
 template <typename Where, typename Ready, typename Done>
-ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile *ring, Where where, Ready ready,
-                                Done done) {
+ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile *ring, Where where,
+                                Ready ready, Done done) {
     const uint lane = threadIdx.x % WARP, row = lane / 4;
     tile *const slots = ring + threadIdx.x / WARP * TILE_SLOTS;
     uint copied_task = first, copied_piece = 0, slot = 0;
@@ -134,7 +135,8 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
             for (int pair = 0; pair < TILE_PAIRS; pair++) {
                 const int group = pair * 32 / ZM_GROUP;
                 uint both = group_of(t, row, group), both8 = group_of(t, row + 8, group);
-                lane_codes codes = read_codes(t.codes[row], pair, lane), codes8 = read_codes(t.codes[row + 8], pair, lane);
+                lane_codes codes = read_codes(t.codes[row], pair, lane),
+                           codes8 = read_codes(t.codes[row + 8], pair, lane);
                 uint4 v = piece_x[pair * 4];
                 const uint a[4] = {fma2_by(codes.words[0], both), fma2_by(codes8.words[0], both8),
                                    fma2_by(codes.words[1], both), fma2_by(codes8.words[1], both8)};
@@ -153,8 +155,9 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 
 #if ZM_K == ZM_HIDDEN
 /* act (top_k, n) = silu(gate x) * up x for the chosen experts. A task is 8 rows of each. */
-ZM_KERNEL(THREADS, 1) zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs, const ushort *gb,
-                                    const uint2 *uw, const ushort *us, const ushort *ub, ushort *act, uint n) {
+ZM_KERNEL(THREADS, 1)
+zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs, const ushort *gb, const uint2 *uw,
+              const ushort *us, const ushort *ub, ushort *act, uint n) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     wait_for_last();
     uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
@@ -174,10 +177,11 @@ ZM_KERNEL(THREADS, 1) zm_experts_in(const uint4 *x, const uint *experts, const u
 }
 #endif
 
-/* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A block has 16 rows, a
- * warp an expert. */
-ZM_KERNEL(WARP *ZM_TOP_K, 2) zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights, const uint2 *dw,
-                                            const ushort *ds, const ushort *db, const ushort *h, ushort *h_next, uint n) {
+/* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A block has 16
+ * rows, a warp an expert. */
+ZM_KERNEL(WARP *ZM_TOP_K, 2)
+zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights, const uint2 *dw, const ushort *ds,
+               const ushort *db, const ushort *h, ushort *h_next, uint n) {
     __shared__ float products[ZM_TOP_K][TILE_ROWS];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, block_row = blockIdx.x * TILE_ROWS;
     /* The choice is older than the kernel before this one. */

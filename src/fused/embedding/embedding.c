@@ -61,7 +61,8 @@ static zmlx_status set_up(embedding *self, zm_step *step, mlx_array ids, const z
     if (!zm_is_set(ids) || mlx_array_dtype(ids) != MLX_INT32 || mlx_array_ndim(ids) >= ZM_NODE_MAX_DIMS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, embedding_class.name, "the token ids are not int32");
     if (!zm_fused_embedding_supported(table))
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, embedding_class.name, "the table is not affine with scales in float32 or bfloat16");
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, embedding_class.name,
+                       "the table is not affine with scales in float32 or bfloat16");
     ZM_TRY(zm_operand_new(&self->table, &step->inputs, table, embedding_class.name, error));
     if (self->table.matrix.n_experts != 1)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, embedding_class.name, "the table is a stack of experts");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* decode: a call of one token on a CUDA device as one chain of kernels, with the bits of the operations they replace
- * (fused/cuda/decode.h). Attention is MLX's vector kernel. From 256 keys on MLX may take cuDNN's instead, whose sums are in
- * another order: then attention is MLX's own operation, between chains. */
+ * (fused/cuda/decode.h). Attention is MLX's vector kernel. From 256 keys on MLX may take cuDNN's instead, whose sums
+ * are in another order: then attention is MLX's own operation, between chains. */
 #include <string.h>
 
 #include "fused/cuda/decode.h"
@@ -75,7 +75,8 @@ static bool serves_conv(const zm_short_conv *module, int hidden_size, weight_che
         return false;
     *reason = "its projections do not fit together";
     return conv->channels == hidden_size && module->in_proj->weight.in_features == hidden_size &&
-           module->in_proj->weight.out_features == 3 * hidden_size && module->out_proj->weight.in_features == hidden_size;
+           module->in_proj->weight.out_features == 3 * hidden_size &&
+           module->out_proj->weight.in_features == hidden_size;
 }
 
 /* n_experts, top_k: 0 and 1 without experts. */
@@ -192,7 +193,8 @@ static bool serves(const zm_causal_lm *model, weight_check check, const char **r
 static zmlx_status prepare(zm_module *module, void *context, zmlx_error *error) {
     const zm_decoder *decoder = ((const zm_causal_lm *)context)->decoder;
     const zm_weight *weight;
-    if (module->kind == ZM_MODULE_LINEAR || module->kind == ZM_MODULE_SWITCH_LINEAR) weight = &((zm_linear *)module)->weight;
+    if (module->kind == ZM_MODULE_LINEAR || module->kind == ZM_MODULE_SWITCH_LINEAR)
+        weight = &((zm_linear *)module)->weight;
     else if (module->kind == ZM_MODULE_EMBEDDING) weight = &((zm_embedding *)module)->weight;
     else return ZMLX_OK;
     return zm_decode_prepare(weight, decoder->embed_tokens->weight.in_features, common_head_dim(decoder),
@@ -348,7 +350,8 @@ static void attend(decode_step *step, int index) {
     }
     int queries = decode->n_outputs;
     const int shape[] = {1, 1, attention->n_heads, attention->head_dim};
-    zm_decode_heads(decode, qkv, &arguments, &attention->o_proj->weight, zm_decode_output(decode, MLX_BFLOAT16, 4, shape));
+    zm_decode_heads(decode, qkv, &arguments, &attention->o_proj->weight,
+                    zm_decode_output(decode, MLX_BFLOAT16, 4, shape));
     end_chain(step, index + 1);
     attend_with_mlx(step, index, step->results[queries]);
 }
@@ -411,7 +414,10 @@ mlx_array zm_patch_decode_forward(zm_module *self, zm_scope *scope, mlx_array x,
     if (!one_token || state->max_fused_tokens < 1 || state->dtype != MLX_BFLOAT16 || !call || !call->cache ||
         !serves_caches(model->decoder, call->cache) || !serves(model, zm_decode_serves_layout, &reason))
         return zm_patch_original(self, scope, x, call);
-    decode_step step = {.model = model, .scope = scope, .caches = call->cache, .vector_attention = state->vector_attention};
+    decode_step step = {.model = model,
+                        .scope = scope,
+                        .caches = call->cache,
+                        .vector_attention = state->vector_attention};
     if (call->chosen) *call->chosen = true;
     return run(&step, x, call->chosen != NULL);
 }

@@ -27,19 +27,32 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
     return failed;
 }
 
-zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound,
-                            uint64_t seed, mlx_stream stream, zmlx_error *error) {
+/* The array of the numbers, repeated as often as it takes. */
+static mlx_array repeat(zm_scope *scope, mlx_array numbers, size_t n_numbers, const int *shape, int n_dims, size_t size) {
+    int times = (int)((size + n_numbers - 1) / n_numbers);
+    if (times > 1) {
+        numbers = zm_broadcast_to(scope, zm_reshape2(scope, numbers, 1, (int)n_numbers), (int[]){times, (int)n_numbers}, 2);
+        numbers = zm_slice_axis(scope, zm_flatten(scope, numbers, 0, 1), 0, 0, (int)size, 1);
+    }
+    return zm_contiguous(scope, zm_reshape(scope, numbers, shape, n_dims));
+}
+
+zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound, uint64_t seed,
+                            mlx_stream stream, zmlx_error *error) {
+    enum { DIFFERENT = 1 << 22 }; /* that many suffice, and a large array is there sooner */
     size_t size = 1;
     for (int i = 0; i < n_dims; i++) size *= (size_t)shape[i];
-    float *values = malloc((size + 1) * sizeof *values);
+    size_t n_numbers = size < DIFFERENT ? size : DIFFERENT;
+    float *values = malloc((n_numbers + 1) * sizeof *values);
     if (!values) return zm_fail_memory(error);
-    for (size_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < n_numbers; i++) {
         uint64_t word = zm_splitmix64(seed, i);
         values[i] = bound > 0 ? (float)(word % (uint64_t)bound) : (float)(word >> 40) * 0x1p-22f - 2;
     }
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    zm_scope_keep(&scope, array, zm_astype(&scope, zm_from_data(&scope, values, shape, n_dims, MLX_FLOAT32), dtype));
+    mlx_array numbers = zm_from_data(&scope, values, (int[]){(int)n_numbers}, 1, MLX_FLOAT32);
+    zm_scope_keep(&scope, array, repeat(&scope, zm_astype(&scope, numbers, dtype), n_numbers, shape, n_dims, size));
     zmlx_status status = zm_scope_end(&scope, error);
     if (!status && mlx_array_eval(*array)) status = zm_mlx_fail(error, "random input");
     free(values);

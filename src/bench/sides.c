@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "bench/contest.h"
 #include "mlx/scope.h"
+#include "mlx/streams.h"
 
 int zm_sides_take(mlx_array *arrays, const mlx_vector_array from, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -69,7 +70,9 @@ zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *ca
     bool compiles = baseline == ZMLX_BENCH_MLX_COMPILED;
     if (compiles && mlx_compile(&compiled, plain, false)) status = zm_mlx_fail(error, "compile");
     zm_contest sides = {{compiles ? compiled : plain, kernel}, arrays, baseline == ZMLX_BENCH_NONE, stream, NULL};
+    mlx_stream before = zm_default_stream_begin(stream);
     if (!status) status = zm_contest_run(comparison, &sides, options, error);
+    zm_default_stream_end(before);
     if (status && failure->code) { /* what the function said, not that it failed */
         if (error) *error = *failure;
         status = failure->code;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/compose.h"
+#include "mlx/streams.h"
 #include "zmlx/kernel_tools.h"
 
 static zmlx_status find(const zm_kernel_entry **entry, const char *name, zmlx_error *error) {
@@ -131,10 +132,12 @@ static zmlx_status differentiate(mlx_array *gradients, differentiated *self, con
     for (int i = 0; i < self->entry->signature.n_inputs && !status; i++)
         if (input_has_gradient(self, i) && mlx_vector_array_append_value(primals, self->inputs[i]))
             status = zm_mlx_fail(error, self->entry->entry.name);
+    mlx_stream before = zm_default_stream_begin(self->stream);
     if (!status && mlx_vjp(&results, &found, function, primals, list)) {
         status = self->error.code ? self->error.code : zm_mlx_fail(error, self->entry->entry.name);
         if (self->error.code && error) *error = self->error;
     }
+    zm_default_stream_end(before);
     size_t n_found = 0;
     for (int i = 0; i < self->entry->signature.n_inputs && !status; i++) {
         if (input_has_gradient(self, i)) {

@@ -12,6 +12,7 @@
 extern "C" {
 #include "base/error.h"
 #include "mlx/custom.h"
+#include "mlx/streams.h"
 }
 
 namespace mx = mlx::core;
@@ -94,6 +95,17 @@ struct Value {
     }
 };
 
+class OnStream {
+public:
+    explicit OnStream(mlx_stream stream) : before_(zm_default_stream_begin(stream)) {}
+    ~OnStream() { zm_default_stream_end(before_); }
+    OnStream(const OnStream &) = delete;
+    OnStream &operator=(const OnStream &) = delete;
+
+private:
+    mlx_stream before_;
+};
+
 using Function = std::function<Arrays(const Arrays &)>;
 
 Function make_function(const Value &value, const Gradient &gradient) {
@@ -119,7 +131,9 @@ zmlx_status zm_custom_vjp(mlx_array *outputs, int n_outputs, const mlx_array *in
         Shared shared{name, std::vector<char>(bytes, bytes + size), *static_cast<mx::Stream *>(stream.ctx)};
         Function function = make_function({shared, value, copy(outputs, n_outputs), std::make_shared<bool>(false)},
                                           {shared, gradient});
-        Arrays made = function(copy(inputs, n_inputs));
+        Arrays arguments = copy(inputs, n_inputs);
+        OnStream own(stream);
+        Arrays made = function(arguments);
         for (int i = 0; i < n_outputs; i++) *static_cast<mx::array *>(outputs[i].ctx) = made[static_cast<size_t>(i)];
         return ZMLX_OK;
     } catch (const std::exception &exception) {

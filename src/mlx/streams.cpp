@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The pool is filled at first use: MLX looks a stream up without a lock, so none may be added while
  * another thread evaluates. */
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -73,4 +74,21 @@ void zm_stream_free(mlx_stream stream) {
     mlx_synchronize(stream);
     give_stream_back(*static_cast<mx::Stream *>(stream.ctx));
     mlx_stream_free(stream);
+}
+
+mlx_stream zm_default_stream_begin(mlx_stream stream) {
+    if (!stream.ctx) return mlx_stream{};
+    try {
+        const mx::Stream &own = *static_cast<mx::Stream *>(stream.ctx);
+        auto before = std::make_unique<mx::Stream>(mx::default_stream(own.device));
+        mx::set_default_stream(own);
+        return mlx_stream{before.release()};
+    } catch (const std::exception &) {
+        return mlx_stream{};
+    }
+}
+
+void zm_default_stream_end(mlx_stream before) {
+    std::unique_ptr<mx::Stream> own(static_cast<mx::Stream *>(before.ctx));
+    if (own) mx::set_default_stream(*own);
 }

@@ -237,6 +237,7 @@ int main(int argc, char **argv) {
     char *names[MAX_NAMES];
     int n_names = 0;
     if (!device || !device[0]) device = "cpu";
+    setenv("MLX_ENABLE_TF32", "0", 0); /* parts that are MLX's products are float32's only without */
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--device") && i + 1 < argc) device = argv[++i];
         else if (!strcmp(argv[i], "--metal") && i + 1 < argc) metal = argv[++i];

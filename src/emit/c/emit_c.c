@@ -123,9 +123,19 @@ static zmlx_status prepare(zm_c_frame *frame) {
     return ZMLX_OK;
 }
 
+/* A sum of exponentials in the pass that finds their largest. Where elements are results, the exponentials are mostly needed again:
+ * then they are kept, and it has its definition. */
+static bool has_spelling(zm_op op) { return op == ZM_OP_ROW_EXP_SUM; }
+
+static bool gives_elements(const zm_ir *ir) {
+    for (int i = 0; i < ir->n_outputs; i++)
+        if (ir->outputs[i].level == ZM_LEVEL_ELEMENT) return true;
+    return false;
+}
+
 static zmlx_status emit_c(zm_text *source, const zm_emit_request *request, zmlx_error *error) {
     zm_ir *ir;
-    ZM_TRY(zm_emit_prepare(&ir, request, NULL, error));
+    ZM_TRY(zm_emit_prepare(&ir, request, gives_elements(request->ir) ? NULL : has_spelling, error));
     zm_c_frame frame = {.text = source, .ir = ir, .request = request, .error = error};
     zmlx_status status = prepare(&frame);
     if (!status) {

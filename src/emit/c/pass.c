@@ -6,7 +6,7 @@
  * The first two take vectors in pairs. */
 #include "emit/c/frame.h"
 
-enum { N_ACCUMULATORS = 4 };
+enum { N_ACCUMULATORS = 4, MOST_ACCUMULATORS = 8 };
 enum { MAX_UNROLLED_CALLS = 1, MAX_UNROLLED_VALUES = 16, MAX_PAIRED_CALLS = 6, MAX_PAIRED_VALUES = 40 };
 
 /* Element value i of the pass as a scan made by it, or -1. */
@@ -46,8 +46,15 @@ static zm_c_extent get_extent(const zm_c_frame *frame, int pass_number) {
 static int count_vectors(zm_c_extent extent) { return extent == ZM_C_PAIR ? 2 : 1; }
 static int count_accumulators(const zm_c_frame *frame, int pass_number) {
     zm_c_extent extent = get_extent(frame, pass_number);
-    bool is_short = has_at_most(frame, pass_number, MAX_UNROLLED_VALUES, MAX_UNROLLED_CALLS);
-    return extent == ZM_C_PAIR && is_short ? N_ACCUMULATORS : count_vectors(extent);
+    bool is_short = has_at_most(frame, pass_number, MAX_UNROLLED_VALUES, MAX_UNROLLED_CALLS), sums_exps = false;
+    const zm_pass *pass = &frame->schedule.passes[pass_number];
+    for (int i = 0; i < pass->n_reductions; i++) sums_exps |= frame->ir->values[pass->reductions[i]].op == ZM_OP_ROW_EXP_SUM;
+    if (extent != ZM_C_PAIR || !is_short) return count_vectors(extent);
+    return sums_exps ? MOST_ACCUMULATORS : N_ACCUMULATORS; /* the more of them, the less often their sum is scaled */
+}
+
+static void write_step_ends(zm_c_frame *frame, const zm_pass *pass, int n_vectors, const char *indent) {
+    for (int i = 0; i < pass->n_reductions; i++) zm_c_write_step_end(frame, pass->reductions[i], n_vectors, indent);
 }
 
 /* accumulators: of the vectors, where there are reductions. */
@@ -165,7 +172,7 @@ static void write_flushes(zm_c_frame *frame, const zm_pass *pass, int n_accumula
 }
 
 static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
-    static const char *const accumulators[N_ACCUMULATORS] = {"0", "1", "2", "3"};
+    static const char *const accumulators[MOST_ACCUMULATORS] = {"0", "1", "2", "3", "4", "5", "6", "7"};
     const zm_pass *pass = &frame->schedule.passes[pass_number];
     zm_c_extent extent = get_extent(frame, pass_number);
     int n_vectors = count_vectors(extent);
@@ -182,6 +189,7 @@ static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
         write_body(frame, pass_number, extent, accumulators + i, "                        ");
         zm_text_printf(text, "                    }\n                    c += %d * ZM_WIDTH;\n", n_vectors);
     }
+    write_step_ends(frame, pass, n, "                    ");
     zm_text_printf(text,
                    "                }\n"
                    "                if (columns - c < %d * ZM_WIDTH) break;\n",
@@ -192,6 +200,7 @@ static void write_forward_loops(zm_c_frame *frame, int pass_number, int n) {
               "            for (; c < columns; c += ZM_WIDTH) {\n"
               "                const int count = columns - c < ZM_WIDTH ? (int)(columns - c) : ZM_WIDTH;\n");
     write_body(frame, pass_number, ZM_C_PART, only_accumulator, "                ");
+    write_step_ends(frame, pass, 1, "                ");
     zm_text_append_string(text, "            }\n");
 }
 
@@ -202,12 +211,14 @@ static void write_backward_loops(zm_c_frame *frame, int pass_number) {
                                 "            c = columns - count;\n"
                                 "            if (count > 0) {\n");
     write_body(frame, pass_number, ZM_C_PART, only_accumulator, "                ");
+    write_step_ends(frame, pass, 1, "                ");
     zm_text_append_string(text, "            }\n"
                                 "            while (c > 0) {\n"
                                 "                const zm_index end = c - zm_whole(c, 1);\n"
                                 "                while (c > end) {\n"
                                 "                    c -= ZM_WIDTH;\n");
     write_body(frame, pass_number, ZM_C_FULL, only_accumulator, "                    ");
+    write_step_ends(frame, pass, 1, "                    ");
     zm_text_append_string(text, "                }\n");
     write_flushes(frame, pass, 1, "                ");
     zm_text_append_string(text, "            }\n");

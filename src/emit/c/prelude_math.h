@@ -467,3 +467,45 @@ ZM_FN vf zm_stored_bfloat16(vf a) { return zm_widen_bfloat16(zm_narrow_bfloat16(
 ZM_STORED_SIGMOID(float32)
 ZM_STORED_SIGMOID(float16)
 ZM_STORED_SIGMOID(bfloat16)
+
+/* The sum of e^(value - largest), lane by lane, and of blocks before. What the shorter exponential is wrong by grows with the
+ * distance from the largest, and what it stands for falls faster. A NaN is not the largest, but makes the sum one. */
+typedef struct zm_exps {
+    vf largest, sum, older_largest, older_sum;
+} zm_exps;
+ZM_FN zm_exps zm_no_exps(void) {
+    vf least = zm_splat(-0x1.fffffep127f); /* so that the distance of -inf is -inf */
+    return (zm_exps){least, zm_splat(0), least, zm_splat(0)};
+}
+ZM_FN vf zm_scale_exps(zm_exps *to, vf largest) { /* what their sum is then multiplied with */
+    vf before = to->largest;
+    to->largest = ZM_MOST(largest, before);
+    return zm_narrow_exp(before - to->largest);
+}
+ZM_FN vf zm_exps_pair(vf a, vf b, vf largest) { return zm_narrow_exp(a - largest) + zm_narrow_exp(b - largest); }
+/* Of n vectors: 8, or as few as come alone. */
+ZM_FN void zm_add_exps(zm_exps *to, const vf *v, int n) {
+    if (n == 8) {
+        vf low = ZM_MOST(ZM_MOST(v[0], v[1]), ZM_MOST(v[2], v[3])), high = ZM_MOST(ZM_MOST(v[4], v[5]), ZM_MOST(v[6], v[7]));
+        vf scale = zm_scale_exps(to, ZM_MOST(low, high)), top = to->largest;
+        vf first = zm_exps_pair(v[0], v[1], top) + zm_exps_pair(v[2], v[3], top);
+        vf second = zm_exps_pair(v[4], v[5], top) + zm_exps_pair(v[6], v[7], top);
+        to->sum = zm_mad(to->sum, scale, first + second);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        vf scale = zm_scale_exps(to, v[i]);
+        to->sum = zm_mad(to->sum, scale, zm_narrow_exp(v[i] - to->largest));
+    }
+}
+ZM_FN void zm_flush_exps(zm_exps *of) {
+    of->older_sum = zm_mad(of->older_sum, zm_narrow_exp(of->older_largest - of->largest), of->sum);
+    of->older_largest = of->largest;
+    of->sum = zm_splat(0);
+}
+ZM_FN vf zm_exps_result(zm_exps *of, zm_index columns) {
+    zm_flush_exps(of);
+    vf largest = zm_splat(zm_max(of->largest));
+    float sum = zm_sum(of->older_sum * zm_narrow_exp(of->largest - largest));
+    return zm_splat(sum == 0 && columns > 0 ? ZM_NAN : sum); /* all are -inf */
+}

@@ -47,6 +47,11 @@ static void write_reset(zm_c_frame *frame, zm_id id, int n_accumulators, const c
 void zm_c_write_accumulators(zm_c_frame *frame, zm_id id, int n_accumulators) {
     const zm_fold *fold = get_fold(frame, id);
     zm_op op = frame->ir->values[id].op;
+    if (op == ZM_OP_ROW_EXP_SUM) {
+        zm_text_printf(frame->text, "            zm_exps a%d = zm_no_exps();\n            vf t%d[%d];\n", (int)id, (int)id,
+                       n_accumulators);
+        return;
+    }
     if (fold && !fold->combine.n_values) n_accumulators = 1;
     zm_text_printf(frame->text, "            vf a%d[%d];\n", (int)id, n_accumulators);
     write_reset(frame, id, n_accumulators, "            ");
@@ -100,6 +105,14 @@ void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent ext
         return;
     }
     kind self = get_kind(value->op);
+    if (value->op == ZM_OP_ROW_EXP_SUM) {
+        if (extent == ZM_C_PART)
+            zm_text_printf(text, "%st%d[0] = zm_select(zm_first_lanes(count), %s, zm_splat(-ZM_INFINITY));\n", indent, (int)id,
+                           given.text);
+        else
+            zm_text_printf(text, "%st%d[%s] = %s;\n", indent, (int)id, accumulator, given.text);
+        return;
+    }
     if (extent == ZM_C_PART) {
         zm_text_printf(text, "%sconst vf x%d = zm_select(zm_first_lanes(count), %s, %s);\n", indent, (int)id,
                        given.text, self.neutral);
@@ -115,6 +128,11 @@ void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent ext
     else
         zm_text_printf(text, "%sa%d[%s] = a%d[%s] %s %s;\n", indent, (int)id, accumulator, (int)id, accumulator,
                        self.merge, given.text);
+}
+
+void zm_c_write_step_end(zm_c_frame *frame, zm_id id, int n_vectors, const char *indent) {
+    if (frame->ir->values[id].op == ZM_OP_ROW_EXP_SUM)
+        zm_text_printf(frame->text, "%szm_add_exps(&a%d, t%d, %d);\n", indent, (int)id, (int)id, n_vectors);
 }
 
 /* One vector made of n accumulators, pairs first. */
@@ -144,6 +162,10 @@ static void write_merged(zm_c_frame *frame, zm_id id, int first, int n) {
 void zm_c_write_flush(zm_c_frame *frame, zm_id id, int n_accumulators, const char *indent) {
     const zm_fold *fold = get_fold(frame, id);
     zm_text *text = frame->text;
+    if (frame->ir->values[id].op == ZM_OP_ROW_EXP_SUM) {
+        zm_text_printf(text, "%szm_flush_exps(&a%d);\n", indent, (int)id);
+        return;
+    }
     if (frame->ir->values[id].op == ZM_OP_ROW_SUM) {
         zm_text_printf(text, "%stotal%d += (double)zm_sum(", indent, (int)id);
         write_merged(frame, id, 0, n_accumulators);
@@ -169,6 +191,8 @@ void zm_c_write_result(zm_c_frame *frame, zm_id id, int n_accumulators) {
         zm_text_printf(text, "zm_finish%d(&partials%d, ", (int)frame->ir->values[id].index, (int)id);
         write_merged(frame, id, 0, n_accumulators);
         zm_text_append_string(text, ");\n");
+    } else if (op == ZM_OP_ROW_EXP_SUM) {
+        zm_text_printf(text, "zm_exps_result(&a%d, columns);\n", (int)id);
     } else if (op == ZM_OP_ROW_ARGMAX) {
         zm_text_printf(text, "zm_splat_uint(zm_argmax_over(a%d, at%d, %d));\n", (int)id, (int)id, n_accumulators);
     } else {

@@ -59,7 +59,8 @@ static void write_kernel_body(zm_c_frame *frame) {
     for (int i = 0; i < frame->ir->n_inputs; i++)
         if (frame->is_varying[i]) zm_text_printf(text, ", const int varies%d", i);
     zm_text_append_string(
-        text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n");
+        text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n"
+              "    const zm_index fetch_end = call->rows > 1 ? call->rows * columns : columns;\n    (void)fetch_end;\n");
     for (int i = 0; i < frame->ir->n_parameters; i++)
         if (frame->ir->parameters[i].is_seed)
             zm_text_printf(text, "    const zm_keys keys%d = zm_keys_of(call->seeds[%d]);\n", i, i);

@@ -91,7 +91,7 @@ static void write_fetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, 
     for (int i = 0; !pass_number && i < pass->n_element_values; i++) {
         const zm_value *value = &frame->ir->values[pass->element_values[i]];
         if (value->op == ZM_OP_LOAD)
-            zm_text_printf(frame->text, "%sif (varies%d) zm_fetch(in%d, c, %d, %d);\n", indent, (int)value->index,
+            zm_text_printf(frame->text, "%sif (varies%d) zm_fetch(in%d, c, fetch_end, %d, %d);\n", indent, (int)value->index,
                            (int)value->index, zm_storage_bytes(frame->request->inputs[value->index]),
                            count_vectors(extent));
     }

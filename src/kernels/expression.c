@@ -109,12 +109,20 @@ static zmlx_status lower_plain(zm_ir **plain, const zm_kernel_entry *entry, zmlx
     return zm_lower_map(plain, &map, error);
 }
 
+/* Whether no result is rounded to what the caller's data is, so that a gradient may use them. */
+static bool gives_float32(const zm_signature *signature) {
+    for (int i = 0; i < signature->n_outputs; i++)
+        if (strcmp(signature->outputs[i].type, "float32")) return false;
+    return true;
+}
+
 static zmlx_status finish(zmlx_kernel **kernel, zm_ir *forward, const zm_kernel_entry *entry, bool has_gradient,
                           zmlx_error *error) {
     zm_ir *gradient = NULL;
     zmlx_status status = check_outputs(forward, &entry->signature, error);
     if (!status && has_gradient && entry->row->gradients[0])
-        status = zm_lower_gradient(&gradient, forward, entry->row->gradients, NULL, entry->row->header, false, error);
+        status = zm_lower_gradient(&gradient, forward, entry->row->gradients, NULL, entry->row->header,
+                                   gives_float32(&entry->signature), error);
     if (status) {
         zm_ir_free(forward);
         return status;

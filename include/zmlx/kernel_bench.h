@@ -5,9 +5,9 @@
  *     zmlx_bench_compare(&comparison, mlx_side, kernel_side, inputs, NULL, &error);
  *     printf("%.2fx\n", comparison.ratio);       // above 1: the candidate is faster
  *
- * The two sides alternate in one process on the same inputs; the first runs are not counted. On the CPU a run evaluates a batch
- * of independent applications at once. On a GPU it is up to eight groups of them, each put together and submitted while the one
- * before runs, as in a loop of steps; timed are all but the first, from its end. */
+ * The two sides alternate in one process on the same inputs; the first runs are not counted. On the CPU a run
+ * evaluates a batch of independent applications at once. On a GPU it is up to eight groups of them, each put together
+ * and submitted while the one before runs, as in a loop of steps; timed are all but the first, from its end. */
 #ifndef ZMLX_KERNEL_BENCH_H
 #define ZMLX_KERNEL_BENCH_H
 

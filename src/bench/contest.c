@@ -36,8 +36,9 @@ static bool is_on_gpu(mlx_stream stream) {
     return found && type == MLX_GPU;
 }
 
-/* On a GPU: groups of applications, of which one is put together and submitted while the one before runs. Timed from the end of
- * the first: the pace that a loop of steps has. The wait for an array sleeps, and wakes up while the next group runs. */
+/* On a GPU: groups of applications, of which one is put together and submitted while the one before runs. Timed from
+ * the end of the first: the pace that a loop of steps has. The wait for an array sleeps, and wakes up while the next
+ * group runs. */
 static int time_groups(double *seconds, mlx_closure function, const zm_contest *self, int batch) {
     int n_groups = batch < MOST_GROUPS ? batch : MOST_GROUPS, n_timed = 0, failed = 0;
     double begin = zm_clock_seconds();
@@ -61,13 +62,17 @@ static int time_batch(double *seconds, mlx_closure function, const zm_contest *s
     mlx_vector_array results = mlx_vector_array_new();
     double begin = zm_clock_seconds();
     int failed = apply(results, function, self, batch);
-    failed = failed || (self->stream.ctx ? mlx_async_eval(results) || mlx_synchronize(self->stream) : mlx_eval(results));
+    if (!failed && self->stream.ctx)
+        failed = mlx_async_eval(results) || mlx_synchronize(self->stream);
+    else if (!failed)
+        failed = mlx_eval(results);
     *seconds = (zm_clock_seconds() - begin) / batch;
     mlx_vector_array_free(results);
     return failed;
 }
 
-static zmlx_status time_run(double *seconds, mlx_closure function, const zm_contest *self, int batch, zmlx_error *error) {
+static zmlx_status time_run(double *seconds, mlx_closure function, const zm_contest *self, int batch,
+                            zmlx_error *error) {
     bool in_groups = is_on_gpu(self->stream) && batch > 1;
     int failed = (in_groups ? time_groups : time_batch)(seconds, function, self, batch);
     return failed ? zm_mlx_fail(error, "benchmark") : ZMLX_OK;

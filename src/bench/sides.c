@@ -29,17 +29,18 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
 }
 
 /* The array of the numbers, repeated as often as it takes. */
-static mlx_array repeat(zm_scope *scope, mlx_array numbers, size_t n_numbers, const int *shape, int n_dims, size_t size) {
-    int times = (int)((size + n_numbers - 1) / n_numbers);
+static mlx_array repeat(zm_scope *scope, mlx_array numbers, size_t n_numbers, const int *shape, int n_dims,
+                        size_t size) {
+    int times = (int)((size + n_numbers - 1) / n_numbers), table[] = {times, (int)n_numbers};
     if (times > 1) {
-        numbers = zm_broadcast_to(scope, zm_reshape2(scope, numbers, 1, (int)n_numbers), (int[]){times, (int)n_numbers}, 2);
+        numbers = zm_broadcast_to(scope, zm_reshape2(scope, numbers, 1, (int)n_numbers), table, 2);
         numbers = zm_slice_axis(scope, zm_flatten(scope, numbers, 0, 1), 0, 0, (int)size, 1);
     }
     return zm_contiguous(scope, zm_reshape(scope, numbers, shape, n_dims));
 }
 
-zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound, uint64_t seed,
-                            mlx_stream stream, zmlx_error *error) {
+zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound,
+                            uint64_t seed, mlx_stream stream, zmlx_error *error) {
     enum { DIFFERENT = 1 << 22 }; /* that many suffice, and a large array is there sooner */
     size_t size = 1;
     for (int i = 0; i < n_dims; i++) size *= (size_t)shape[i];

@@ -19,8 +19,9 @@ zmlx_status zm_stream_new(mlx_stream *stream, mlx_device_type device, zmlx_error
 /* Returns the stream to the pool once its work is done. An empty handle is fine. */
 void zm_stream_free(mlx_stream stream);
 
-/* MLX makes the nodes of a derivative on the thread's default stream: on another than the function's, each would wait for the
- * other stream and back. begin makes stream the default of its device and gives the one before, for end; empty after an exception. */
+/* MLX makes the nodes of a derivative on the thread's default stream: on another than the function's, each would wait
+ * for the other stream and back. begin makes stream the default of its device and gives the one before, for end; empty
+ * after an exception. */
 mlx_stream zm_default_stream_begin(mlx_stream stream);
 void zm_default_stream_end(mlx_stream before);
 

@@ -60,7 +60,8 @@ static void write_kernel_body(zm_c_frame *frame) {
         if (frame->is_varying[i]) zm_text_printf(text, ", const int varies%d", i);
     zm_text_append_string(
         text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n"
-              "    const zm_index fetch_end = call->rows > 1 ? call->rows * columns : columns;\n    (void)fetch_end;\n");
+              "    const zm_index fetch_end = call->rows > 1 ? call->rows * columns : columns;\n"
+              "    (void)fetch_end;\n");
     for (int i = 0; i < frame->ir->n_parameters; i++)
         if (frame->ir->parameters[i].is_seed)
             zm_text_printf(text, "    const zm_keys keys%d = zm_keys_of(call->seeds[%d]);\n", i, i);
@@ -124,8 +125,8 @@ static zmlx_status prepare(zm_c_frame *frame) {
     return ZMLX_OK;
 }
 
-/* A sum of exponentials in the pass that finds their largest. Where elements are results, the exponentials are mostly needed again:
- * then they are kept, and it has its definition. */
+/* A sum of exponentials in the pass that finds their largest. Where elements are results, the exponentials are mostly
+ * needed again: then they are kept, and it has its definition. */
 static bool has_spelling(zm_op op) { return op == ZM_OP_ROW_EXP_SUM; }
 
 static bool gives_elements(const zm_ir *ir) {

@@ -62,7 +62,8 @@ void zm_c_write_stores(zm_c_frame *frame, const zm_pass *pass, zm_c_extent exten
 void zm_c_write_row_stores(zm_c_frame *frame, const zm_pass *pass);
 
 /* reduction.c: of one reduction: its variables before the loops of the pass, a step for a vector of its operands
- * (accumulator: its index), the end of a step of several vectors, the flush between blocks, the result after the loops. */
+ * (accumulator: its index), the end of a step of several vectors, the flush between blocks, the result after the
+ * loops. */
 void zm_c_write_accumulators(zm_c_frame *frame, zm_id id, int n_accumulators);
 void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent extent, const char *accumulator,
                      const char *indent);

@@ -48,7 +48,8 @@ static int count_accumulators(const zm_c_frame *frame, int pass_number) {
     zm_c_extent extent = get_extent(frame, pass_number);
     bool is_short = has_at_most(frame, pass_number, MAX_UNROLLED_VALUES, MAX_UNROLLED_CALLS), sums_exps = false;
     const zm_pass *pass = &frame->schedule.passes[pass_number];
-    for (int i = 0; i < pass->n_reductions; i++) sums_exps |= frame->ir->values[pass->reductions[i]].op == ZM_OP_ROW_EXP_SUM;
+    for (int i = 0; i < pass->n_reductions; i++)
+        sums_exps |= frame->ir->values[pass->reductions[i]].op == ZM_OP_ROW_EXP_SUM;
     if (extent != ZM_C_PAIR || !is_short) return count_vectors(extent);
     return sums_exps ? MOST_ACCUMULATORS : N_ACCUMULATORS; /* the more of them, the less often their sum is scaled */
 }
@@ -91,8 +92,8 @@ static void write_fetch(zm_c_frame *frame, int pass_number, zm_c_extent extent, 
     for (int i = 0; !pass_number && i < pass->n_element_values; i++) {
         const zm_value *value = &frame->ir->values[pass->element_values[i]];
         if (value->op == ZM_OP_LOAD)
-            zm_text_printf(frame->text, "%sif (varies%d) zm_fetch(in%d, c, fetch_end, %d, %d);\n", indent, (int)value->index,
-                           (int)value->index, zm_storage_bytes(frame->request->inputs[value->index]),
+            zm_text_printf(frame->text, "%sif (varies%d) zm_fetch(in%d, c, fetch_end, %d, %d);\n", indent,
+                           (int)value->index, (int)value->index, zm_storage_bytes(frame->request->inputs[value->index]),
                            count_vectors(extent));
     }
 }

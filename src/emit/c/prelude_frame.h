@@ -21,7 +21,8 @@ ZM_FN zm_index zm_bytes_ahead(int layout, zm_index rows_left, zm_index columns, 
 ZM_FN void zm_fetch_row(const char *at, int bytes, int n) {
     for (int line = 0; line < (n * ZM_WIDTH * bytes + 63) / 64; line++) __builtin_prefetch(at + 64 * line, 0, 2);
 }
-/* What will be read some hundred cycles later, before `end`: behind a row that is called alone lies none that is read next. */
+/* What will be read some hundred cycles later, before `end`: behind a row that is called alone lies none that is read
+ * next. */
 ZM_FN void zm_fetch(const char *base, zm_index index, zm_index end, int bytes, int n) {
     if (index + 3072 / bytes >= end) return;
     for (int line = 0; line < (n * ZM_WIDTH * bytes + 63) / 64; line++)

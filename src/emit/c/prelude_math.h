@@ -468,8 +468,8 @@ ZM_STORED_SIGMOID(float32)
 ZM_STORED_SIGMOID(float16)
 ZM_STORED_SIGMOID(bfloat16)
 
-/* The sum of e^(value - largest), lane by lane, and of blocks before. What the shorter exponential is wrong by grows with the
- * distance from the largest, and what it stands for falls faster. A NaN is not the largest, but makes the sum one. */
+/* The sum of e^(value - largest), lane by lane, and of blocks before. What the shorter exponential is wrong by grows
+ * with the distance from the largest, and what it stands for falls faster. A NaN makes the sum one. */
 typedef struct zm_exps {
     vf largest, sum, older_largest, older_sum;
 } zm_exps;
@@ -486,7 +486,8 @@ ZM_FN vf zm_exps_pair(vf a, vf b, vf largest) { return zm_narrow_exp(a - largest
 /* Of n vectors: 8, or as few as come alone. */
 ZM_FN void zm_add_exps(zm_exps *to, const vf *v, int n) {
     if (n == 8) {
-        vf low = ZM_MOST(ZM_MOST(v[0], v[1]), ZM_MOST(v[2], v[3])), high = ZM_MOST(ZM_MOST(v[4], v[5]), ZM_MOST(v[6], v[7]));
+        vf low = ZM_MOST(ZM_MOST(v[0], v[1]), ZM_MOST(v[2], v[3]));
+        vf high = ZM_MOST(ZM_MOST(v[4], v[5]), ZM_MOST(v[6], v[7]));
         vf scale = zm_scale_exps(to, ZM_MOST(low, high)), top = to->largest;
         vf first = zm_exps_pair(v[0], v[1], top) + zm_exps_pair(v[2], v[3], top);
         vf second = zm_exps_pair(v[4], v[5], top) + zm_exps_pair(v[6], v[7], top);

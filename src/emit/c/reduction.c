@@ -48,8 +48,8 @@ void zm_c_write_accumulators(zm_c_frame *frame, zm_id id, int n_accumulators) {
     const zm_fold *fold = get_fold(frame, id);
     zm_op op = frame->ir->values[id].op;
     if (op == ZM_OP_ROW_EXP_SUM) {
-        zm_text_printf(frame->text, "            zm_exps a%d = zm_no_exps();\n            vf t%d[%d];\n", (int)id, (int)id,
-                       n_accumulators);
+        zm_text_printf(frame->text, "            zm_exps a%d = zm_no_exps();\n", (int)id);
+        zm_text_printf(frame->text, "            vf t%d[%d];\n", (int)id, n_accumulators);
         return;
     }
     if (fold && !fold->combine.n_values) n_accumulators = 1;
@@ -107,8 +107,8 @@ void zm_c_write_step(zm_c_frame *frame, zm_id id, bool reversed, zm_c_extent ext
     kind self = get_kind(value->op);
     if (value->op == ZM_OP_ROW_EXP_SUM) {
         if (extent == ZM_C_PART)
-            zm_text_printf(text, "%st%d[0] = zm_select(zm_first_lanes(count), %s, zm_splat(-ZM_INFINITY));\n", indent, (int)id,
-                           given.text);
+            zm_text_printf(text, "%st%d[0] = zm_select(zm_first_lanes(count), %s, zm_splat(-ZM_INFINITY));\n", indent,
+                           (int)id, given.text);
         else
             zm_text_printf(text, "%st%d[%s] = %s;\n", indent, (int)id, accumulator, given.text);
         return;

@@ -291,15 +291,12 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
     float scale_log2 = float(double(scale) * 1.44269504088896340736);
     begin_cluster();
-    attention_state<1> state = attend<1, SHORT_KEYS, KEY_WARPS>(token, {keys + cache, values + cache, n, row},
-                                                                sinks ? sinks + head : nullptr, 1, scale_log2, place,
-                                                                shares[warp], lane, [&] {
-                                                                    token.prepare(all, head, kv_head,
-                                                                                  head % group == 0 && block == 0,
-                                                                                  freqs, log2_base,
-                                                                                  position_scale * float(offset), lane,
-                                                                                  warp);
-                                                                });
+    attention_state<1> state = attend<1, SHORT_KEYS, KEY_WARPS>(
+        token, {keys + cache, values + cache, n, row}, sinks ? sinks + head : nullptr, 1, scale_log2, place,
+        shares[warp], lane, [&] {
+            token.prepare(all, head, kv_head, head % group == 0 && block == 0, freqs, log2_base,
+                          position_scale * float(offset), lane, warp);
+        });
     wait_for_cluster(); /* all blocks have begun */
     /* Lane l's elements are merged by warp l of the cluster. */
     if (lane < HEAD_BLOCKS) {

@@ -10,7 +10,8 @@
 static zmlx_status find(const zm_kernel_entry **entry, const char *name, zmlx_error *error) {
     *entry = name ? zm_catalog_lookup(name) : NULL;
     if (*entry && !(*entry)->row->is_part) return ZMLX_OK;
-    return zm_fail(error, ZMLX_ERROR_ARGUMENT, name ? name : "name", "there is no kernel of this name; see zmlx kernels");
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, name ? name : "name",
+                   "there is no kernel of this name; see zmlx kernels");
 }
 
 /* 0-d data: the last dimension that it was given goes again. */
@@ -48,7 +49,8 @@ zmlx_status zmlx_catalog_apply(const char *name, mlx_array *outputs, const mlx_a
     zm_error_clear(error);
     ZM_TRY(find(&entry, name, error));
     if (n_inputs != entry->entry.n_inputs)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected %zu inputs, got %zu", entry->entry.n_inputs, n_inputs);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected %zu inputs, got %zu", entry->entry.n_inputs,
+                       n_inputs);
     if (!outputs || (!inputs && n_inputs)) return zm_fail_null(error, outputs ? "inputs" : "outputs");
     return call_entry(entry, outputs, inputs, values, stream, error);
 }
@@ -105,7 +107,8 @@ static zmlx_status collect_cotangents(mlx_vector_array list, differentiated *sel
         const char *name = self->entry->signature.outputs[i].name;
         int n_dims = (int)mlx_array_ndim(outputs[i]);
         mlx_array cotangent = cotangents[i];
-        if (!cotangent.ctx) cotangent = zm_zeros(&scope, mlx_array_shape(outputs[i]), n_dims, mlx_array_dtype(outputs[i]));
+        if (!cotangent.ctx)
+            cotangent = zm_zeros(&scope, mlx_array_shape(outputs[i]), n_dims, mlx_array_dtype(outputs[i]));
         if (zm_scope_failed(&scope)) break;
         if ((int)mlx_array_ndim(cotangent) != n_dims ||
             (n_dims && memcmp(mlx_array_shape(cotangent), mlx_array_shape(outputs[i]), (size_t)n_dims * sizeof(int)))) {
@@ -124,7 +127,8 @@ static zmlx_status collect_cotangents(mlx_vector_array list, differentiated *sel
     return status ? status : graph;
 }
 
-static zmlx_status differentiate(mlx_array *gradients, differentiated *self, const mlx_array *cotangents, zmlx_error *error) {
+static zmlx_status differentiate(mlx_array *gradients, differentiated *self, const mlx_array *cotangents,
+                                 zmlx_error *error) {
     mlx_vector_array primals = mlx_vector_array_new(), list = mlx_vector_array_new(), results = mlx_vector_array_new(),
                      found = mlx_vector_array_new();
     mlx_closure function = mlx_closure_new_func_payload(call_differentiated, self, NULL);
@@ -141,7 +145,8 @@ static zmlx_status differentiate(mlx_array *gradients, differentiated *self, con
     size_t n_found = 0;
     for (int i = 0; i < self->entry->signature.n_inputs && !status; i++) {
         if (input_has_gradient(self, i)) {
-            if (mlx_vector_array_get(&gradients[i], found, n_found++)) status = zm_mlx_fail(error, self->entry->entry.name);
+            if (mlx_vector_array_get(&gradients[i], found, n_found++))
+                status = zm_mlx_fail(error, self->entry->entry.name);
         } else {
             mlx_array_free(gradients[i]);
             gradients[i] = (mlx_array){NULL};
@@ -155,14 +160,15 @@ static zmlx_status differentiate(mlx_array *gradients, differentiated *self, con
     return status;
 }
 
-zmlx_status zmlx_catalog_apply_gradient(const char *name, mlx_array *gradients, const mlx_array *inputs, size_t n_inputs,
-                                        const mlx_array *cotangents, const zmlx_catalog_value *values, mlx_stream stream,
-                                        zmlx_error *error) {
+zmlx_status zmlx_catalog_apply_gradient(const char *name, mlx_array *gradients, const mlx_array *inputs,
+                                        size_t n_inputs, const mlx_array *cotangents, const zmlx_catalog_value *values,
+                                        mlx_stream stream, zmlx_error *error) {
     const zm_kernel_entry *entry;
     zm_error_clear(error);
     ZM_TRY(find(&entry, name, error));
     if (n_inputs != entry->entry.n_inputs)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected %zu inputs, got %zu", entry->entry.n_inputs, n_inputs);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected %zu inputs, got %zu", entry->entry.n_inputs,
+                       n_inputs);
     if (entry->row->no_gradient)
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "has no gradient: %s", entry->row->no_gradient);
     if (!gradients || !inputs || !cotangents)
@@ -171,8 +177,8 @@ zmlx_status zmlx_catalog_apply_gradient(const char *name, mlx_array *gradients, 
     return differentiate(gradients, &self, cotangents, error);
 }
 
-static zmlx_status emit_entry(zm_text *all, const zm_kernel_entry *entry, const char *target, mlx_dtype dtype, bool gradient,
-                              zmlx_error *error) {
+static zmlx_status emit_entry(zm_text *all, const zm_kernel_entry *entry, const char *target, mlx_dtype dtype,
+                              bool gradient, zmlx_error *error) {
     zmlx_kernel *kernel, *derived = NULL;
     char *text = NULL;
     ZM_TRY(zm_catalog_kernel(&kernel, entry, error));
@@ -210,7 +216,8 @@ zmlx_status zmlx_catalog_emit(char **text, const char *name, const char *target,
             if (has_word(parts, zm_catalog_at(i)->entry.name))
                 status = emit_entry(&all, zm_catalog_at(i), target, dtype, gradient, error);
         if (!status && !all.size)
-            status = zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "has no source of its own: it is made of MLX's operations");
+            status = zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name,
+                             "has no source of its own: it is made of MLX's operations");
     }
     *text = status ? NULL : zm_text_take(&all);
     if (!status && !*text) status = zm_fail_memory(error);

@@ -23,12 +23,12 @@ typedef struct zm_row {
     const char *name;
     const char *family;     /* set where a family begins */
     const char *signature;  /* see signature.h */
-    const char *body;       /* of an expression row: the outputs' names are assigned, or the only output is the result */
+    const char *body; /* of an expression row: the outputs' names are assigned, or the only output is the result */
     const char *header;     /* its functions, as zmlx_map takes them */
     zm_compose *compose;    /* of a composed row, see compose.h */
     const char *parts;      /* composed: names of the rows it uses, separated by spaces */
-    const char *gradients[ZM_SIGNATURE_MAX_INPUTS]; /* expressions in g or cot_<output>, inputs and, where all results are
-                                                     * float32, these; none: derived */
+    const char *gradients[ZM_SIGNATURE_MAX_INPUTS]; /* expressions in g or cot_<output>, inputs and, where all results
+                                                     * are float32, these; none: derived */
     const char *no_gradient; /* why there is none */
     zm_tolerance_class tolerance;
     const char *same_as;    /* another row's name: only that, family and about are set */

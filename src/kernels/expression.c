@@ -30,7 +30,8 @@ static zm_level level_of(const zm_signature *signature, int i) {
 
 /* Of one row or one element: the same for all rows. */
 static bool is_vector(const zm_pattern *pattern) {
-    return pattern->is_one || (!pattern->has_rest && !pattern->is_second_rest && !pattern->broadcasts && pattern->n_dims == 1);
+    return pattern->is_one ||
+           (!pattern->has_rest && !pattern->is_second_rest && !pattern->broadcasts && pattern->n_dims == 1);
 }
 
 bool zm_parameters_are_vectors(const zm_kernel_entry *entry) {
@@ -96,7 +97,8 @@ static zmlx_status check_outputs(const zm_ir *ir, const zm_signature *signature,
     for (int i = 0; same && i < ir->n_outputs; i++) {
         const zm_pattern *first = &signature->input_patterns[0], *own = &signature->output_patterns[i];
         bool is_row = first->has_rest && first->n_dims == 1 && own->has_rest && !own->n_dims;
-        same = !strcmp(ir->outputs[i].name, signature->outputs[i].name) && (ir->outputs[i].level == ZM_LEVEL_ROW) == is_row;
+        same = !strcmp(ir->outputs[i].name, signature->outputs[i].name) &&
+               (ir->outputs[i].level == ZM_LEVEL_ROW) == is_row;
     }
     return same ? ZMLX_OK : zm_fail(error, ZMLX_ERROR_FORMAT, ir->name, "its body and signature have other outputs");
 }
@@ -151,7 +153,8 @@ static zmlx_status finish(zmlx_kernel **kernel, zm_ir *forward, const zm_kernel_
     return ZMLX_OK;
 }
 
-zmlx_status zm_catalog_kernel_new(zmlx_kernel **kernel, const zm_kernel_entry *entry, const char *body, zmlx_error *error) {
+zmlx_status zm_catalog_kernel_new(zmlx_kernel **kernel, const zm_kernel_entry *entry, const char *body,
+                                  zmlx_error *error) {
     texts names;
     zm_ir *forward;
     *kernel = NULL;
@@ -294,7 +297,8 @@ void zm_call_part(zm_catalog_call *call, mlx_array *results, const char *name, c
     mlx_array widened[ZM_SIGNATURE_MAX_INPUTS];
     for (int i = 0; i < entry->signature.n_inputs; i++) {
         bool is_parameter = zm_role_is_parameter(entry->signature.roles[i]);
-        widened[i] = is_parameter && widens_vectors(call->scope, entry) ? zm_astype(call->scope, inputs[i], MLX_FLOAT32) : inputs[i];
+        widened[i] = is_parameter && widens_vectors(call->scope, entry) ? zm_astype(call->scope, inputs[i], MLX_FLOAT32)
+                                                                        : inputs[i];
     }
     zm_numbers numbers = collect_numbers(kernel->forward, &entry->signature, values ? values : presets, NULL);
     apply(call->scope, results, kernel, entry, widened, &numbers, chosen, data_type);

@@ -170,7 +170,8 @@ static void explain(const trial *this, const zmlx_smart_result *result, const zm
     else
         say(this, "%s: %.3fx -> REVERT (%s)", pattern->name, result->decode_speedup, result->reason);
     say(this, "    %s; prompt %.3fx%s, tokens %s", what, result->prefill_speedup,
-        prefill_counts(this) ? "" : " (not judged: longer than the guard)", result->same_tokens ? "the same" : "differ");
+        prefill_counts(this) ? "" : " (not judged: longer than the guard)",
+        result->same_tokens ? "the same" : "differ");
 }
 
 static zmlx_status try_pattern(trial *this, zmlx_smart_result *result, zm_report *patched, double *current_ms,
@@ -219,8 +220,10 @@ static zmlx_status try_all(trial *this, zmlx_smart_report *report, zm_report *pa
     report->baseline_ms = report->final_ms = median_step_ms(this, this->standing);
     say(this, "Baseline: %.3f ms", report->baseline_ms);
     say(this,
-        "Each pattern is timed with and without it in turns, beside those kept before: one step of decoding, and a prompt "
-        "of %zu tokens.", this->n_sample);
+        "Each pattern is timed with and without it in turns, beside those kept before: one step of decoding, and a "
+        "prompt "
+        "of %zu tokens.",
+        this->n_sample);
     say(this, "It is kept if neither falls below %.3fx and %d greedy tokens stay the same. More than 1x is faster.",
         this->threshold, N_CHECKED_TOKENS);
     for (size_t i = 0; i < request->n_patterns; i++) {

@@ -3,9 +3,9 @@
  *              [NAME...]
  *
  * The table on standard output: a row a kernel, for each type whether values (v) and gradients (g) match, or "-" where
- * there is nothing to compare; exit status 1 where one does not, 77 where the device is missing. ZMLX_TEST_DEVICE is the
- * default of --device. --level: instruction sets up to N (prebuilt.h). --no-compiler: a kernel that is not prebuilt is a
- * failure. --control: broken kernels, each of which must be caught. */
+ * there is nothing to compare; exit status 1 where one does not, 77 where the device is missing. ZMLX_TEST_DEVICE is
+ * the default of --device. --level: instruction sets up to N (prebuilt.h). --no-compiler: a kernel that is not prebuilt
+ * is a failure. --control: broken kernels, each of which must be caught. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -50,8 +50,8 @@ mlx_array zm_rows_at(zm_scope *scope, mlx_array rows, mlx_array index, float mis
     return zm_where(scope, is_inside(scope, index, n), zm_take(scope, rows, safe, 0), other);
 }
 
-/* [n, T] of dtype: updates [M, T] added up in float32 by flat indices, with MLX's operations: what is out of range goes to a
- * row more, which is dropped. */
+/* [n, T] of dtype: updates [M, T] added up in float32 by flat indices, with MLX's operations: what is out of range goes
+ * to a row more, which is dropped. */
 static mlx_array add_rows_composed(zm_scope *scope, mlx_array index, mlx_array updates, int n, mlx_dtype dtype) {
     if (zm_scope_failed(scope)) return updates;
     int shape[] = {n + 1, zm_dim(updates, 1)};
@@ -121,8 +121,8 @@ static void gather_add(const void *state, const zm_view *inputs, int n_inputs, z
 
 /* Gradients of src (0) and other (2). */
 static zmlx_status gather_vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
-                              const mlx_array *primals, int n_primals, const mlx_array *cotangents, const mlx_array *results,
-                              int n_results, mlx_stream stream, zmlx_error *error) {
+                              const mlx_array *primals, int n_primals, const mlx_array *cotangents,
+                              const mlx_array *results, int n_results, mlx_stream stream, zmlx_error *error) {
     (void)n_primals, (void)results, (void)n_results;
     const indexed *self = state;
     zm_scope scope;
@@ -154,14 +154,16 @@ static zmlx_status gather_jvp(const void *state, mlx_array *result_tangents, int
     of[1] = primals[1];
     for (int i = 0; i < n_primals; i += 2)
         if (!of[i].ctx)
-            of[i] = zm_zeros(&scope, mlx_array_shape(primals[i]), (int)mlx_array_ndim(primals[i]), mlx_array_dtype(primals[i]));
+            of[i] = zm_zeros(&scope, mlx_array_shape(primals[i]), (int)mlx_array_ndim(primals[i]),
+                             mlx_array_dtype(primals[i]));
     zm_scope_keep(&scope, &result_tangents[0], gather(&scope, self, of));
     return zm_scope_end(&scope, error);
 }
 
 /* The rows of all sources of a batch behind each other. */
-static zmlx_status gather_vmap(const void *state, mlx_array *results, int *result_axes, int n_results, const mlx_array *inputs,
-                               const int *axes, int n_inputs, mlx_stream stream, zmlx_error *error) {
+static zmlx_status gather_vmap(const void *state, mlx_array *results, int *result_axes, int n_results,
+                               const mlx_array *inputs, const int *axes, int n_inputs, mlx_stream stream,
+                               zmlx_error *error) {
     (void)n_results;
     const indexed *self = state;
     int batch = 0, n_rows = self->n_rows, shape[ZM_NODE_MAX_DIMS + 1];
@@ -169,10 +171,12 @@ static zmlx_status gather_vmap(const void *state, mlx_array *results, int *resul
     zm_scope_begin(&scope, stream);
     for (int i = 0; i < n_inputs; i++)
         if (axes[i] >= 0) batch = mlx_array_dim(inputs[i], axes[i]);
-    mlx_array src = inputs[0], index = zm_batch_first(&scope, inputs[1], axes[1], batch), other = zm_batch_first(&scope, inputs[2], axes[2], batch);
+    mlx_array src = inputs[0], index = zm_batch_first(&scope, inputs[1], axes[1], batch),
+              other = zm_batch_first(&scope, inputs[2], axes[2], batch);
     if (axes[0] >= 0) {
         if ((int64_t)batch * n_rows >= INT32_MAX)
-            zm_scope_fail(&scope, ZMLX_ERROR_UNSUPPORTED, "gather_add", "a batch of %d times %d rows is too large", batch, n_rows);
+            zm_scope_fail(&scope, ZMLX_ERROR_UNSUPPORTED, "gather_add", "a batch of %d times %d rows is too large",
+                          batch, n_rows);
         src = zm_batch_first(&scope, src, axes[0], batch);
         index = zm_index_in_batch(&scope, index, batch, n_rows);
         n_rows *= batch;
@@ -247,7 +251,8 @@ void zm_compose_fused_gather_add(zm_catalog_call *call) {
     indexed self = {.n_rows = zm_dim(src, 0), .columns = columns_of(mlx_array_shape(src), (int)mlx_array_ndim(src)),
                     .n_dims = (int)mlx_array_ndim(src), .dtype = call->data_type};
     memcpy(self.shape, mlx_array_shape(src), (size_t)self.n_dims * sizeof(int));
-    if (zm_scope_is_on_cpu(scope) && zm_row_function_get(&self.function, "add", (zm_storage[]){storage, storage, storage}, &error))
+    if (zm_scope_is_on_cpu(scope) &&
+        zm_row_function_get(&self.function, "add", (zm_storage[]){storage, storage, storage}, &error))
         zm_scope_fail(scope, error.code, error.where, "%s", error.message);
     call->outputs[0] = gather(scope, &self, call->inputs);
 }

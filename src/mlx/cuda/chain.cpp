@@ -83,7 +83,8 @@ public:
         encoder.commit();
         auto run = is_short() ? zm::launch_each : zm::run_chain;
         run(record_->launches, addresses, static_cast<cudaStream_t>(encoder.stream()));
-        /* Copies in row order were temporaries of what is committed above, and may end with it; the chain reads them later. */
+        /* Copies in row order were temporaries of what is committed above, and may end with it; the chain reads them
+         * later. */
         for (size_t i = 0; i < rows.size(); i++)
             if (rows[i].data_shared_ptr() != inputs[i].data_shared_ptr()) encoder.add_temporary(rows[i]);
     }

@@ -31,7 +31,8 @@ static bool serves_types(const zm_weight *weight, const char **reason) {
     mlx_dtype scales = is_mxfp4(weight) ? MLX_UINT8 : MLX_BFLOAT16;
     *reason = "its scales are not bfloat16, or not bytes in mxfp4";
     if (!zm_is_set(weight->scales) || mlx_array_dtype(weight->scales) != scales) return false;
-    if (!is_mxfp4(weight) && (!zm_is_set(weight->biases) || mlx_array_dtype(weight->biases) != MLX_BFLOAT16)) return false;
+    if (!is_mxfp4(weight) && (!zm_is_set(weight->biases) || mlx_array_dtype(weight->biases) != MLX_BFLOAT16))
+        return false;
     *reason = "a linear map's bias is not bfloat16";
     return !zm_is_set(weight->bias) || mlx_array_dtype(weight->bias) == MLX_BFLOAT16;
 }
@@ -39,7 +40,8 @@ static bool serves_types(const zm_weight *weight, const char **reason) {
 bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
     zm_quantization quantization = weight->quantization;
     *reason = "its weights are neither affine nor mxfp4";
-    if (!zm_weight_is_quantized(weight) || (strcmp(quantization.mode, "affine") != 0 && !is_mxfp4(weight))) return false;
+    if (!zm_weight_is_quantized(weight) || (strcmp(quantization.mode, "affine") != 0 && !is_mxfp4(weight)))
+        return false;
     *reason = "its weights have neither 4 nor 8 bits";
     if (quantization.bits != 4 && (quantization.bits != 8 || is_mxfp4(weight))) return false;
     *reason = "its groups are not of 32, 64 or 128";

@@ -2,9 +2,9 @@
 /* One token through a model with quantised weights, in bfloat16, with the bits of MLX's own CUDA kernels: the order of
  * every sum and every rounding is theirs. decode_*.cuh, which follow, hold the kernels.
  *
- * Behind bfloat16.cuh. The text before that defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights, ZM_MXFP4
- * (1: of 4 bits in groups of 32, in mxfp4; 0: affine), ZM_K, the length of their rows, ZM_HIDDEN, the size of the residual
- * stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
+ * Behind bfloat16.cuh. The text before that defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of the weights,
+ * ZM_MXFP4 (1: of 4 bits in groups of 32, in mxfp4; 0: affine), ZM_K, the length of their rows, ZM_HIDDEN, the size of
+ * the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
 #define ZM_KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 
 enum { WARP = 32, THREADS = 512, WARPS = THREADS / WARP };
@@ -36,8 +36,8 @@ ZM_FUNCTION void finish_copies(uint pending) {
     else if (pending == 2) finish_copies<2>();
     else finish_copies<3>();
 }
-/* What earlier kernels wrote: neither from the read-only path nor from what this multiprocessor kept. Values are converted
- * where they are used, so that nothing waits for one load before the next begins. */
+/* What earlier kernels wrote: neither from the read-only path nor from what this multiprocessor kept. Values are
+ * converted where they are used, so that nothing waits for one load before the next begins. */
 ZM_FUNCTION uint4 read_fresh(const uint4 *p) {
     uint4 value;
     asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -66,8 +66,8 @@ ZM_FUNCTION float warp_most(float value) {
     for (int lane = WARP / 2; lane; lane /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, lane));
     return value;
 }
-/* Blocks of a cluster: what one has stored before it arrives, others see behind their wait. begin_cluster() arrives with
- * nothing to show. */
+/* Blocks of a cluster: what one has stored before it arrives, others see behind their wait. begin_cluster() arrives
+ * with nothing to show. */
 ZM_FUNCTION void begin_cluster() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 ZM_FUNCTION void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
 ZM_FUNCTION void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
@@ -135,16 +135,16 @@ typedef float accumulator;
 enum { X_VECTORS = 8, ACCUMULATORS = 1 };
 ZM_FUNCTION float scale_of(uint exponent) { return __uint_as_float(exponent ? exponent << 23 : 0x00400000u); }
 
-/* The weights of codes i and i + 4 of a word, of sign, 2 bits of exponent and 1 of mantissa: these as a bfloat16's are 2^-126
- * of them. */
+/* The weights of codes i and i + 4 of a word, of sign, 2 bits of exponent and 1 of mantissa: these as a bfloat16's are
+ * 2^-126 of them. */
 template <int i> ZM_FUNCTION uint code_weights(uint w) {
     uint sign = w << (12 - 4 * i), size = i < 2 ? w << (6 - 4 * i) : w >> (4 * i - 6);
     return multiply2((sign & 0x80008000u) | (size & 0x01c001c0u), 0x7e807e80u);
 }
 /* A step of ROWS rows; x: the lane's. */
 template <int ROWS>
-ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4 (&w)[ROWS], const float (&scales)[ROWS],
-                            const uint4 *x) {
+ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4 (&w)[ROWS],
+                            const float (&scales)[ROWS], const uint4 *x) {
     float even[ROWS] = {}, odd[ROWS] = {};
 #pragma unroll
     for (int word = 0; word < 4; word++) {
@@ -176,8 +176,8 @@ ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
     to[WARP] = make_uint4(v.z << 16, v.z & 0xffff0000u, v.w << 16, v.w & 0xffff0000u);
 }
 #elif ZM_BITS == 4
-/* Sums in the activation's type: pairs (i, i + 4) of the elements of each half. A code in bits 0 to 3 gives a 16th of the
- * weight with the same scale and a 16th of the bias; x_order has made those elements of x 16 times as large. */
+/* Sums in the activation's type: pairs (i, i + 4) of the elements of each half. A code in bits 0 to 3 gives a 16th of
+ * the weight with the same scale and a 16th of the bias; x_order has made those elements of x 16 times as large. */
 typedef uint accumulator;
 struct lane_x { /* what a lane multiplies in a step */
     uint4 a, b;
@@ -329,7 +329,8 @@ template <int K, int ROWS> struct alignas(16) slot {
     /* A lane's groups of a piece of a row; behind its end zero. */
     ZM_FUNCTION void read_groups(uint (&both)[own::LANE_GROUPS], int r, uint row, uint piece, uint lane) const {
         uint skipped = own::IN_WORDS ? 0 : row * uint(own::ROW_BYTES) % 4;
-        const char *scales = (const char *)words[r][0] + skipped, *biases = (const char *)words[r][own::LISTS - 1] + skipped;
+        const char *scales = (const char *)words[r][0] + skipped,
+                   *biases = (const char *)words[r][own::LISTS - 1] + skipped;
 #pragma unroll
         for (int g = 0; g < own::LANE_GROUPS; g++) {
             uint group = g * WARP + lane;
@@ -347,8 +348,8 @@ template <int K, int ROWS> struct alignas(16) slot {
 
 /* Products of rows with x, for the tasks first, first + stride, ... below n_tasks of a warp; a task is ROWS rows.
  * where(task, matrices, rows) says where they are, ready() makes x in shared memory complete for the block, and
- * done(task, parts) gets a lane's part of each product. The copies of a piece begin n_ahead pieces (one to four) before it is
- * needed, the first ones before ready(). ring: n_slots for each warp, n_ahead + 1 or as many as it has pieces. */
+ * done(task, parts) gets a lane's part of each product. The copies of a piece begin n_ahead pieces (one to four) before
+ * it is needed, the first ones before ready(). ring: n_slots for each warp, n_ahead + 1 or as many as it has pieces. */
 template <int K, int ROWS, typename Where, typename Ready, typename Done>
 ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x, uint4 *ring, uint n_slots,
                           uint n_ahead, Where where, Ready ready, Done done) {
@@ -402,7 +403,8 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
                 uint lane_group = group % WARP + lane * LANE_ELEMENTS / ZM_GROUP;
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    accumulate(sums[r], from->weight[r][t][lane], __shfl_sync(~0u, both[r][group / WARP], lane_group), v);
+                    accumulate(sums[r], from->weight[r][t][lane], __shfl_sync(~0u, both[r][group / WARP], lane_group),
+                               v);
 #endif
             }
             if (++from == end) from = begin;
@@ -483,8 +485,9 @@ ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, fl
     for (uint v = ROW_VECTORS + thread; v < layout<ZM_HIDDEN>::ALL_VECTORS; v += threads)
         place_x(shared, v, make_uint4(0, 0, 0, 0));
     __syncthreads();
-    sum = NORM_THREADS == 64 ? sums[0] + sums[1]
-                             : (sums[0] + sums[2 % (NORM_THREADS / WARP)]) + (sums[1] + sums[3 % (NORM_THREADS / WARP)]);
+    sum = NORM_THREADS == 64
+              ? sums[0] + sums[1]
+              : (sums[0] + sums[2 % (NORM_THREADS / WARP)]) + (sums[1] + sums[3 % (NORM_THREADS / WARP)]);
     float factor = rsqrtf(sum / float(ZM_HIDDEN) + eps);
     if (thread < NORM_THREADS) {
 #pragma unroll

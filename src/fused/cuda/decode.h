@@ -82,8 +82,8 @@ zm_place zm_decode_qkv(zm_decode *decode, zm_place h, zm_decode_norm norm, const
  * `queries`, the token's keys and values into the caches. weight: any of the attention's. */
 void zm_decode_heads(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                      const zm_weight *weight, zm_place queries);
-/* h + o_proj of the attention: norms and rotary embedding of the heads, the token's keys and values into the caches, and
- * MLX's vector attention over all rows up to the token's. */
+/* h + o_proj of the attention: norms and rotary embedding of the heads, the token's keys and values into the caches,
+ * and MLX's vector attention over all rows up to the token's. */
 zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                              const zm_weight *o_proj, zm_place h);
 /* c * conv(b * v), (b, c, v) = in_proj norm(h), of three taps. state: (2, size), the last b * v, moved on by one. */

@@ -48,11 +48,11 @@ ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *
 #endif
 
 /* y = [A; B; C] norm(h), and a bias for each (NULL: none). A task is two rows of one of them. */
-ZM_KERNEL(THREADS, 2) zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort *as,
-                                     const ushort *ab, const uint2 *bw, const ushort *bs, const ushort *bb,
-                                     const uint2 *cw, const ushort *cs, const ushort *cb, const ushort *a_bias,
-                                     const ushort *b_bias, const ushort *c_bias, ushort *y, float eps, uint n_a, uint n_b,
-                                     uint n_c, uint n_slots, uint n_ahead) {
+ZM_KERNEL(THREADS, 2)
+zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort *as, const ushort *ab, const uint2 *bw,
+               const ushort *bs, const ushort *bb, const uint2 *cw, const ushort *cs, const ushort *cb,
+               const ushort *a_bias, const ushort *b_bias, const ushort *c_bias, ushort *y, float eps, uint n_a,
+               uint n_b, uint n_c, uint n_slots, uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread);

@@ -66,11 +66,12 @@ static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *modu
 static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
     zm_decode_settings settings = program->settings;
     zm_text text = {0};
-    zm_text_printf(&text,
-                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
-                   "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n",
-                   settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim,
-                   settings.top_k, settings.is_mxfp4);
+    zm_text_printf(
+        &text,
+        "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
+        "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n",
+        settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim, settings.top_k,
+        settings.is_mxfp4);
     zm_text_append_string(&text, zm_cuda_bfloat16);
     zm_text_append_string(&text, zm_cuda_decode);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1};

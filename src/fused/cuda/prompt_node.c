@@ -34,22 +34,23 @@ static void define_kernel(zm_text *text, zm_prompt_code_key key) {
     static const char *const others[] = {"ROUTE", "PLAN", "COMBINE", "CONVOLVE", "EMBED"};
     if (is_with_decode(key)) { /* a hidden size that is no row's length leaves most other kernels out */
         int sorted = key.kind == ZM_PROMPT_SORTED_IN ? 1 : key.kind == ZM_PROMPT_SORTED_OUT ? 2 : 0;
-        zm_text_printf(text,
-                       "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_SORTED %d\n"
-                       "#define ZM_MXFP4 %d\n#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n",
-                       key.bits, key.group_size, key.k, key.rows, sorted, !!sorted);
+        zm_text_printf(
+            text,
+            "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_SORTED %d\n"
+            "#define ZM_MXFP4 %d\n#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n",
+            key.bits, key.group_size, key.k, key.rows, sorted, !!sorted);
         return;
     }
     if (!is_product(key)) {
-        zm_text_printf(text, "#define ZM_%s 1\n#define ZM_BITS %d\n#define ZM_GROUP %d\n", others[key.kind - ZM_PROMPT_ROUTE],
-                       key.bits, key.group_size);
+        zm_text_printf(text, "#define ZM_%s 1\n#define ZM_BITS %d\n#define ZM_GROUP %d\n",
+                       others[key.kind - ZM_PROMPT_ROUTE], key.bits, key.group_size);
         return;
     }
     zm_text_printf(text,
                    "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_WEIGHTS %d\n#define ZM_SPAN %d\n"
                    "#define ZM_GATED %d\n#define ZM_FIRST %d\n#define ZM_SECOND %d\n",
-                   key.bits, key.group_size, key.weight_rows, key.span, !!(key.kind & ZM_PROMPT_GATED), !!(key.kind & ZM_PROMPT_FIRST),
-                   !!(key.kind & ZM_PROMPT_SECOND));
+                   key.bits, key.group_size, key.weight_rows, key.span, !!(key.kind & ZM_PROMPT_GATED),
+                   !!(key.kind & ZM_PROMPT_FIRST), !!(key.kind & ZM_PROMPT_SECOND));
 }
 
 static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
@@ -57,7 +58,9 @@ static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_e
     define_kernel(&text, key);
     zm_text_append_string(&text, zm_cuda_bfloat16);
     if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
-    zm_text_append_string(&text, is_product(key) ? zm_cuda_prompt : is_with_decode(key) ? zm_cuda_decode : zm_cuda_around);
+    zm_text_append_string(&text, is_product(key)       ? zm_cuda_prompt
+                                 : is_with_decode(key) ? zm_cuda_decode
+                                                       : zm_cuda_around);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .for_it_alone = is_product(key)};
     zm_gpu_get(&source.compute_capability);
     zmlx_status status = text.failed ? zm_fail_memory(error) : zm_compile_cuda(cubin, NULL, &source, 0, error);
@@ -115,7 +118,8 @@ static zmlx_status launch_gpu(const void *state, zm_gpu_launch *launch, const zm
     const zm_prompt_kernel *self = state;
     for (int i = 0; i < n_inputs; i++)
         if (inputs[i].offset % ALIGNMENT)
-            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "input", "%d begins at no multiple of %d bytes", i, ALIGNMENT);
+            return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "input", "%d begins at no multiple of %d bytes", i,
+                           ALIGNMENT);
     const zm_text *cubin;
     ZM_TRY(zm_prompt_code_get(&cubin, self->code, error));
     launch->name = symbol_of(self->code);
@@ -153,6 +157,7 @@ void zm_prompt_launch(zm_scope *scope, mlx_array *results, const zm_node_output 
         return;
     }
     *state = *kernel;
-    if (zm_node_apply(results, specs, n_outputs, &node_class, state, inputs, n_inputs, scope->stream, &scope->failure)) return;
+    if (zm_node_apply(results, specs, n_outputs, &node_class, state, inputs, n_inputs, scope->stream, &scope->failure))
+        return;
     for (int i = 0; i < n_outputs; i++) zm_scope_own(scope, results[i]);
 }

@@ -46,8 +46,8 @@ typedef struct zm_prompt_kernel {
 void zm_prompt_add_word(zm_prompt_kernel *kernel, int value);
 void zm_prompt_add_float(zm_prompt_kernel *kernel, float value);
 
-/* Sets results (owned by the scope; empty after a failure). Inputs in row order that begin at multiples of 16 bytes are read in
- * place. */
+/* Sets results (owned by the scope; empty after a failure). Inputs in row order that begin at multiples of 16 bytes are
+ * read in place. */
 void zm_prompt_launch(zm_scope *scope, mlx_array *results, const zm_node_output *specs, int n_outputs,
                       const zm_prompt_kernel *kernel, const mlx_array *inputs, int n_inputs);
 

@@ -254,12 +254,22 @@ INLINE float multiply_row(const block *rows, const float *prepared, limb_form of
     return sum_lanes(sum);
 }
 
+/* What lies before the lines that the rows themselves fetch: a run would begin with one miss behind the other. */
+INLINE void fetch_beginning(const block *rows, limb_form of) {
+    for (int i = 0; i < AHEAD; i += 64) __builtin_prefetch(rows->codes[0] + i);
+    for (int i = 0; i < SCALES_AHEAD; i += 64) {
+        __builtin_prefetch(rows->scales[0] + i);
+        if (of.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(rows->biases[0] + i);
+    }
+}
+
 INLINE void multiply_few(const zm_product *product, size_t row_begin, size_t row_end, limb_form of) {
     const zm_matrix *matrix = product->matrix;
     block rows = {.matrix = matrix};
     tile row_of = {.kind = of.kind, .bits = of.bits, .group_size = of.group_size, .n_rows = 1};
     for (size_t row = row_begin; row < row_end; row++) {
         place_rows(&rows, product, row, 1, 1, row_of);
+        if (row == row_begin) fetch_beginning(&rows, of);
         float bias = matrix->bias ? row_bias(matrix, product->expert * matrix->out_features + row) : 0;
         for (size_t t = 0; t < product->n_tokens; t++) {
             size_t place = product->tokens ? product->tokens[t] : t;

@@ -13,6 +13,7 @@ enum {
     THREADS = 32 * ZM_DECODE_WARPS,
     CHOOSE_BLOCKS = 8, /* a cluster */
     CHOOSE_WARPS = 4,
+    LINEAR_AHEAD = 3, /* pieces: most or all of a row, while the kernel before is at work */
     HEAD_WARPS = 4,
     ATTENTION_BLOCKS = 4, /* a cluster for each head */
     ATTENTION_WARPS = 8,
@@ -149,7 +150,8 @@ zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *we
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_linear_add, weight);
     zm_place to = zm_decode_residual(decode);
     zm_product_plan plan = {weight, .n_tasks = weight->out_features / 2, .task_rows = 2, .n_inputs = 1,
-                            .n_ahead = ZM_DECODE_MOST_AHEAD};
+                            .n_ahead = LINEAR_AHEAD};
+    launch.one_each = true;
     zm_launch_spread(&launch, &plan);
     zm_launch_add_place(&launch, x);
     zm_launch_add_weight(&launch, weight);
@@ -171,6 +173,7 @@ static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, 
     for (int i = 0; i < count; i++) rows += weights[i]->out_features;
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_norm_linear, weights[0]);
     zm_product_plan plan = {weights[0], .n_tasks = rows / 2, .task_rows = 2, .n_inputs = 1};
+    launch.one_each = true;
     zm_launch_spread(&launch, &plan);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
@@ -295,6 +298,7 @@ zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, cons
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_conv, in_proj);
     zm_place y = zm_decode_temporary(decode, size);
     zm_product_plan plan = {in_proj, .n_tasks = size, .task_rows = 3, .n_inputs = 1};
+    launch.one_each = true;
     zm_launch_spread(&launch, &plan);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
@@ -314,6 +318,7 @@ zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_mlp_in, gate);
     zm_place act = zm_decode_temporary(decode, gate->out_features);
     zm_product_plan plan = {gate, .n_tasks = gate->out_features, .task_rows = 2, .n_inputs = 1};
+    launch.one_each = true;
     zm_launch_spread(&launch, &plan);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);

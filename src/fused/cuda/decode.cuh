@@ -168,10 +168,14 @@ ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4
     for (int r = 0; r < ROWS; r++) sums[r][0] = fmaf(even[r] + odd[r], scales[r], sums[r][0]);
 }
 ZM_FUNCTION float lane_sum(const accumulator *sums) { return sums[0]; }
-/* The vector of 8 elements `number` of x into shared memory, in the order that lanes read. */
-ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
+/* Where the vector of 8 elements `number` of x begins in shared memory. */
+ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
     uint unit = number / 4;
-    uint4 *to = shared + (unit / WARP * X_VECTORS + number % 4 * 2) * WARP + unit % WARP;
+    return shared + (unit / WARP * X_VECTORS + number % 4 * 2) * WARP + unit % WARP;
+}
+/* It into shared memory, in the order that lanes read. */
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
+    uint4 *to = vector_place(shared, number);
     to[0] = make_uint4(v.x << 16, v.x & 0xffff0000u, v.y << 16, v.y & 0xffff0000u);
     to[WARP] = make_uint4(v.z << 16, v.z & 0xffff0000u, v.w << 16, v.w & 0xffff0000u);
 }
@@ -207,11 +211,14 @@ ZM_FUNCTION float lane_sum(const accumulator *sums) {
     }
     return sum;
 }
-/* The vector of 8 elements `number` of x into shared memory, in the order that lanes read. */
+/* Where the vector of 8 elements `number` of x is in shared memory, and it there, in the order that lanes read. */
+ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
+    uint unit = number / 2;
+    return shared + (unit / WARP * 2 + number % 2) * WARP + unit % WARP;
+}
 ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
     const uint sixteen = 0x41804180u;
-    uint unit = number / 2;
-    shared[(unit / WARP * 2 + number % 2) * WARP + unit % WARP] = make_uint4(
+    *vector_place(shared, number) = make_uint4(
         multiply2(__byte_perm(v.x, v.z, 0x5410), sixteen), __byte_perm(v.x, v.z, 0x7632),
         multiply2(__byte_perm(v.y, v.w, 0x5410), sixteen), __byte_perm(v.y, v.w, 0x7632));
 }
@@ -243,6 +250,7 @@ ZM_FUNCTION float lane_sum(const accumulator *sums) {
     for (int i = 0; i < ACCUMULATORS; i++) sum += sums[i];
     return sum;
 }
+ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) { return shared + number; }
 ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) { /* (0, 2), (1, 3), (4, 6), (5, 7) */
     shared[number] = make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632),
                                 __byte_perm(v.z, v.w, 0x5410), __byte_perm(v.z, v.w, 0x7632));
@@ -443,15 +451,19 @@ enum {
     NORM_VECTORS = (ROW_VECTORS + NORM_THREADS - 1) / NORM_THREADS,
 };
 
+/* The weights of a thread's first vectors, where `threads` share a row: all there are from 256 threads on. */
 struct norm_row {
-    uint4 weight[NORM_VECTORS];
+    enum { OWN = (ROW_VECTORS + 255) / 256 };
+    const uint4 *all;
+    uint4 own[OWN];
 };
 
-ZM_FUNCTION void load_norm(norm_row &n, const uint4 *weight, uint thread) {
+ZM_FUNCTION void load_norm(norm_row &n, const uint4 *weight, uint thread, uint threads) {
+    n.all = weight;
 #pragma unroll
-    for (int i = 0; i < NORM_VECTORS; i++) {
-        uint v = i * NORM_THREADS + thread;
-        n.weight[i] = thread < NORM_THREADS && v < ROW_VECTORS ? __ldg(weight + v) : make_uint4(0, 0, 0, 0);
+    for (int i = 0; i < norm_row::OWN; i++) {
+        uint v = i * threads + thread;
+        n.own[i] = __ldg(weight + (v < ROW_VECTORS ? v : 0));
     }
 }
 
@@ -463,7 +475,8 @@ ZM_FUNCTION uint scale_pair(uint x, uint weight, float factor) {
     return pack(low(weight) * rounded(low(x) * factor), high(weight) * rounded(high(x) * factor));
 }
 
-/* Stages the norm of h; the barrier behind it is included. normed (may be NULL) gets it in row order. */
+/* Stages the norm of h; the barrier behind it is included. normed (may be NULL) gets it in row order. NORM_THREADS
+ * read and sum; what they read waits in its place until all know the factor. */
 ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, float eps, uint4 *normed, uint thread,
                             uint threads) {
     __shared__ float sums[NORM_THREADS / WARP];
@@ -478,6 +491,11 @@ ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, fl
 #pragma unroll
         for (int i = 0; i < NORM_VECTORS; i++)
             sum = add_square(add_square(add_square(add_square(sum, x[i].x), x[i].y), x[i].z), x[i].w);
+#pragma unroll
+        for (int i = 0; i < NORM_VECTORS; i++) {
+            uint v = i * NORM_THREADS + thread;
+            if (v < ROW_VECTORS) *vector_place(shared, v) = x[i];
+        }
         sum = warp_sum(sum);
         if (thread % WARP == 0) sums[thread / WARP] = sum;
     }
@@ -489,16 +507,17 @@ ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, fl
               ? sums[0] + sums[1]
               : (sums[0] + sums[2 % (NORM_THREADS / WARP)]) + (sums[1] + sums[3 % (NORM_THREADS / WARP)]);
     float factor = rsqrtf(sum / float(ZM_HIDDEN) + eps);
-    if (thread < NORM_THREADS) {
+    auto scale = [&](uint v, const uint4 &weight) {
+        uint4 h_v = *vector_place(shared, v);
+        uint4 y = make_uint4(scale_pair(h_v.x, weight.x, factor), scale_pair(h_v.y, weight.y, factor),
+                             scale_pair(h_v.z, weight.z, factor), scale_pair(h_v.w, weight.w, factor));
+        place_x(shared, v, y);
+        if (normed) normed[v] = y;
+    };
 #pragma unroll
-        for (int i = 0; i < NORM_VECTORS; i++) {
-            uint v = i * NORM_THREADS + thread;
-            if (v >= ROW_VECTORS) continue;
-            uint4 y = make_uint4(scale_pair(x[i].x, n.weight[i].x, factor), scale_pair(x[i].y, n.weight[i].y, factor),
-                                 scale_pair(x[i].z, n.weight[i].z, factor), scale_pair(x[i].w, n.weight[i].w, factor));
-            place_x(shared, v, y);
-            if (normed) normed[v] = y;
-        }
-    }
+    for (int i = 0; i < norm_row::OWN; i++)
+        if (i * threads + thread < ROW_VECTORS) scale(i * threads + thread, n.own[i]);
+#pragma unroll 1
+    for (uint v = norm_row::OWN * threads + thread; v < ROW_VECTORS; v += threads) scale(v, __ldg(n.all + v));
     __syncthreads();
 }

@@ -25,7 +25,9 @@ typedef struct zm_decode {
     zm_chain *chain; /* NULL after a failure */
     int hidden_size, head_dim, top_k;
     int n_outputs;
-    bool publishes; /* zm_decode_publish */
+    bool publishes;       /* zm_decode_publish */
+    int last_bytes;       /* of a multiprocessor's shared memory: what a block of the last launch takes */
+    bool last_everywhere; /* it has a block on each multiprocessor */
 } zm_decode;
 
 typedef struct zm_decode_norm {

@@ -5,7 +5,7 @@ ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const u
                                     const ushort *bias, const ushort *h, ushort *h_next, uint n, uint n_slots,
                                     uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
-    uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps, n_tasks = n / 2;
+    uint first = blockIdx.x + thread / WARP * gridDim.x, stride = gridDim.x * warps, n_tasks = n / 2;
     lane_matrix<ZM_K> m({weight, scales, biases}, lane);
     ushort before; /* lanes below 16: of the task's first row, the others: of its second */
     auto fetch = [&](uint task) {
@@ -55,10 +55,10 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
                uint n_b, uint n_c, uint n_slots, uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
-    load_norm(n, norm, thread);
+    load_norm(n, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> m({aw, as, ab}, lane);
     multiply<ZM_HIDDEN, 2>(
-        blockIdx.x * warps + thread / WARP, gridDim.x * warps, (n_a + n_b + n_c) / 2, staged,
+        blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, (n_a + n_b + n_c) / 2, staged,
         staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             uint row = task * 2;
@@ -92,16 +92,14 @@ ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *we
                               uint n_slots, uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
-    load_norm(n, norm, thread);
+    load_norm(n, norm, thread, blockDim.x);
     uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps;
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
-    ushort x0, x1, tap[3]; /* of the task's channel; the state is the token's before */
+    /* Of the task's channel: lanes 0 and 1 have the state, which is the token's before, 2 to 4 the taps. */
+    ushort kept = 0;
     auto fetch = [&](uint channel) {
-        if (channel >= size) return;
-        x0 = read_fresh(state + channel);
-        x1 = read_fresh(state + size + channel);
-#pragma unroll
-        for (int i = 0; i < 3; i++) tap[i] = __ldg(taps + channel * 3 + i);
+        if (channel < size && lane < 5)
+            kept = lane < 2 ? read_fresh(state + (lane * size + channel)) : __ldg(taps + (channel * 3 + lane - 2));
     };
     multiply<ZM_HIDDEN, 3>(
         first, stride, size, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
@@ -118,10 +116,12 @@ ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *we
             float b = warp_sum2(parts[0], parts[1], lane), v = rounded(warp_sum(parts[2]));
             float c = rounded(__shfl_xor_sync(~0u, b, 16));
             float x2 = rounded(rounded(b) * v);
-            float conv = rounded(fmaf(x2, widen(tap[2]), fmaf(widen(x1), widen(tap[1]), widen(x0) * widen(tap[0]))));
+            float own = widen(kept), x0 = __shfl_sync(~0u, own, 0), x1 = __shfl_sync(~0u, own, 1);
+            float conv = rounded(fmaf(x2, __shfl_sync(~0u, own, 4),
+                                      fmaf(x1, __shfl_sync(~0u, own, 3), x0 * __shfl_sync(~0u, own, 2))));
             if (lane == 0) {
                 y[channel] = narrow(c * conv);
-                state[channel] = x1;
+                state[channel] = narrow(x1);
                 state[size + channel] = narrow(x2);
             }
             fetch(channel + stride);

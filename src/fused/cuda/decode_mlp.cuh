@@ -40,11 +40,12 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
                                 uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row nr;
-    load_norm(nr, norm, thread);
+    load_norm(nr, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
     multiply<ZM_HIDDEN, 2>(
-        blockIdx.x * warps + thread / WARP, gridDim.x * warps, n, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+        blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, n, staged, staged + layout<ZM_HIDDEN>::X, n_slots,
+        n_ahead,
         [&](uint row, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
             rows[0] = rows[1] = row;

@@ -13,6 +13,8 @@ enum {
     /* Pieces that copies are ahead of products: many, as nothing could be copied before the router's choice. */
     IN_AHEAD = 4,
     IN_AHEAD_MXFP4 = 2, /* of longer pieces, which leave fewer warps room */
+    OUT_AHEAD = 2, /* all of a warp's rows; in mxfp4 they would take memory's time from the kernel before */
+    OUT_AHEAD_MXFP4 = 1,
 };
 
 /* Places of a token's normed hidden state and choice of experts. */
@@ -66,12 +68,14 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
 static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
     int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k,
         rows = OUT_WARP_ROWS * groups; /* of a block of out */
+    bool is_mxfp4 = !strcmp(gate->quantization.mode, "mxfp4");
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
-                               .n_ahead = strcmp(gate->quantization.mode, "mxfp4") != 0 ? IN_AHEAD : IN_AHEAD_MXFP4};
+                               .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD};
     zm_launch_spread(in, &in_plan);
     in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
     zm_launch_add_ring(in, &in_plan);
-    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = 1};
+    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k,
+                                .n_ahead = is_mxfp4 ? OUT_AHEAD_MXFP4 : OUT_AHEAD};
     out->record.grid = zm_divide_up(down->out_features, rows);
     zm_launch_reserve(out, &out_plan, top_k * groups, OUT_WARP_ROWS / out_plan.task_rows);
     zm_launch_add_ring(out, &out_plan);

@@ -61,7 +61,7 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THR
     begin_cluster();
     float choice_bias = thread < n_experts && expert_bias ? __ldg(expert_bias + thread) : 0.0f;
     norm_row nr;
-    if (norm) load_norm(nr, norm, thread);
+    if (norm) load_norm(nr, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
     multiply<ZM_HIDDEN, 1>(
         warp * ROUTER_BLOCKS + blockIdx.x, ROUTER_BLOCKS * warps, n_experts, staged,

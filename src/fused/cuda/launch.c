@@ -6,10 +6,12 @@
 
 enum {
     VECTOR_BYTES = 16,
+    /* Shared memory of an H100's and an H200's multiprocessor, and what a block takes of it besides. */
+    MULTIPROCESSOR_BYTES = 228 * 1024,
+    BLOCK_BYTES = 1024,
+    MOST_STATIC_BYTES = 128, /* of two kernels of one_each */
     WORD = 4,        /* of scales and biases: bytes that are copied at once */
-    MANY_ROUNDS = 8, /* of tasks, as an output projection has: memory is the limit */
-    MANY_AHEAD = 3,
-    SHORT_ROW = 4, /* steps: where a row is a single short piece, copies one piece ahead are faster than two */
+    MANY_ROUNDS = 8, /* of tasks, as an output projection has */
 };
 
 /* How rows go through the kernels: layout of decode.cuh. */
@@ -79,8 +81,7 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
     row_layout row = layout_of(plan->weight);
     int n_pieces = rounds * row.n_pieces, slot_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
     int all_bytes = warps * zm_divide_up(slot_bytes, VECTOR_BYTES) * VECTOR_BYTES; /* a slot for each warp */
-    bool is_short = row.n_pieces == 1 && row.steps <= SHORT_ROW;
-    if (!plan->n_ahead) plan->n_ahead = rounds >= MANY_ROUNDS ? MANY_AHEAD : is_short ? 1 : ZM_DECODE_MOST_AHEAD;
+    if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 ? 1 : rounds < MANY_ROUNDS ? 2 : 3;
     plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;
     launch->record.block = 32 * warps;
     launch->record.shared_bytes = plan->n_inputs * row.staged_bytes + plan->n_slots * all_bytes;
@@ -93,7 +94,9 @@ void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
         int rounds = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * most);
         int warps = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * rounds);
         if (warps < LEAST_WARPS) warps = LEAST_WARPS;
-        launch->record.grid = zm_divide_up(plan->n_tasks, warps * rounds);
+        int least = zm_divide_up(plan->n_tasks, warps * rounds);
+        int all = plan->n_tasks < ZM_MULTIPROCESSORS ? plan->n_tasks : ZM_MULTIPROCESSORS;
+        launch->record.grid = launch->one_each ? all : least;
         zm_launch_reserve(launch, plan, warps, rounds);
         if (launch->record.shared_bytes <= ZM_DECODE_MAX_SHARED || most == LEAST_WARPS) return;
         most--;
@@ -133,6 +136,25 @@ void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight) {
     zm_launch_add_constant(launch, weight->biases);
 }
 
-void zm_launch_end(const zm_launch *launch) {
-    if (!zm_decode_failed(launch->decode)) zm_chain_launch(launch->decode->chain, &launch->record);
+/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them, or for
+ * two beside one of the kernel before where that has one on each. Some would get two otherwise, and end last. */
+static void claim_multiprocessors(zm_launch *launch) {
+    zm_decode *decode = launch->decode;
+    int own = launch->record.shared_bytes + BLOCK_BYTES, last = decode->last_bytes;
+    if (launch->one_each) {
+        int alone = MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
+        int beside_last = (MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
+        bool has_room = last + alone <= MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
+        int least = decode->last_everywhere || !has_room ? beside_last : alone;
+        if (own < least) own = least / VECTOR_BYTES * VECTOR_BYTES;
+        launch->record.shared_bytes = own - BLOCK_BYTES;
+    }
+    decode->last_bytes = own;
+    decode->last_everywhere = launch->one_each && launch->record.grid >= ZM_MULTIPROCESSORS;
+}
+
+void zm_launch_end(zm_launch *launch) {
+    if (zm_decode_failed(launch->decode)) return;
+    claim_multiprocessors(launch);
+    zm_chain_launch(launch->decode->chain, &launch->record);
 }

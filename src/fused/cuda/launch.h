@@ -8,13 +8,12 @@
 
 /* As in decode.cuh. */
 enum { ZM_DECODE_WARPS = 16 };
-/* Pieces of weights that copies are ahead of products. */
-enum { ZM_DECODE_MOST_AHEAD = 2 };
 enum { ZM_MULTIPROCESSORS = 132 }; /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
 
 typedef struct zm_launch {
     zm_decode *decode;
     zm_chain_launch_record record;
+    bool one_each; /* a block for each multiprocessor, where nothing else is in the way */
 } zm_launch;
 
 /* What the warps of a kernel multiply: tasks of a few rows of a weight, of which a piece at a time is in
@@ -24,7 +23,7 @@ typedef struct zm_product_plan {
     int n_tasks, task_rows;
     int n_inputs; /* rows of x in shared memory */
     int n_slots;  /* for pieces, a warp; zm_launch_reserve sets it */
-    int n_ahead;  /* pieces that copies are ahead of products; 0: as the rows' length suggests */
+    int n_ahead;  /* pieces that copies are ahead of products, at most 4; 0: as the rows' length suggests */
 } zm_product_plan;
 
 static inline int zm_divide_up(int a, int b) { return (a + b - 1) / b; }
@@ -40,7 +39,7 @@ int zm_launch_staged_bytes(const zm_weight *weight);
 
 /* A kernel of the program for the weight's quantisation: one block of all warps. */
 zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight);
-void zm_launch_end(const zm_launch *launch);
+void zm_launch_end(zm_launch *launch);
 /* Blocks of so many warps that take `rounds` tasks each, and their shared memory. */
 void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds);
 /* Warps of one block a multiprocessor that take the same number of tasks each, as nearly as there is such a

@@ -62,6 +62,18 @@ static zmlx_status record(writer *self, const text_record *made, zmlx_error *err
     return ZMLX_OK;
 }
 
+/* The functions of a text's folds, by the hash or no longer. */
+static void name_folds(zm_text *part, int n_folds, uint64_t hash, bool begin) {
+    static const char *const names[] = {"update", "combine", "push", "finish"};
+    for (int i = 0; i < n_folds; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            if (begin)
+                zm_text_printf(part, "#define zm_%s%d ZM_NAME(%s%d, %016" PRIx64 ")\n", names[k], i, names[k], i, hash);
+            else
+                zm_text_printf(part, "#undef zm_%s%d\n", names[k], i);
+        }
+}
+
 static zmlx_status write_text(void *context, const zm_kernel_entry *entry, const zm_emit_request *request,
                               zmlx_error *error) {
     writer *self = context;
@@ -77,7 +89,9 @@ static zmlx_status write_text(void *context, const zm_kernel_entry *entry, const
                        "#define zm_body ZM_NAME(body, %016" PRIx64 ")\n#define %s ZM_NAME(kernel, %016" PRIx64 ")\n"
                        "#define %s_scratch ZM_NAME(scratch, %016" PRIx64 ")\n",
                        made.hash, name, made.hash, name, made.hash);
+        name_folds(part, request->ir->n_folds, made.hash, true);
         zm_text_append_string(part, text.data + strlen(zm_prelude_c));
+        name_folds(part, request->ir->n_folds, made.hash, false);
         zm_text_printf(part, "#undef zm_body\n#undef %s\n#undef %s_scratch\n", name, name);
     }
     zm_text_free(&text);

@@ -12,6 +12,7 @@
 #include "mlx/mlx.h"
 #include "mlx/primitives.h"
 
+#include "mlx/allocate.hpp"
 #include "mlx/launch.hpp"
 
 extern "C" {
@@ -216,10 +217,10 @@ private:
         constexpr size_t line = 64, large = 1 << 16;
         size_t bytes = output.nbytes();
         if (bytes < large) {
-            output.set_data(mx::allocator::malloc(bytes));
+            output.set_data(zm::allocate(bytes));
             return;
         }
-        output.set_data(mx::allocator::malloc(bytes + line));
+        output.set_data(zm::allocate(bytes + line));
         size_t past = reinterpret_cast<uintptr_t>(output.data<char>()) % line, itemsize = output.itemsize();
         if (!past || past % itemsize) return;
         output.copy_shared_buffer(output, output.strides(), output.flags(), output.data_size(),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Results written past the caches, on the CPU: the bits of the same rows in parts that are not. */
 #include "mlx_testing.h"
+#include "zmlx/kernel.h"
 #include "zmlx/kernels.h"
 
 static zmlx_error failure;
@@ -75,7 +76,27 @@ static void test_parts(void **state) {
     free(values);
 }
 
+/* MLX's allocator gives NULL: an error, and nothing is written. */
+static void test_no_memory(void **state) {
+    (void)state;
+    enum { SIDE = 1 << 21 };
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    mlx_array inputs[] = {zm_zeros(&scope, SHAPE(SIDE, 1, 1), MLX_FLOAT32),
+                          zm_zeros(&scope, SHAPE(1, SIDE, 16), MLX_FLOAT32)}, y = {NULL};
+    zmlx_kernel *sum;
+    assert_false(zm_scope_failed(&scope));
+    OK(zmlx_binary(&sum, "sum", "a + b", &failure));
+    OK(zmlx_kernel_apply(sum, &y, inputs, 2, host_stream, &failure));
+    assert_int_not_equal(mlx_array_eval(y), 0);
+    assert_int_equal(zm_mlx_fail(&failure, "y"), ZMLX_ERROR_MLX);
+    assert_non_null(strstr(failure.message, "out of memory: no "));
+    mlx_array_free(y);
+    zmlx_kernel_free(sum);
+    assert_int_equal(zm_scope_end(&scope, &failure), ZMLX_OK);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

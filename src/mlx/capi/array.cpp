@@ -2,6 +2,7 @@
 /* mlx-c subset: arrays. */
 #include <cstring>
 
+#include "mlx/allocate.hpp"
 #include "private.hpp"
 
 using namespace zm::capi;
@@ -33,7 +34,7 @@ mx::array copy_of(const void *data, const mx::Shape &shape, mx::Dtype dtype) {
     size_t bytes;
     if (__builtin_mul_overflow(count, mx::size_of(dtype), &bytes))
         throw std::invalid_argument("shape too large");
-    auto buffer = mx::allocator::malloc(bytes);
+    auto buffer = zm::allocate(bytes);
     if (bytes) std::memcpy(mx::allocator::Buffer(buffer.buffer()).raw_ptr(), data, bytes);
     return mx::array(std::move(buffer), shape, dtype);
 }

@@ -59,12 +59,12 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
 }
 
 #if ZM_TOP_K < 8
-/* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts, and blocks are a
- * multiple of those, so that a warp has one. */
-ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs,
-                                    const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
-                                    const ushort *gate_bias, const ushort *up_bias, ushort *act, uint activation, uint n,
-                                    uint n_slots, uint n_ahead) {
+/* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts, and blocks
+ * are a multiple of those, so that a warp has one. */
+ZM_KERNEL(THREADS, 2)
+zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs, const ushort *gb, const uint2 *uw,
+              const ushort *us, const ushort *ub, const ushort *gate_bias, const ushort *up_bias, ushort *act,
+              uint activation, uint n, uint n_slots, uint n_ahead) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
@@ -92,8 +92,8 @@ ZM_KERNEL(THREADS, 2) zm_experts_in(const uint4 *x, const uint *experts, const u
 #endif
 
 #if ZM_TOP_K < 8
-/* h_next = h (NULL: nothing) + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum rounded. A block has
- * OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
+/* h_next = h (NULL: nothing) + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum
+ * rounded. A block has OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
 enum { OUT_WARP_ROWS = 4, OUT_GROUPS = WARPS / ZM_TOP_K, OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS };
 
 ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the choice of
  * experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
- * Behind bfloat16.cuh. The text before that defines ZM_ROUTE, ZM_PLAN, ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and
+ * Behind the type's text (bfloat16.cuh, float16.cuh) and halves.cuh. The text before that defines ZM_ROUTE, ZM_PLAN, ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and
  * for a table ZM_BITS (4 or 8) and ZM_GROUP. */
 enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
 
@@ -35,7 +35,7 @@ ZM_FUNCTION void choose(const ushort *logits, const float *bias, uint *chosen, u
         if (lane == rank) own = expert, mine = score;
     }
     for (uint i = 0; i < top_k; i++) sum = rounded(sum + __shfl_sync(~0u, mine, i));
-    if (normalize) mine = rounded(mine / rounded(sum + rounded(epsilon)));
+    if (normalize) mine = divided(mine, rounded(sum + rounded(epsilon)));
     if (scaling != 1.0f) mine = rounded(mine * rounded(scaling));
     if (lane < top_k) chosen[lane] = own, weights[lane] = narrow(mine);
 }
@@ -89,7 +89,7 @@ ZM_FUNCTION uint add_weighted(uint sum, uint y, float weight) {
     return pack(low(sum) + low(product), high(sum) + high(product));
 }
 
-/* out[t] = sum over i, in order, of weights[t, i] * y[t, i], each product and sum rounded to bfloat16. A thread has eight columns. */
+/* out[t] = sum over i, in order, of weights[t, i] * y[t, i], each product and sum rounded. A thread has eight columns. */
 extern "C" __global__ void __launch_bounds__(256)
     zm_combine(const uint4 *y, const ushort *weights, uint4 *out, uint n_vectors, uint row_vectors, uint top_k) {
     uint at = blockIdx.x * 256 + threadIdx.x, token = at / row_vectors, column = at % row_vectors;

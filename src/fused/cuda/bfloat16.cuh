@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Arithmetic in bfloat16, each operation rounded as MLX's are, and the order of numbers: what all the fused texts begin with. */
+/* Arithmetic in bfloat16, each operation rounded as MLX's are. float16.cuh has the same for float16; halves.cuh
+ * follows. */
 typedef unsigned short ushort;
 typedef unsigned int uint;
 
 #define ZM_FUNCTION __device__ __forceinline__
+#define ZM_TYPE "bf16" /* in instructions' names */
 
 ZM_FUNCTION float low(uint pair) { return __uint_as_float(pair << 16); }
 ZM_FUNCTION float high(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
@@ -43,15 +45,14 @@ ZM_FUNCTION float sigmoid(float x) {
     return x < 0.0f ? y : rounded(1.0f - y);
 }
 
-ZM_FUNCTION uint warp_max(uint value) {
-    uint result;
-    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));
-    return result;
-}
+ZM_FUNCTION float divided(float a, float b) { return rounded(a / b); }
 
-/* Orders numbers: ascending, NaN last. Not 0. */
-ZM_FUNCTION uint choice_key(float value) {
-    uint bits = __float_as_uint(value + 0.0f); /* -0 and 0 are equal */
-    if (value != value) return ~0u;
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+/* Weights of `bits` bits (4 or 8): pairs of codes * scale + bias, rounded once. A code in the low bits of a bfloat16 is
+ * exactly code * 2^-129 (4 bits, in bits 4 to 7) or code * 2^-133 (8 bits), so the scale is made that much larger first.
+ * Needs |scale| < 2^-2 or 2^-6. */
+template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias) {
+    uint scaled = multiply2(multiply2(scale, 0x5f805f80u), bits == 4 ? 0x60006000u : 0x62006200u);
+    return __byte_perm(scaled, bias, 0x5410);
 }
+/* pair: 4 bits in bits 4 to 7 of each half, 8 in its low ones. */
+template <int bits> ZM_FUNCTION uint weights_of(uint pair, uint factors) { return fma2_by(pair, factors); }

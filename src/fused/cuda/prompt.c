@@ -33,6 +33,10 @@ static bool serves_mxfp4(const zm_weight *weight, const char **reason) {
     return weight->n_experts <= ZM_PROMPT_MOST_EXPERTS && SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
 }
 
+mlx_dtype zm_prompt_dtype(const zm_weight *weight) {
+    return is_mxfp4(weight) ? MLX_BFLOAT16 : mlx_array_dtype(weight->scales);
+}
+
 bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
     zm_quantization quantization = weight->quantization;
     if (zm_weight_is_quantized(weight) && is_mxfp4(weight)) return serves_mxfp4(weight, reason);
@@ -42,10 +46,10 @@ bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
     if (quantization.bits != 4 && quantization.bits != 8) return false;
     *reason = "its groups are not of 32, 64 or 128";
     if (quantization.group_size != 32 && quantization.group_size != 64 && quantization.group_size != 128) return false;
-    *reason = "its scales are not bfloat16";
-    if (!zm_is_set(weight->scales) || !zm_is_set(weight->biases) || mlx_array_dtype(weight->scales) != MLX_BFLOAT16 ||
-        mlx_array_dtype(weight->biases) != MLX_BFLOAT16)
-        return false;
+    *reason = "its scales are neither bfloat16 nor float16";
+    if (!zm_is_set(weight->scales) || !zm_is_set(weight->biases)) return false;
+    mlx_dtype dtype = mlx_array_dtype(weight->scales);
+    if ((dtype != MLX_BFLOAT16 && dtype != MLX_FLOAT16) || mlx_array_dtype(weight->biases) != dtype) return false;
     *reason = "it has too many experts";
     if (weight->n_experts > ZM_PROMPT_MOST_EXPERTS) return false;
     /* MLX has another kernel for rows of one group. */
@@ -91,6 +95,7 @@ static zm_prompt_code_key code_of(const zm_weight *weight, int kind, int weight_
                                 .bits = quantization.bits,
                                 .group_size = quantization.group_size,
                                 .weight_rows = weight_rows,
+                                .is_float16 = zm_prompt_dtype(weight) == MLX_FLOAT16,
                                 .span = n_groups % 8 == 0 ? 8 : n_groups % 4 == 0 ? 4 : 2};
 }
 
@@ -139,7 +144,7 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
         of.n_tiles = divide_up(of.rows, of.tile_rows);
         if (of.n_tiles * divide_up(weight->out_features, columns_of(&of)) >= LEAST_BLOCKS) break;
     }
-    zm_node_output spec = shaped_like(x, weight->out_features, MLX_BFLOAT16);
+    zm_node_output spec = shaped_like(x, weight->out_features, mlx_array_dtype(x));
     return multiply(scope, &of, from, &spec);
 }
 
@@ -194,13 +199,14 @@ void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx
     if (zm_scope_failed(scope)) return;
     int n_tokens = rows_of(logits), tokens_of_block = THREADS / WARP;
     bool has_bias = zm_is_set(gating->expert_bias);
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE}, .block = THREADS, .n_blocks = divide_up(n_tokens, tokens_of_block)};
+    mlx_dtype dtype = mlx_array_dtype(logits);
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE, .is_float16 = dtype == MLX_FLOAT16}, .block = THREADS, .n_blocks = divide_up(n_tokens, tokens_of_block)};
     const int words[] = {n_tokens, gating->n_experts, gating->top_k, has_bias, gating->normalize_top_k};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
     zm_prompt_add_float(&kernel, gating->normalize_epsilon);
     zm_prompt_add_float(&kernel, gating->routed_scaling_factor);
     const zm_node_output specs[2] = {shaped_like(logits, gating->top_k, MLX_UINT32),
-                                     shaped_like(logits, gating->top_k, MLX_BFLOAT16)};
+                                     shaped_like(logits, gating->top_k, dtype)};
     const mlx_array given[2] = {logits, has_bias ? gating->expert_bias : logits};
     mlx_array results[2];
     zm_prompt_launch(scope, results, specs, 2, &kernel, given, 2);
@@ -222,7 +228,7 @@ static void plan_experts(zm_scope *scope, mlx_array order_and_tiles[2], mlx_arra
 
 static mlx_array combine(zm_scope *scope, mlx_array y, mlx_array weights, const zm_node_output *spec, int rows) {
     int row_vectors = spec->shape[spec->n_dims - 1] / VECTOR, n_vectors = rows * row_vectors;
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_COMBINE}, .block = THREADS, .n_blocks = divide_up(n_vectors, THREADS)};
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_COMBINE, .is_float16 = spec->dtype == MLX_FLOAT16}, .block = THREADS, .n_blocks = divide_up(n_vectors, THREADS)};
     zm_prompt_add_word(&kernel, n_vectors);
     zm_prompt_add_word(&kernel, row_vectors);
     zm_prompt_add_word(&kernel, zm_dim(weights, -1));
@@ -287,7 +293,8 @@ static mlx_array apply_affine(zm_scope *scope, mlx_array x, const zm_moe_argumen
     add_weight(&from, up);
     add(&from, order_and_tiles[0]);
     add(&from, order_and_tiles[1]);
-    const zm_node_output hidden_spec = {.shape = {of.rows, gate->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
+    mlx_dtype dtype = mlx_array_dtype(x);
+    const zm_node_output hidden_spec = {.shape = {of.rows, gate->out_features}, .n_dims = 2, .dtype = dtype};
     of.kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST;
     mlx_array hidden = multiply(scope, &of, &from, &hidden_spec);
 
@@ -298,7 +305,7 @@ static mlx_array apply_affine(zm_scope *scope, mlx_array x, const zm_moe_argumen
     add_weight(&from, down);
     add(&from, order_and_tiles[0]);
     add(&from, order_and_tiles[1]);
-    const zm_node_output y_spec = {.shape = {of.rows, down->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
+    const zm_node_output y_spec = {.shape = {of.rows, down->out_features}, .n_dims = 2, .dtype = dtype};
     return multiply(scope, &of, &from, &y_spec);
 }
 
@@ -315,7 +322,7 @@ mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments
 
     mlx_array y = (is_mxfp4(gate) ? apply_sorted : apply_affine)(scope, x, arguments, of, order_and_tiles);
     if (zm_scope_failed(scope)) return x;
-    const zm_node_output spec = shaped_like(x, arguments->down->out_features, MLX_BFLOAT16);
+    const zm_node_output spec = shaped_like(x, arguments->down->out_features, mlx_array_dtype(x));
     return combine(scope, y, weights, &spec, of.rows / top_k);
 }
 
@@ -323,13 +330,16 @@ mlx_array zm_prompt_embed(zm_scope *scope, mlx_array tokens, const zm_weight *ta
     if (zm_scope_failed(scope)) return tokens;
     int n_tokens = (int)mlx_array_size(tokens), vectors = table->in_features / VECTOR;
     int64_t n_threads = (int64_t)n_tokens * vectors;
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_EMBED, .bits = table->quantization.bits, .group_size = table->quantization.group_size},
+    mlx_dtype dtype = zm_prompt_dtype(table);
+    zm_quantization quantization = table->quantization;
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_EMBED, .bits = quantization.bits, .group_size = quantization.group_size,
+                                        .is_float16 = dtype == MLX_FLOAT16},
                                .block = THREADS,
                                .n_blocks = (n_threads + THREADS - 1) / THREADS};
     zm_prompt_add_word(&kernel, n_tokens);
     zm_prompt_add_word(&kernel, vectors);
     zm_prompt_add_word(&kernel, table->out_features);
-    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(tokens) + 1, .dtype = MLX_BFLOAT16};
+    zm_node_output spec = {.n_dims = (int)mlx_array_ndim(tokens) + 1, .dtype = dtype};
     memcpy(spec.shape, mlx_array_shape(tokens), (size_t)(spec.n_dims - 1) * sizeof(int));
     spec.shape[spec.n_dims - 1] = table->in_features;
     inputs from = {0};
@@ -345,12 +355,12 @@ mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array project
     if (zm_scope_failed(scope)) return projected;
     int n_tokens = rows_of(projected), size = zm_dim(projected, -1) / 3;
     int64_t n_threads = (int64_t)divide_up(n_tokens, CONV_TOKENS) * (size / VECTOR);
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_CONVOLVE}, .block = THREADS, .n_blocks = (n_threads + THREADS - 1) / THREADS};
+    mlx_dtype dtype = mlx_array_dtype(projected);
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_CONVOLVE, .is_float16 = dtype == MLX_FLOAT16}, .block = THREADS, .n_blocks = (n_threads + THREADS - 1) / THREADS};
     zm_prompt_add_word(&kernel, n_tokens);
     zm_prompt_add_word(&kernel, size / VECTOR);
     zm_prompt_add_word(&kernel, zm_is_set(before));
-    const zm_node_output specs[2] = {shaped_like(projected, size, MLX_BFLOAT16),
-                                     {.shape = {1, 2, size}, .n_dims = 3, .dtype = MLX_BFLOAT16}};
+    const zm_node_output specs[2] = {shaped_like(projected, size, dtype), {.shape = {1, 2, size}, .n_dims = 3, .dtype = dtype}};
     mlx_array results[2];
     zm_prompt_launch(scope, results, specs, 2, &kernel, (const mlx_array[]){projected, taps, zm_is_set(before) ? before : taps}, 3);
     *last = results[1];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Products of many rows with quantised weights, in bfloat16 on Hopper's tensor cores, with the bits of MLX's own matrix kernels: a
+/* Products of many rows with quantised weights, in bfloat16 or float16 on Hopper's tensor cores, with the bits of MLX's own matrix kernels: a
  * weight is code * scale + bias with one rounding, and a sum is a chain of products of 16 elements in the order of k.
  *
  *     y[r, i] = sum over k of x[r, k] * w[i, k]
@@ -7,7 +7,7 @@
  * Weights are the rows of the tensor cores' first matrix, which they take from registers: a thread dequantises just what it
  * multiplies. A tile has as many columns as it has rows of x.
  *
- * Behind bfloat16.cuh and wgmma.cuh. The text before that defines ZM_BITS (4 or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many
+ * Behind the type's text (bfloat16.cuh, float16.cuh), halves.cuh and wgmma.cuh. The text before that defines ZM_BITS (4 or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many
  * of their rows a block takes, ZM_SPAN (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and
  * silu(gate x) * up x comes out; and of experts ZM_FIRST or ZM_SECOND: tiles
  * say which rows a block takes (around.cuh). FIRST reads each row of x for the experts chosen for it and leaves rows sorted by
@@ -116,13 +116,6 @@ template <int N> struct source {
     }
 };
 
-/* Scale and bias as they enter fma2_by: a code in the low bits of a bfloat16 is exactly code * 2^-129 (4 bits, in bits 4 to 7) or code *
- * 2^-133 (8 bits). Needs |scale| < 2^-2 or 2^-6. */
-ZM_FUNCTION uint scale_and_bias(uint scale, uint bias) {
-    uint scaled = multiply2(multiply2(scale, 0x5f805f80u), ZM_BITS == 4 ? 0x60006000u : 0x62006200u);
-    return __byte_perm(scaled, bias, 0x5410);
-}
-
 /* A thread's codes of a step, and the groups' scales and biases: of its first row of weights and the one eight further on. */
 struct step_weights {
     enum { GROUPS = ZM_GROUP < TILE_K ? TILE_K / ZM_GROUP : 1 };
@@ -143,7 +136,8 @@ struct step_weights {
             uint at = scales_at + group / ZM_SPAN % SPANS * 2 * SCALE_BYTES + group % ZM_SPAN * 2;
 #pragma unroll
             for (int r = 0; r < 2; r++)
-                both[r][g] = scale_and_bias(read_shared_half(at + r * 8 * ZM_SPAN * 2), read_shared_half(at + r * 8 * ZM_SPAN * 2 + SCALE_BYTES));
+                both[r][g] = factors_of<ZM_BITS>(read_shared_half(at + r * 8 * ZM_SPAN * 2),
+                                                 read_shared_half(at + r * 8 * ZM_SPAN * 2 + SCALE_BYTES));
         }
     }
     /* The weights of block j of 16 elements, as the tensor cores take them. */
@@ -154,9 +148,9 @@ struct step_weights {
             uint scale = both[r][j * 16 * GROUPS / TILE_K];
 #if ZM_BITS == 4
             uint u = codes[r][j / 2], byte = j % 2 * 2 + upper;
-            w[i] = fma2_by(__byte_perm(u << 4, u, byte | (4 + byte) << 8) & 0x00f000f0u, scale);
+            w[i] = weights_of<4>(__byte_perm(u << 4, u, byte | (4 + byte) << 8) & 0x00f000f0u, scale);
 #else
-            w[i] = fma2_by(__byte_perm(codes[r][j], 0, upper ? 0x4342 : 0x4140), scale);
+            w[i] = weights_of<8>(__byte_perm(codes[r][j], 0, upper ? 0x4342 : 0x4140), scale);
 #endif
         }
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Products of many rows on a CUDA device, on tensor cores, with the bits of MLX's own operations on affine weights in bfloat16
+/* Products of many rows on a CUDA device, on tensor cores, with the bits of MLX's own operations on affine weights in bfloat16 or
+ * float16
  * (prompt.cuh says which order of sums that is), and what stands between them. Each function is one or a few nodes
  * of MLX's graph.
  *
@@ -18,13 +19,15 @@ enum { ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS = 512, ZM_PROMPT_MOST_SO
 bool zm_prompt_available(void);
 /* Whether the kernels serve this weight, by its declared fields; *reason (static text): why not. */
 bool zm_prompt_serves(const zm_weight *weight, const char **reason);
+/* The type of x that goes with a weight which they serve: bfloat16 or float16. */
+mlx_dtype zm_prompt_dtype(const zm_weight *weight);
 /* Compiles a kernel for this weight, so that one that does not compile is found early. */
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error);
 
 /* Whether zm_prompt_linear serves so few rows of x, 2 to 7: there it reads the weights once and keeps the order of sums of MLX's vector
  * kernel for each row. */
 bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason);
-/* x W^T (+ bias): x (..., in) bfloat16. */
+/* x W^T (+ bias): x (..., in). */
 mlx_array zm_prompt_linear(zm_scope *scope, mlx_array x, const zm_weight *weight);
 /* silu(x G^T) * (x U^T), of weights packed alike. */
 mlx_array zm_prompt_gated(zm_scope *scope, mlx_array x, const zm_weight *gate, const zm_weight *up);
@@ -35,9 +38,9 @@ typedef struct zm_gating_arguments {
     bool normalize_top_k;
     float normalize_epsilon, routed_scaling_factor;
 } zm_gating_arguments;
-/* Whether zm_prompt_route has this gating. */
+/* Whether zm_prompt_route has this gating, for logits in bfloat16 or float16. */
 bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **reason);
-/* The experts that logits (..., n_experts) choose, in MLX's order, and their weights: (..., top_k), uint32 and bfloat16. */
+/* The experts that logits (..., n_experts) choose, in MLX's order, and their weights: (..., top_k), uint32 and the logits' type. */
 void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx_array logits,
                      const zm_gating_arguments *gating);
 /* Rows of a table (rows, hidden_size) for tokens (...) int32: (..., hidden_size). Its weights are as zm_prompt_serves says. */
@@ -47,7 +50,7 @@ mlx_array zm_prompt_embed(zm_scope *scope, mlx_array tokens, const zm_weight *ta
 mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array projected, mlx_array taps, mlx_array before);
 /* Sum over i, in order, of weights[..., i] * down(activation(gate x, up x)) of expert chosen[..., i]: affine with SWIGLU and without
  * biases, or mxfp4 (up to ZM_PROMPT_MOST_SORTED rows) with that or SWIGLU_OAI and with biases or without. x (..., in), chosen uint32 and
- * weights bfloat16 (..., top_k). Of arguments only gate, up, down and activation count. */
+ * weights (..., top_k). Of arguments only gate, up, down and activation count. */
 mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, mlx_array chosen, mlx_array weights);
 
 #endif

@@ -9,7 +9,8 @@
 #include "runtime/cache.h"
 
 /* bfloat16.cuh and so on */
-extern const char zm_cuda_bfloat16[], zm_cuda_decode[], zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[];
+extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_decode[], zm_cuda_wgmma[], zm_cuda_prompt[],
+    zm_cuda_around[];
 
 typedef struct entry {
     struct entry *next;
@@ -22,7 +23,7 @@ static entry *entries;
 
 static bool same(zm_prompt_code_key a, zm_prompt_code_key b) {
     return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size &&
-           a.weight_rows == b.weight_rows && a.span == b.span && a.k == b.k && a.rows == b.rows;
+           a.weight_rows == b.weight_rows && a.span == b.span && a.is_float16 == b.is_float16 && a.k == b.k && a.rows == b.rows;
 }
 
 static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_ROUTE; }
@@ -56,7 +57,8 @@ static void define_kernel(zm_text *text, zm_prompt_code_key key) {
 static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
     zm_text text = {0};
     define_kernel(&text, key);
-    zm_text_append_string(&text, zm_cuda_bfloat16);
+    zm_text_append_string(&text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
+    zm_text_append_string(&text, zm_cuda_halves);
     if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
     zm_text_append_string(&text, is_product(key)       ? zm_cuda_prompt
                                  : is_with_decode(key) ? zm_cuda_decode

@@ -27,7 +27,8 @@ enum { ZM_PROMPT_FEW_WEIGHTS = 64, ZM_PROMPT_MANY_WEIGHTS = 128, ZM_PROMPT_MOST_
 typedef struct zm_prompt_code_key {
     int kind;
     int bits, group_size, weight_rows, span; /* of a product or a table: as ZM_BITS and so on of prompt.cuh */
-    int k, rows; /* of FEW and SORTED: the length of weights' rows; of FEW: how many of x */
+    bool is_float16; /* not bfloat16 */
+    int k, rows;     /* of FEW and SORTED: the length of weights' rows; of FEW: how many of x */
 } zm_prompt_code_key;
 
 enum { ZM_PROMPT_MAX_WORDS = 12 };

@@ -43,7 +43,7 @@ template <int N> struct products;
 #define ZM_PRODUCTS(n, w0, w1, w2, w3, x)                                                                                      \
     template <> struct products<n> {                                                                                           \
         static ZM_FUNCTION void begin(float (&sums)[n / 8][4], const uint (&w)[4], descriptor x_rows) {                        \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" ZM_NAMES_##n "}, {%" #w0 ", %" #w1       \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." ZM_TYPE "." ZM_TYPE " {" ZM_NAMES_##n "}, {%" #w0 ", %" #w1       \
                          ", %" #w2 ", %" #w3 "}, %" #x ", 1, 1, 1, 0;"                                                         \
                          : ZM_SUMS_##n                                                                                         \
                          : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(x_rows));                                           \

@@ -32,7 +32,9 @@ static bool serves_gated(const zm_linear *gate, const zm_linear *up, const zm_li
     if (zm_is_set(gate->weight.bias) != zm_is_set(up->weight.bias)) return false;
     *reason = "its projections do not fit together";
     return !strcmp(gate->weight.quantization.mode, up->weight.quantization.mode) &&
-           (!n_experts || !strcmp(gate->weight.quantization.mode, down->weight.quantization.mode)) && gate->weight.quantization.bits == up->weight.quantization.bits &&
+           (!n_experts || !strcmp(gate->weight.quantization.mode, down->weight.quantization.mode)) &&
+           zm_prompt_dtype(&gate->weight) == zm_prompt_dtype(&up->weight) &&
+           zm_prompt_dtype(&gate->weight) == zm_prompt_dtype(&down->weight) && gate->weight.quantization.bits == up->weight.quantization.bits &&
            gate->weight.quantization.group_size == up->weight.quantization.group_size &&
            gate->weight.in_features == up->weight.in_features && gate->weight.out_features == up->weight.out_features &&
            gate->weight.out_features == down->weight.in_features;
@@ -54,10 +56,12 @@ static bool serves_conv(const zm_short_conv *module, const char **reason) {
     const zm_depthwise_conv *conv = module->conv;
     *reason = "its projections are missing";
     if (!module->in_proj || !module->out_proj) return false;
-    *reason = "its convolution is not one of three bfloat16 taps without a bias";
+    *reason = "its convolution is not one of three bfloat16 or float16 taps without a bias";
     if (!conv || conv->base.kind != ZM_MODULE_CONV1D || !zm_patch_is_standard(&conv->base) || conv->taps != 3 ||
-        zm_is_set(conv->bias) || mlx_array_dtype(conv->weight) != MLX_BFLOAT16)
+        zm_is_set(conv->bias))
         return false;
+    mlx_dtype dtype = mlx_array_dtype(conv->weight);
+    if (dtype != MLX_BFLOAT16 && dtype != MLX_FLOAT16) return false;
     enum { UNIT = 8 };
     *reason = "its projections do not fit together";
     return conv->channels == module->hidden_size && module->hidden_size % UNIT == 0 &&
@@ -66,8 +70,8 @@ static bool serves_conv(const zm_short_conv *module, const char **reason) {
 
 static bool serves_embedding(const zm_embedding *table, const char **reason) {
     if (!zm_prompt_serves(&table->weight, reason)) return false;
-    *reason = "its rows are not bfloat16";
-    return table->dtype == MLX_BFLOAT16;
+    *reason = "its rows are not of its scales' type";
+    return table->dtype == zm_prompt_dtype(&table->weight);
 }
 
 static bool serves(const zm_module *module, const char **reason) {
@@ -86,8 +90,15 @@ static const zm_weight *weight_of(const zm_module *module) {
     return &((const zm_gated_mlp *)module)->gate_proj->weight;
 }
 
+/* Of the rows that it serves. */
+static mlx_dtype dtype_of(const zm_module *module) {
+    if (module->kind == ZM_MODULE_SHORT_CONV) return mlx_array_dtype(((const zm_short_conv *)module)->conv->weight);
+    return zm_prompt_dtype(weight_of(module));
+}
+
 /* The products' arithmetic bounds scales; reads them. */
 static bool serves_scales(const zm_module *module, const char **reason) {
+    if (dtype_of(module) == MLX_FLOAT16) return true; /* there nothing bounds them */
     if (module->kind == ZM_MODULE_LINEAR) return zm_decode_serves_weight(weight_of(module), reason);
     if (module->kind == ZM_MODULE_MOE) {
         const zm_moe *moe = (const zm_moe *)module;
@@ -117,7 +128,8 @@ zm_match zm_patch_prompt_match(const zm_module *module, const char **reason) {
     return zm_prompt_prepare(weight_of(module), NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
 }
 
-static zm_routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
+/* dtype: of the rows. */
+static zm_routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype) {
     zm_gating_arguments gating = {
         .expert_bias = moe->expert_bias,
         .gating = moe->gating,
@@ -128,7 +140,8 @@ static zm_routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
         .routed_scaling_factor = moe->routed_scaling_factor,
     };
     const char *reason;
-    if (!zm_prompt_serves_gating(&gating, &reason)) return zm_moe_route(moe, scope, logits, MLX_BFLOAT16);
+    if (zm_scope_failed(scope) || mlx_array_dtype(logits) != dtype || !zm_prompt_serves_gating(&gating, &reason))
+        return zm_moe_route(moe, scope, logits, dtype);
     zm_routing chosen;
     zm_prompt_route(scope, &chosen.indices, &chosen.weights, logits, &gating);
     return chosen;
@@ -137,10 +150,10 @@ static zm_routing route(const zm_moe *moe, zm_scope *scope, mlx_array logits) {
 static mlx_array apply_moe(const zm_moe *moe, zm_scope *scope, mlx_array x) {
     zm_moe_arguments arguments = zm_patch_moe_arguments(moe);
     mlx_array logits = zm_module_call(&moe->router->base, scope, x, NULL);
-    zm_routing chosen = route(moe, scope, logits);
-    if (zm_scope_failed(scope) || mlx_array_dtype(chosen.weights) == MLX_BFLOAT16)
+    zm_routing chosen = route(moe, scope, logits, mlx_array_dtype(x));
+    if (zm_scope_failed(scope) || mlx_array_dtype(chosen.weights) == mlx_array_dtype(x))
         return zm_prompt_experts(scope, x, &arguments, chosen.indices, chosen.weights);
-    return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, moe->base.path, "weights of experts that are not bfloat16");
+    return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, moe->base.path, "weights of experts that are not of its rows' type");
 }
 
 static mlx_array apply_conv(const zm_short_conv *module, zm_scope *scope, mlx_array x, const zm_call *call) {
@@ -172,7 +185,7 @@ mlx_array zm_patch_prompt_forward(zm_module *self, zm_scope *scope, mlx_array x,
     const zm_patch_state *state = self->patch_state;
     const char *reason;
     if (self->kind == ZM_MODULE_EMBEDDING) return apply_embedding(self, scope, x, call);
-    if (!zm_patch_serves_call(self, x) || state->dtype != MLX_BFLOAT16 || !serves(self, &reason))
+    if (!zm_patch_serves_call(self, x) || !serves(self, &reason) || state->dtype != dtype_of(self))
         return zm_patch_original(self, scope, x, call);
     if (self->kind == ZM_MODULE_MOE && mlx_array_size(x) == (size_t)zm_dim(x, -1) &&
         zm_patch_serves_one_token_moe((const zm_moe *)self, &reason)) {

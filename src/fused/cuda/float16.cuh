@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* Arithmetic in float16, each operation rounded as MLX's are: what bfloat16.cuh has for bfloat16. */
+typedef unsigned short ushort;
+typedef unsigned int uint;
+
+#define ZM_FUNCTION __device__ __forceinline__
+#define ZM_TYPE "f16" /* in instructions' names */
+
+ZM_FUNCTION float widen(ushort value) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value));
+    return wide;
+}
+ZM_FUNCTION float low(uint pair) { return widen(ushort(pair)); }
+ZM_FUNCTION float high(uint pair) { return widen(ushort(pair >> 16)); }
+ZM_FUNCTION uint pack(float a, float b) {
+    uint pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+    return pair;
+}
+ZM_FUNCTION ushort narrow(float value) { return ushort(pack(value, 0.0f)); }
+ZM_FUNCTION float rounded(float value) { return low(pack(value, 0.0f)); }
+ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
+    uint result;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+/* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
+ZM_FUNCTION uint fma2_by(uint a, uint both) {
+    return fma2(a, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
+}
+
+/* MLX's sigmoid: one over (one plus the exponential) in float, rounded at each step. The exponential is that of CUDA's
+ * half, which moves two results by a place. */
+ZM_FUNCTION float sigmoid(float x) {
+    float size = fabsf(x), power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(size * __uint_as_float(0x3fb8aa3bu)));
+    power = rounded(power);
+    ushort bits = narrow(size);
+    if (bits == 0x1f79 || bits == 0x25cf) power = rounded(power - 0x1p-10f);
+    float y = rounded(1.0f / rounded(1.0f + power));
+    return x < 0.0f ? y : rounded(1.0f - y);
+}
+
+/* CUDA's division of halves. */
+ZM_FUNCTION float divided(float a, float b) {
+    float reciprocal;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(b));
+    float quotient = reciprocal * a, y = rounded(quotient);
+    if (y != 0.0f && fabsf(y) < 0x8fp-24f) y = rounded(fmaf(reciprocal, fmaf(-b, quotient, a), quotient));
+    return y;
+}
+
+/* Weights of `bits` bits (4 or 8): pairs of codes * scale + bias, rounded once. Behind the bits of 1024 a code is exactly
+ * 1024 + code. */
+template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias) { return __byte_perm(scale, bias, 0x5410); }
+/* pair: 4 bits in bits 4 to 7 of each half, 8 in its low ones. */
+template <int bits> ZM_FUNCTION uint weights_of(uint pair, uint factors) {
+    const uint one = 0x3c003c00u, sixteenth = 0x2c002c00u, minus_1024 = 0xe400e400u, minus_64 = 0xd400d400u;
+    uint codes = bits == 4 ? fma2(pair | 0x64006400u, sixteenth, minus_64) : fma2(pair | 0x64006400u, one, minus_1024);
+    return fma2_by(codes, factors);
+}

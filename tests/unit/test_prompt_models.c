@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/* The pattern `prompt` in whole models on a CUDA device: the logits behind a prompt, every bit against unpatched MLX on
+ * the same device. Skipped where there is no such device. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/random.h"
+#include "fused/cuda/prompt.h"
+#include "model/model.h"
+#include "patch/record.h"
+#include "temporary.h"
+#include "zmlx/patch.h"
+#include "zmlx/synth.h"
+
+enum { SKIPPED = 77 };
+
+static uint64_t drawn;
+static zmlx_error error;
+
+static void *allocate(size_t bytes) {
+    void *memory = malloc(bytes);
+    assert_non_null(memory);
+    return memory;
+}
+
+static uint32_t draw(void) { return (uint32_t)(zm_splitmix64(7, drawn++) >> 32); }
+
+/* The logits after a prompt and after one more token, patched and not. Fewer tokens than from where on MLX's attention
+ * may not repeat its own bits. spoil: the patched side's last token is another one. */
+static void compare_logits(const char *folder, const char *name, zmlx_dtype dtype, bool spoil) {
+    enum { LENGTH = 100 };
+    zmlx_model *model;
+    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU, .dtype = dtype};
+    if (zmlx_model_load(&model, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
+    const zmlx_patch_report *report;
+    zmlx_patch_options patch = {.patterns = (const char *const[]){"prompt"}, .n_patterns = 1};
+    assert_int_equal(zmlx_patch(&report, model, &patch, &error), 0);
+    assert_true(report->patched_count > 0);
+    int32_t tokens[LENGTH + 1];
+    for (int i = 0; i <= LENGTH; i++) tokens[i] = (int32_t)(draw() % (uint32_t)model->info.vocab_size);
+    size_t n_logits = (size_t)model->info.vocab_size;
+    float *logits[2]; /* after the prompt, then after the token */
+    for (int side = 0; side < 2; side++) {
+        zmlx_session *session;
+        logits[side] = allocate(2 * n_logits * sizeof(float));
+        zm_patch_switch(model, 0, side == 1);
+        assert_int_equal(zmlx_session_new(&session, model, &error), 0);
+        if (side && spoil) tokens[LENGTH] = (tokens[LENGTH] + 1) % model->info.vocab_size;
+        if (zmlx_session_feed(session, tokens, LENGTH, logits[side], false, &error) ||
+            zmlx_session_feed(session, tokens + LENGTH, 1, logits[side] + n_logits, false, &error))
+            fail_msg("%s: %s", error.where, error.message);
+        zmlx_session_free(session);
+    }
+    int different[2];
+    for (size_t i = 0; i < 2; i++)
+        different[i] = memcmp(logits[0] + i * n_logits, logits[1] + i * n_logits, n_logits * sizeof(float)) != 0;
+    print_message("%s, %s: %d modules, %d left alone, the logits after %d tokens are %s, after one more %s\n", name,
+                  dtype == ZMLX_DTYPE_FLOAT16 ? "float16" : "bfloat16", report->patched_count, report->skipped_count,
+                  (int)LENGTH, different[0] ? "not the same" : "bit-equal",
+                  different[1] ? "not the same" : "bit-equal");
+    assert_int_equal(different[0], 0);
+    assert_int_equal(different[1], spoil);
+    for (int side = 0; side < 2; side++) free(logits[side]);
+    zmlx_model_free(model);
+}
+
+static void test_trained(void **state) {
+    (void)state;
+    static const char *const names[] = {"lfm2-moe-tiny-4bit", "llama-tiny-4bit"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char folder[256];
+        snprintf(folder, sizeof folder, ZMLX_SOURCE_FOLDER "/models/%s", names[i]);
+        compare_logits(folder, names[i], ZMLX_DTYPE_BFLOAT16, false);
+        compare_logits(folder, names[i], ZMLX_DTYPE_FLOAT16, false);
+        if (i == 0) compare_logits(folder, "the same, and another last token", ZMLX_DTYPE_BFLOAT16, true);
+    }
+}
+
+/* Published widths, few layers. */
+static void test_published_shapes(void **state) {
+    (void)state;
+    static const struct {
+        const char *shape;
+        int n_layers;
+    } cases[] = {{"lfm2-8b-a1b", 4},   {"llama-3.2-1b", 2}, {"qwen3-4b", 2},
+                 {"qwen3-30b-a3b", 2}, {"mixtral-8x7b", 1}, {"gpt-oss-20b", 2}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char folder[TEMPORARY_SIZE];
+        assert_non_null(mkdtemp(temporary_template(folder)));
+        uint64_t size;
+        zmlx_synth_options options = {.bits = 4, .n_layers = cases[i].n_layers, .vocab_size = 4096};
+        if (zmlx_synth(&size, cases[i].shape, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
+        compare_logits(folder, cases[i].shape, ZMLX_DTYPE_BFLOAT16, false);
+        temporary_remove(folder);
+    }
+}
+
+/* An argument chooses tests by a pattern of cmocka's. */
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    if (!zm_prompt_available()) {
+        print_message("no CUDA device: skipped\n");
+        return SKIPPED;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trained), cmocka_unit_test(test_published_shapes)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# The largest files, functions and public headers. Fails where one is over its limit.
+# The largest files, functions and public headers, and the longest lines. Fails where one is over its limit.
 #
 #   tools/check_sizes.sh [FOLDER]     FOLDER: the source tree (default: this one)
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
-file_limit=600 function_limit=60 header_limit=150
+file_limit=600 function_limit=60 header_limit=150 column_limit=120
 
 folders=()
 for folder in src include cli tests examples bench tools cmake python; do
@@ -39,6 +39,12 @@ function_sizes() {
         }'
 }
 
+# Of C, C++ and kernel texts; a list (*.def) has a row a line.
+line_lengths() {
+    sources -name '*.[ch]' -o -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.metal' |
+        xargs awk 'length > 100 { print length, FILENAME ":" FNR }'
+}
+
 failed=0
 report() { # TITLE LIMIT ROWS
     local over
@@ -46,12 +52,13 @@ report() { # TITLE LIMIT ROWS
     sort -rn <<<"$3" | sed -n '1,5s/^/    /p'
     over=$(awk -v limit="$2" '$1 > limit' <<<"$3")
     [ -n "$over" ] || return 0
-    echo "check_sizes: over the limit of $2 lines for $1:"
+    echo "check_sizes: over the limit of $2 for $1:"
     sort -rn <<<"$over" | sed 's/^/    /'
     failed=1
 }
 report files $file_limit "$(file_sizes)"
 report functions $function_limit "$(function_sizes)"
 report "public headers" $header_limit "$(header_sizes)"
+report "columns" $column_limit "$(line_lengths)"
 [ $failed = 0 ] && echo "check_sizes: all within their limits"
 exit $failed

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Products of many rows on a CUDA device (fused/cuda/prompt.h): every bit against MLX's own operations on the same device, values
- * against float64. Skipped where there is no such device. */
+/* Products of many rows on a CUDA device (fused/cuda/prompt.h): every bit against MLX's own operations on the same
+ * device, values against float64. Skipped where there is no such device. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -45,8 +45,12 @@ static void *allocate(size_t bytes) {
 
 static uint32_t draw(void) { return (uint32_t)(zm_splitmix64(7, drawn++) >> 32); }
 
-static uint16_t narrow(float value) { return is_float16 ? zm_float16_from_float(value) : zm_bfloat16_from_float(value); }
-static double widen(uint16_t half) { return (double)(is_float16 ? zm_float16_to_float(half) : zm_bfloat16_to_float(half)); }
+static uint16_t narrow(float value) {
+    return is_float16 ? zm_float16_from_float(value) : zm_bfloat16_from_float(value);
+}
+static double widen(uint16_t half) {
+    return (double)(is_float16 ? zm_float16_to_float(half) : zm_bfloat16_to_float(half));
+}
 static mlx_dtype half_type(void) { return is_float16 ? MLX_FLOAT16 : MLX_BFLOAT16; }
 
 /* Halves between -size and size. */
@@ -148,8 +152,8 @@ static double number_of(const drawn_weight *of, size_t row, int column) {
     return widen(narrow((float)(code * scale + bias)));
 }
 
-/* y within a place of its type of the sum in float64, and what sums in float32 of K/16 steps may lose, or those in halves where
- * few rows of x are multiplied. */
+/* y within a place of its type of the sum in float64, and what sums in float32 of K/16 steps may lose, or those in
+ * halves where few rows of x are multiplied. */
 static void expect_sum(float y, const drawn_weight *weight, size_t row, const uint16_t *x, bool few) {
     double sum = 0, size = 0;
     for (int k = 0; k < weight->weight.in_features; k++) {
@@ -178,8 +182,8 @@ static void compare_linear(const linear_case *of) {
         numbers_of(&scope, zm_quantized_matmul(&scope, x, w->weight, w->scales, w->biases, w->quantization));
     float *actual = numbers_of(&scope, zm_prompt_linear(&scope, x, w));
     size_t count = (size_t)of->rows * (size_t)of->n, different = n_different(actual, expected, count);
-    print_message("%d bits, groups of %3d, %4d x %4d x %4d: %zu of %zu differ\n", of->bits, of->group_size, of->rows, of->n,
-                  of->k, different, count);
+    print_message("%d bits, groups of %3d, %4d x %4d x %4d: %zu of %zu differ\n", of->bits, of->group_size, of->rows,
+                  of->n, of->k, different, count);
     for (size_t i = 0; i < 64; i++) {
         size_t row = draw() % (size_t)of->rows, column = draw() % (size_t)of->n;
         expect_sum(actual[row * (size_t)of->n + column], &weight, column, numbers + row * (size_t)of->k,
@@ -209,9 +213,10 @@ static void test_linear(void **state) {
 /* Fewer rows than MLX's matrix kernels take, with the bits of its vector kernel. */
 static void test_few(void **state) {
     (void)state;
-    static const linear_case cases[] = {{4, 64, 2, 256, 2048}, {4, 64, 3, 98, 1792},  {4, 64, 4, 512, 2048}, {4, 64, 7, 130, 7168},
-                                        {8, 64, 5, 256, 2048}, {8, 64, 2, 98, 1792},  {4, 32, 6, 256, 448},  {4, 128, 4, 256, 768},
-                                        {8, 32, 7, 130, 320},  {4, 64, 2, 4096, 8192}};
+    static const linear_case cases[] = {{4, 64, 2, 256, 2048}, {4, 64, 3, 98, 1792},  {4, 64, 4, 512, 2048},
+                                        {4, 64, 7, 130, 7168}, {8, 64, 5, 256, 2048}, {8, 64, 2, 98, 1792},
+                                        {4, 32, 6, 256, 448},  {4, 128, 4, 256, 768}, {8, 32, 7, 130, 320},
+                                        {4, 64, 2, 4096, 8192}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) compare_linear(&cases[i]);
 }
 
@@ -233,7 +238,8 @@ static void test_gated(void **state) {
         float *expected = numbers_of(&scope, zm_activation_apply(&scope, ZM_ACTIVATION_SWIGLU, gates, ups));
         float *actual = numbers_of(&scope, zm_prompt_gated(&scope, x, g, u));
         size_t count = (size_t)of->rows * (size_t)of->n, different = n_different(actual, expected, count);
-        print_message("gated, %d bits, %d x %d x %d: %zu of %zu differ\n", of->bits, of->rows, of->n, of->k, different, count);
+        print_message("gated, %d bits, %d x %d x %d: %zu of %zu differ\n", of->bits, of->rows, of->n, of->k, different,
+                      count);
         assert_int_equal(different, 0);
         free(expected);
         free(actual);
@@ -292,7 +298,10 @@ static size_t compare_experts(const expert_case *of, bool is_gpt_oss, bool spoil
         *last = (*last + 1) % (uint32_t)of->n_experts;
         chosen = zm_from_data(&scope, experts, chosen_shape, 3, MLX_UINT32);
     }
-    zm_moe_arguments arguments = {.gate = &gate.weight, .up = &up.weight, .down = &down.weight, .activation = standard.activation};
+    zm_moe_arguments arguments = {.gate = &gate.weight,
+                                  .up = &up.weight,
+                                  .down = &down.weight,
+                                  .activation = standard.activation};
     float *actual = numbers_of(&scope, zm_prompt_experts(&scope, x, &arguments, chosen, weights));
     size_t count = (size_t)of->tokens * (size_t)of->hidden_size, different = n_different(actual, expected, count);
     print_message("experts%s, %d bits, %d tokens, %d of %d experts (%d used), %d and %d: %zu of %zu differ\n",
@@ -322,7 +331,8 @@ static void test_experts(void **state) {
         {4, 13, 32, 4, 512, 256, 32},
         {8, 150, 16, 4, 256, 256, 16},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_int_equal(compare_experts(&cases[i], false, false), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(compare_experts(&cases[i], false, false), 0);
 }
 
 static void test_sees_a_difference(void **state) {
@@ -350,7 +360,10 @@ static void test_route(void **state) {
         int n_tokens, n_experts, top_k;
         bool has_bias, normalize;
         float scaling;
-    } cases[] = {{511, 32, 4, true, true, 1}, {100, 64, 4, true, true, 2.5f}, {77, 128, 8, false, true, 1}, {9, 8, 2, true, false, 1}};
+    } cases[] = {{511, 32, 4, true, true, 1},
+                 {100, 64, 4, true, true, 2.5f},
+                 {77, 128, 8, false, true, 1},
+                 {9, 8, 2, true, false, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
@@ -363,10 +376,19 @@ static void test_route(void **state) {
         for (int j = 0; j < n_experts; j++) biases[j] = (float)(j % 3) * 0.01f;
         mlx_array logits = halves_array(&scope, numbers, shape, 3), none = {NULL};
         mlx_array bias = cases[i].has_bias ? zm_from_data(&scope, biases, &n_experts, 1, MLX_FLOAT32) : none;
-        zm_moe moe = {.gating = ZM_GATING_SIGMOID_BIAS, .n_experts = n_experts, .top_k = cases[i].top_k, .expert_bias = bias,
-                      .normalize_top_k = cases[i].normalize, .normalize_epsilon = 1e-6f, .routed_scaling_factor = cases[i].scaling};
-        zm_gating_arguments gating = {.expert_bias = bias, .gating = moe.gating, .n_experts = n_experts, .top_k = moe.top_k,
-                                      .normalize_top_k = moe.normalize_top_k, .normalize_epsilon = moe.normalize_epsilon,
+        zm_moe moe = {.gating = ZM_GATING_SIGMOID_BIAS,
+                      .n_experts = n_experts,
+                      .top_k = cases[i].top_k,
+                      .expert_bias = bias,
+                      .normalize_top_k = cases[i].normalize,
+                      .normalize_epsilon = 1e-6f,
+                      .routed_scaling_factor = cases[i].scaling};
+        zm_gating_arguments gating = {.expert_bias = bias,
+                                      .gating = moe.gating,
+                                      .n_experts = n_experts,
+                                      .top_k = moe.top_k,
+                                      .normalize_top_k = moe.normalize_top_k,
+                                      .normalize_epsilon = moe.normalize_epsilon,
                                       .routed_scaling_factor = moe.routed_scaling_factor};
         const char *reason;
         assert_true(zm_prompt_serves_gating(&gating, &reason));
@@ -375,7 +397,8 @@ static void test_route(void **state) {
         float *results[4] = {numbers_of(&scope, expected.weights), numbers_of(&scope, actual.weights),
                              numbers_of(&scope, zm_astype(&scope, expected.indices, half_type())),
                              numbers_of(&scope, zm_astype(&scope, actual.indices, half_type()))};
-        size_t weights = n_different(results[1], results[0], n_chosen), experts = n_different(results[3], results[2], n_chosen);
+        size_t weights = n_different(results[1], results[0], n_chosen),
+               experts = n_different(results[3], results[2], n_chosen);
         print_message("route, %d tokens, %d of %d experts: %zu weights and %zu experts of %zu differ\n", shape[1],
                       cases[i].top_k, n_experts, weights, experts, n_chosen);
         assert_int_equal(weights + experts, 0);
@@ -406,7 +429,8 @@ static size_t compare_rows(int bits, int group_size, bool spoil) {
     }
     float *actual = numbers_of(&scope, zm_prompt_embed(&scope, names, w));
     size_t different = n_different(actual, expected, N_TOKENS * SIZE);
-    print_message("rows of a table, %d bits, groups of %d: %zu of %d differ\n", bits, group_size, different, N_TOKENS * SIZE);
+    print_message("rows of a table, %d bits, groups of %d: %zu of %d differ\n", bits, group_size, different,
+                  N_TOKENS * SIZE);
     free(expected);
     free(actual);
     free_weight(&table);
@@ -434,7 +458,8 @@ static void test_convolve(void **state) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
         int length = cases[i].length;
-        uint16_t *numbers = draw_halves((size_t)length * 3 * SIZE, 2), *earlier = draw_halves(2 * SIZE, cases[i].is_first ? 0 : 2), *tap = draw_halves(3 * SIZE, 1);
+        uint16_t *numbers = draw_halves((size_t)length * 3 * SIZE, 2),
+                 *earlier = draw_halves(2 * SIZE, cases[i].is_first ? 0 : 2), *tap = draw_halves(3 * SIZE, 1);
         mlx_array projected = halves_array(&scope, numbers, (const int[]){1, length, 3 * SIZE}, 3), last;
         mlx_array before = halves_array(&scope, earlier, (const int[]){1, 2, SIZE}, 3);
         mlx_array taps = halves_array(&scope, tap, (const int[]){SIZE, 3, 1}, 3), thirds[3];
@@ -442,7 +467,8 @@ static void test_convolve(void **state) {
         mlx_array x = zm_concatenate(&scope, before, zm_multiply(&scope, thirds[0], thirds[2]), 1);
         float *expected = numbers_of(&scope, zm_multiply(&scope, thirds[1], zm_conv1d(&scope, x, taps, SIZE)));
         float *expected_last = numbers_of(&scope, zm_slice_axis(&scope, x, 1, -2, length + 2, 1));
-        float *actual = numbers_of(&scope, zm_prompt_convolve(&scope, &last, projected, taps, cases[i].is_first ? (mlx_array){NULL} : before));
+        float *actual = numbers_of(&scope, zm_prompt_convolve(&scope, &last, projected, taps,
+                                                              cases[i].is_first ? (mlx_array){NULL} : before));
         float *actual_last = numbers_of(&scope, last);
         size_t count = (size_t)length * SIZE, different = n_different(actual, expected, count);
         print_message("convolution, %d tokens: %zu of %zu differ\n", length, different, count);
@@ -535,10 +561,10 @@ int main(int argc, char **argv) {
         return SKIPPED;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_few), cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_gated), cmocka_unit_test(test_experts), cmocka_unit_test(test_sees_a_difference), cmocka_unit_test(test_mxfp4_experts),
-        cmocka_unit_test(test_route), cmocka_unit_test(test_embed), cmocka_unit_test(test_convolve),
-        cmocka_unit_test(test_streams), cmocka_unit_test(test_float16),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_few),     cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_gated),         cmocka_unit_test(test_experts), cmocka_unit_test(test_sees_a_difference),
+        cmocka_unit_test(test_mxfp4_experts), cmocka_unit_test(test_route),   cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_convolve),      cmocka_unit_test(test_streams), cmocka_unit_test(test_float16),
     };
     return cmocka_run_group_tests(tests, open_streams, close_streams);
 }

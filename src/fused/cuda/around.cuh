@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the choice of
- * experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
- * Behind the type's text (bfloat16.cuh, float16.cuh) and halves.cuh. The text before that defines ZM_ROUTE, ZM_PLAN, ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and
- * for a table ZM_BITS (4 or 8) and ZM_GROUP. */
+/* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the
+ * choice of experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
+ * Behind the type's text (bfloat16.cuh, float16.cuh) and halves.cuh. The text before that defines ZM_ROUTE, ZM_PLAN,
+ * ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and for a table ZM_BITS (4 or 8) and ZM_GROUP. */
 enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
 
 #if ZM_ROUTE
-/* For each token, by one warp: the top_k experts of the largest sigmoid(logit) + bias, in ascending order, of equals the last
- * ones; and sigmoid(logit) of those, divided by their sum + epsilon if normalize, times scaling. */
+/* For each token, by one warp: the top_k experts of the largest sigmoid(logit) + bias, in ascending order, of equals
+ * the last ones; and sigmoid(logit) of those, divided by their sum + epsilon if normalize, times scaling. */
 template <int LANE_EXPERTS>
-ZM_FUNCTION void choose(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_experts, uint top_k,
-                        bool normalize, float epsilon, float scaling, uint lane) {
+ZM_FUNCTION void choose(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_experts,
+                        uint top_k, bool normalize, float epsilon, float scaling, uint lane) {
     float scores[LANE_EXPERTS], mine = 0.0f, sum = 0.0f;
     uint keys[LANE_EXPERTS], own = 0;
 #pragma unroll
@@ -41,23 +41,27 @@ ZM_FUNCTION void choose(const ushort *logits, const float *bias, uint *chosen, u
 }
 
 /* bias: as many as experts, if has_bias. */
-extern "C" __global__ void __launch_bounds__(ROUTE_WARPS * WARP)
-    zm_route(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_tokens, uint n_experts, uint top_k,
-             uint has_bias, uint normalize, float epsilon, float scaling) {
+extern "C" __global__ void __launch_bounds__(ROUTE_WARPS *WARP)
+    zm_route(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_tokens, uint n_experts,
+             uint top_k, uint has_bias, uint normalize, float epsilon, float scaling) {
     uint lane = threadIdx.x % WARP, token = blockIdx.x * ROUTE_WARPS + threadIdx.x / WARP;
     if (token >= n_tokens) return;
     if (!has_bias) bias = nullptr;
     logits += size_t(token) * n_experts, chosen += size_t(token) * top_k, weights += size_t(token) * top_k;
-    if (n_experts <= WARP) choose<1>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling, lane);
-    else choose<ROUTE_EXPERTS / WARP>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling, lane);
+    if (n_experts <= WARP)
+        choose<1>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling, lane);
+    else
+        choose<ROUTE_EXPERTS / WARP>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling,
+                                     lane);
 }
 
 #elif ZM_PLAN
-/* order: the n_chosen places of `chosen`, sorted by expert; among those of one expert in any order, which changes no bits: a row's
- * sums are its own. tiles: (expert, first in order, how many) of blocks of at most tile_rows, of an expert nearly as many in each; the rest of
- * n_tiles are empty. */
+/* order: the n_chosen places of `chosen`, sorted by expert; among those of one expert in any order, which changes no
+ * bits: a row's sums are its own. tiles: (expert, first in order, how many) of blocks of at most tile_rows, of an
+ * expert nearly as many in each; the rest of n_tiles are empty. */
 extern "C" __global__ void __launch_bounds__(PLAN_THREADS)
-    zm_plan(const uint *chosen, uint *order, uint4 *tiles, uint n_chosen, uint n_experts, uint tile_rows, uint n_tiles) {
+    zm_plan(const uint *chosen, uint *order, uint4 *tiles, uint n_chosen, uint n_experts, uint tile_rows,
+            uint n_tiles) {
     __shared__ uint counts[MOST_EXPERTS], next[MOST_EXPERTS];
     uint thread = threadIdx.x;
     if (thread < MOST_EXPERTS) counts[thread] = 0;
@@ -80,7 +84,8 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS)
     }
     for (uint i = n_used + thread; i < n_tiles; i += PLAN_THREADS) tiles[i] = make_uint4(0, 0, 0, 0);
     __syncthreads();
-    for (uint i = thread; i < n_chosen; i += PLAN_THREADS) order[atomicAdd(&next[min(chosen[i], n_experts - 1)], 1u)] = i;
+    for (uint i = thread; i < n_chosen; i += PLAN_THREADS)
+        order[atomicAdd(&next[min(chosen[i], n_experts - 1)], 1u)] = i;
 }
 #elif ZM_COMBINE
 /* sum + y * weight, both rounded. */
@@ -89,7 +94,8 @@ ZM_FUNCTION uint add_weighted(uint sum, uint y, float weight) {
     return pack(low(sum) + low(product), high(sum) + high(product));
 }
 
-/* out[t] = sum over i, in order, of weights[t, i] * y[t, i], each product and sum rounded. A thread has eight columns. */
+/* out[t] = sum over i, in order, of weights[t, i] * y[t, i], each product and sum rounded. A thread has eight
+ * columns. */
 extern "C" __global__ void __launch_bounds__(256)
     zm_combine(const uint4 *y, const ushort *weights, uint4 *out, uint n_vectors, uint row_vectors, uint top_k) {
     uint at = blockIdx.x * 256 + threadIdx.x, token = at / row_vectors, column = at % row_vectors;
@@ -99,8 +105,8 @@ extern "C" __global__ void __launch_bounds__(256)
         uint row = token * top_k + i;
         uint4 v = y[size_t(row) * row_vectors + column];
         float weight = widen(weights[row]);
-        sum = make_uint4(add_weighted(sum.x, v.x, weight), add_weighted(sum.y, v.y, weight), add_weighted(sum.z, v.z, weight),
-                         add_weighted(sum.w, v.w, weight));
+        sum = make_uint4(add_weighted(sum.x, v.x, weight), add_weighted(sum.y, v.y, weight),
+                         add_weighted(sum.z, v.z, weight), add_weighted(sum.w, v.w, weight));
     }
     out[at] = sum;
 }
@@ -111,8 +117,8 @@ ZM_FUNCTION float convolve(float c, float x0, float x1, float x2, const ushort *
     return c * rounded(fmaf(x2, widen(taps[2]), fmaf(x1, widen(taps[1]), x0 * widen(taps[0]))));
 }
 
-/* y = c * conv(b * v) of three taps, (b, c, v) the thirds of a row of `projected`; before: the last two b * v of earlier tokens, if has_before,
- * after: those behind these. A thread has eight channels of CONV_TOKENS tokens. */
+/* y = c * conv(b * v) of three taps, (b, c, v) the thirds of a row of `projected`; before: the last two b * v of
+ * earlier tokens, if has_before, after: those behind these. A thread has eight channels of CONV_TOKENS tokens. */
 extern "C" __global__ void __launch_bounds__(256)
     zm_convolve(const uint4 *projected, const uint4 *taps, const uint4 *before, uint4 *y, uint4 *after, uint n_tokens,
                 uint vectors, uint has_before) {
@@ -143,14 +149,16 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 #elif ZM_EMBED
-/* Rows of a table of n_rows, of which a token names one (MLX counts a negative one from the end): a thread has eight columns. */
+/* Rows of a table of n_rows, of which a token names one (MLX counts a negative one from the end): a thread has eight
+ * columns. */
 extern "C" __global__ void __launch_bounds__(256)
-    zm_embed_rows(const int *tokens, const uint *codes, const ushort *scales, const ushort *biases, uint4 *y, uint n_tokens,
-                  uint vectors, uint n_rows) {
+    zm_embed_rows(const int *tokens, const uint *codes, const ushort *scales, const ushort *biases, uint4 *y,
+                  uint n_tokens, uint vectors, uint n_rows) {
     uint at = blockIdx.x * 256 + threadIdx.x;
     if (at >= n_tokens * vectors) return;
     int token = tokens[at / vectors];
-    size_t vector = size_t(token < 0 ? token + int(n_rows) : token) * vectors + at % vectors, group = vector * 8 / ZM_GROUP;
+    size_t vector = size_t(token < 0 ? token + int(n_rows) : token) * vectors + at % vectors,
+           group = vector * 8 / ZM_GROUP;
     uint scale = scales[group] * 0x10001u, bias = biases[group] * 0x10001u;
     uint pairs[4];
 #pragma unroll

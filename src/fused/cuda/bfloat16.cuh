@@ -35,8 +35,8 @@ ZM_FUNCTION uint multiply2(uint a, uint b) {
     return result;
 }
 
-/* MLX's sigmoid: its exponential is that of CUDA's bfloat16, 2^(x log2 e). The reciprocal of a bfloat16 between 1 and 2 is at
- * least 2^-17 away from where rounding turns, so an approximate one is as good as MLX's division. */
+/* MLX's sigmoid: its exponential is that of CUDA's bfloat16, 2^(x log2 e). The reciprocal of a bfloat16 between 1 and 2
+ * is at least 2^-17 away from where rounding turns, so an approximate one is as good as MLX's division. */
 ZM_FUNCTION float sigmoid(float x) {
     float power = fabsf(x) * __uint_as_float(0x3fb8aa3cu), y;
     asm("ex2.approx.f32 %0, %0;" : "+f"(power));
@@ -48,8 +48,8 @@ ZM_FUNCTION float sigmoid(float x) {
 ZM_FUNCTION float divided(float a, float b) { return rounded(a / b); }
 
 /* Weights of `bits` bits (4 or 8): pairs of codes * scale + bias, rounded once. A code in the low bits of a bfloat16 is
- * exactly code * 2^-129 (4 bits, in bits 4 to 7) or code * 2^-133 (8 bits), so the scale is made that much larger first.
- * Needs |scale| < 2^-2 or 2^-6. */
+ * exactly code * 2^-129 (4 bits, in bits 4 to 7) or code * 2^-133 (8 bits), so the scale is made that much larger
+ * first. Needs |scale| < 2^-2 or 2^-6. */
 template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias) {
     uint scaled = multiply2(multiply2(scale, 0x5f805f80u), bits == 4 ? 0x60006000u : 0x62006200u);
     return __byte_perm(scaled, bias, 0x5410);

@@ -51,8 +51,8 @@ ZM_FUNCTION float divided(float a, float b) {
     return y;
 }
 
-/* Weights of `bits` bits (4 or 8): pairs of codes * scale + bias, rounded once. Behind the bits of 1024 a code is exactly
- * 1024 + code. */
+/* Weights of `bits` bits (4 or 8): pairs of codes * scale + bias, rounded once. Behind the bits of 1024 a code is
+ * exactly 1024 + code. */
 template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias) { return __byte_perm(scale, bias, 0x5410); }
 /* pair: 4 bits in bits 4 to 7 of each half, 8 in its low ones. */
 template <int bits> ZM_FUNCTION uint weights_of(uint pair, uint factors) {

@@ -22,15 +22,16 @@ static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantizat
 /* Rows of x of a block of decode_sorted.cuh. */
 enum { SORTED_ROWS = 8 };
 
-/* Of experts in mxfp4 MLX takes sorted rows to a matrix kernel where a weight's rows are a multiple of 128, and all others to its
- * vector kernel where they are long. */
+/* Of experts in mxfp4 MLX takes sorted rows to a matrix kernel where a weight's rows are a multiple of 128, and all
+ * others to its vector kernel where they are long. */
 static bool serves_mxfp4(const zm_weight *weight, const char **reason) {
     enum { MLX_COLUMNS = 128, UNIT = 4 };
     if (!zm_decode_serves_layout(weight, reason)) return false;
     *reason = "MLX has another kernel for mxfp4 weights of its size";
     if (!weight->n_experts || weight->out_features % MLX_COLUMNS == 0 || weight->out_features % UNIT) return false;
     *reason = "it has too many experts, or rows that do not fit shared memory";
-    return weight->n_experts <= ZM_PROMPT_MOST_EXPERTS && SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
+    return weight->n_experts <= ZM_PROMPT_MOST_EXPERTS &&
+           SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
 }
 
 mlx_dtype zm_prompt_dtype(const zm_weight *weight) {
@@ -152,7 +153,8 @@ bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **rea
     enum { LEAST = 2 };
     if (!zm_prompt_serves(weight, reason) || !zm_decode_serves_layout(weight, reason)) return false;
     *reason = "so few rows do not fit shared memory";
-    return rows >= LEAST && rows < ZM_PROMPT_LEAST_ROWS && (int)rows * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
+    return rows >= LEAST && rows < ZM_PROMPT_LEAST_ROWS &&
+           (int)rows * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
 }
 
 static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *weight, const inputs *from) {
@@ -200,7 +202,9 @@ void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx
     int n_tokens = rows_of(logits), tokens_of_block = THREADS / WARP;
     bool has_bias = zm_is_set(gating->expert_bias);
     mlx_dtype dtype = mlx_array_dtype(logits);
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE, .is_float16 = dtype == MLX_FLOAT16}, .block = THREADS, .n_blocks = divide_up(n_tokens, tokens_of_block)};
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE, .is_float16 = dtype == MLX_FLOAT16},
+                               .block = THREADS,
+                               .n_blocks = divide_up(n_tokens, tokens_of_block)};
     const int words[] = {n_tokens, gating->n_experts, gating->top_k, has_bias, gating->normalize_top_k};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
     zm_prompt_add_float(&kernel, gating->normalize_epsilon);
@@ -215,7 +219,8 @@ void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx
 }
 
 /* order_and_tiles: as around.cuh says. */
-static void plan_experts(zm_scope *scope, mlx_array order_and_tiles[2], mlx_array chosen, int n_experts, const request *of) {
+static void plan_experts(zm_scope *scope, mlx_array order_and_tiles[2], mlx_array chosen, int n_experts,
+                         const request *of) {
     zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_PLAN}, .block = PLAN_THREADS, .n_blocks = 1};
     zm_prompt_add_word(&kernel, of->rows);
     zm_prompt_add_word(&kernel, n_experts);
@@ -228,7 +233,9 @@ static void plan_experts(zm_scope *scope, mlx_array order_and_tiles[2], mlx_arra
 
 static mlx_array combine(zm_scope *scope, mlx_array y, mlx_array weights, const zm_node_output *spec, int rows) {
     int row_vectors = spec->shape[spec->n_dims - 1] / VECTOR, n_vectors = rows * row_vectors;
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_COMBINE, .is_float16 = spec->dtype == MLX_FLOAT16}, .block = THREADS, .n_blocks = divide_up(n_vectors, THREADS)};
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_COMBINE, .is_float16 = spec->dtype == MLX_FLOAT16},
+                               .block = THREADS,
+                               .n_blocks = divide_up(n_vectors, THREADS)};
     zm_prompt_add_word(&kernel, n_vectors);
     zm_prompt_add_word(&kernel, row_vectors);
     zm_prompt_add_word(&kernel, zm_dim(weights, -1));
@@ -309,11 +316,15 @@ static mlx_array apply_affine(zm_scope *scope, mlx_array x, const zm_moe_argumen
     return multiply(scope, &of, &from, &y_spec);
 }
 
-mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, mlx_array chosen, mlx_array weights) {
+mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, mlx_array chosen,
+                            mlx_array weights) {
     if (zm_scope_failed(scope)) return x;
     const zm_weight *gate = arguments->gate;
     int n_experts = gate->n_experts, top_k = zm_dim(chosen, -1);
-    request of = {.weight = gate, .rows = (int)mlx_array_size(chosen), .top_k = top_k, .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
+    request of = {.weight = gate,
+                  .rows = (int)mlx_array_size(chosen),
+                  .top_k = top_k,
+                  .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
                   .tile_rows = is_mxfp4(gate) ? SORTED_ROWS : ZM_PROMPT_MOST_ROWS};
     /* Each expert that is used may leave a tile part empty. */
     of.n_tiles = of.rows / of.tile_rows + (of.rows < n_experts ? of.rows : n_experts);
@@ -332,7 +343,9 @@ mlx_array zm_prompt_embed(zm_scope *scope, mlx_array tokens, const zm_weight *ta
     int64_t n_threads = (int64_t)n_tokens * vectors;
     mlx_dtype dtype = zm_prompt_dtype(table);
     zm_quantization quantization = table->quantization;
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_EMBED, .bits = quantization.bits, .group_size = quantization.group_size,
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_EMBED,
+                                        .bits = quantization.bits,
+                                        .group_size = quantization.group_size,
                                         .is_float16 = dtype == MLX_FLOAT16},
                                .block = THREADS,
                                .n_blocks = (n_threads + THREADS - 1) / THREADS};
@@ -356,13 +369,17 @@ mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array project
     int n_tokens = rows_of(projected), size = zm_dim(projected, -1) / 3;
     int64_t n_threads = (int64_t)divide_up(n_tokens, CONV_TOKENS) * (size / VECTOR);
     mlx_dtype dtype = mlx_array_dtype(projected);
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_CONVOLVE, .is_float16 = dtype == MLX_FLOAT16}, .block = THREADS, .n_blocks = (n_threads + THREADS - 1) / THREADS};
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_CONVOLVE, .is_float16 = dtype == MLX_FLOAT16},
+                               .block = THREADS,
+                               .n_blocks = (n_threads + THREADS - 1) / THREADS};
     zm_prompt_add_word(&kernel, n_tokens);
     zm_prompt_add_word(&kernel, size / VECTOR);
     zm_prompt_add_word(&kernel, zm_is_set(before));
-    const zm_node_output specs[2] = {shaped_like(projected, size, dtype), {.shape = {1, 2, size}, .n_dims = 3, .dtype = dtype}};
+    const zm_node_output specs[2] = {shaped_like(projected, size, dtype),
+                                     {.shape = {1, 2, size}, .n_dims = 3, .dtype = dtype}};
     mlx_array results[2];
-    zm_prompt_launch(scope, results, specs, 2, &kernel, (const mlx_array[]){projected, taps, zm_is_set(before) ? before : taps}, 3);
+    zm_prompt_launch(scope, results, specs, 2, &kernel,
+                     (const mlx_array[]){projected, taps, zm_is_set(before) ? before : taps}, 3);
     *last = results[1];
     return results[0];
 }
@@ -372,7 +389,9 @@ zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error) {
     zm_prompt_code_key key = code_of(weight, 0, ZM_PROMPT_MANY_WEIGHTS);
     zm_quantization quantization = weight->quantization;
     if (is_mxfp4(weight))
-        key = (zm_prompt_code_key){.kind = ZM_PROMPT_SORTED_OUT, .bits = quantization.bits, .group_size = quantization.group_size,
+        key = (zm_prompt_code_key){.kind = ZM_PROMPT_SORTED_OUT,
+                                   .bits = quantization.bits,
+                                   .group_size = quantization.group_size,
                                    .k = weight->in_features};
     return zm_prompt_code_get(&cubin, key, error);
 }

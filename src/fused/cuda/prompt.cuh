@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* Products of many rows with quantised weights, in bfloat16 or float16 on Hopper's tensor cores, with the bits of MLX's own matrix kernels: a
- * weight is code * scale + bias with one rounding, and a sum is a chain of products of 16 elements in the order of k.
+/* Products of many rows with quantised weights, in bfloat16 or float16 on Hopper's tensor cores, with the bits of MLX's
+ * own matrix kernels: a weight is code * scale + bias with one rounding, and a sum is a chain of products of 16
+ * elements in the order of k.
  *
  *     y[r, i] = sum over k of x[r, k] * w[i, k]
  *
- * Weights are the rows of the tensor cores' first matrix, which they take from registers: a thread dequantises just what it
- * multiplies. A tile has as many columns as it has rows of x.
+ * Weights are the rows of the tensor cores' first matrix, which they take from registers: a thread dequantises just
+ * what it multiplies. A tile has as many columns as it has rows of x.
  *
- * Behind the type's text (bfloat16.cuh, float16.cuh), halves.cuh and wgmma.cuh. The text before that defines ZM_BITS (4 or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many
- * of their rows a block takes, ZM_SPAN (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and
- * silu(gate x) * up x comes out; and of experts ZM_FIRST or ZM_SECOND: tiles
- * say which rows a block takes (around.cuh). FIRST reads each row of x for the experts chosen for it and leaves rows sorted by
- * expert, SECOND takes them so and leaves each at its place. */
+ * Behind the type's text (bfloat16.cuh, float16.cuh), halves.cuh and wgmma.cuh. The text before that defines ZM_BITS (4
+ * or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many of their rows a block takes, ZM_SPAN
+ * (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and silu(gate x) * up x comes out; and of
+ * experts ZM_FIRST or ZM_SECOND: tiles say which rows a block takes (around.cuh). FIRST reads each row of x for the
+ * experts chosen for it and leaves rows sorted by expert, SECOND takes them so and leaves each at its place. */
 enum {
     WARP = 32,
     THREADS = 2 * ZM_WEIGHTS, /* a warp has 16 rows of weights: of two weights 8 of each */
@@ -29,7 +30,8 @@ enum {
 };
 
 extern __shared__ __align__(1024) unsigned char shared_memory[];
-/* The codes of two steps, spans of scales and biases, and from a multiple of 1024 on the stages' x, later the results. */
+/* The codes of two steps, spans of scales and biases, and from a multiple of 1024 on the stages' x, later the
+ * results. */
 ZM_FUNCTION uint codes_address() { return uint(__cvta_generic_to_shared(shared_memory)); }
 enum {
     CODES_BYTES = 2 * (THREADS / WARP) * CODE_BYTES, /* a multiple of 1024 */
@@ -53,7 +55,9 @@ ZM_FUNCTION uint read_shared_half(uint shared) {
     asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(shared));
     return value;
 }
-ZM_FUNCTION void write_shared(uint shared, uint value) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared), "r"(value) : "memory"); }
+ZM_FUNCTION void write_shared(uint shared, uint value) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared), "r"(value) : "memory");
+}
 ZM_FUNCTION void write_shared(uint shared, uint a, uint b) {
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(shared), "r"(a), "r"(b) : "memory");
 }
@@ -65,8 +69,9 @@ ZM_FUNCTION uint4 read_codes(const uint4 *p) {
     return v;
 }
 
-/* Codes go through shared memory from the threads 2 * row and 2 * row + 1 of a warp, which bring a step's halves of 32, to those
- * that multiply: 4 * (row % 8) + c takes, of each 16 elements, 2 c, 2 c + 1, 2 c + 8 and 2 c + 9 of rows row % 8 and row % 8 + 8. */
+/* Codes go through shared memory from the threads 2 * row and 2 * row + 1 of a warp, which bring a step's halves of 32,
+ * to those that multiply: 4 * (row % 8) + c takes, of each 16 elements, 2 c, 2 c + 1, 2 c + 8 and 2 c + 9 of rows row %
+ * 8 and row % 8 + 8. */
 ZM_FUNCTION uint codes_place(uint row, uint c) { return (row * 4 + (c ^ row >> 1)) * 16; }
 
 /* What a thread brings to shared memory: its part of the rows of x, 32 weights of a row each step, and now and then the
@@ -85,7 +90,8 @@ template <int N> struct source {
         for (int i = 0; i < THREAD_X; i++)
             if (has_x[i]) copy<16>(x_at + stage * X_BYTES + i * (THREADS / 8) * ROW_BYTES, x[i] + step * 8);
         uint span = step / SPAN_STEPS;
-        if (has_weight && step % SPAN_STEPS == 0) copy<ZM_SPAN * 2>(scales_at + span % SPANS * 2 * SCALE_BYTES, scales + span * ZM_SPAN);
+        if (has_weight && step % SPAN_STEPS == 0)
+            copy<ZM_SPAN * 2>(scales_at + span % SPANS * 2 * SCALE_BYTES, scales + span * ZM_SPAN);
     }
     ZM_FUNCTION void read(int i, uint step, uint n_steps) {
         if (!has_weight || step >= n_steps) return;
@@ -116,7 +122,8 @@ template <int N> struct source {
     }
 };
 
-/* A thread's codes of a step, and the groups' scales and biases: of its first row of weights and the one eight further on. */
+/* A thread's codes of a step, and the groups' scales and biases: of its first row of weights and the one eight further
+ * on. */
 struct step_weights {
     enum { GROUPS = ZM_GROUP < TILE_K ? TILE_K / ZM_GROUP : 1 };
     uint codes[2][VECTORS * 2], both[2][GROUPS];
@@ -178,8 +185,9 @@ template <int N> ZM_FUNCTION void multiply_rows(float (&sums)[N / 8][4], source<
             uint step = first + i;
             if (step == n_steps) break;
             finish_copies<AHEAD - 1>();
-            /* Behind this, the step before last is complete. The tensor cores read what complete copies brought without a fence of
-             * their own, as in CUTLASS's kernels with cp.async: such a fence waits for all the loads under way. */
+            /* Behind this, the step before last is complete. The tensor cores read what complete copies brought without
+             * a fence of their own, as in CUTLASS's kernels with cp.async: such a fence waits for all the loads under
+             * way. */
             __syncthreads();
             if (step + AHEAD < n_steps) from.begin_copies((stage + AHEAD) % STAGES, step + AHEAD);
             commit_copies();
@@ -261,7 +269,8 @@ template <int N> ZM_FUNCTION void leave(const float (&sums)[N / 8][4], const arg
         enum { ROW_VECTORS = COLUMNS / 8 };
         for (uint i = threadIdx.x; i < at.count * ROW_VECTORS; i += THREADS) {
             uint row = i / ROW_VECTORS, vector = i % ROW_VECTORS;
-            if (vector * 8 < columns) ((uint4 *)row_of(row))[vector] = read_shared(x_address() + row * RESULT_BYTES + vector * 16);
+            if (vector * 8 < columns)
+                ((uint4 *)row_of(row))[vector] = read_shared(x_address() + row * RESULT_BYTES + vector * 16);
         }
     } else {
         for (uint i = threadIdx.x; i < at.count * (COLUMNS / 2); i += THREADS) {
@@ -302,8 +311,8 @@ template <int N> ZM_FUNCTION void run(const arguments &of, const tile &at) {
     leave<N>(sums, of, at);
 }
 
-/* n: of a weight's rows; k: their length, a multiple of 64; rows: of x, without experts, and of those tile_rows (at most 128) a block;
- * top_k: of experts. */
+/* n: of a weight's rows; k: their length, a multiple of 64; rows: of x, without experts, and of those tile_rows (at
+ * most 128) a block; top_k: of experts. */
 extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
     zm_product(const uint4 *x, const uint4 *w, const ushort *s, const ushort *b,
 #if ZM_GATED

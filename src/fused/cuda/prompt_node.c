@@ -9,8 +9,8 @@
 #include "runtime/cache.h"
 
 /* bfloat16.cuh and so on */
-extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_decode[], zm_cuda_wgmma[], zm_cuda_prompt[],
-    zm_cuda_around[];
+extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_decode[], zm_cuda_wgmma[],
+    zm_cuda_prompt[], zm_cuda_around[];
 
 typedef struct entry {
     struct entry *next;
@@ -22,8 +22,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static entry *entries;
 
 static bool same(zm_prompt_code_key a, zm_prompt_code_key b) {
-    return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size &&
-           a.weight_rows == b.weight_rows && a.span == b.span && a.is_float16 == b.is_float16 && a.k == b.k && a.rows == b.rows;
+    return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size && a.weight_rows == b.weight_rows &&
+           a.span == b.span && a.is_float16 == b.is_float16 && a.k == b.k && a.rows == b.rows;
 }
 
 static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_ROUTE; }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* prompt: products of many tokens with quantised weights on a CUDA device, with the bits of MLX's matrix kernels
  * (fused/cuda/prompt.h). A gated MLP's gate, up and activation are one product; so are those of all experts, whose rows
- * are sorted on the way, in mxfp4 in the order of MLX's vector kernel (decode_sorted.cuh); a short convolution between its
- * projections is one kernel. Of so few rows that MLX takes its vector kernel only a linear map with two or more is served
- * (decode_few.cuh), and a mixture of experts for one token, by decode's kernels; the rest runs the standard operations. */
+ * are sorted on the way, in mxfp4 in the order of MLX's vector kernel (decode_sorted.cuh); a short convolution between
+ * its projections is one kernel. Of so few rows that MLX takes its vector kernel only a linear map with two or more is
+ * served (decode_few.cuh), and a mixture of experts for one token, by decode's kernels; the rest runs the standard
+ * operations. */
 #include <string.h>
 
 #include "fused/cuda/decode.h"
@@ -34,7 +35,8 @@ static bool serves_gated(const zm_linear *gate, const zm_linear *up, const zm_li
     return !strcmp(gate->weight.quantization.mode, up->weight.quantization.mode) &&
            (!n_experts || !strcmp(gate->weight.quantization.mode, down->weight.quantization.mode)) &&
            zm_prompt_dtype(&gate->weight) == zm_prompt_dtype(&up->weight) &&
-           zm_prompt_dtype(&gate->weight) == zm_prompt_dtype(&down->weight) && gate->weight.quantization.bits == up->weight.quantization.bits &&
+           zm_prompt_dtype(&gate->weight) == zm_prompt_dtype(&down->weight) &&
+           gate->weight.quantization.bits == up->weight.quantization.bits &&
            gate->weight.quantization.group_size == up->weight.quantization.group_size &&
            gate->weight.in_features == up->weight.in_features && gate->weight.out_features == up->weight.out_features &&
            gate->weight.out_features == down->weight.in_features;
@@ -44,7 +46,8 @@ static bool serves_moe(const zm_moe *moe, const char **reason) {
     const zm_switch_glu *experts = moe->experts;
     *reason = "its experts are missing or of another kind";
     if (!experts || experts->base.kind != ZM_MODULE_SWITCH_GLU) return false;
-    if (!serves_gated(experts->gate_proj, experts->up_proj, experts->down_proj, experts->activation, moe->n_experts, reason))
+    if (!serves_gated(experts->gate_proj, experts->up_proj, experts->down_proj, experts->activation, moe->n_experts,
+                      reason))
         return false;
     /* MLX's sum over more experts, or of odd rows, has another order. */
     enum { MOST_CHOSEN = 32, ROW_UNIT = 8 };
@@ -111,7 +114,8 @@ static bool serves_scales(const zm_module *module, const char **reason) {
     }
     if (module->kind != ZM_MODULE_GATED_MLP) return true;
     const zm_gated_mlp *mlp = (const zm_gated_mlp *)module; /* down_proj is asked itself */
-    return zm_decode_serves_weight(&mlp->gate_proj->weight, reason) && zm_decode_serves_weight(&mlp->up_proj->weight, reason);
+    return zm_decode_serves_weight(&mlp->gate_proj->weight, reason) &&
+           zm_decode_serves_weight(&mlp->up_proj->weight, reason);
 }
 
 zm_match zm_patch_prompt_match(const zm_module *module, const char **reason) {
@@ -153,7 +157,8 @@ static mlx_array apply_moe(const zm_moe *moe, zm_scope *scope, mlx_array x) {
     zm_routing chosen = route(moe, scope, logits, mlx_array_dtype(x));
     if (zm_scope_failed(scope) || mlx_array_dtype(chosen.weights) == mlx_array_dtype(x))
         return zm_prompt_experts(scope, x, &arguments, chosen.indices, chosen.weights);
-    return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, moe->base.path, "weights of experts that are not of its rows' type");
+    return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, moe->base.path,
+                         "weights of experts that are not of its rows' type");
 }
 
 static mlx_array apply_conv(const zm_short_conv *module, zm_scope *scope, mlx_array x, const zm_call *call) {
@@ -194,7 +199,8 @@ mlx_array zm_patch_prompt_forward(zm_module *self, zm_scope *scope, mlx_array x,
     }
     size_t rows = mlx_array_size(x) / (size_t)zm_dim(x, -1);
     if (self->kind == ZM_MODULE_MOE) rows *= (size_t)((const zm_moe *)self)->top_k;
-    bool few = self->kind == ZM_MODULE_LINEAR && zm_prompt_serves_few(&((const zm_linear *)self)->weight, rows, &reason);
+    bool few = self->kind == ZM_MODULE_LINEAR &&
+               zm_prompt_serves_few(&((const zm_linear *)self)->weight, rows, &reason);
     if ((rows < ZM_PROMPT_LEAST_ROWS && !few) || (self->kind == ZM_MODULE_MOE && rows > ZM_PROMPT_MOST_SORTED))
         return zm_patch_original(self, scope, x, call);
     if (self->kind == ZM_MODULE_LINEAR) return zm_prompt_linear(scope, x, &((const zm_linear *)self)->weight);

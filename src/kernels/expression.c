@@ -120,24 +120,20 @@ static bool gives_float32(const zm_signature *signature) {
 
 static zmlx_status finish(zmlx_kernel **kernel, zm_ir *forward, const zm_kernel_entry *entry, bool has_gradient,
                           zmlx_error *error) {
-    zm_ir *gradient = NULL;
+    zm_ir *gradient = NULL, *plain = NULL;
     zmlx_status status = check_outputs(forward, &entry->signature, error);
     if (!status && has_gradient && entry->row->gradients[0])
         status = zm_lower_gradient(&gradient, forward, entry->row->gradients, NULL, entry->row->header,
                                    gives_float32(&entry->signature), error);
+    if (!status && entry->row->profile_of) status = lower_plain(&plain, entry, error);
     if (status) {
+        zm_ir_free(gradient);
         zm_ir_free(forward);
         return status;
     }
-    zm_ir *plain = NULL;
-    if (entry->row->profile_of) status = lower_plain(&plain, entry, error);
-    if (status) zm_ir_free(gradient);
-    if (status) zm_ir_free(forward);
+    status = zm_kernel_new(kernel, forward, gradient, error);
+    if (status) zm_ir_free(plain);
     ZM_TRY(status);
-    if (zm_kernel_new(kernel, forward, gradient, error)) {
-        zm_ir_free(plain);
-        return ZMLX_ERROR_MEMORY;
-    }
     (*kernel)->differentiated = plain;
     for (int i = 0; i < entry->signature.n_inputs; i++)
         if (entry->signature.roles[i] == ZM_ROLE_DATA || entry->signature.roles[i] == ZM_ROLE_STATE)

@@ -52,27 +52,28 @@ void with_parameters(Kernel &kernel, Use use) {
 class Executable {
 public:
     /* Delegating, so that a failure here destroys what was made. */
-  Executable(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses)
-      : Executable() {
-      const zm::Driver &driver = zm::driver();
-      zm::check(driver.graph_create(&graph_, 0), "cuGraphCreate");
-      for (const zm_chain_launch_record &launch : launches) {
-          kernels_.emplace_back(launch, addresses);
-          CUgraphNode node;
-          with_parameters(kernels_.back(), [&](const CUDA_KERNEL_NODE_PARAMS &parameters) {
-              zm::check(driver.graph_add_kernel(&node, graph_, nullptr, 0, &parameters), "cuGraphAddKernelNode");
-          });
-          nodes_.push_back(node);
-      }
-      CUgraphEdgeData edge{};
-      edge.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC;
-      edge.type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC;
-      std::vector<CUgraphEdgeData> edges(nodes_.size() - 1, edge);
-      if (!edges.empty())
-          zm::check(driver.graph_add_dependencies(graph_, nodes_.data(), nodes_.data() + 1, edges.data(), edges.size()),
-                    "cuGraphAddDependencies");
-      zm::check(driver.graph_instantiate(&executable_, graph_, 0), "cuGraphInstantiate");
-  }
+    Executable(const std::vector<zm_chain_launch_record> &launches, const std::vector<uint64_t> &addresses)
+        : Executable() {
+        const zm::Driver &driver = zm::driver();
+        zm::check(driver.graph_create(&graph_, 0), "cuGraphCreate");
+        for (const zm_chain_launch_record &launch : launches) {
+            kernels_.emplace_back(launch, addresses);
+            CUgraphNode node;
+            with_parameters(kernels_.back(), [&](const CUDA_KERNEL_NODE_PARAMS &parameters) {
+                zm::check(driver.graph_add_kernel(&node, graph_, nullptr, 0, &parameters), "cuGraphAddKernelNode");
+            });
+            nodes_.push_back(node);
+        }
+        CUgraphEdgeData edge{};
+        edge.from_port = CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC;
+        edge.type = CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC;
+        std::vector<CUgraphEdgeData> edges(nodes_.size() - 1, edge);
+        if (!edges.empty())
+            zm::check(driver.graph_add_dependencies(graph_, nodes_.data(), nodes_.data() + 1, edges.data(),
+                                                    edges.size()),
+                      "cuGraphAddDependencies");
+        zm::check(driver.graph_instantiate(&executable_, graph_, 0), "cuGraphInstantiate");
+    }
     ~Executable() {
         if (executable_) zm::driver().executable_destroy(executable_);
         if (graph_) zm::driver().graph_destroy(graph_);

@@ -46,19 +46,19 @@ public:
     }
 
 private:
-  /* A stream's index, and bytes. The kernel that writes a result which nobody read may still be under way, so only its
-   * own stream may write there again. */
-  using Place = std::pair<int, size_t>;
-  size_t most_;
-  std::mutex mutex_;
-  std::map<Place, Buffers> buffers_;
+    /* A stream's index, and bytes. The kernel that writes a result which nobody read may still be under way, so only
+     * its own stream may write there again. */
+    using Place = std::pair<int, size_t>;
+    size_t most_;
+    std::mutex mutex_;
+    std::map<Place, Buffers> buffers_;
 
-  void trim() {
-      size_t unused = 0;
-      for (const auto &[place, list] : buffers_)
-          unused += place.second * static_cast<size_t>(std::count_if(list.begin(), list.end(), is_free));
-      if (unused <= most_) return;
-      for (auto &[place, list] : buffers_) list.erase(std::remove_if(list.begin(), list.end(), is_free), list.end());
+    void trim() {
+        size_t unused = 0;
+        for (const auto &[place, list] : buffers_)
+            unused += place.second * static_cast<size_t>(std::count_if(list.begin(), list.end(), is_free));
+        if (unused <= most_) return;
+        for (auto &[place, list] : buffers_) list.erase(std::remove_if(list.begin(), list.end(), is_free), list.end());
     }
     static void share(mx::array &array, const mx::array &buffer) {
         mx::Strides strides(array.ndim());

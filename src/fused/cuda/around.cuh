@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the
  * choice of experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
- * Behind the type's text (bfloat16.cuh, float16.cuh) and halves.cuh. The text before that defines ZM_ROUTE, ZM_PLAN,
+ * Behind halves.cuh and the type's text (bfloat16.cuh, float16.cuh). The text before that defines ZM_ROUTE, ZM_PLAN,
  * ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and for a table ZM_BITS (4 or 8) and ZM_GROUP. */
 enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
 

@@ -1,27 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Arithmetic in bfloat16, each operation rounded as MLX's are. float16.cuh has the same for float16; halves.cuh
- * follows. */
-typedef unsigned short ushort;
-typedef unsigned int uint;
+/* Arithmetic in bfloat16, each operation rounded as MLX's are, behind halves.cuh. float16.cuh has the same for
+ * float16. */
 
-#define ZM_FUNCTION __device__ __forceinline__
-#define ZM_TYPE "bf16" /* in instructions' names */
-
-ZM_FUNCTION float low(uint pair) { return __uint_as_float(pair << 16); }
-ZM_FUNCTION float high(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
-ZM_FUNCTION float widen(ushort value) { return __uint_as_float(uint(value) << 16); }
-ZM_FUNCTION uint pack(float a, float b) {
-    uint pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-    return pair;
-}
-ZM_FUNCTION ushort narrow(float value) { return ushort(pack(value, 0.0f)); }
-ZM_FUNCTION float rounded(float value) { return low(pack(value, 0.0f)); }
-ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
-    uint result;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
-    return result;
-}
 /* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
 ZM_FUNCTION uint fma2_by(uint a, uint both) {
     uint result;

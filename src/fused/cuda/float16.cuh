@@ -1,30 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Arithmetic in float16, each operation rounded as MLX's are: what bfloat16.cuh has for bfloat16. */
-typedef unsigned short ushort;
-typedef unsigned int uint;
+/* Arithmetic in float16, each operation rounded as MLX's are, behind halves.cuh: what bfloat16.cuh has for
+ * bfloat16. */
 
-#define ZM_FUNCTION __device__ __forceinline__
-#define ZM_TYPE "f16" /* in instructions' names */
-
-ZM_FUNCTION float widen(ushort value) {
-    float wide;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value));
-    return wide;
-}
-ZM_FUNCTION float low(uint pair) { return widen(ushort(pair)); }
-ZM_FUNCTION float high(uint pair) { return widen(ushort(pair >> 16)); }
-ZM_FUNCTION uint pack(float a, float b) {
-    uint pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-    return pair;
-}
-ZM_FUNCTION ushort narrow(float value) { return ushort(pack(value, 0.0f)); }
-ZM_FUNCTION float rounded(float value) { return low(pack(value, 0.0f)); }
-ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
-    uint result;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
-    return result;
-}
 /* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
 ZM_FUNCTION uint fma2_by(uint a, uint both) {
     return fma2(a, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));

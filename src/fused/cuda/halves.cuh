@@ -1,5 +1,39 @@
 /* SPDX-License-Identifier: MIT */
-/* What follows bfloat16.cuh or float16.cuh: the order of numbers. */
+/* Numbers of 16 bits, and pairs of them: float16 where the text before defines ZM_FLOAT16, else bfloat16. */
+typedef unsigned short ushort;
+typedef unsigned int uint;
+
+#define ZM_FUNCTION __device__ __forceinline__
+
+#if ZM_FLOAT16
+#define ZM_TYPE "f16" /* in instructions' names */
+ZM_FUNCTION float widen(ushort value) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value));
+    return wide;
+}
+ZM_FUNCTION float low(uint pair) { return widen(ushort(pair)); }
+ZM_FUNCTION float high(uint pair) { return widen(ushort(pair >> 16)); }
+#else
+#define ZM_TYPE "bf16"
+ZM_FUNCTION float low(uint pair) { return __uint_as_float(pair << 16); }
+ZM_FUNCTION float high(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
+ZM_FUNCTION float widen(ushort value) { return __uint_as_float(uint(value) << 16); }
+#endif
+ZM_FUNCTION uint pack(float a, float b) {
+    uint pair;
+    asm("cvt.rn." ZM_TYPE "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+    return pair;
+}
+ZM_FUNCTION ushort narrow(float value) { return ushort(pack(value, 0.0f)); }
+ZM_FUNCTION float rounded(float value) { return low(pack(value, 0.0f)); }
+ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
+    uint result;
+    asm("fma.rn." ZM_TYPE "x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+
+/* The order of numbers. */
 ZM_FUNCTION uint warp_max(uint value) {
     uint result;
     asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(result) : "r"(value));

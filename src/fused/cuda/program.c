@@ -10,7 +10,7 @@
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 
-extern const char zm_cuda_bfloat16[], zm_cuda_halves[], zm_cuda_decode[]; /* bfloat16.cuh; decode.cuh and its parts */
+extern const char zm_cuda_bfloat16[], zm_cuda_halves[], zm_cuda_decode[]; /* halves.cuh and so on */
 
 enum { TILE_K = 256 }; /* as in decode_tiles.cuh */
 
@@ -72,8 +72,8 @@ static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
         "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n",
         settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim, settings.top_k,
         settings.is_mxfp4);
-    zm_text_append_string(&text, zm_cuda_bfloat16);
     zm_text_append_string(&text, zm_cuda_halves);
+    zm_text_append_string(&text, zm_cuda_bfloat16);
     zm_text_append_string(&text, zm_cuda_decode);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1};
     zm_gpu_get(&source.compute_capability);

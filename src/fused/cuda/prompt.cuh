@@ -8,7 +8,7 @@
  * Weights are the rows of the tensor cores' first matrix, which they take from registers: a thread dequantises just
  * what it multiplies. A tile has as many columns as it has rows of x.
  *
- * Behind the type's text (bfloat16.cuh, float16.cuh), halves.cuh and wgmma.cuh. The text before that defines ZM_BITS (4
+ * Behind halves.cuh, the type's text (bfloat16.cuh, float16.cuh) and wgmma.cuh. The text before that defines ZM_BITS (4
  * or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many of their rows a block takes, ZM_SPAN
  * (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and silu(gate x) * up x comes out; and of
  * experts ZM_FIRST or ZM_SECOND: tiles say which rows a block takes (around.cuh). FIRST reads each row of x for the

@@ -57,8 +57,9 @@ static void define_kernel(zm_text *text, zm_prompt_code_key key) {
 static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
     zm_text text = {0};
     define_kernel(&text, key);
-    zm_text_append_string(&text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
+    if (key.is_float16) zm_text_append_string(&text, "#define ZM_FLOAT16 1\n");
     zm_text_append_string(&text, zm_cuda_halves);
+    zm_text_append_string(&text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
     if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
     zm_text_append_string(&text, is_product(key)       ? zm_cuda_prompt
                                  : is_with_decode(key) ? zm_cuda_decode

@@ -31,7 +31,7 @@ static const cli_option model_options[] = {
     CLI_ACTIVATIONS_OPTION(model_values),
     {"patched-only", CLI_FLAG, AT(patched_only), NULL, "leave the unpatched model out", 0, 0},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
-     "what to state the share of (default: measured\naround the runs on the CPU, none on a GPU)", 0.001, 1e6},
+     "what to state the share of (default: measured\nin turns with decoding on the CPU, none on a GPU)", 0.001, 1e6},
     CLI_GENERAL_OPTIONS(model_values),
 };
 
@@ -81,6 +81,8 @@ static json_t *side_json(const zmlx_model_bench_side *side) {
     cli_json_set(object, "decode_tok_s", cli_json_measured(side->decode_tok_s));
     cli_json_set(object, "bytes_per_s", cli_json_measured(side->bandwidth));
     cli_json_set(object, "share", cli_json_measured(side->share));
+    cli_json_set(object, "share_lower_quartile", cli_json_measured(side->share_lower));
+    cli_json_set(object, "share_upper_quartile", cli_json_measured(side->share_upper));
     cli_json_set(object, "peak_memory_bytes", json_integer((json_int_t)side->peak_memory_bytes));
     return object;
 }
@@ -92,6 +94,7 @@ static void print_side(const char *name, const zmlx_model_bench_side *side, size
               prompt / side->prefill.maximum, prompt / side->prefill.minimum, side->decode_tok_s,
               1 / side->decode.maximum, 1 / side->decode.minimum, 1e-9 * side->bandwidth);
     if (side->share > 0) cli_print(" %3.0f %%", 100 * side->share);
+    if (side->share_upper > 0) cli_print(" (%.0f-%.0f)", 100 * side->share_lower, 100 * side->share_upper);
     cli_print("  %7.3f GB\n", 1e-9 * (double)side->peak_memory_bytes);
 }
 
@@ -114,7 +117,9 @@ static int show_model(const zmlx_model_bench *bench, const char *folder, bool js
     cli_print("%s: prompt of %zu, then %zu tokens, %d runs; a token reads %.3f GB", folder, bench->n_prompt,
               bench->n_tokens, bench->n_runs, 1e-9 * (double)bench->token_bytes);
     if (bench->bandwidth > 0) cli_print(" of %.1f GB/s", 1e-9 * bench->bandwidth);
-    cli_print("\n  tokens/s:  prompt (spread), decode (spread), weights read, peak memory\n");
+    bool measured = bench->patched.share_upper > 0;
+    cli_print("\n  tokens/s:  prompt (spread), decode (spread), weights read%s, peak memory\n",
+              measured ? " and share (quartiles)" : bench->bandwidth > 0 ? " and share" : "");
     print_side("unpatched", &bench->baseline, bench->n_prompt);
     print_side("patched", &bench->patched, bench->n_prompt);
     if (bench->decode_speedup > 0)

@@ -23,7 +23,8 @@ typedef struct zmlx_model_bench_options {
     int n_runs;                      /* of each side; 0: 3 */
     bool patched_only;               /* leaves the baseline out, which may take minutes */
     double bandwidth;                /* bytes a second to compare with; 0: none */
-    int probe_threads;               /* above 0: instead, so many threads read memory around each run; their median */
+    int probe_threads; /* above 0: instead, so many threads read memory before each run and after every 0.1 s of its
+                          decoding, which is halted meanwhile */
     /* Told about each finished run; may be NULL. */
     void (*progress)(void *context, const char *step, int done, int total);
     void *progress_context;
@@ -32,7 +33,10 @@ typedef struct zmlx_model_bench_options {
 typedef struct zmlx_model_bench_side {
     zmlx_timing prefill, decode;        /* seconds from the prompt to the first token, and of one token after it */
     double prefill_tok_s, decode_tok_s; /* at the medians */
-    double bandwidth, share;            /* bytes of weights a second while decoding, and of the bench's bandwidth */
+    double bandwidth;                   /* bytes of weights a second while decoding */
+    /* Of the bench's bandwidth. Where that is measured: the median of the stretches of decoding, each compared with
+     * what was measured right before and behind it, and their quartiles, which are 0 otherwise. */
+    double share, share_lower, share_upper;
     uint64_t peak_memory_bytes;         /* that MLX held */
 } zmlx_model_bench_side;
 
@@ -41,7 +45,7 @@ typedef struct zmlx_model_bench {
     double prefill_speedup, decode_speedup;  /* ratios of the medians; 0 without a baseline */
     uint64_t token_bytes; /* of weights that a token must read: experts that are not chosen and other rows of
                              the embedding are not counted */
-    double bandwidth;     /* to compare with: the options', or measured */
+    double bandwidth;     /* to compare with: the options', or the median of what was measured */
     size_t n_prompt, n_tokens;
     int n_runs;
     int n_patched; /* modules */

@@ -269,6 +269,11 @@ void zm_pool_expect(zm_pool *pool, const zm_ahead *ahead) {
     pthread_mutex_unlock(&pool->turn);
 }
 
+void zm_pool_rest(zm_pool *pool) {
+    const struct timespec pause = {.tv_nsec = SPIN_NANOSECONDS / 4};
+    while (pool && atomic_load(&pool->sleepers) < pool->n_workers) nanosleep(&pause, NULL);
+}
+
 static void stop_workers(zm_pool *pool, int n_started) {
     atomic_store(&pool->stop, true);
     pthread_mutex_lock(&pool->sleep_lock);

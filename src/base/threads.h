@@ -33,6 +33,8 @@ typedef struct zm_ahead {
 zmlx_status zm_pool_new(zm_pool **pool, int n_threads, zmlx_error *error);
 void zm_pool_free(zm_pool *pool); /* waits for a running loop; NULL is fine */
 int zm_pool_threads(const zm_pool *pool);
+/* Returns when no thread of the pool spins any more, so that none is in the way of what is timed next. */
+void zm_pool_rest(zm_pool *pool);
 
 /* Calls body over [0, count) in pieces of at least grain indices and returns when all are done.
  * pool NULL, one piece or one thread: one plain call. Calls from several threads take turns. */

@@ -15,7 +15,7 @@ typedef struct zm_bandwidth_probe zm_bandwidth_probe;
 /* bytes: of the buffer, rounded down to pieces of 1 MiB. The caller's. */
 zmlx_status zm_bandwidth_probe_new(zm_bandwidth_probe **probe, int n_threads, size_t bytes, zmlx_error *error);
 void zm_bandwidth_probe_free(zm_bandwidth_probe *probe);
-/* Reads the buffer once, all threads together. */
+/* Reads the buffer once, all threads together, which sleep when it returns. */
 zmlx_status zm_bandwidth_probe_pass(double *bytes_per_second, zm_bandwidth_probe *probe, zmlx_error *error);
 
 #endif

@@ -4,12 +4,28 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/random.h"
 #include "bench/bandwidth.h"
 #include "bench/timing.h"
 #include "patch/record.h"
 
-enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 4, MAX_TOKENS = 1 << 24, PASSES = 5 };
+enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 4, MAX_TOKENS = 1 << 24 };
+
+static const double stretch_seconds = 0.1;
+
+typedef struct numbers {
+    double *values;
+    size_t count, room;
+} numbers;
+
+/* A run decodes in stretches, between which memory is read: its pace changes within a run. */
+typedef struct stretches {
+    double rate;             /* of the last reading, bytes a second */
+    double begin, seconds;   /* when the present one began; all of them */
+    size_t n_seen, n_before; /* tokens that came; that were there when it began */
+    zmlx_status status;
+} stretches;
 
 typedef struct trial {
     zmlx_model *model;
@@ -18,8 +34,9 @@ typedef struct trial {
     int32_t *prompt;
     double *prefill[2], *decode[2], token_bytes[2]; /* seconds of each run */
     zm_bandwidth_probe *probe;                      /* NULL: none */
-    double *rates;                                  /* of the probe */
-    int n_rates;
+    numbers rates, shares[2];                       /* of the probe; of the sides' stretches */
+    stretches stretches;                            /* of the present run */
+    int side;                                       /* of it */
     zmlx_error *error;
 } trial;
 
@@ -61,19 +78,76 @@ static void tell(const trial *this, const char *step, int done, int total) {
     if (this->options->progress) this->options->progress(this->options->progress_context, step, done, total);
 }
 
-static zmlx_status run(trial *this, int side, size_t n_tokens, zmlx_generation *generation) {
+static zmlx_status add_number(numbers *of, double value, zmlx_error *error) {
+    if (of->count == of->room) {
+        size_t room = of->room ? 2 * of->room : 64;
+        double *values = realloc(of->values, room * sizeof *values);
+        if (!values) return zm_fail_memory(error);
+        *of = (numbers){.values = values, .count = of->count, .room = room};
+    }
+    of->values[of->count++] = value;
+    return ZMLX_OK;
+}
+
+static zmlx_status read_rate(trial *this) {
+    ZM_TRY(zm_bandwidth_probe_pass(&this->stretches.rate, this->probe, this->error));
+    return add_number(&this->rates, this->stretches.rate, this->error);
+}
+
+/* The token after the last one seen is under way: it ends with the stretch. */
+static zmlx_status end_stretch(trial *this) {
+    stretches *of = &this->stretches;
+    size_t n_ready = of->n_seen;
+    if (n_ready < this->bench->n_tokens) {
+        if (mlx_synchronize(this->model->stream)) return zm_mlx_fail(this->error, "evaluation");
+        n_ready++;
+    }
+    double seconds = zm_clock_seconds() - of->begin, before = of->rate;
+    double bytes = (double)(n_ready - of->n_before) * this->token_bytes[this->side];
+    of->seconds += seconds;
+    if (n_ready > of->n_before && seconds > 0) {
+        ZM_TRY(read_rate(this));
+        double share = bytes / seconds / ((before + of->rate) / 2);
+        ZM_TRY(add_number(&this->shares[this->side], share, this->error));
+    }
+    of->n_before = n_ready;
+    of->begin = zm_clock_seconds();
+    return ZMLX_OK;
+}
+
+static bool take_token(void *context, int32_t token) {
+    trial *this = context;
+    stretches *of = &this->stretches;
+    double now = zm_clock_seconds();
+    (void)token;
+    if (!of->n_seen++) of->begin = now, of->n_before = 1;
+    else if (of->n_seen == this->bench->n_tokens || now - of->begin >= stretch_seconds) of->status = end_stretch(this);
+    return !of->status;
+}
+
+/* Sides 0 and 1; seconds of a token's decoding. */
+static zmlx_status run(trial *this, int side, bool counts, zmlx_generation *generation, double *decode) {
+    size_t n_tokens = counts ? this->bench->n_tokens : WARMUP_TOKENS;
     zmlx_generate_options options = {.max_tokens = n_tokens, .ignore_eos = true};
+    bool probes = counts && this->probe;
+    this->side = side;
+    this->stretches = (stretches){.n_seen = 0};
+    if (probes) {
+        ZM_TRY(read_rate(this));
+        options.on_token = take_token;
+        options.context = this;
+    }
     zm_patch_switch(this->model, 0, side == 1);
     zmlx_status status = zm_patch_fit(this->model, this->error);
     if (!status)
         status = zmlx_generate(generation, this->model, this->prompt, this->bench->n_prompt, &options, this->error);
     zm_patch_switch(this->model, 0, true);
-    return status;
-}
-
-static zmlx_status probe(trial *this) {
-    for (int i = 0; this->probe && i < PASSES; i++)
-        ZM_TRY(zm_bandwidth_probe_pass(&this->rates[this->n_rates++], this->probe, this->error));
+    if (!status && this->stretches.status) {
+        zmlx_generation_clear(generation);
+        status = this->stretches.status;
+    }
+    if (status) return status;
+    *decode = (probes ? this->stretches.seconds : generation->decode_seconds) / (double)(generation->n_tokens - 1);
     return ZMLX_OK;
 }
 
@@ -83,12 +157,12 @@ static zmlx_status run_all(trial *this) {
     for (int i = -1; i < bench->n_runs; i++)
         for (int side = first_side; side < 2; side++) {
             zmlx_generation generation;
-            ZM_TRY(run(this, side, i < 0 ? WARMUP_TOKENS : bench->n_tokens, &generation));
-            ZM_TRY(probe(this));
+            double decode;
+            ZM_TRY(run(this, side, i >= 0, &generation, &decode));
             if (i >= 0) {
                 zmlx_model_bench_side *result = side ? &bench->patched : &bench->baseline;
                 this->prefill[side][i] = generation.prefill_seconds;
-                this->decode[side][i] = generation.decode_seconds / (double)(generation.n_tokens - 1);
+                this->decode[side][i] = decode;
                 if (generation.peak_memory_bytes > result->peak_memory_bytes)
                     result->peak_memory_bytes = generation.peak_memory_bytes;
                 tell(this, side ? "patched run" : "baseline run", ++done, total);
@@ -106,7 +180,14 @@ static void summarize(trial *this, int side) {
     if (result->prefill.median > 0) result->prefill_tok_s = (double)bench->n_prompt / result->prefill.median;
     if (result->decode.median > 0) result->decode_tok_s = 1 / result->decode.median;
     result->bandwidth = this->token_bytes[side] * result->decode_tok_s;
-    if (bench->bandwidth > 0) result->share = result->bandwidth / bench->bandwidth;
+    if (this->shares[side].count) {
+        zmlx_timing shares = zm_timing_of(this->shares[side].values, (int)this->shares[side].count);
+        result->share = shares.median;
+        result->share_lower = shares.lower_quartile;
+        result->share_upper = shares.upper_quartile;
+    } else if (bench->bandwidth > 0) {
+        result->share = result->bandwidth / bench->bandwidth;
+    }
 }
 
 static zmlx_status measure(trial *this) {
@@ -116,7 +197,8 @@ static zmlx_status measure(trial *this) {
     for (size_t i = 0; i < bench->n_prompt; i++)
         this->prompt[i] = (int32_t)(zm_splitmix64(1, i) % (uint64_t)this->model->info.vocab_size);
     ZM_TRY(run_all(this));
-    bench->bandwidth = this->probe ? zm_timing_of(this->rates, this->n_rates).median : this->options->bandwidth;
+    bench->bandwidth = this->options->bandwidth;
+    if (this->rates.count) bench->bandwidth = zm_timing_of(this->rates.values, (int)this->rates.count).median;
     summarize(this, 1);
     if (this->options->patched_only) return ZMLX_OK;
     summarize(this, 0);
@@ -136,8 +218,7 @@ static zmlx_status allocate(trial *this) {
         this->decode[side] = calloc(n_runs, sizeof(double));
         complete = complete && this->prefill[side] && this->decode[side];
     }
-    this->rates = calloc(2 * (n_runs + 1) * PASSES, sizeof *this->rates);
-    if (!complete || !this->prompt || !this->rates) return zm_fail_memory(this->error);
+    if (!complete || !this->prompt) return zm_fail_memory(this->error);
     int n_threads = this->options->probe_threads;
     return n_threads ? zm_bandwidth_probe_new(&this->probe, n_threads, ZM_BANDWIDTH_BYTES, this->error) : ZMLX_OK;
 }
@@ -172,9 +253,13 @@ zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const z
     zmlx_status status = allocate(&this);
     if (!status) status = measure(&this);
     zmlx_unpatch(model);
-    for (int side = 0; side < 2; side++) free(this.prefill[side]), free(this.decode[side]);
+    for (int side = 0; side < 2; side++) {
+        free(this.prefill[side]);
+        free(this.decode[side]);
+        free(this.shares[side].values);
+    }
     zm_bandwidth_probe_free(this.probe);
-    free(this.rates);
+    free(this.rates.values);
     free(this.prompt);
     return status;
 }

@@ -84,8 +84,8 @@ static zmlx_status note_unproven(zm_report *report, const zmlx_model *model, con
     else if (!explicit_choice)
         status = zm_report_add_note(report, error,
                                     "[zmlx.patch] %s model detected — excluded %s (%s). "
-                                    "Override with patterns=[...].",
-                                    family, zm_text_string(&list), reason);
+                                    "Override with --patterns %s",
+                                    family, zm_text_string(&list), reason, zm_text_string(&joined));
     else if (reason == no_kernels)
         status =
             zm_report_add_note(report, error, "[zmlx.patch] WARNING: %s not applied to this %s model (%s).",
@@ -136,7 +136,7 @@ zmlx_status zm_patch_resolve(zm_patch_request *request, zm_report *report, const
     ZM_TRY(resolve_activations(request, report, model, options->activations, error));
     if (!model->family && !explicit_choice)
         return zm_report_add_note(
-            report, error, "[zmlx.patch] unknown model family: left alone. Override with patterns=[...].");
+            report, error, "[zmlx.patch] unknown model family: left alone. Override with --patterns P1,P2");
     for (size_t r = 0; r < N_REASONS; r++) {
         const char *names[ZM_PATTERN_COUNT];
         size_t n_names = 0;

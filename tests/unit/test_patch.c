@@ -292,6 +292,9 @@ static void expect_nothing_by_default(const char *note) {
 #define ALL_PATTERNS \
     "['swiglu_mlp', 'geglu_mlp', 'moe_mlp', 'short_conv', 'attention', 'rmsnorm', 'quantized_linear', " \
     "'lm_head', 'decoder_block', 'add_rms_norm']"
+#define OVERRIDE \
+    "Override with --patterns " \
+    "swiglu_mlp,geglu_mlp,moe_mlp,short_conv,attention,rmsnorm,quantized_linear,lm_head,decoder_block,add_rms_norm"
 #define HALF_PRECISION \
     "not proven in this type: MLX's CPU kernels accumulate in it, so equal tokens cannot be promised"
 
@@ -300,7 +303,7 @@ static void test_only_proven_by_default(void **state) {
     static const zm_family other = {.model_type = "other", .group = "other"};
     model.dtype = MLX_BFLOAT16;
     expect_nothing_by_default("[zmlx.patch] lfm model detected — excluded " ALL_PATTERNS " (" HALF_PRECISION
-                              "). Override with patterns=[...].");
+                              "). " OVERRIDE);
     const zmlx_patch_report *report = patch_only("moe_mlp");
     assert_int_equal(report->patched_count, 4);
     assert_string_equal(report->notes[0],
@@ -310,9 +313,9 @@ static void test_only_proven_by_default(void **state) {
     model.dtype = MLX_FLOAT32;
     model.family = &other;
     expect_nothing_by_default("[zmlx.patch] other model detected — excluded " ALL_PATTERNS
-                              " (not proven for this family). Override with patterns=[...].");
+                              " (not proven for this family). " OVERRIDE);
     model.family = NULL;
-    expect_nothing_by_default("[zmlx.patch] unknown model family: left alone. Override with patterns=[...].");
+    expect_nothing_by_default("[zmlx.patch] unknown model family: left alone. Override with --patterns P1,P2");
     assert_int_equal(patch_only("moe_mlp")->patched_count, 4);
     zmlx_unpatch(&model);
     /* A llama by another name. */
@@ -324,7 +327,7 @@ static void test_only_proven_by_default(void **state) {
     model.device = ZMLX_DEVICE_GPU;
     expect_nothing_by_default(
         "[zmlx.patch] llama model detected — excluded ['decode', 'prompt'] (not proven for this family). "
-        "Override with patterns=[...].");
+        "Override with --patterns decode,prompt");
     report = patch_only("moe_mlp");
     assert_int_equal(report->patched_count, 0);
     assert_string_equal(report->notes[0], "[zmlx.patch] WARNING: ['moe_mlp'] not applied to this llama model "

@@ -109,7 +109,8 @@ typedef struct zmlx_generation {
 } zmlx_generation;
 
 /* Generates as mlx-lm's generate_step: prompt in chunks of 2048 with the last token alone, log
- * probabilities, sampler, the next step under way while a token is read. */
+ * probabilities, sampler, the next step under way while a token is read. Logits of which one is NaN or infinite, or all
+ * are -infinite, are ZMLX_ERROR_FORMAT: no token follows from them. */
 ZMLX_API zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const int32_t *prompt,
                                    size_t n_prompt, const zmlx_generate_options *options, zmlx_error *error);
 ZMLX_API void zmlx_generation_clear(zmlx_generation *generation);

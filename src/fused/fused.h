@@ -88,7 +88,9 @@ mlx_array zm_fused_embedding(zm_scope *, mlx_array ids, const zm_weight *table);
 /* y = x W^T (+ bias). */
 mlx_array zm_fused_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_compute compute);
 /* The greedy token of each position of x (batch, length, in), uint32 (batch, length): the lowest index of the largest
- * of l - log(sum(e^l)), l = x W^T (+ bias), with l and the difference rounded to x's type as MLX's operations do. */
+ * of l - log(sum(e^l)), l = x W^T (+ bias), with l and the difference rounded to x's type as MLX's operations do.
+ * ZM_NO_TOKEN where that sum is not finite; as an int32 it is -1, of which an embedding takes its last row. */
+#define ZM_NO_TOKEN UINT32_MAX
 mlx_array zm_fused_lm_head(zm_scope *, mlx_array x, const zm_weight *weight, zm_compute compute);
 /* y = down(h(gate(x), up(x))): the whole MLP in one node. */
 mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute);

@@ -15,6 +15,7 @@ typedef struct generation_run {
     zm_sampler sampler;
     mlx_array recent; /* (1, n) last tokens, for the repetition penalty; empty when off */
     uint64_t step;
+    bool undefined; /* there is no next token: the logits are no numbers */
     zmlx_error *error;
 } generation_run;
 
@@ -89,9 +90,10 @@ static zmlx_status follow_step(generation_run *run, mlx_array *next, mlx_array t
     return status;
 }
 
-static zmlx_status read_token(int32_t *token, mlx_array array, zmlx_error *error) {
+static zmlx_status read_token(generation_run *run, int32_t *token, mlx_array array) {
     uint32_t value;
-    if (mlx_array_item_uint32(&value, array)) return zm_mlx_fail(error, "evaluation");
+    if (mlx_array_item_uint32(&value, array)) return zm_mlx_fail(run->error, "evaluation");
+    run->undefined = value == ZM_NO_TOKEN;
     *token = (int32_t)value;
     return ZMLX_OK;
 }
@@ -107,8 +109,8 @@ static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_arra
     while (!status && result->n_tokens < max_tokens) {
         if (result->n_tokens + 1 < max_tokens) status = follow_step(run, &next, *current);
         int32_t token;
-        if (!status) status = read_token(&token, *current, run->error);
-        if (status) break;
+        if (!status) status = read_token(run, &token, *current);
+        if (status || run->undefined) break;
         last = zm_clock_seconds();
         if (!result->n_tokens) first = last;
         result->tokens[result->n_tokens++] = token;
@@ -180,9 +182,10 @@ static zmlx_status check_arguments(const zmlx_model *model, const int32_t *promp
     return ZMLX_OK;
 }
 
-zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const int32_t *prompt,
-                          size_t n_prompt, const zmlx_generate_options *options, zmlx_error *error) {
+zmlx_status zm_generate(zmlx_generation *generation, bool *undefined, zmlx_model *model, const int32_t *prompt,
+                        size_t n_prompt, const zmlx_generate_options *options, zmlx_error *error) {
     *generation = (zmlx_generation){0};
+    *undefined = false;
     static const zmlx_generate_options defaults;
     if (!options) options = &defaults;
     size_t max_tokens = options->max_tokens ? options->max_tokens : 100;
@@ -200,8 +203,20 @@ zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const 
     if (run.recent.ctx) mlx_array_free(run.recent);
     zmlx_session_free(run.session);
     finish_figures(generation);
+    *undefined = run.undefined;
     if (status) zmlx_generation_clear(generation);
     return status;
+}
+
+zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const int32_t *prompt, size_t n_prompt,
+                          const zmlx_generate_options *options, zmlx_error *error) {
+    bool undefined;
+    ZM_TRY(zm_generate(generation, &undefined, model, prompt, n_prompt, options, error));
+    if (!undefined) return ZMLX_OK;
+    size_t token = generation->n_tokens;
+    zmlx_generation_clear(generation);
+    return zm_fail(error, ZMLX_ERROR_FORMAT, "model",
+                   "the logits of token %zu are NaN or infinite, so there is none to take", token);
 }
 
 void zmlx_generation_clear(zmlx_generation *generation) {

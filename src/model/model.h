@@ -48,4 +48,8 @@ zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_err
 /* Begins to evaluate the caches; a failure may come out later. */
 zmlx_status zm_session_start(zmlx_session *session, zmlx_error *error);
 
+/* As zmlx_generate; but where a step's logits are no numbers, it ends before it and says so in *undefined. */
+zmlx_status zm_generate(zmlx_generation *generation, bool *undefined, zmlx_model *model, const int32_t *prompt,
+                        size_t n_prompt, const zmlx_generate_options *options, zmlx_error *error);
+
 #endif

@@ -92,19 +92,28 @@ bool zm_sampler_is_greedy(const zm_sampler *sampler) {
     return sampler->temperature <= 0 && sampler->repetition_penalty <= 0;
 }
 
-mlx_array zm_log_probabilities(zm_scope *scope, mlx_array logits) {
-    return zm_subtract(scope, logits, zm_logsumexp(scope, logits, -1, true));
+/* Of tokens (...), with total (..., 1) the logarithm of the sum behind them: that times 0 is 0, or NaN if it is not
+ * finite. */
+static mlx_array only_of_numbers(zm_scope *scope, mlx_array tokens, mlx_array total) {
+    mlx_array zero = zm_multiply(scope, zm_squeeze(scope, total, -1), zm_scalar_like(scope, 0, total));
+    mlx_array is_number = zm_less(scope, zero, zm_scalar_like(scope, 1, zero));
+    return zm_where(scope, is_number, tokens, zm_scalar(scope, ZM_NO_TOKEN, MLX_UINT32));
+}
+
+/* The arg-max is of log probabilities: the subtraction can create ties that the logits do not have. */
+mlx_array zm_choose_greedily(zm_scope *scope, mlx_array logits) {
+    mlx_array total = zm_logsumexp(scope, logits, -1, true);
+    return only_of_numbers(scope, zm_argmax(scope, zm_subtract(scope, logits, total), -1, false), total);
 }
 
 mlx_array zm_sample(zm_scope *scope, const zm_sampler *sampler, mlx_array logits, mlx_array recent,
                     uint64_t step) {
     if (sampler->repetition_penalty > 0 && zm_is_set(recent))
         logits = penalize(scope, logits, recent, sampler->repetition_penalty);
-    /* The arg-max is of log probabilities: the subtraction can create ties that the logits do not have. */
-    mlx_array logprobs = zm_log_probabilities(scope, logits);
-    if (sampler->temperature <= 0) return zm_argmax(scope, logprobs, -1, false);
+    if (sampler->temperature <= 0) return zm_choose_greedily(scope, logits);
+    mlx_array total = zm_logsumexp(scope, logits, -1, true), logprobs = zm_subtract(scope, logits, total);
     if (sampler->top_p > 0 && sampler->top_p < 1) logprobs = apply_top_p(scope, logprobs, sampler->top_p);
     if (sampler->min_p > 0) logprobs = apply_min_p(scope, logprobs, sampler->min_p);
     if (sampler->top_k > 0) logprobs = apply_top_k(scope, logprobs, sampler->top_k);
-    return draw(scope, sampler, logprobs, step);
+    return only_of_numbers(scope, draw(scope, sampler, logprobs, step), total);
 }

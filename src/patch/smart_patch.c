@@ -120,11 +120,13 @@ static zmlx_status time_both(trial *this, size_t first) {
     return zm_patch_fit(this->model, this->error);
 }
 
+/* -1 from where on the model gives none. */
 static zmlx_status greedy_tokens(trial *this, int32_t tokens[N_CHECKED_TOKENS]) {
     zmlx_generation generation;
     zmlx_generate_options options = {.max_tokens = N_CHECKED_TOKENS, .ignore_eos = true};
-    ZM_TRY(zmlx_generate(&generation, this->model, this->sample, this->n_sample, &options, this->error));
-    memcpy(tokens, generation.tokens, N_CHECKED_TOKENS * sizeof *tokens);
+    bool undefined;
+    ZM_TRY(zm_generate(&generation, &undefined, this->model, this->sample, this->n_sample, &options, this->error));
+    for (size_t i = 0; i < N_CHECKED_TOKENS; i++) tokens[i] = i < generation.n_tokens ? generation.tokens[i] : -1;
     zmlx_generation_clear(&generation);
     return ZMLX_OK;
 }
@@ -216,6 +218,9 @@ static zmlx_status try_all(trial *this, zmlx_smart_report *report, zm_report *pa
     say(this, "[smart_patch] Benchmarking %zu patterns: %s", request->n_patterns, zm_text_string(&names));
     zm_text_free(&names);
     ZM_TRY(greedy_tokens(this, this->expected));
+    if (this->expected[N_CHECKED_TOKENS - 1] < 0)
+        return zm_fail(this->error, ZMLX_ERROR_FORMAT, "model",
+                       "its logits are not all numbers: equal tokens would prove nothing");
     ZM_TRY(time_both(this, zm_patch_count(this->model)));
     report->baseline_ms = report->final_ms = median_step_ms(this, this->standing);
     say(this, "Baseline: %.3f ms", report->baseline_ms);

@@ -64,13 +64,15 @@ static bool are_logits(const float *values, size_t count) {
     return true;
 }
 
+zmlx_status zm_validate_no_numbers(size_t token, zmlx_error *error) {
+    return zm_fail(error, ZMLX_ERROR_FORMAT, "model",
+                   "unpatched, its logits of token %zu are not all numbers: equal tokens would prove nothing", token);
+}
+
 static zmlx_status compare_position(zmlx_validation *validation, const forced_run *run, size_t position) {
     const float *baseline = run->logits[BASELINE], *patched = run->logits[PATCHED];
     size_t count = run->vocab_size;
-    if (!are_logits(baseline, count))
-        return zm_fail(run->error, ZMLX_ERROR_FORMAT, "model",
-                       "unpatched, its logits of token %zu are not all numbers: equal tokens would prove nothing",
-                       position);
+    if (!are_logits(baseline, count)) return zm_validate_no_numbers(position, run->error);
     if (!are_logits(patched, count)) validation->passed = validation->approximate = false;
     for (size_t i = 0; i < count; i++) {
         double difference = baseline[i] == patched[i] ? 0 : fabs((double)baseline[i] - (double)patched[i]);

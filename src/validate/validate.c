@@ -26,12 +26,17 @@ static void tell(const comparison *this, const char *step, int done, int total) 
 static zmlx_status generate(comparison *this, zmlx_generation *generation, bool patched, size_t max_tokens) {
     zmlx_generate_options options = this->generate;
     if (max_tokens < options.max_tokens) options.max_tokens = max_tokens;
+    bool undefined = false;
     zm_patch_switch(this->model, 0, patched);
     zmlx_status status = zm_patch_fit(this->model, this->error);
     if (!status)
-        status = zmlx_generate(generation, this->model, this->prompt, this->n_prompt, &options, this->error);
+        status =
+            zm_generate(generation, &undefined, this->model, this->prompt, this->n_prompt, &options, this->error);
     zm_patch_switch(this->model, 0, true);
-    return status;
+    if (status || !undefined || patched) return status; /* patched, the tokens that are missing count as wrong */
+    size_t token = generation->n_tokens;
+    zmlx_generation_clear(generation);
+    return zm_validate_no_numbers(token, this->error);
 }
 
 /* Long enough to have run the prefill's shape and some steps, so that no run pays for a first time. */

@@ -16,4 +16,7 @@ zmlx_status zm_validate_request(zmlx_validation *validation, zmlx_model *model, 
 zmlx_status zm_validate_forced(zmlx_validation *validation, zmlx_model *model, const int32_t *prompt,
                                size_t n_prompt, zmlx_error *error);
 
+/* The failure of an unpatched model whose logits of a token are NaN or infinite. */
+zmlx_status zm_validate_no_numbers(size_t token, zmlx_error *error);
+
 #endif

@@ -290,7 +290,7 @@ static void choice(run *this) {
                                    zm_scalar(&this->scope, 16, MLX_BFLOAT16));
     if (this->altered) logits = zm_negative(&this->scope, logits);
     if (!this->kernels) {
-        add_result(this, zm_argmax(&this->scope, zm_log_probabilities(&this->scope, logits), -1, false));
+        add_result(this, zm_choose_greedily(&this->scope, logits));
         return;
     }
     zm_decode decode;

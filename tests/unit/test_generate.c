@@ -15,7 +15,7 @@
 
 #include "base/json.h"
 #include "mlx/c/mlx.h"
-#include "zmlx/model.h"
+#include "model/model.h"
 #include "zmlx/patch.h"
 
 #define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
@@ -170,6 +170,34 @@ static void test_wrong_options(void **state) {
     assert_null(decoder);
 }
 
+/* Of a model whose last norm has a weight that is NaN. */
+static void test_no_token_without_numbers(void **state) {
+    (void)state;
+    mlx_array *weight = &model->root->decoder->norm->weight, right = mlx_array_new();
+    mlx_array_set(&right, *weight);
+    zm_scope scope;
+    zm_scope_begin(&scope, model->stream);
+    float values[1024];
+    int size = zm_dim(right, 0);
+    for (int i = 0; i < size; i++) values[i] = i == 7 ? NAN : 1;
+    zm_scope_keep(&scope, weight, zm_from_data(&scope, values, &size, 1, MLX_FLOAT32));
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+    for (int i = 0; i < 4; i++) {
+        zmlx_generation result;
+        zmlx_error error;
+        zmlx_generate_options options = {.max_tokens = 8, .temperature = i & 1};
+        const zmlx_patch_report *report;
+        if (i & 2) assert_int_equal(zmlx_patch(&report, model, NULL, NULL), ZMLX_OK);
+        assert_int_equal(zmlx_generate(&result, model, prompt, n_prompt, &options, &error), ZMLX_ERROR_FORMAT);
+        assert_string_equal(error.where, "model");
+        assert_non_null(strstr(error.message, "logits of token 0 are NaN or infinite"));
+        assert_null(result.tokens);
+    }
+    zmlx_unpatch(model);
+    mlx_array_set(weight, right);
+    mlx_array_free(right);
+}
+
 static size_t resident_bytes(void) {
     long pages = 0;
     FILE *file = fopen("/proc/self/statm", "r");
@@ -228,6 +256,7 @@ int main(void) {
         cmocka_unit_test(test_seeded_sampling_repeats),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_wrong_options),
+        cmocka_unit_test(test_no_token_without_numbers),
         cmocka_unit_test(test_generations_in_flat_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -32,7 +32,7 @@ static uint32_t sample(const zm_sampler *sampler, const float *values, const int
     assert_int_equal(mlx_array_item_uint32(&value, token), 0);
     assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
     mlx_stream_free(stream);
-    assert_true(value < VOCAB);
+    assert_true(value < VOCAB || value == ZM_NO_TOKEN);
     return value;
 }
 
@@ -148,6 +148,32 @@ static void refused(zmlx_generate_options options, const char *name) {
     assert_string_equal(error.where, name);
 }
 
+/* No token follows from them, with any sampler; -inf is a token that cannot follow. */
+static void test_no_token_without_numbers(void **state) {
+    (void)state;
+    const zm_sampler samplers[] = {{0},
+                                   {.temperature = 1},
+                                   {.temperature = 0.5, .top_k = 3, .top_p = 0.9, .min_p = 0.1},
+                                   {.repetition_penalty = 1.5}};
+    const int32_t recent[2] = {4, 5};
+    for (int i = 0; i < 4; i++) {
+        for (int place = 0; place < VOCAB; place += VOCAB - 1) {
+            float values[VOCAB];
+            for (int j = 0; j < VOCAB; j++) values[j] = (float)j;
+            values[place] = NAN;
+            assert_true(sample(&samplers[i], values, recent, 2, 0) == ZM_NO_TOKEN);
+            values[place] = INFINITY;
+            assert_true(sample(&samplers[i], values, recent, 2, 0) == ZM_NO_TOKEN);
+            values[place] = -INFINITY;
+            uint32_t token = sample(&samplers[i], values, recent, 2, 0);
+            assert_true(token < VOCAB && token != (uint32_t)place);
+        }
+        float none[VOCAB];
+        for (int j = 0; j < VOCAB; j++) none[j] = -INFINITY;
+        assert_true(sample(&samplers[i], none, recent, 2, 0) == ZM_NO_TOKEN);
+    }
+}
+
 static void test_ranges(void **state) {
     (void)state;
     refused((zmlx_generate_options){.temperature = -1}, "temperature");
@@ -170,6 +196,7 @@ int main(void) {
         cmocka_unit_test(test_min_p),
         cmocka_unit_test(test_repetition_penalty),
         cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_no_token_without_numbers),
         cmocka_unit_test(test_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

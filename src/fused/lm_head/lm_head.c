@@ -72,7 +72,7 @@ static uint32_t choose(run *of) {
         for (size_t j = 0; j < piece_size(self, i); j++)
             if (round_to(self->storage, logits[j] - total) >= best) return (uint32_t)(i * PIECE + j);
     }
-    return 0; /* no number compares */
+    return ZM_NO_TOKEN; /* no number compares */
 }
 
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs, int n_outputs) {

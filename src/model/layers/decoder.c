@@ -53,13 +53,9 @@ mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, cons
     return zm_module_call(&decoder->norm->base, scope, x, NULL);
 }
 
-static mlx_array choose_greedily(zm_scope *scope, mlx_array logits) {
-    return zm_argmax(scope, zm_log_probabilities(scope, logits), -1, false);
-}
-
 mlx_array zm_greedy_head_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     (void)call;
-    return choose_greedily(scope, zm_module_call(&((const zm_greedy_head *)self)->lm_head->base, scope, x, NULL));
+    return zm_choose_greedily(scope, zm_module_call(&((const zm_greedy_head *)self)->lm_head->base, scope, x, NULL));
 }
 
 mlx_array zm_causal_lm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
@@ -84,7 +80,7 @@ mlx_array zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array to
         bool chosen = false;
         zm_call call = {.mask = {.mode = ""}, .cache = caches, .chosen = &chosen};
         mlx_array result = zm_module_call(&model->base, scope, tokens, &call);
-        return chosen ? result : choose_greedily(scope, result);
+        return chosen ? result : zm_choose_greedily(scope, result);
     }
     mlx_array hidden = zm_decoder_call(model->decoder, scope, tokens, caches);
     return zm_module_call(&model->greedy_head->base, scope, hidden, NULL);

@@ -19,8 +19,9 @@ static const cli_option options[] = {
      0},
     {"threshold", CLI_NUMBER, AT(threshold), "X", "keep what is at least X times as fast (0.995)", 0.001,
      1000},
-    {"warmup", CLI_INTEGER, AT(n_warmup), "N", "runs before timing (3)", 1, 1000},
-    {"runs", CLI_INTEGER, AT(n_runs), "N", "timed runs (5)", 1, 1000},
+    {"warmup", CLI_INTEGER, AT(n_warmup), "N", "runs before timing, at most (3)", 1, 1000},
+    {"runs", CLI_INTEGER, AT(n_runs), "N",
+     "timed runs, at most (5); where they take long,\ntwo that leave no doubt are enough", 1, 1000},
     CLI_PROMPT_OPTIONS(smart_values),
     CLI_GENERAL_OPTIONS(smart_values),
 };
@@ -34,15 +35,29 @@ static const cli_page page = {
     .n_options = CLI_COUNT(options),
 };
 
-/* The table is the output; with --json it is a message. */
+/* Where the table goes, and what is at work meanwhile. */
+typedef struct smart_output {
+    bool json; /* then the table is a message */
+    cli_progress progress;
+    char label[64]; /* of the progress */
+} smart_output;
+
 static void log_line(void *context, const char *line) {
-    const smart_values *values = context;
-    if (values->general.json) {
+    smart_output *output = context;
+    cli_progress_end(&output->progress);
+    if (output->json) {
         fprintf(stderr, "%s\n", line);
     } else {
         cli_print("%s\n", line);
         cli_flush();
     }
+}
+
+static void draw_step(void *context, const char *pattern, const char *step, int done, int total) {
+    smart_output *output = context;
+    snprintf(output->label, sizeof output->label, "%s: %s", pattern, step);
+    output->progress.label = output->label;
+    cli_progress_draw(&output->progress, (uint64_t)done, (uint64_t)total);
 }
 
 static const char *choice_name(zmlx_smart_choice choice) {
@@ -65,6 +80,7 @@ static int show_json(const char *folder, const zmlx_smart_report *report) {
         cli_json_set(row, "modules", json_integer(result->n_modules));
         cli_json_set(row, "decode_speedup", cli_json_measured(result->decode_speedup));
         cli_json_set(row, "prefill_speedup", cli_json_measured(result->prefill_speedup));
+        cli_json_set(row, "runs", json_integer(result->n_runs));
         cli_json_set(row, "same_tokens", measured ? json_boolean(result->same_tokens) : json_null());
         cli_json_set(row, "reason", cli_json_string(result->reason));
         cli_json_append(results, row);
@@ -84,6 +100,8 @@ static int show_json(const char *folder, const zmlx_smart_report *report) {
 static int measure(const smart_values *values, const char *folder, zmlx_model *model,
                    const cli_patterns *patterns, const cli_prompt *prompt) {
     zmlx_patch_options chosen = cli_patterns_options(patterns, 0);
+    smart_output output = {.json = values->general.json};
+    cli_progress_start(&output.progress, "");
     zmlx_smart_patch_options choice = {
         .patterns = chosen.patterns,
         .n_patterns = chosen.n_patterns,
@@ -93,7 +111,9 @@ static int measure(const smart_values *values, const char *folder, zmlx_model *m
         .n_warmup = (int)values->n_warmup,
         .n_runs = (int)values->n_runs,
         .log = log_line,
-        .log_context = (void *)values,
+        .log_context = &output,
+        .progress = draw_step,
+        .progress_context = &output,
     };
     zmlx_smart_report report;
     zmlx_error error;
@@ -104,6 +124,7 @@ static int measure(const smart_values *values, const char *folder, zmlx_model *m
     cli_end_on_interrupt();
     zmlx_status result = zmlx_smart_patch(&report, model, &choice, &error);
     cli_catch_interrupt();
+    cli_progress_end(&output.progress);
     if (result) return cli_fail_error(&error);
     int status = values->general.json ? show_json(folder, &report) : CLI_DONE;
     zmlx_smart_report_clear(&report);

@@ -91,11 +91,16 @@ typedef struct zmlx_smart_patch_options {
     size_t n_exclude;
     const int32_t *sample; /* prompt that fills the caches; NULL: 16 fixed tokens */
     size_t n_sample;
-    double threshold;    /* 0: 0.995; keep a pattern whose speed-up is at least this */
-    int n_warmup, n_runs; /* 0: 3 and 5; a run is a short block of decode steps and one prefill */
+    double threshold; /* 0: 0.995; keep a pattern whose steps are at least this times as fast, the prompt in some run */
+    /* At most, of each side; 0: 3 and 5. A run is a short block of decode steps and a prefill. Where runs take long,
+     * two are enough if they leave no doubt, and after 20 seconds in any case. */
+    int n_warmup, n_runs;
     /* Receives each line of the table as it is known; may be NULL. */
     void (*log)(void *context, const char *line);
     void *log_context;
+    /* Told what is being done about a pattern ("baseline" before the first): "tokens" or "runs"; may be NULL. */
+    void (*progress)(void *context, const char *pattern, const char *step, int done, int total);
+    void *progress_context;
 } zmlx_smart_patch_options;
 
 typedef enum zmlx_smart_choice { ZMLX_SMART_KEEP, ZMLX_SMART_REVERT, ZMLX_SMART_NO_MATCH } zmlx_smart_choice;
@@ -105,6 +110,7 @@ typedef struct zmlx_smart_result {
     zmlx_smart_choice choice;
     int n_modules;
     double decode_speedup, prefill_speedup; /* medians, current / with the pattern: above 1 is faster */
+    int n_runs;                             /* of them; 0: no match */
     bool same_tokens;
     char reason[128]; /* why it was reverted; "" otherwise */
 } zmlx_smart_result;

@@ -81,6 +81,8 @@ static zmlx_status is_standard(zm_module *module, void *context, zmlx_error *unu
     return ZMLX_OK;
 }
 
+static int n_runs = 3;
+
 static zmlx_status try_forward(zmlx_smart_report *report, zm_forward forward, double threshold) {
     zm_patch_pattern pattern = {.name = "tried",
                                 .summary = "the first MLP",
@@ -88,7 +90,7 @@ static zmlx_status try_forward(zmlx_smart_report *report, zm_forward forward, do
                                 .match = match_first_mlp,
                                 .forward = forward};
     zm_patch_request request = {.patterns = {&pattern}, .n_patterns = 1, .max_fused_tokens = 32};
-    zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = 3, .threshold = threshold, .log = collect};
+    zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = n_runs, .threshold = threshold, .log = collect};
     zm_report *patched;
     lines[0] = '\0';
     *report = (zmlx_smart_report){0};
@@ -113,12 +115,13 @@ static void test_slow_is_reverted(void **state) {
     assert_int_equal(result->choice, ZMLX_SMART_REVERT);
     assert_true(result->same_tokens);
     assert_int_equal(result->n_modules, 1);
-    assert_true(fabs(result->decode_speedup - 1.0 / (1 + 8 * 20)) < 1e-9); /* a block is eight steps */
+    assert_true(fabs(result->decode_speedup - 1.0 / (1 + 4 * 20)) < 1e-9); /* a block is four steps of 0.16 s */
+    assert_int_equal(result->n_runs, 3);
     assert_true(fabs(result->prefill_speedup - 1.0 / (1 + 20)) < 1e-9);
     assert_string_equal(result->reason, "below 0.995 threshold");
     assert_non_null(strstr(lines, "[smart_patch] Benchmarking 1 patterns: ['tried']\nBaseline: "));
-    assert_non_null(strstr(lines, "tried: 0.006x -> REVERT (below 0.995 threshold)\n"
-                                  "    the first MLP; prompt 0.048x, tokens the same\n"));
+    assert_non_null(strstr(lines, "tried: 0.012x -> REVERT (below 0.995 threshold)\n"
+                                  "    the first MLP; prompt 0.048x, tokens the same; 3 runs\n"));
     assert_non_null(strstr(lines, "Kept: []\nReverted: ['tried']\n"));
     zmlx_smart_report_clear(&report);
 }
@@ -168,14 +171,41 @@ static void test_fast_is_kept(void **state) {
     check(status);
     assert_int_equal(report.results[0].choice, ZMLX_SMART_KEEP);
     assert_true(report.results[0].same_tokens);
-    assert_true(fabs(report.results[0].decode_speedup - 801) < 1e-6);
+    /* Blocks of two steps of 0.8 s; after two runs there is no doubt. */
+    assert_int_equal(report.results[0].n_runs, 2);
+    assert_true(fabs(report.results[0].decode_speedup - 201) < 1e-6);
     assert_true(fabs(report.results[0].prefill_speedup - 101) < 1e-6);
-    assert_true(fabs(report.baseline_ms - 801) < 1e-6 && fabs(report.final_ms - 1) < 1e-6);
-    assert_non_null(strstr(lines, "tried: 801.000x -> KEEP (1 modules)\n"
-                                  "    the first MLP; prompt 101.000x, tokens the same\n"));
+    assert_true(fabs(report.baseline_ms - 804) < 1e-6 && fabs(report.final_ms - 4) < 1e-6);
+    assert_non_null(strstr(lines, "tried: 201.000x -> KEEP (1 modules)\n"
+                                  "    the first MLP; prompt 101.000x, tokens the same; 2 runs\n"));
     assert_non_null(strstr(lines, "Kept: ['tried']\nReverted: []\n"));
     zmlx_smart_report_clear(&report);
     expect_unpatched();
+}
+
+/* Twice as fast in every other run, and half as fast in the others. */
+static mlx_array doubtful_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    static int n_prompts;
+    n_prompts += zm_dim(x, 1) > 1;
+    wait_readings(n_prompts % 2 ? 50 : 200);
+    return zm_standard_forward(self->kind)(self, scope, x, call);
+}
+
+/* Runs go on while there is doubt, until they have taken 20 s. */
+static void test_doubt_costs_runs(void **state) {
+    (void)state;
+    zm_module *mlp = zm_module_find(&model->root->base, FIRST_MLP);
+    zm_forward original = mlp->forward;
+    mlp->forward = waiting_forward;
+    zmlx_smart_report report;
+    n_runs = 5;
+    zmlx_status status = try_forward(&report, doubtful_forward, 0);
+    n_runs = 3;
+    zmlx_unpatch(model);
+    mlp->forward = original;
+    check(status);
+    assert_int_equal(report.results[0].n_runs, 4); /* of about five seconds */
+    zmlx_smart_report_clear(&report);
 }
 
 static void test_kept_patterns_stay(void **state) {
@@ -240,6 +270,7 @@ int main(void) {
         TEST(test_wrong_tokens_are_reverted),
         TEST(test_failure_undoes_everything),
         TEST(test_fast_is_kept),
+        TEST(test_doubt_costs_runs),
         TEST(test_kept_patterns_stay),
         TEST(test_refusals),
     };

@@ -1,11 +1,10 @@
 /* mxfp4 experts for rows that are sorted by expert, in the order of sums of MLX's vector kernel, which it takes for any
  * number of them. The text before everything defines ZM_SORTED where this kernel is wanted: 1: gate, up and the
- * activation of x's rows, 2: down. */
+ * activation of x's rows, 2: down; and what its launch has to know too: ZM_SORTED_WARPS of a block and ZM_SORTED_ROWS
+ * of x that it takes. */
 #if ZM_SORTED
 enum {
-    SORTED_WARPS = 8,
-    SORTED_THREADS = WARP * SORTED_WARPS,
-    SORTED_ROWS = 8,     /* of x, a block */
+    SORTED_THREADS = WARP * ZM_SORTED_WARPS,
     SORTED_WEIGHTS = 4,  /* rows of weights, a task: of two matrices two of each */
     SORTED_COLUMNS = ZM_SORTED == 1 ? 2 : 4,
     SORTED_STEPS = layout<ZM_K>::ROW_STEPS,
@@ -44,7 +43,7 @@ ZM_FUNCTION void accumulate(float (&sums)[WARP], const sorted_weights &w, const 
             pairs[r][2] = code_weights<2>(codes), pairs[r][3] = code_weights<3>(codes);
         }
 #pragma unroll
-        for (int m = 0; m < SORTED_ROWS; m++) {
+        for (int m = 0; m < ZM_SORTED_ROWS; m++) {
             const uint4 *own = x + m * layout<ZM_K>::X + word * 2 * WARP;
             float4 a = *(const float4 *)own, b = *(const float4 *)(own + WARP);
 #pragma unroll
@@ -80,8 +79,8 @@ template <int step = WARP / 2> ZM_FUNCTION float warp_sums(float (&values)[WARP]
 }
 
 /* y, rows of n: from x, whose rows are tokens of top_k places each (ZM_SORTED 1), sorted by expert; or from such rows
- * (2), each at its place. order and tiles of up to SORTED_ROWS rows: as around.cuh says; n_parts blocks share a tile's
- * columns. Without has_bias the biases are not read. */
+ * (2), each at its place. order and tiles of up to ZM_SORTED_ROWS rows: as around.cuh says; n_parts blocks share a
+ * tile's columns. Without has_bias the biases are not read. */
 ZM_KERNEL(SORTED_THREADS, 1) zm_sorted(const uint4 *x, const uint4 *weight, const unsigned char *scales,
                                        const ushort *bias,
 #if ZM_SORTED == 1
@@ -93,7 +92,7 @@ ZM_KERNEL(SORTED_THREADS, 1) zm_sorted(const uint4 *x, const uint4 *weight, cons
     enum { X = layout<ZM_K>::X };
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     uint4 tile = tiles[blockIdx.x / n_parts];
-    uint first = tile.y, count = tile.z, task = blockIdx.x % n_parts * SORTED_WARPS + warp;
+    uint first = tile.y, count = tile.z, task = blockIdx.x % n_parts * ZM_SORTED_WARPS + warp;
     if (!count) return;
     const size_t base = size_t(tile.x) * n; /* the expert's first row of weights */
     if (!has_bias) bias = nullptr;
@@ -108,7 +107,7 @@ ZM_KERNEL(SORTED_THREADS, 1) zm_sorted(const uint4 *x, const uint4 *weight, cons
     sorted_weights next;
     const uint n_tasks = n / SORTED_COLUMNS;
     if (task < n_tasks) next.read(weights, exponents, base + task * SORTED_COLUMNS, lane);
-    for (uint m = 0; m < SORTED_ROWS; m++) {
+    for (uint m = 0; m < ZM_SORTED_ROWS; m++) {
         uint row = first + (m < count ? m : 0); /* behind the tile's end results are left out */
 #if ZM_SORTED == 1
         row = order[row] / top_k;
@@ -121,13 +120,13 @@ ZM_KERNEL(SORTED_THREADS, 1) zm_sorted(const uint4 *x, const uint4 *weight, cons
 #if ZM_SORTED == 2
     if (writes) own_row = order[own_row];
 #endif
-    for (; task < n_tasks; task += n_parts * SORTED_WARPS) {
+    for (; task < n_tasks; task += n_parts * ZM_SORTED_WARPS) {
         float sums[WARP] = {};
 #pragma unroll 1
         for (uint step = 0; step < SORTED_STEPS; step++) {
             sorted_weights own = next;
             bool last = step + 1 == SORTED_STEPS;
-            uint next_task = last ? task + n_parts * SORTED_WARPS : task;
+            uint next_task = last ? task + n_parts * ZM_SORTED_WARPS : task;
             if (next_task < n_tasks)
                 next.read(weights, exponents, base + next_task * SORTED_COLUMNS, (last ? 0 : step + 1) * WARP + lane);
             accumulate(sums, own, staged + step * (X_VECTORS * WARP) + lane);

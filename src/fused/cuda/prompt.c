@@ -19,9 +19,6 @@ bool zm_prompt_available(void) {
 
 static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
 
-/* Rows of x of a block of decode_sorted.cuh. */
-enum { SORTED_ROWS = 8 };
-
 /* Of experts in mxfp4 MLX takes sorted rows to a matrix kernel where a weight's rows are a multiple of 128, and all
  * others to its vector kernel where they are long. */
 static bool serves_mxfp4(const zm_weight *weight, const char **reason) {
@@ -31,7 +28,7 @@ static bool serves_mxfp4(const zm_weight *weight, const char **reason) {
     if (!weight->n_experts || weight->out_features % MLX_COLUMNS == 0 || weight->out_features % UNIT) return false;
     *reason = "it has too many experts, or rows that do not fit shared memory";
     return weight->n_experts <= ZM_PROMPT_MOST_EXPERTS &&
-           SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
+           ZM_PROMPT_SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
 }
 
 mlx_dtype zm_prompt_dtype(const zm_weight *weight) {
@@ -253,14 +250,14 @@ static void add_sorted_weight(inputs *to, const zm_weight *weight) {
 
 /* Of ZM_PROMPT_SORTED_IN gate, up and activation, of SORTED_OUT down: (of->rows, out_features). */
 static mlx_array multiply_sorted(zm_scope *scope, const request *of, const inputs *from, bool clips) {
-    enum { WARPS = 8, PARTS = 8 /* blocks that share a tile's columns */ }; /* as in decode_sorted.cuh */
+    enum { PARTS = 8 }; /* blocks that share a tile's columns */
     const zm_weight *weight = of->weight;
     zm_prompt_kernel kernel = {
         .code = {.kind = of->kind, .bits = weight->quantization.bits, .group_size = weight->quantization.group_size,
                  .k = weight->in_features},
-        .block = WARP * WARPS,
+        .block = WARP * ZM_PROMPT_SORTED_WARPS,
         .n_blocks = (int64_t)of->n_tiles * PARTS,
-        .shared_bytes = SORTED_ROWS * zm_launch_staged_bytes(weight),
+        .shared_bytes = ZM_PROMPT_SORTED_ROWS * zm_launch_staged_bytes(weight),
     };
     const int words[] = {weight->out_features, of->top_k, PARTS, zm_is_set(weight->bias), clips};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
@@ -325,7 +322,7 @@ mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments
                   .rows = (int)mlx_array_size(chosen),
                   .top_k = top_k,
                   .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
-                  .tile_rows = is_mxfp4(gate) ? SORTED_ROWS : ZM_PROMPT_MOST_ROWS};
+                  .tile_rows = is_mxfp4(gate) ? ZM_PROMPT_SORTED_ROWS : ZM_PROMPT_MOST_ROWS};
     /* Each expert that is used may leave a tile part empty. */
     of.n_tiles = of.rows / of.tile_rows + (of.rows < n_experts ? of.rows : n_experts);
     mlx_array order_and_tiles[2];

@@ -38,8 +38,10 @@ static void define_kernel(zm_text *text, zm_prompt_code_key key) {
         zm_text_printf(
             text,
             "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_SORTED %d\n"
-            "#define ZM_MXFP4 %d\n#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n",
-            key.bits, key.group_size, key.k, key.rows, sorted, !!sorted);
+            "#define ZM_MXFP4 %d\n#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n"
+            "#define ZM_SORTED_WARPS %d\n#define ZM_SORTED_ROWS %d\n",
+            key.bits, key.group_size, key.k, key.rows, sorted, !!sorted, ZM_PROMPT_SORTED_WARPS,
+            ZM_PROMPT_SORTED_ROWS);
         return;
     }
     if (!is_product(key)) {

@@ -23,6 +23,8 @@ enum {
 
 /* Rows of weights of a block: one or the other; and the most rows of x. */
 enum { ZM_PROMPT_FEW_WEIGHTS = 64, ZM_PROMPT_MANY_WEIGHTS = 128, ZM_PROMPT_MOST_ROWS = 128 };
+/* Of a block of zm_sorted: its warps, and the rows of x that it takes. */
+enum { ZM_PROMPT_SORTED_WARPS = 8, ZM_PROMPT_SORTED_ROWS = 8 };
 
 typedef struct zm_prompt_code_key {
     int kind;

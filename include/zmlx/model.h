@@ -11,7 +11,9 @@
  *
  * A model is the loaded checkpoint; a session is one sequence of tokens with its caches. What _new, _load
  * or a filled result gives is the caller's to free; every other pointer is borrowed from its object. A
- * model and its sessions are used by one thread at a time. In an options struct zero means the default. */
+ * model and its sessions are used by one thread at a time. On the CPU kernels run on threads of MLX and of the model,
+ * which need a default stack of 512 KB (glibc: `ulimit -s`); a caller's own needs 256, for files and expressions that
+ * nest deeply. In an options struct zero means the default. */
 #ifndef ZMLX_MODEL_H
 #define ZMLX_MODEL_H
 

@@ -81,6 +81,20 @@ int zm_processor_count(void) {
     return count < 1 ? 1 : count > ZM_MAX_THREADS ? ZM_MAX_THREADS : (int)count;
 }
 
+zmlx_status zm_check_stack(zmlx_error *error) {
+    enum { LEAST_BYTES = 512 * 1024 };
+    pthread_attr_t attributes;
+    size_t bytes = LEAST_BYTES;
+    if (!pthread_attr_init(&attributes)) {
+        pthread_attr_getstacksize(&attributes, &bytes);
+        pthread_attr_destroy(&attributes);
+    }
+    if (bytes >= LEAST_BYTES) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "threads",
+                   "this process gives a thread a stack of %zu KB; kernels need %d (ulimit -s %d)", bytes / 1024,
+                   LEAST_BYTES / 1024, LEAST_BYTES / 1024);
+}
+
 static uint64_t pack_pieces(uint64_t first, uint64_t last) { return first << 32 | last; }
 
 static uint64_t first_piece(uint64_t pieces) { return pieces >> 32; }

@@ -50,6 +50,10 @@ void zm_pool_expect(zm_pool *pool, const zm_ahead *ahead);
 /* Memory for the computations that use this pool, one at a time. pool NULL: one for all of them. */
 zm_scratch *zm_pool_scratch(zm_pool *pool);
 
+/* Kernels run on MLX's threads and on a pool's, which all have the process's default stack; the largest, of a block of
+ * many tokens, takes 280 KB of it. ZMLX_ERROR_UNSUPPORTED where that default is less than 512 KB. */
+zmlx_status zm_check_stack(zmlx_error *error);
+
 /* Processors this process may run on; at least 1. */
 int zm_processor_count(void);
 

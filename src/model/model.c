@@ -160,6 +160,7 @@ zmlx_status zmlx_model_load(zmlx_model **model, const char *folder, const zmlx_m
     result->arena = zm_arena_new();
     zmlx_status status = result->arena ? ZMLX_OK : zm_fail_memory(error);
     if (!status) status = choose_device(result, options, error);
+    if (!status && result->device == ZMLX_DEVICE_CPU) status = zm_check_stack(error);
     if (!status) status = zm_pool_new(&result->pool, options->n_threads, error);
     if (!status) status = load_checkpoint(result, folder, options, error);
     if (status) {

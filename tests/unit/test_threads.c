@@ -201,6 +201,26 @@ static void wrong_thread_counts_are_refused(void **state) {
     zm_pool_free(pool);
 }
 
+#ifdef __GLIBC__
+static void small_stacks_are_refused(void **state) {
+    (void)state;
+    zmlx_error error;
+    pthread_attr_t usual, small;
+    assert_int_equal(pthread_getattr_default_np(&usual), 0);
+    assert_int_equal(zm_check_stack(&error), ZMLX_OK);
+    assert_int_equal(pthread_attr_init(&small), 0);
+    assert_int_equal(pthread_attr_setstacksize(&small, 256 * 1024), 0);
+    assert_int_equal(pthread_setattr_default_np(&small), 0);
+    zmlx_status status = zm_check_stack(&error);
+    assert_int_equal(pthread_setattr_default_np(&usual), 0);
+    assert_int_equal(status, ZMLX_ERROR_UNSUPPORTED);
+    assert_string_equal(error.message,
+                        "this process gives a thread a stack of 256 KB; kernels need 512 (ulimit -s 512)");
+    pthread_attr_destroy(&small);
+    pthread_attr_destroy(&usual);
+}
+#endif
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_index_is_visited_once),
@@ -211,6 +231,9 @@ int main(void) {
         cmocka_unit_test(what_is_ahead_is_a_hint),
         cmocka_unit_test(callers_take_turns),
         cmocka_unit_test(wrong_thread_counts_are_refused),
+#ifdef __GLIBC__
+        cmocka_unit_test(small_stacks_are_refused),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "base/random.h"
 #include "fused/cuda/decode.h"
 #include "model/cache.h"
@@ -49,21 +50,20 @@ typedef struct run {
 
 typedef void (*part_of_decode)(run *this);
 
-static uint16_t narrow(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)(bits >> 16);
-}
+static mlx_dtype dtype_of(const run *this) { return this->of->model->decoder->embed_tokens->dtype; }
 
-/* bfloat16 numbers between -1 and 1. */
+/* Numbers between -1 and 1 of the model's type. */
 static mlx_array random_array(run *this, const int *shape, int n_dims) {
     size_t count = 1;
     for (int i = 0; i < n_dims; i++) count *= (size_t)shape[i];
     uint16_t *data = malloc(count * sizeof *data);
     assert_non_null(data);
-    for (size_t i = 0; i < count; i++)
-        data[i] = narrow((float)(zm_splitmix64(7, this->n_random++) >> 40) * 0x1p-23f - 1.0f);
-    mlx_array array = mlx_array_new_data(data, shape, n_dims, MLX_BFLOAT16);
+    bool is_float16 = dtype_of(this) == MLX_FLOAT16;
+    for (size_t i = 0; i < count; i++) {
+        float value = (float)(zm_splitmix64(7, this->n_random++) >> 40) * 0x1p-23f - 1.0f;
+        data[i] = is_float16 ? zm_float16_from_float(value) : zm_bfloat16_from_float(value);
+    }
+    mlx_array array = mlx_array_new_data(data, shape, n_dims, dtype_of(this));
     free(data);
     return zm_scope_own(&this->scope, array);
 }
@@ -73,7 +73,7 @@ static mlx_array input(run *this, int size) {
     mlx_array x = random_array(this, (const int[]){1, 1, size}, 3);
     if (!this->altered) return x;
     mlx_array first = zm_slice_axis(&this->scope, x, 2, 0, 1, 1), rest = zm_slice_axis(&this->scope, x, 2, 1, size, 1);
-    first = zm_add(&this->scope, first, zm_scalar(&this->scope, 2, MLX_BFLOAT16));
+    first = zm_add(&this->scope, first, zm_scalar(&this->scope, 2, dtype_of(this)));
     return zm_concatenate(&this->scope, first, rest, 2);
 }
 
@@ -90,7 +90,8 @@ static void begin(run *this, zm_decode *decode) {
         if (block->operator->kind == ZM_MODULE_ATTENTION) head_dim = ((const zm_attention *)block->operator)->head_dim;
         if (block->feed_forward->kind == ZM_MODULE_MOE) top_k = ((const zm_moe *)block->feed_forward)->top_k;
     }
-    zm_decode_begin(decode, &this->scope, decoder->embed_tokens->weight.in_features, head_dim, top_k);
+    const zm_embedding *table = decoder->embed_tokens;
+    zm_decode_begin(decode, &this->scope, table->dtype, table->weight.in_features, head_dim, top_k);
 }
 
 static void end(run *this, zm_decode *decode) {
@@ -128,7 +129,7 @@ static void norm_linear(run *this) {
     zm_decode decode;
     begin(this, &decode);
     const int shape[] = {1, 1, head->weight.out_features};
-    zm_place to = zm_decode_output(&decode, MLX_BFLOAT16, 3, shape);
+    zm_place to = zm_decode_output(&decode, dtype_of(this), 3, shape);
     zm_decode_head(&decode, zm_decode_input(&decode, h), norm_of(norm), &head->weight, to);
     end(this, &decode);
 }
@@ -200,7 +201,7 @@ static zm_cache filled_cache(run *this) {
 static void attention_kernels(run *this, mlx_array h, zm_cache *cache) {
     const zm_block *block = this->of->block;
     const zm_attention *attention = (const zm_attention *)block->operator;
-    zm_cache_tokens token = {1, attention->n_kv_heads, 1, attention->head_dim, attention->head_dim, MLX_BFLOAT16};
+    zm_cache_tokens token = {1, attention->n_kv_heads, 1, attention->head_dim, attention->head_dim, dtype_of(this)};
     zm_cache_rows rows = zm_cache_reserve(cache, &this->scope, &token);
     zm_decode decode;
     begin(this, &decode);
@@ -284,11 +285,12 @@ static void experts(run *this) {
     end(this, &decode);
 }
 
-static void choice(run *this) {
-    const zm_weight *head = &this->of->model->lm_head->weight;
-    mlx_array logits = zm_multiply(&this->scope, input(this, head->out_features),
-                                   zm_scalar(&this->scope, 16, MLX_BFLOAT16));
-    if (this->altered) logits = zm_negative(&this->scope, logits);
+static mlx_array random_logits(run *this) {
+    mlx_array x = input(this, this->of->model->lm_head->weight.out_features);
+    return zm_multiply(&this->scope, x, zm_scalar(&this->scope, 16, dtype_of(this)));
+}
+
+static void choose(run *this, mlx_array logits) {
     if (!this->kernels) {
         add_result(this, zm_choose_greedily(&this->scope, logits));
         return;
@@ -296,8 +298,21 @@ static void choice(run *this) {
     zm_decode decode;
     begin(this, &decode);
     zm_place from = zm_decode_input(&decode, logits);
-    zm_decode_choose(&decode, from, head, zm_decode_output(&decode, MLX_INT32, 2, (const int[]){1, 1}));
+    const zm_weight *head = &this->of->model->lm_head->weight;
+    zm_decode_choose(&decode, from, head, zm_decode_output(&decode, MLX_UINT32, 2, (const int[]){1, 1}));
     end(this, &decode);
+}
+
+static void choice(run *this) {
+    mlx_array logits = random_logits(this);
+    choose(this, this->altered ? zm_negative(&this->scope, logits) : logits);
+}
+
+/* The largest logit is infinite; altered: it is not. */
+static void no_choice(run *this) {
+    mlx_array logits = random_logits(this),
+              below = zm_subtract(&this->scope, logits, zm_max(&this->scope, logits, 2, true));
+    choose(this, this->altered ? logits : zm_divide(&this->scope, logits, below));
 }
 
 /* The numbers of a run's results, as float32, one behind the other. */
@@ -370,9 +385,9 @@ static void compare_attentions(const char *name, const subject *model) {
     }
 }
 
-static void compare_model(const char *name, const char *folder) {
+static void compare_model(const char *name, const char *folder, zmlx_dtype dtype) {
     zmlx_model *model;
-    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU};
+    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU, .dtype = dtype};
     check(zmlx_model_load(&model, folder, &options, &error));
     const zm_decoder *decoder = model->root->decoder;
     subject of = {.model = model->root, .stream = model->stream, .block = decoder->blocks[0]};
@@ -387,43 +402,92 @@ static void compare_model(const char *name, const char *folder) {
     if ((of.block = first_block(decoder, false, ZM_MODULE_MOE)))
         compare(name, "router, experts_in, experts_out", &of, experts);
     compare(name, "choose", &of, choice);
+    compare(name, "choose: an infinite logit", &of, no_choice);
     zmlx_model_free(model);
 }
 
 static void test_trained(void **state) {
     (void)state;
     print_message("%-20s %-46s %8s %9s %9s\n", "weights", "kernels", "numbers", "different", "control");
-    compare_model("lfm2-moe-tiny-4bit", ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit");
-    compare_model("llama-tiny-4bit", ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit");
+    static const char *const names[] = {"lfm2-moe-tiny-4bit", "llama-tiny-4bit"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char folder[256], name[64];
+        snprintf(folder, sizeof folder, "%s/models/%s", ZMLX_SOURCE_FOLDER, names[i]);
+        compare_model(names[i], folder, ZMLX_DTYPE_BFLOAT16);
+        snprintf(name, sizeof name, "%s, f16", names[i]);
+        compare_model(name, folder, ZMLX_DTYPE_FLOAT16);
+    }
 }
 
-static void test_random(void **state) {
-    (void)state;
-    static const struct {
-        const char *shape;
-        zmlx_synth_options options;
-    } cases[] = {
-        {"lfm2-8b-a1b", {.bits = 4, .n_layers = 3}},   {"lfm2-8b-a1b", {.bits = 8, .n_layers = 3}},
-        {"llama-3.2-1b", {.bits = 4, .n_layers = 1}},  {"qwen3-4b", {.bits = 4, .n_layers = 1}},
-        {"qwen3-30b-a3b", {.bits = 4, .n_layers = 1}}, {"mixtral-8x7b", {.bits = 4, .n_layers = 1}},
-        {"gpt-oss-20b", {.bits = 4, .n_layers = 2}},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+typedef struct shape_case {
+    const char *shape;
+    zmlx_synth_options options;
+    zmlx_dtype dtype;
+} shape_case;
+
+static void compare_shapes(const shape_case *cases, size_t count) {
+    for (size_t i = 0; i < count; i++) {
         char folder[TEMPORARY_SIZE], name[64];
         assert_non_null(mkdtemp(temporary_template(folder)));
         uint64_t size;
         check(zmlx_synth(&size, cases[i].shape, folder, &cases[i].options, &error));
-        snprintf(name, sizeof name, "%s, %d bits", cases[i].shape, cases[i].options.bits);
-        compare_model(name, folder);
+        snprintf(name, sizeof name, "%s, %d bits%s", cases[i].shape, cases[i].options.bits,
+                 cases[i].dtype == ZMLX_DTYPE_FLOAT16 ? ", f16" : "");
+        compare_model(name, folder, cases[i].dtype);
         temporary_remove(folder);
     }
 }
 
-int main(void) {
+static void test_random(void **state) {
+    (void)state;
+    static const shape_case cases[] = {
+        {"lfm2-8b-a1b", {.bits = 4, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 8, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
+        {"llama-3.2-1b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-4b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-30b-a3b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16},
+        {"mixtral-8x7b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16},
+        {"gpt-oss-20b", {.bits = 4, .n_layers = 2}, ZMLX_DTYPE_BFLOAT16},
+    };
+    compare_shapes(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_float16(void **state) {
+    (void)state;
+    static const shape_case cases[] = {
+        {"lfm2-8b-a1b", {.bits = 4, .n_layers = 3}, ZMLX_DTYPE_FLOAT16},
+        {"lfm2-8b-a1b", {.bits = 8, .n_layers = 3}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-4b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-30b-a3b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
+        {"mixtral-8x7b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
+    };
+    compare_shapes(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_other_widths(void **state) {
+    (void)state;
+    static const shape_case cases[] = {
+        {"lfm2-8b-a1b", {.bits = 2, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 3, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 5, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 6, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-4b", {.bits = 3, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
+    };
+    compare_shapes(cases, sizeof cases / sizeof *cases);
+}
+
+/* An argument chooses tests by a pattern of cmocka's. */
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     if (!zm_chain_available()) {
         print_message("no CUDA device: skipped\n");
         return SKIPPED;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trained), cmocka_unit_test(test_random)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_trained),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_float16),
+        cmocka_unit_test(test_other_widths),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,7 @@
 #include "zmlx/patch.h"
 #include "zmlx/synth.h"
 
-enum { SKIPPED = 77 };
+enum { SKIPPED = 77, FEW_STEPS = 12 };
 
 static zmlx_error error;
 
@@ -32,10 +32,10 @@ typedef struct comparison {
     size_t vocab_size;
 } comparison;
 
-static void start(comparison *of, const char *folder) {
-    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU};
+static void start(comparison *of, const char *folder, zmlx_dtype dtype) {
+    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU, .dtype = dtype};
     check(zmlx_model_load(&of->model, folder, &options, &error));
-    assert_int_equal(of->model->dtype, MLX_BFLOAT16);
+    assert_int_equal(of->model->dtype, dtype == ZMLX_DTYPE_FLOAT16 ? MLX_FLOAT16 : MLX_BFLOAT16);
     const zmlx_patch_report *report;
     const char *cudnn = getenv("MLX_CUDA_USE_CUDNN_SDPA");
     zmlx_patch_options patch = {.patterns = (const char *const[]){"decode"},
@@ -82,10 +82,12 @@ static int32_t likeliest(const comparison *of) {
     return (int32_t)best;
 }
 
+static const char *name_of(zmlx_dtype dtype) { return dtype == ZMLX_DTYPE_FLOAT16 ? "float16" : "bfloat16"; }
+
 /* A prompt (at least one token), then steps of one token. */
-static void compare(const char *folder, int n_prompt, int n_steps) {
+static void compare(const char *folder, zmlx_dtype dtype, int n_prompt, int n_steps) {
     comparison of = {0};
-    start(&of, folder);
+    start(&of, folder, dtype);
     int32_t *prompt = malloc((size_t)n_prompt * sizeof *prompt);
     assert_non_null(prompt);
     for (int i = 0; i < n_prompt; i++) prompt[i] = (int32_t)((i * 37 + 11) % (int)of.vocab_size);
@@ -98,7 +100,8 @@ static void compare(const char *folder, int n_prompt, int n_steps) {
         if (different) fail_msg("%s: step %d: %zu of %zu logits differ", folder, i, different, of.vocab_size);
         token = likeliest(&of);
     }
-    print_message("%s: %d steps after %d tokens, all logits bit-equal\n", folder, n_steps, n_prompt);
+    print_message("%s, %s: %d steps after %d tokens, all logits bit-equal\n", folder, name_of(dtype), n_steps,
+                  n_prompt);
     stop(&of);
 }
 
@@ -112,10 +115,10 @@ static int32_t choose(zmlx_session *session, int32_t token) {
     return (int32_t)chosen;
 }
 
-/* The same greedy tokens; in bfloat16 many log probabilities are equal, of which the first counts. */
-static void compare_choices(const char *folder, int n_steps) {
+/* The same greedy tokens; in halves many log probabilities are equal, of which the first counts. */
+static void compare_choices(const char *folder, zmlx_dtype dtype, int n_steps) {
     comparison of = {0};
-    start(&of, folder);
+    start(&of, folder, dtype);
     int32_t token = 3;
     for (int i = 0; i < n_steps; i++) {
         int32_t chosen[2];
@@ -126,79 +129,120 @@ static void compare_choices(const char *folder, int n_steps) {
         if (chosen[0] != chosen[1]) fail_msg("%s: step %d: token %d, not %d", folder, i, chosen[1], chosen[0]);
         token = chosen[0];
     }
-    print_message("%s: %d choices equal\n", folder, n_steps);
+    print_message("%s, %s: %d choices equal\n", folder, name_of(dtype), n_steps);
     stop(&of);
 }
 
 /* MLX changes its attention kernel at 256 keys, and the caches grow there. */
 static void test_trained(void **state) {
     (void)state;
-    compare(ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", 1, 520);
-    compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", 2, 300);
+    static const zmlx_dtype dtypes[] = {ZMLX_DTYPE_BFLOAT16, ZMLX_DTYPE_FLOAT16};
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        compare(ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", dtypes[i], 1, 520);
+        compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", dtypes[i], 2, 300);
+    }
 }
 
 static void test_choices(void **state) {
     (void)state;
-    compare_choices(ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", 60);
-    compare_choices(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", 60);
+    compare_choices(ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", ZMLX_DTYPE_BFLOAT16, 60);
+    compare_choices(ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", ZMLX_DTYPE_FLOAT16, 60);
+    compare_choices(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", ZMLX_DTYPE_BFLOAT16, 60);
+    compare_choices(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", ZMLX_DTYPE_FLOAT16, 60);
 }
 
 /* Caches that MLX's own operations have filled. From 8 tokens on, and for experts, MLX compiles matrix kernels first,
  * which takes minutes. */
 static void test_after_a_prompt(void **state) {
     (void)state;
-    compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", 7, 30);
+    compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", ZMLX_DTYPE_BFLOAT16, 7, 30);
+    compare(ZMLX_SOURCE_FOLDER "/models/llama-tiny-4bit", ZMLX_DTYPE_FLOAT16, 7, 30);
 }
 
 /* With MLX's vector attention at every length beyond the 1024 keys of its first kernel; else beyond gpt_oss's window of
  * 128. */
 static int steps_of(const char *shape) {
-    enum { FEW = 12, OVER_WINDOW = 140, OVER_SHORT = 1040 };
+    enum { OVER_WINDOW = 140, OVER_SHORT = 1040 };
     static const char *const long_ones[] = {"gpt-oss-20b", "llama-3.2-1b", "qwen3-4b"};
     const char *cudnn = getenv("MLX_CUDA_USE_CUDNN_SDPA");
-    if (!cudnn || strcmp(cudnn, "0") != 0) return strcmp(shape, "gpt-oss-20b") != 0 ? FEW : OVER_WINDOW;
+    if (!cudnn || strcmp(cudnn, "0") != 0) return strcmp(shape, "gpt-oss-20b") != 0 ? FEW_STEPS : OVER_WINDOW;
     for (size_t i = 0; i < sizeof long_ones / sizeof *long_ones; i++)
         if (!strcmp(shape, long_ones[i])) return OVER_SHORT;
-    return FEW;
+    return FEW_STEPS;
+}
+
+typedef struct shape_case {
+    const char *shape;
+    zmlx_synth_options options;
+    zmlx_dtype dtype;
+} shape_case;
+
+static void compare_shapes(const shape_case *cases, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        char folder[TEMPORARY_SIZE];
+        assert_non_null(mkdtemp(temporary_template(folder)));
+        uint64_t size;
+        check(zmlx_synth(&size, cases[i].shape, folder, &cases[i].options, &error));
+        zmlx_dtype dtype = cases[i].dtype;
+        print_message("%s, %d bits: ", cases[i].shape, cases[i].options.bits);
+        compare(folder, dtype, 1, dtype == ZMLX_DTYPE_BFLOAT16 ? steps_of(cases[i].shape) : FEW_STEPS);
+        compare_choices(folder, dtype, 40);
+        temporary_remove(folder);
+    }
 }
 
 /* Published widths, few layers. */
 static void test_published_shapes(void **state) {
     (void)state;
-    static const struct {
-        const char *shape;
-        zmlx_synth_options options;
-    } cases[] = {
-        {"lfm2-8b-a1b", {.bits = 4, .n_layers = 4, .vocab_size = 4096}},
-        {"lfm2-8b-a1b", {.bits = 8, .n_layers = 3, .vocab_size = 4096}},
-        {"lfm2-8b-a1b", {.bits = 4, .group_size = 32, .n_layers = 3, .vocab_size = 4096}},
-        {"lfm2-8b-a1b", {.bits = 4, .group_size = 128, .n_layers = 3, .vocab_size = 4096}},
-        {"llama-3.2-1b", {.bits = 4, .n_layers = 2, .vocab_size = 4098}},
-        {"llama-3.2-1b", {.bits = 4, .n_layers = 1}}, /* 128256 logits */
-        {"qwen3-4b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
-        {"qwen3-4b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}},
-        {"qwen3-30b-a3b", {.bits = 4, .n_layers = 3, .vocab_size = 4096}},
-        {"qwen3-30b-a3b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}},
-        {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
-        {"gpt-oss-20b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}},
+    static const shape_case cases[] = {
+        {"lfm2-8b-a1b", {.bits = 4, .n_layers = 4, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 8, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 4, .group_size = 32, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 4, .group_size = 128, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"llama-3.2-1b", {.bits = 4, .n_layers = 2, .vocab_size = 4098}, ZMLX_DTYPE_BFLOAT16},
+        {"llama-3.2-1b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16}, /* 128256 logits */
+        {"qwen3-4b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-4b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-30b-a3b", {.bits = 4, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-30b-a3b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"gpt-oss-20b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char folder[TEMPORARY_SIZE];
-        assert_non_null(mkdtemp(temporary_template(folder)));
-        uint64_t size;
-        check(zmlx_synth(&size, cases[i].shape, folder, &cases[i].options, &error));
-        print_message("%s, %d bits: ", cases[i].shape, cases[i].options.bits);
-        compare(folder, 1, steps_of(cases[i].shape));
-        compare_choices(folder, 40);
-        temporary_remove(folder);
-    }
+    compare_shapes(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_float16(void **state) {
+    (void)state;
+    static const shape_case cases[] = {
+        {"lfm2-8b-a1b", {.bits = 4, .n_layers = 4, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"lfm2-8b-a1b", {.bits = 8, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"llama-3.2-1b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-4b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-30b-a3b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-30b-a3b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+    };
+    compare_shapes(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_other_widths(void **state) {
+    (void)state;
+    static const shape_case cases[] = {
+        {"lfm2-8b-a1b", {.bits = 2, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 3, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 5, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"lfm2-8b-a1b", {.bits = 6, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-4b", {.bits = 3, .group_size = 128, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"llama-3.2-1b", {.bits = 6, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+    };
+    compare_shapes(cases, sizeof cases / sizeof *cases);
 }
 
 /* A wrong part shows: the last norm's epsilon differs by little on the patched side. */
 static void test_sees_a_difference(void **state) {
     (void)state;
     comparison of = {0};
-    start(&of, ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit");
+    start(&of, ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", ZMLX_DTYPE_FLOAT16);
     int32_t tokens[] = {1, 77};
     feed(&of, tokens, 1);
     float *eps = &of.model->root->decoder->norm->eps, right = *eps;
@@ -212,16 +256,17 @@ static void test_sees_a_difference(void **state) {
     stop(&of);
 }
 
-int main(void) {
+/* An argument chooses tests by a pattern of cmocka's. */
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     if (!zm_chain_available()) {
         print_message("no CUDA device: skipped\n");
         return SKIPPED;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trained),
-        cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_sees_a_difference),
-        cmocka_unit_test(test_published_shapes),
+        cmocka_unit_test(test_trained),           cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_sees_a_difference), cmocka_unit_test(test_published_shapes),
+        cmocka_unit_test(test_float16),           cmocka_unit_test(test_other_widths),
         cmocka_unit_test(test_after_a_prompt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -145,8 +145,12 @@ static void end_well(zm_scope *scope) {
 
 static double number_of(const drawn_weight *of, size_t row, int column) {
     int bits = of->weight.quantization.bits, group_size = of->weight.quantization.group_size;
-    size_t element = row * (size_t)of->weight.in_features + (size_t)column, per_word = (size_t)(32 / bits);
-    uint32_t code = of->words[element / per_word] >> (element % per_word * (size_t)bits) & ((1u << bits) - 1);
+    size_t element = row * (size_t)of->weight.in_features + (size_t)column;
+    uint32_t code = 0;
+    for (size_t i = 0; i < (size_t)bits; i++) {
+        size_t bit = element * (size_t)bits + i;
+        code |= (of->words[bit / 32] >> bit % 32 & 1) << i;
+    }
     double scale = widen(of->scales[element / (size_t)group_size]);
     double bias = widen(of->biases[element / (size_t)group_size]);
     return widen(narrow((float)(code * scale + bias)));
@@ -174,7 +178,9 @@ static void compare_linear(const linear_case *of) {
     zm_scope_begin(&scope, stream);
     drawn_weight weight = draw_weight(&scope, 0, of->n, of->k, of->bits, of->group_size);
     const char *reason;
-    assert_true(zm_prompt_serves(&weight.weight, &reason));
+    bool few = of->rows < ZM_PROMPT_LEAST_ROWS;
+    assert_true(few ? zm_prompt_serves_few(&weight.weight, (size_t)of->rows, &reason)
+                    : zm_prompt_serves(&weight.weight, &reason));
     uint16_t *numbers = draw_halves((size_t)of->rows * (size_t)of->k, 2);
     mlx_array x = halves_array(&scope, numbers, (const int[]){1, of->rows, of->k}, 3);
     const zm_weight *w = &weight.weight;
@@ -186,8 +192,7 @@ static void compare_linear(const linear_case *of) {
                   of->n, of->k, different, count);
     for (size_t i = 0; i < 64; i++) {
         size_t row = draw() % (size_t)of->rows, column = draw() % (size_t)of->n;
-        expect_sum(actual[row * (size_t)of->n + column], &weight, column, numbers + row * (size_t)of->k,
-                   of->rows < ZM_PROMPT_LEAST_ROWS);
+        expect_sum(actual[row * (size_t)of->n + column], &weight, column, numbers + row * (size_t)of->k, few);
     }
     if (different) fail_msg("%zu of %zu numbers differ from MLX's", different, count);
     free(expected);
@@ -213,10 +218,12 @@ static void test_linear(void **state) {
 /* Fewer rows than MLX's matrix kernels take, with the bits of its vector kernel. */
 static void test_few(void **state) {
     (void)state;
-    static const linear_case cases[] = {{4, 64, 2, 256, 2048}, {4, 64, 3, 98, 1792},  {4, 64, 4, 512, 2048},
-                                        {4, 64, 7, 130, 7168}, {8, 64, 5, 256, 2048}, {8, 64, 2, 98, 1792},
-                                        {4, 32, 6, 256, 448},  {4, 128, 4, 256, 768}, {8, 32, 7, 130, 320},
-                                        {4, 64, 2, 4096, 8192}};
+    static const linear_case cases[] = {
+        {4, 64, 2, 256, 2048}, {4, 64, 3, 98, 1792},   {4, 64, 4, 512, 2048}, {4, 64, 7, 130, 7168},
+        {8, 64, 5, 256, 2048}, {8, 64, 2, 98, 1792},   {4, 32, 6, 256, 448},  {4, 128, 4, 256, 768},
+        {8, 32, 7, 130, 320},  {4, 64, 2, 4096, 8192}, {2, 64, 3, 256, 2048}, {2, 32, 7, 98, 448},
+        {3, 64, 2, 256, 2048}, {3, 64, 7, 130, 1792},  {3, 128, 4, 98, 384},  {5, 64, 2, 256, 2048},
+        {5, 32, 7, 130, 896},  {6, 64, 4, 256, 2048},  {6, 64, 7, 98, 1792},  {6, 128, 3, 130, 640}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) compare_linear(&cases[i]);
 }
 
@@ -541,9 +548,10 @@ static void test_refusals(void **state) {
     end_well(&scope);
 }
 
-/* All that is not mxfp4, and has no vector kernel's order. */
+/* All that is not mxfp4. */
 static void test_float16(void **state) {
     is_float16 = true;
+    test_few(state);
     test_linear(state);
     test_gated(state);
     test_experts(state);

@@ -9,11 +9,6 @@ ZM_FUNCTION uint fma2_by(uint a, uint both) {
         "  fma.rn.bf16x2 %0, %1, b, c; }" : "=r"(result) : "r"(a), "r"(both));
     return result;
 }
-ZM_FUNCTION uint multiply2(uint a, uint b) {
-    uint result;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-    return result;
-}
 
 /* MLX's sigmoid: its exponential is that of CUDA's bfloat16, 2^(x log2 e). The reciprocal of a bfloat16 between 1 and 2
  * is at least 2^-17 away from where rounding turns, so an approximate one is as good as MLX's division. */

@@ -27,15 +27,20 @@ static const char name[] = "zmlx.decode";
 
 static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
 
+mlx_dtype zm_decode_dtype(const zm_weight *weight) {
+    return is_mxfp4(weight) ? MLX_BFLOAT16 : mlx_array_dtype(weight->scales);
+}
+
 /* Scales, biases and the linear map's bias as the kernels read them. */
 static bool serves_types(const zm_weight *weight, const char **reason) {
-    mlx_dtype scales = is_mxfp4(weight) ? MLX_UINT8 : MLX_BFLOAT16;
-    *reason = "its scales are not bfloat16, or not bytes in mxfp4";
-    if (!zm_is_set(weight->scales) || mlx_array_dtype(weight->scales) != scales) return false;
-    if (!is_mxfp4(weight) && (!zm_is_set(weight->biases) || mlx_array_dtype(weight->biases) != MLX_BFLOAT16))
-        return false;
-    *reason = "a linear map's bias is not bfloat16";
-    return !zm_is_set(weight->bias) || mlx_array_dtype(weight->bias) == MLX_BFLOAT16;
+    *reason = "its scales are neither bfloat16 nor float16, or not bytes in mxfp4";
+    if (!zm_is_set(weight->scales) || (is_mxfp4(weight) && mlx_array_dtype(weight->scales) != MLX_UINT8)) return false;
+    mlx_dtype dtype = zm_decode_dtype(weight);
+    if (dtype != MLX_BFLOAT16 && dtype != MLX_FLOAT16) return false;
+    *reason = "its scales and biases are of two types";
+    if (!is_mxfp4(weight) && (!zm_is_set(weight->biases) || mlx_array_dtype(weight->biases) != dtype)) return false;
+    *reason = "a linear map's bias is not of its scales' type";
+    return !zm_is_set(weight->bias) || mlx_array_dtype(weight->bias) == dtype;
 }
 
 bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
@@ -43,8 +48,8 @@ bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
     *reason = "its weights are neither affine nor mxfp4";
     if (!zm_weight_is_quantized(weight) || (strcmp(quantization.mode, "affine") != 0 && !is_mxfp4(weight)))
         return false;
-    *reason = "its weights have neither 4 nor 8 bits";
-    if (quantization.bits != 4 && (quantization.bits != 8 || is_mxfp4(weight))) return false;
+    *reason = "its weights have other widths than MLX's vector kernel";
+    if (quantization.bits < 2 || quantization.bits > 8 || quantization.bits == 7) return false;
     *reason = "its groups are not of 32, 64 or 128";
     if (quantization.group_size != 32 && quantization.group_size != 64 && quantization.group_size != 128) return false;
     if (!serves_types(weight, reason)) return false;
@@ -54,9 +59,11 @@ bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
     if (is_mxfp4(weight) && (!weight->n_experts || weight->in_features < LEAST_MXFP4)) return false;
     *reason = "its weights are more than the kernels can count";
     if (mlx_array_size(weight->weight) / 2 > UINT32_MAX) return false;
-    *reason = "its sizes are not multiples of 64 and 2";
-    return weight->in_features % 64 == 0 && weight->in_features % quantization.group_size == 0 &&
-           weight->out_features % 2 == 0;
+    /* A row is copied in whole vectors. */
+    enum { VECTOR_BITS = 128 };
+    *reason = "its sizes are not multiples of 64 (128 with 3 or 5 bits) and 2";
+    return weight->in_features % 64 == 0 && weight->in_features * quantization.bits % VECTOR_BITS == 0 &&
+           weight->in_features % quantization.group_size == 0 && weight->out_features % 2 == 0;
 }
 
 /* The largest absolute scale (mxfp4: its byte), or NaN. */
@@ -75,12 +82,15 @@ static float largest_scale(const zm_weight *weight) {
     return largest;
 }
 
-/* The bounds are what the kernels' scaled codes leave: decode.cuh, scale_and_bias. */
+/* The bounds are what the kernels' scaled codes leave: bfloat16.cuh, factors_of. */
 bool zm_decode_serves_weight(const zm_weight *weight, const char **reason) {
+    zm_quantization quantization = weight->quantization;
     if (!zm_decode_serves_layout(weight, reason)) return false;
+    bool is_scaled = quantization.bits == 4 || quantization.bits == 8;
+    if (!is_scaled || zm_decode_dtype(weight) == MLX_FLOAT16) return true; /* there nothing bounds them */
     *reason = "a scale is too large for its kernels, or not a number";
     if (is_mxfp4(weight)) return largest_scale(weight) < 255.0f; /* NaN */
-    return largest_scale(weight) < (weight->quantization.bits == 4 ? 0x1p-2f : 0x1p-6f);
+    return largest_scale(weight) < (quantization.bits == 4 ? 0x1p-2f : 0x1p-6f);
 }
 
 bool zm_decode_fits(const zm_weight *weight, int count) {
@@ -94,8 +104,9 @@ zmlx_status zm_decode_prepare(const zm_weight *weight, int hidden_size, int head
     return status ? status : zm_decode_program_for(&program, weight, hidden_size, hidden_size, head_dim, top_k, error);
 }
 
-void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k) {
-    *decode = (zm_decode){.scope = scope, .hidden_size = hidden_size, .head_dim = head_dim, .top_k = top_k};
+void zm_decode_begin(zm_decode *decode, zm_scope *scope, mlx_dtype dtype, int hidden_size, int head_dim, int top_k) {
+    *decode =
+        (zm_decode){.scope = scope, .dtype = dtype, .hidden_size = hidden_size, .head_dim = head_dim, .top_k = top_k};
     if (zm_scope_failed(scope)) return;
     decode->chain = zm_chain_new(name);
     if (!decode->chain) zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, name, "needs an MLX with CUDA, and memory");
@@ -142,6 +153,7 @@ zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *ta
     zm_launch_add_place(&launch, zm_decode_input(decode, token));
     zm_launch_add_weight(&launch, table);
     zm_launch_add_place(&launch, h);
+    zm_launch_add_int(&launch, table->out_features);
     zm_launch_end(&launch);
     return h;
 }

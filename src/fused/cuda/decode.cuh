@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* One token through a model with quantised weights, in bfloat16, with the bits of MLX's own CUDA kernels: the order of
- * every sum and every rounding is theirs. decode_*.cuh, which follow, hold the kernels.
+/* One token through a model with quantised weights, in bfloat16 or float16, with the bits of MLX's own CUDA kernels:
+ * the order of every sum and every rounding is theirs. decode_*.cuh, which follow, hold the kernels.
  *
- * Behind halves.cuh and bfloat16.cuh. The text before defines ZM_BITS (4 or 8) and ZM_GROUP (32, 64, 128) of weights,
- * ZM_MXFP4 (1: of 4 bits in groups of 32, in mxfp4; 0: affine), ZM_K, the length of their rows, ZM_HIDDEN, the size of
- * the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
+ * Behind halves.cuh, bfloat16.cuh or float16.cuh, and lanes.cuh. The text before defines ZM_FLOAT16, ZM_BITS (2 to 6 or
+ * 8) and ZM_GROUP (32, 64, 128) of weights, ZM_MXFP4 (1: of 4 bits in groups of 32, in mxfp4, and bfloat16; 0: affine),
+ * ZM_K, the length of their rows, ZM_HIDDEN, the size of the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
 #define ZM_KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 
-enum { WARP = 32, THREADS = 512, WARPS = THREADS / WARP };
+enum { THREADS = 512, WARPS = THREADS / WARP };
 
 /* Everything older than the kernel before this one is complete when a kernel begins; that one behind this. */
 ZM_FUNCTION void wait_for_last() {
@@ -106,156 +106,12 @@ ZM_FUNCTION float clipped_swiglu(float gate, float up) {
     return rounded(rounded(up + 1.0f) * rounded(gate * share));
 }
 
-/* Weights. A lane takes LANE_ELEMENTS neighbours of a row (8 bytes; 16 in mxfp4), a warp STEP. */
-enum { LANE_ELEMENTS = ZM_MXFP4 ? 32 : ZM_BITS == 4 ? 16 : 8, STEP = WARP * LANE_ELEMENTS };
-#if ZM_MXFP4
-typedef uint4 lane_word;
-#else
-typedef uint2 lane_word;
-#endif
-
 extern __shared__ uint4 staged[]; /* x, for all warps of a block */
 
 struct matrix {
     const uint2 *weight;
     const ushort *scales, *biases; /* mxfp4: exponents of a byte each, and none */
 };
-
-/* Scale and bias as they enter fma2_by. A code in the low bits of a bfloat16 is a subnormal number, exactly
- * code * 2^-129 (4 bits, in bits 4 to 7) or code * 2^-133 (8 bits), so that one fma with scale * 2^129 or 2^133
- * dequantises with the single rounding MLX's has. Needs |scale| < 2^-2 or 2^-6. */
-ZM_FUNCTION uint scale_and_bias(ushort scale, ushort bias) {
-    uint scaled = multiply2(multiply2(scale, 0x5f805f80u), ZM_BITS == 4 ? 0x60006000u : 0x62006200u);
-    return __byte_perm(scaled, bias, 0x5410);
-}
-
-#if ZM_MXFP4
-/* Sums in float, of even and odd elements of a group, which is a lane's; the group's scale comes behind. */
-typedef float accumulator;
-enum { X_VECTORS = 8, ACCUMULATORS = 1 };
-ZM_FUNCTION float scale_of(uint exponent) { return __uint_as_float(exponent ? exponent << 23 : 0x00400000u); }
-
-/* The weights of codes i and i + 4 of a word, of sign, 2 bits of exponent and 1 of mantissa: these as a bfloat16's are
- * 2^-126 of them. */
-template <int i> ZM_FUNCTION uint code_weights(uint w) {
-    uint sign = w << (12 - 4 * i), size = i < 2 ? w << (6 - 4 * i) : w >> (4 * i - 6);
-    return multiply2((sign & 0x80008000u) | (size & 0x01c001c0u), 0x7e807e80u);
-}
-/* A step of ROWS rows; x: the lane's. */
-template <int ROWS>
-ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4 (&w)[ROWS],
-                            const float (&scales)[ROWS], const uint4 *x) {
-    float even[ROWS] = {}, odd[ROWS] = {};
-#pragma unroll
-    for (int word = 0; word < 4; word++) {
-        float4 a = *(const float4 *)(x + word * 2 * WARP), b = *(const float4 *)(x + (word * 2 + 1) * WARP);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            uint codes = word == 0 ? w[r].x : word == 1 ? w[r].y : word == 2 ? w[r].z : w[r].w;
-            uint first = code_weights<0>(codes), second = code_weights<1>(codes), third = code_weights<2>(codes),
-                 fourth = code_weights<3>(codes);
-            even[r] = fmaf(low(first), a.x, even[r]);
-            odd[r] = fmaf(low(second), a.y, odd[r]);
-            even[r] = fmaf(low(third), a.z, even[r]);
-            odd[r] = fmaf(low(fourth), a.w, odd[r]);
-            even[r] = fmaf(high(first), b.x, even[r]);
-            odd[r] = fmaf(high(second), b.y, odd[r]);
-            even[r] = fmaf(high(third), b.z, even[r]);
-            odd[r] = fmaf(high(fourth), b.w, odd[r]);
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) sums[r][0] = fmaf(even[r] + odd[r], scales[r], sums[r][0]);
-}
-ZM_FUNCTION float lane_sum(const accumulator *sums) { return sums[0]; }
-/* Where the vector of 8 elements `number` of x begins in shared memory. */
-ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
-    uint unit = number / 4;
-    return shared + (unit / WARP * X_VECTORS + number % 4 * 2) * WARP + unit % WARP;
-}
-/* It into shared memory, in the order that lanes read. */
-ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
-    uint4 *to = vector_place(shared, number);
-    to[0] = make_uint4(v.x << 16, v.x & 0xffff0000u, v.y << 16, v.y & 0xffff0000u);
-    to[WARP] = make_uint4(v.z << 16, v.z & 0xffff0000u, v.w << 16, v.w & 0xffff0000u);
-}
-#elif ZM_BITS == 4
-/* Sums in the activation's type: pairs (i, i + 4) of the elements of each half. A code in bits 0 to 3 gives a 16th of
- * the weight with the same scale and a 16th of the bias; x_order has made those elements of x 16 times as large. */
-typedef uint accumulator;
-struct lane_x { /* what a lane multiplies in a step */
-    uint4 a, b;
-};
-enum { X_VECTORS = 2, ACCUMULATORS = 8 };
-ZM_FUNCTION lane_x read_x(const uint4 *x) { return {x[0], x[WARP]}; }
-ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
-    const uint lower = 0x000f000fu, upper = 0x00f000f0u;
-    uint low_both = multiply2(both, 0x3d803f80u); /* (1, 1/16) */
-    sums[0] = fma2(x.a.x, fma2_by(w.x & lower, low_both), sums[0]);
-    sums[1] = fma2(x.a.y, fma2_by(w.x & upper, both), sums[1]);
-    sums[2] = fma2(x.a.z, fma2_by((w.x >> 8) & lower, low_both), sums[2]);
-    sums[3] = fma2(x.a.w, fma2_by((w.x >> 8) & upper, both), sums[3]);
-    sums[4] = fma2(x.b.x, fma2_by(w.y & lower, low_both), sums[4]);
-    sums[5] = fma2(x.b.y, fma2_by(w.y & upper, both), sums[5]);
-    sums[6] = fma2(x.b.z, fma2_by((w.y >> 8) & lower, low_both), sums[6]);
-    sums[7] = fma2(x.b.w, fma2_by((w.y >> 8) & upper, both), sums[7]);
-}
-ZM_FUNCTION float lane_sum(const accumulator *sums) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum += low(sums[half * 4 + i]);
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum += high(sums[half * 4 + i]);
-    }
-    return sum;
-}
-/* Where the vector of 8 elements `number` of x is in shared memory, and it there, in the order that lanes read. */
-ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
-    uint unit = number / 2;
-    return shared + (unit / WARP * 2 + number % 2) * WARP + unit % WARP;
-}
-ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
-    const uint sixteen = 0x41804180u;
-    *vector_place(shared, number) = make_uint4(
-        multiply2(__byte_perm(v.x, v.z, 0x5410), sixteen), __byte_perm(v.x, v.z, 0x7632),
-        multiply2(__byte_perm(v.y, v.w, 0x5410), sixteen), __byte_perm(v.y, v.w, 0x7632));
-}
-#else
-typedef float accumulator;
-struct lane_x {
-    float v[8];
-};
-enum { X_VECTORS = 1, ACCUMULATORS = 8 };
-ZM_FUNCTION lane_x read_x(const uint4 *x) {
-    uint4 a = x[0];
-    return {{low(a.x), low(a.y), high(a.x), high(a.y), low(a.z), low(a.w), high(a.z), high(a.w)}};
-}
-ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
-    uint even = fma2_by(w.x & 0x00ff00ffu, both), odd = fma2_by(__byte_perm(w.x, 0, 0x4341), both);
-    sums[0] = fmaf(x.v[0], low(even), sums[0]);
-    sums[1] = fmaf(x.v[1], low(odd), sums[1]);
-    sums[2] = fmaf(x.v[2], high(even), sums[2]);
-    sums[3] = fmaf(x.v[3], high(odd), sums[3]);
-    even = fma2_by(w.y & 0x00ff00ffu, both), odd = fma2_by(__byte_perm(w.y, 0, 0x4341), both);
-    sums[4] = fmaf(x.v[4], low(even), sums[4]);
-    sums[5] = fmaf(x.v[5], low(odd), sums[5]);
-    sums[6] = fmaf(x.v[6], high(even), sums[6]);
-    sums[7] = fmaf(x.v[7], high(odd), sums[7]);
-}
-ZM_FUNCTION float lane_sum(const accumulator *sums) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < ACCUMULATORS; i++) sum += sums[i];
-    return sum;
-}
-ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) { return shared + number; }
-ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) { /* (0, 2), (1, 3), (4, 6), (5, 7) */
-    shared[number] = make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632),
-                                __byte_perm(v.z, v.w, 0x5410), __byte_perm(v.z, v.w, 0x7632));
-}
-#endif
 
 /* How rows of K elements go through the kernels: in pieces of STEPS, of which few may be empty. */
 template <int K> struct layout {
@@ -308,7 +164,7 @@ template <int K> struct lane_matrix {
 /* A piece of a task in shared memory: the same steps of ROWS rows. */
 template <int K, int ROWS> struct alignas(16) slot {
     typedef layout<K> own;
-    lane_word weight[ROWS][own::STEPS][WARP];
+    uint weight[ROWS][own::STEPS][WARP * LANE_BYTES / 4];
     uint words[ROWS][own::LISTS][own::WORDS];
 
     /* Begins to copy a piece of a row. What is behind the row's end stays as it is. */
@@ -403,7 +259,8 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
                 uint4 w[ROWS];
                 float scales[ROWS];
 #pragma unroll
-                for (int r = 0; r < ROWS; r++) w[r] = from->weight[r][t][lane], scales[r] = __uint_as_float(both[r][t]);
+                for (int r = 0; r < ROWS; r++)
+                    w[r] = read_lane(from->weight[r][t], lane), scales[r] = __uint_as_float(both[r][t]);
                 accumulate<ROWS>(sums, w, scales, piece_x + t * X_VECTORS * WARP);
 #else
                 lane_x v = read_x(piece_x + t * X_VECTORS * WARP);
@@ -411,8 +268,8 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
                 uint lane_group = group % WARP + lane * LANE_ELEMENTS / ZM_GROUP;
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    accumulate(sums[r], from->weight[r][t][lane], __shfl_sync(~0u, both[r][group / WARP], lane_group),
-                               v);
+                    accumulate(sums[r], read_lane(from->weight[r][t], lane),
+                               __shfl_sync(~0u, both[r][group / WARP], lane_group), v);
 #endif
             }
             if (++from == end) from = begin;

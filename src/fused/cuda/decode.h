@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of a decoder for one token, as links of a chain of CUDA kernels (mlx/chain.h), in bfloat16. Every result
- * has the bits of the MLX operations it stands for, as MLX's CUDA back end computes them for one token.
+/* The parts of a decoder for one token, as links of a chain of CUDA kernels (mlx/chain.h), in bfloat16 or float16.
+ * Every result has the bits of the MLX operations it stands for, as MLX's CUDA back end computes them for one token.
  *
  *     zm_decode decode;
- *     zm_decode_begin(&decode, scope, hidden_size, head_dim, top_k);
+ *     zm_decode_begin(&decode, scope, dtype, hidden_size, head_dim, top_k);
  *     zm_place h = zm_decode_embed(&decode, token, table);
  *     h = zm_decode_mlp(&decode, h, norm, gate, up, down);
- *     zm_decode_head(&decode, h, last_norm, lm_head, zm_decode_output(&decode, MLX_BFLOAT16, 1, &vocab_size));
+ *     zm_decode_head(&decode, h, last_norm, lm_head, zm_decode_output(&decode, dtype, 1, &vocab_size));
  *     zm_decode_end(&decode, results);
  *
  * A place names an array on the device that one part writes and later ones read. The residual stream h has hidden_size
- * elements. Failures are the scope's. Weights are affine, of 4 or 8 bits, or mxfp4, evaluated, and must stay until the
- * results have been. */
+ * elements. Failures are the scope's. Weights are affine or, in bfloat16, mxfp4, evaluated, and must stay until the
+ * results have been. What has a type (weights, norms, taps, sinks, caches) has that of the whole decode. */
 #ifndef ZM_FUSED_CUDA_DECODE_H
 #define ZM_FUSED_CUDA_DECODE_H
 
@@ -23,6 +23,7 @@ typedef int zm_place;
 typedef struct zm_decode {
     zm_scope *scope;
     zm_chain *chain; /* NULL after a failure */
+    mlx_dtype dtype;
     int hidden_size, head_dim, top_k;
     int n_outputs;
     bool publishes;       /* zm_decode_publish */
@@ -40,13 +41,15 @@ typedef struct zm_decode_attention_arguments {
     mlx_array freqs;                       /* (head_dim / 2,) float32, or empty: those of base */
     float base, position_scale, scale;
     float input_scale;     /* of what is rotated; 1: nothing is done */
-    mlx_array sinks;       /* (n_heads,) bfloat16, or empty */
+    mlx_array sinks;       /* (n_heads,), or empty */
     int offset, n_keys;    /* the token's position; how many rows of the caches attention sees, from row 0 */
     int row, n_rows;       /* the token's row in the caches, and how many rows their buffers have */
     zm_place keys, values; /* those buffers, (n_kv_heads, n_rows, head_dim): zm_decode_overwrite */
     int n_heads, n_kv_heads;
 } zm_decode_attention_arguments;
 
+/* The type that a weight which they serve is computed with: bfloat16 or float16, in mxfp4 bfloat16. */
+mlx_dtype zm_decode_dtype(const zm_weight *weight);
 /* Whether the kernels serve this weight; *reason (static text): why not. Reads the scales, so not for every token. */
 bool zm_decode_serves_weight(const zm_weight *weight, const char **reason);
 /* The same by declared fields alone. */
@@ -59,8 +62,8 @@ bool zm_decode_fits(const zm_weight *weight, int count);
 bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_activation activation, int top_k,
                               const char **reason);
 
-/* head_dim: 64 or 128; top_k: 1 where there are no experts. */
-void zm_decode_begin(zm_decode *decode, zm_scope *scope, int hidden_size, int head_dim, int top_k);
+/* dtype: bfloat16 or float16; head_dim: 64 or 128; top_k: 1 where there are no experts. */
+void zm_decode_begin(zm_decode *decode, zm_scope *scope, mlx_dtype dtype, int hidden_size, int head_dim, int top_k);
 /* Results of the outputs in order, owned by the scope. */
 void zm_decode_end(zm_decode *decode, mlx_array *results);
 
@@ -73,7 +76,7 @@ zm_place zm_decode_overwrite(zm_decode *decode, mlx_array array);
 /* The residual stream that the next part leaves becomes the next output, (1, 1, hidden_size). */
 void zm_decode_publish(zm_decode *decode);
 
-/* The table's row of token, an int32 or uint32 array of one. */
+/* The table's row of token, an int32 or uint32 array of one; one that is negative as int32 counts from the end. */
 zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *table);
 /* h + W x. */
 zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h);
@@ -102,7 +105,8 @@ mlx_array zm_decode_moe_alone(zm_scope *scope, mlx_array x, const zm_moe_argumen
 void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to);
 /* Memory for the head's results where only the choice among them is wanted. */
 zm_place zm_decode_logits(zm_decode *decode, const zm_weight *weight);
-/* to (one int32) = the arg-max of logits - logsumexp(logits) in bfloat16; weight: the head's, of up to 2^19 rows. */
+/* to (one int32) = the arg-max of logits - logsumexp(logits), ZM_NO_TOKEN where that is not finite; weight: the head's,
+ * of up to 2^19 rows. */
 void zm_decode_choose(zm_decode *decode, zm_place logits, const zm_weight *weight, zm_place to);
 
 #endif

@@ -1,7 +1,7 @@
 #if ZM_K == ZM_HIDDEN
 /* The greedy choice: arg-max of logits - logsumexp(logits), as MLX computes both in bfloat16. */
 enum { CHOOSE_BLOCKS = 8, CHOOSE_WARPS = 4, CHOOSE_AT_ONCE = 4 };
-enum : uint { NO_LOGITS = 0xff80ff80u }; /* -inf twice */
+enum : uint { NO_LOGITS = two_to(EXPONENT_BIAS + 1) | 0x80008000u }; /* -inf twice */
 
 ZM_FUNCTION float power_of_e(float x) {
     float power = x * __uint_as_float(0x3fb8aa3bu);
@@ -42,14 +42,15 @@ ZM_FUNCTION void choose_among(float &best, uint &index, uint4 v, uint number, ui
     const uint words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        uint pair = fma2(words[i], 0x3f803f80u, minus_total);
+        uint pair = fma2(words[i], two_to(0), minus_total);
         if (low(pair) > best) best = low(pair), index = number * 8 + 2 * i;
         if (high(pair) > best) best = high(pair), index = number * 8 + 2 * i + 1;
     }
 }
 
-/* *token = the choice among n logits. MLX spreads them over a block of mlx_threads, here over a cluster. Dynamic shared
- * memory holds a thread's vectors, so that they are read once. */
+/* *token = the choice among n logits, or -1 where the sum of their exponentials is not finite. MLX spreads them over a
+ * block of mlx_threads, here over a cluster. Dynamic shared memory holds a thread's vectors, so that they are read
+ * once. */
 extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHOOSE_WARPS *WARP)
     zm_choose(const ushort *logits, int *token, uint n, uint mlx_threads) {
     __shared__ float largests[WARP], sums[WARP];
@@ -110,6 +111,6 @@ extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHO
     key = best_keys[lane];
     most = warp_max(key);
     index = ~warp_max(key == most ? ~best_indices[lane] : 0u);
-    if (lane == 0) *token = int(index);
+    if (lane == 0) *token = (total & 0x7fffu) < (NO_LOGITS & 0x7fffu) ? int(index) : -1;
 }
 #endif

@@ -12,7 +12,7 @@ struct few_weights {
     lane_word codes[FEW_STEPS][FEW_ROWS];
     uint both[FEW_STEPS][FEW_ROWS];
 
-    ZM_FUNCTION void read(const lane_word *weight, const ushort *scales, const ushort *biases, uint row, uint part,
+    ZM_FUNCTION void read(const uint *weight, const ushort *scales, const ushort *biases, uint row, uint part,
                           uint lane) {
 #pragma unroll
         for (int t = 0; t < FEW_STEPS; t++)
@@ -22,7 +22,7 @@ struct few_weights {
                 codes[t][r] = {};
                 both[t][r] = 0;
                 if (unit >= ZM_K / LANE_ELEMENTS) continue;
-                codes[t][r] = __ldg(weight + size_t(row + r) * (ZM_K / LANE_ELEMENTS) + unit);
+                codes[t][r] = read_lane<true>(weight + size_t(row + r) * (ZM_K * ZM_BITS / 32), unit);
                 size_t group = size_t(row + r) * (ZM_K / ZM_GROUP) + unit * LANE_ELEMENTS / ZM_GROUP;
                 both[t][r] = scale_and_bias(__ldg(scales + group), __ldg(biases + group));
             }
@@ -30,8 +30,8 @@ struct few_weights {
 };
 
 /* y (ZM_FEW, n) = x W^T: each row has the bits of a product of its own, while weights are read once. */
-ZM_KERNEL(THREADS, 1) zm_few(const uint4 *x, const lane_word *weight, const ushort *scales, const ushort *biases,
-                             ushort *y, uint n) {
+ZM_KERNEL(THREADS, 1)
+zm_few(const uint4 *x, const uint *weight, const ushort *scales, const ushort *biases, ushort *y, uint n) {
     enum { X = layout<ZM_K>::X };
     uint thread = threadIdx.x, lane = thread % WARP, stride = gridDim.x * WARPS;
     few_weights next;

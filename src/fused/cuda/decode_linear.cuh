@@ -33,17 +33,21 @@ ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const u
 
 #if ZM_K == ZM_HIDDEN
 #if !ZM_MXFP4
-/* h = row of the table for *token. */
-ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *scales, const ushort *biases, uint *h) {
+/* h = row of the table of n for *token; a negative one counts from the end. */
+ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *scales, const ushort *biases, uint *h,
+                            uint n) {
     wait_for_last();
     int pairs = ZM_HIDDEN / 2, pair = int(blockIdx.x) * THREADS + int(threadIdx.x);
     if (pair >= pairs) return;
-    long long row = *token, group = row * (ZM_HIDDEN / ZM_GROUP) + pair * 2 / ZM_GROUP;
-    uint both = scale_and_bias(__ldg(scales + group), __ldg(biases + group));
-    int bit = pair * 2 * ZM_BITS;
-    uint code = __ldg(weight + row * (ZM_HIDDEN * ZM_BITS / 32) + bit / 32) >> (bit % 32);
-    uint mask = (1u << ZM_BITS) - 1u, shift = ZM_BITS == 4 ? 4 : 0;
-    h[pair] = fma2_by((code & mask) << shift | ((code >> ZM_BITS) & mask) << (16 + shift), both);
+    long long own = *token, row = own < 0 ? own + n : own, group = row * (ZM_HIDDEN / ZM_GROUP) + pair * 2 / ZM_GROUP;
+    const uint *codes = weight + row * (ZM_HIDDEN * ZM_BITS / 32);
+    auto code = [&](int element) { /* which may lie in two words */
+                                   int bit = element * ZM_BITS, last = bit + ZM_BITS - 1;
+                                   return __funnelshift_r(__ldg(codes + bit / 32), __ldg(codes + last / 32), bit % 32) &
+                                          ((1u << ZM_BITS) - 1u);
+    };
+    uint scale = __ldg(scales + group) * 0x10001u, bias = __ldg(biases + group) * 0x10001u;
+    h[pair] = fma2(pack(float(code(pair * 2)), float(code(pair * 2 + 1))), scale, bias);
 }
 #endif
 

@@ -106,6 +106,10 @@ static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *g
     out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));
 }
 
+static bool has_tile_width(const zm_weight *weight) {
+    return weight->quantization.bits == 4 || weight->quantization.bits == 8;
+}
+
 bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_activation activation, int top_k,
                               const char **reason) {
     enum { PIECE = 256, MLX_COLUMNS = 128 };
@@ -113,6 +117,8 @@ bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_a
         *reason = "its hidden layer does not fit shared memory";
         return zm_decode_fits(down, top_k);
     }
+    *reason = "its many chosen experts have neither 4 nor 8 bits";
+    if (!has_tile_width(gate) || !has_tile_width(down)) return false;
     *reason = "its many chosen experts are in mxfp4, have biases or are clipped";
     if (activation != ZM_ACTIVATION_SWIGLU || strcmp(gate->quantization.mode, "affine") != 0 ||
         strcmp(down->quantization.mode, "affine") != 0 || zm_is_set(gate->bias) || zm_is_set(down->bias))
@@ -169,9 +175,9 @@ mlx_array zm_decode_moe_alone(zm_scope *scope, mlx_array x, const zm_moe_argumen
     zm_decode decode;
     mlx_array y = {NULL};
     if (zm_scope_failed(scope)) return y;
-    zm_decode_begin(&decode, scope, zm_dim(x, -1), ANY_HEAD_DIM, arguments->top_k);
+    zm_decode_begin(&decode, scope, mlx_array_dtype(x), zm_dim(x, -1), ANY_HEAD_DIM, arguments->top_k);
     zm_place in = zm_decode_input(&decode, x);
-    zm_place out = zm_decode_output(&decode, MLX_BFLOAT16, (int)mlx_array_ndim(x), mlx_array_shape(x));
+    zm_place out = zm_decode_output(&decode, decode.dtype, (int)mlx_array_ndim(x), mlx_array_shape(x));
     mix(&decode, route(&decode, in, (zm_decode_norm){0}, arguments), -1, out, arguments);
     zm_decode_end(&decode, &y);
     return y;

@@ -109,7 +109,7 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THR
     }
     float own = lane < top_k ? chosen_scores[lane] : 0.0f, sum = 0.0f;
     for (uint i = 0; i < top_k; i++) sum = rounded(sum + __shfl_sync(~0u, own, i));
-    if (normalize) own = rounded(own / rounded(sum + rounded(epsilon)));
+    if (normalize) own = divided(own, rounded(sum + rounded(epsilon)));
     if (scaling != 1.0f) own = rounded(own * rounded(scaling));
     if (lane < top_k) {
         experts[lane] = chosen[lane];

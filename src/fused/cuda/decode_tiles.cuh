@@ -49,8 +49,8 @@ ZM_FUNCTION void fill(tile &to, const tile_rows &rows, uint piece, uint lane) {
 
 /* sums += 16 rows of weights (a) times x (b), k by k as MLX's. */
 ZM_FUNCTION void multiply_block(float (&sums)[4], const uint (&a)[4], uint b0, uint b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-        "%2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." ZM_TYPE "." ZM_TYPE ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -101,6 +101,8 @@ ZM_FUNCTION uint group_of(const tile &t, uint row, int group) {
                      : scale_and_bias(ushort(scales), ushort(biases));
 }
 
+ZM_FUNCTION uint tile_weights(uint pair, uint both) { return weights_of<ZM_BITS>(pair, both); }
+
 /* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
  * says which rows, ready() makes x in shared memory complete, done(task, product of row lane / 4, of row lane / 4 + 8)
  * gets them. The copies of the first pieces begin before ready(). ring: TILE_SLOTS for each warp. */
@@ -138,10 +140,10 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
                 lane_codes codes = read_codes(t.codes[row], pair, lane),
                            codes8 = read_codes(t.codes[row + 8], pair, lane);
                 uint4 v = piece_x[pair * 4];
-                const uint a[4] = {fma2_by(codes.words[0], both), fma2_by(codes8.words[0], both8),
-                                   fma2_by(codes.words[1], both), fma2_by(codes8.words[1], both8)};
-                const uint b[4] = {fma2_by(codes.words[2], both), fma2_by(codes8.words[2], both8),
-                                   fma2_by(codes.words[3], both), fma2_by(codes8.words[3], both8)};
+                const uint a[4] = {tile_weights(codes.words[0], both), tile_weights(codes8.words[0], both8),
+                                   tile_weights(codes.words[1], both), tile_weights(codes8.words[1], both8)};
+                const uint b[4] = {tile_weights(codes.words[2], both), tile_weights(codes8.words[2], both8),
+                                   tile_weights(codes.words[3], both), tile_weights(codes8.words[3], both8)};
                 multiply_block(sums, a, v.x, v.y);
                 multiply_block(sums, b, v.z, v.w);
             }

@@ -7,6 +7,7 @@ typedef unsigned int uint;
 
 #if ZM_FLOAT16
 #define ZM_TYPE "f16" /* in instructions' names */
+enum { MANTISSA_BITS = 10, EXPONENT_BIAS = 15 };
 ZM_FUNCTION float widen(ushort value) {
     float wide;
     asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value));
@@ -16,6 +17,7 @@ ZM_FUNCTION float low(uint pair) { return widen(ushort(pair)); }
 ZM_FUNCTION float high(uint pair) { return widen(ushort(pair >> 16)); }
 #else
 #define ZM_TYPE "bf16"
+enum { MANTISSA_BITS = 7, EXPONENT_BIAS = 127 };
 ZM_FUNCTION float low(uint pair) { return __uint_as_float(pair << 16); }
 ZM_FUNCTION float high(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
 ZM_FUNCTION float widen(ushort value) { return __uint_as_float(uint(value) << 16); }
@@ -32,6 +34,14 @@ ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
     asm("fma.rn." ZM_TYPE "x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
     return result;
 }
+
+ZM_FUNCTION uint multiply2(uint a, uint b) {
+    uint result;
+    asm("mul.rn." ZM_TYPE "x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+}
+/* 2^exponent twice. */
+ZM_FUNCTION constexpr uint two_to(int exponent) { return (uint(exponent + EXPONENT_BIAS) << MANTISSA_BITS) * 0x10001u; }
 
 /* The order of numbers. */
 ZM_FUNCTION uint warp_max(uint value) {

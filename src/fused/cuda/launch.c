@@ -14,7 +14,7 @@ enum {
     MANY_ROUNDS = 8, /* of tasks, as an output projection has */
 };
 
-/* How rows go through the kernels: layout of decode.cuh. */
+/* How rows go through the kernels: lanes.cuh, and layout of decode.cuh. */
 typedef struct row_layout {
     int step;  /* elements that a warp takes at once */
     int steps; /* of a piece */
@@ -33,11 +33,11 @@ static int steps_of(int row_steps) {
 }
 
 static row_layout layout_of(const zm_weight *weight) {
-    enum { WARP = 32, BYTES = 8 /* of a lane */, X_BYTES = 2 };
+    enum { WARP = 32, X_BYTES = 2 };
     zm_quantization quantization = weight->quantization;
     bool is_mxfp4 = !strcmp(quantization.mode, "mxfp4");
-    int lane_bytes = is_mxfp4 ? 2 * BYTES : BYTES, k = weight->in_features;
-    row_layout row = {.step = WARP * lane_bytes * 8 / quantization.bits, .step_bytes = WARP * lane_bytes};
+    int lane_elements = is_mxfp4 ? 32 : quantization.bits <= 4 ? 16 : 8, k = weight->in_features;
+    row_layout row = {.step = WARP * lane_elements, .step_bytes = WARP * lane_elements * quantization.bits / 8};
     int row_steps = zm_divide_up(k, row.step);
     row.steps = steps_of(row_steps);
     row.n_pieces = zm_divide_up(row_steps, row.steps);
@@ -61,7 +61,7 @@ zm_place zm_decode_temporary(zm_decode *decode, int elements) {
 zm_place zm_decode_residual(zm_decode *decode) {
     if (!decode->publishes) return zm_decode_temporary(decode, decode->hidden_size);
     decode->publishes = false;
-    return zm_decode_output(decode, MLX_BFLOAT16, 3, (const int[]){1, 1, decode->hidden_size});
+    return zm_decode_output(decode, decode->dtype, 3, (const int[]){1, 1, decode->hidden_size});
 }
 
 zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight) {

@@ -29,7 +29,7 @@ typedef struct zm_product_plan {
 static inline int zm_divide_up(int a, int b) { return (a + b - 1) / b; }
 
 bool zm_decode_failed(const zm_decode *decode);
-/* Memory for elements in bfloat16. */
+/* Memory for elements of 16 bits. */
 zm_place zm_decode_temporary(zm_decode *decode, int elements);
 /* Where a part leaves the residual stream. */
 zm_place zm_decode_residual(zm_decode *decode);

@@ -6,11 +6,13 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "fused/cuda/decode.h"
 #include "mlx/chain.h"
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 
-extern const char zm_cuda_bfloat16[], zm_cuda_halves[], zm_cuda_decode[]; /* halves.cuh and so on */
+/* halves.cuh and so on */
+extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[], zm_cuda_decode[];
 
 enum { TILE_K = 256 }; /* as in decode_tiles.cuh */
 
@@ -40,8 +42,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static zm_decode_program *programs;
 
 static bool same(zm_decode_settings a, zm_decode_settings b) {
-    return a.bits == b.bits && a.group_size == b.group_size && a.is_mxfp4 == b.is_mxfp4 && a.k == b.k &&
-           a.hidden_size == b.hidden_size && a.head_dim == b.head_dim && a.top_k == b.top_k;
+    return a.bits == b.bits && a.group_size == b.group_size && a.is_mxfp4 == b.is_mxfp4 &&
+           a.is_float16 == b.is_float16 && a.k == b.k && a.hidden_size == b.hidden_size && a.head_dim == b.head_dim &&
+           a.top_k == b.top_k;
 }
 
 /* Tables are affine; on tensor cores rows come in whole pieces. */
@@ -69,11 +72,12 @@ static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
     zm_text_printf(
         &text,
         "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
-        "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n",
+        "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n#define ZM_FLOAT16 %d\n",
         settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim, settings.top_k,
-        settings.is_mxfp4);
+        settings.is_mxfp4, settings.is_float16);
     zm_text_append_string(&text, zm_cuda_halves);
-    zm_text_append_string(&text, zm_cuda_bfloat16);
+    zm_text_append_string(&text, settings.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
+    zm_text_append_string(&text, zm_cuda_lanes);
     zm_text_append_string(&text, zm_cuda_decode);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1};
     zm_gpu_get(&source.compute_capability);
@@ -116,6 +120,7 @@ zmlx_status zm_decode_program_for(const zm_decode_program **program, const zm_we
     zm_decode_settings settings = {.bits = weight->quantization.bits,
                                    .group_size = weight->quantization.group_size,
                                    .is_mxfp4 = !strcmp(weight->quantization.mode, "mxfp4"),
+                                   .is_float16 = zm_decode_dtype(weight) == MLX_FLOAT16,
                                    .k = k,
                                    .hidden_size = hidden_size,
                                    .head_dim = head_dim,

@@ -16,8 +16,9 @@ typedef enum zm_decode_kernel {
 } zm_decode_kernel;
 
 typedef struct zm_decode_settings {
-    int bits, group_size; /* of the weights: 4 or 8; 32, 64 or 128 */
+    int bits, group_size; /* of the weights; 32, 64 or 128 */
     bool is_mxfp4;        /* of 4 bits in groups of 32; otherwise affine */
+    bool is_float16;      /* what is computed with, and scales and biases; otherwise bfloat16 */
     int k; /* length of the weights' rows */
     int hidden_size;
     int head_dim; /* 64 or 128 */

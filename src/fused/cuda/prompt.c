@@ -31,10 +31,6 @@ static bool serves_mxfp4(const zm_weight *weight, const char **reason) {
            ZM_PROMPT_SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
 }
 
-mlx_dtype zm_prompt_dtype(const zm_weight *weight) {
-    return is_mxfp4(weight) ? MLX_BFLOAT16 : mlx_array_dtype(weight->scales);
-}
-
 bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
     zm_quantization quantization = weight->quantization;
     if (zm_weight_is_quantized(weight) && is_mxfp4(weight)) return serves_mxfp4(weight, reason);
@@ -93,8 +89,10 @@ static zm_prompt_code_key code_of(const zm_weight *weight, int kind, int weight_
                                 .bits = quantization.bits,
                                 .group_size = quantization.group_size,
                                 .weight_rows = weight_rows,
-                                .is_float16 = zm_prompt_dtype(weight) == MLX_FLOAT16,
-                                .span = n_groups % 8 == 0 ? 8 : n_groups % 4 == 0 ? 4 : 2};
+                                .is_float16 = zm_decode_dtype(weight) == MLX_FLOAT16,
+                                .span = n_groups % 8 == 0   ? 8
+                                        : n_groups % 4 == 0 ? 4
+                                                            : 2};
 }
 
 static int columns_of(const request *of) { return of->kind & ZM_PROMPT_GATED ? of->weight_rows / 2 : of->weight_rows; }
@@ -147,27 +145,36 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
 }
 
 bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason) {
-    enum { LEAST = 2 };
-    if (!zm_prompt_serves(weight, reason) || !zm_decode_serves_layout(weight, reason)) return false;
+    if (!zm_decode_serves_layout(weight, reason)) return false;
+    *reason = "its weights are in mxfp4";
+    if (is_mxfp4(weight)) return false;
     *reason = "so few rows do not fit shared memory";
-    return rows >= LEAST && rows < ZM_PROMPT_LEAST_ROWS &&
+    return rows >= ZM_PROMPT_LEAST_FEW && rows < ZM_PROMPT_LEAST_ROWS &&
            (int)rows * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
+}
+
+static zm_prompt_code_key few_code(const zm_weight *weight, int rows) {
+    zm_quantization quantization = weight->quantization;
+    return (zm_prompt_code_key){.kind = ZM_PROMPT_FEW,
+                                .bits = quantization.bits,
+                                .group_size = quantization.group_size,
+                                .is_float16 = zm_decode_dtype(weight) == MLX_FLOAT16,
+                                .k = weight->in_features,
+                                .rows = rows};
 }
 
 static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *weight, const inputs *from) {
     enum { MANY_ROWS = 4 }; /* as in decode_few.cuh */
     int rows = rows_of(x), task_rows = rows < MANY_ROWS ? 2 : 1;
     int n_blocks = divide_up(weight->out_features / task_rows, ZM_DECODE_WARPS);
-    zm_quantization quantization = weight->quantization;
     zm_prompt_kernel kernel = {
-        .code = {.kind = ZM_PROMPT_FEW, .bits = quantization.bits, .group_size = quantization.group_size,
-                 .k = weight->in_features, .rows = rows},
+        .code = few_code(weight, rows),
         .block = WARP * ZM_DECODE_WARPS,
         .n_blocks = n_blocks < MULTIPROCESSORS ? n_blocks : MULTIPROCESSORS,
         .shared_bytes = rows * zm_launch_staged_bytes(weight),
     };
     zm_prompt_add_word(&kernel, weight->out_features);
-    zm_node_output spec = shaped_like(x, weight->out_features, MLX_BFLOAT16);
+    zm_node_output spec = shaped_like(x, weight->out_features, mlx_array_dtype(x));
     mlx_array y;
     zm_prompt_launch(scope, &y, &spec, 1, &kernel, from->arrays, from->count);
     return y;
@@ -338,7 +345,7 @@ mlx_array zm_prompt_embed(zm_scope *scope, mlx_array tokens, const zm_weight *ta
     if (zm_scope_failed(scope)) return tokens;
     int n_tokens = (int)mlx_array_size(tokens), vectors = table->in_features / VECTOR;
     int64_t n_threads = (int64_t)n_tokens * vectors;
-    mlx_dtype dtype = zm_prompt_dtype(table);
+    mlx_dtype dtype = zm_decode_dtype(table);
     zm_quantization quantization = table->quantization;
     zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_EMBED,
                                         .bits = quantization.bits,
@@ -383,8 +390,10 @@ mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array project
 
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error) {
     const zm_text *cubin;
-    zm_prompt_code_key key = code_of(weight, 0, ZM_PROMPT_MANY_WEIGHTS);
+    const char *reason;
     zm_quantization quantization = weight->quantization;
+    zm_prompt_code_key key = zm_prompt_serves(weight, &reason) ? code_of(weight, 0, ZM_PROMPT_MANY_WEIGHTS)
+                                                               : few_code(weight, ZM_PROMPT_LEAST_FEW);
     if (is_mxfp4(weight))
         key = (zm_prompt_code_key){.kind = ZM_PROMPT_SORTED_OUT,
                                    .bits = quantization.bits,

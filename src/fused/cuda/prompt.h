@@ -13,20 +13,19 @@
 
 #include "fused/fused.h"
 
-enum { ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS = 512, ZM_PROMPT_MOST_SORTED = 65535 };
+enum { ZM_PROMPT_LEAST_FEW = 2, ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS = 512, ZM_PROMPT_MOST_SORTED = 65535 };
 
 /* Whether MLX here runs on a GPU that can run the kernels: CUDA, compute capability 9.0 (their instructions are
  * Hopper's). */
 bool zm_prompt_available(void);
 /* Whether the kernels serve this weight, by its declared fields; *reason (static text): why not. */
 bool zm_prompt_serves(const zm_weight *weight, const char **reason);
-/* The type of x that goes with a weight which they serve: bfloat16 or float16. */
-mlx_dtype zm_prompt_dtype(const zm_weight *weight);
-/* Compiles a kernel for this weight, so that one that does not compile is found early. */
+/* Compiles a kernel for this weight, which they or zm_prompt_serves_few serve, so that one that does not compile is
+ * found early. */
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error);
 
-/* Whether zm_prompt_linear serves so few rows of x, 2 to 7: there it reads the weights once and keeps the order of sums
- * of MLX's vector kernel for each row. */
+/* Whether zm_prompt_linear serves so few rows of x, 2 to 7, of affine weights of any width: there it reads the weights
+ * once and keeps the order of sums of MLX's vector kernel for each row. */
 bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason);
 /* x W^T (+ bias): x (..., in). */
 mlx_array zm_prompt_linear(zm_scope *scope, mlx_array x, const zm_weight *weight);

@@ -9,8 +9,8 @@
 #include "runtime/cache.h"
 
 /* bfloat16.cuh and so on */
-extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_decode[], zm_cuda_wgmma[],
-    zm_cuda_prompt[], zm_cuda_around[];
+extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[], zm_cuda_decode[],
+    zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[];
 
 typedef struct entry {
     struct entry *next;
@@ -63,6 +63,7 @@ static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_e
     zm_text_append_string(&text, zm_cuda_halves);
     zm_text_append_string(&text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
     if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
+    if (is_with_decode(key)) zm_text_append_string(&text, zm_cuda_lanes);
     zm_text_append_string(&text, is_product(key)       ? zm_cuda_prompt
                                  : is_with_decode(key) ? zm_cuda_decode
                                                        : zm_cuda_around);

@@ -8,14 +8,24 @@
 #include "model/cache.h"
 #include "patch/patterns/parts.h"
 
-/* How a weight is checked: by its fields for every call, its scales too when a pattern is matched. */
-typedef bool (*weight_check)(const zm_weight *weight, const char **reason);
+/* What is asked of all modules. */
+typedef struct demands {
+    mlx_dtype dtype;
+    /* How a weight is checked: by its fields for every call, its scales too when a pattern is matched. */
+    bool (*check)(const zm_weight *weight, const char **reason);
+} demands;
 
-static bool serves_linear(const zm_linear *linear, int n_experts, weight_check check, const char **reason) {
+static bool serves_weight(const zm_weight *weight, demands of, const char **reason) {
+    if (!of.check(weight, reason)) return false;
+    *reason = "its weights are of two types, or mxfp4 in float16";
+    return zm_decode_dtype(weight) == of.dtype;
+}
+
+static bool serves_linear(const zm_linear *linear, int n_experts, demands of, const char **reason) {
     *reason = "a projection is missing, of another kind or has a forward of its own";
     if (!linear || !zm_patch_is_standard(&linear->base) || linear->weight.n_experts != n_experts) return false;
     if (linear->base.kind != (n_experts ? ZM_MODULE_SWITCH_LINEAR : ZM_MODULE_LINEAR)) return false;
-    return check(&linear->weight, reason);
+    return serves_weight(&linear->weight, of, reason);
 }
 
 static bool same_packing(const zm_linear *a, const zm_linear *b) {
@@ -23,11 +33,11 @@ static bool same_packing(const zm_linear *a, const zm_linear *b) {
     return left.bits == right.bits && left.group_size == right.group_size && !strcmp(left.mode, right.mode);
 }
 
-static bool serves_norm(const zm_norm *norm, int size, const char **reason) {
-    *reason = "a norm is missing, of another kind or not bfloat16";
+static bool serves_norm(const zm_norm *norm, int size, demands of, const char **reason) {
+    *reason = "a norm is missing, of another kind or of another type";
     return norm && norm->base.kind == ZM_MODULE_RMS_NORM && zm_patch_is_standard(&norm->base) &&
            mlx_array_ndim(norm->weight) == 1 && zm_dim(norm->weight, 0) == size &&
-           mlx_array_dtype(norm->weight) == MLX_BFLOAT16;
+           mlx_array_dtype(norm->weight) == of.dtype;
 }
 
 static bool serves_rope(const zm_rope_parameters *rope, int head_dim, const char **reason) {
@@ -36,10 +46,10 @@ static bool serves_rope(const zm_rope_parameters *rope, int head_dim, const char
            (!zm_is_set(rope->freqs) || mlx_array_dtype(rope->freqs) == MLX_FLOAT32);
 }
 
-static bool serves_attention(const zm_attention *attention, int hidden_size, weight_check check, const char **reason) {
+static bool serves_attention(const zm_attention *attention, int hidden_size, demands of, const char **reason) {
     int head_dim = attention->head_dim;
-    if (!serves_linear(attention->q_proj, 0, check, reason) || !serves_linear(attention->k_proj, 0, check, reason) ||
-        !serves_linear(attention->v_proj, 0, check, reason) || !serves_linear(attention->o_proj, 0, check, reason))
+    if (!serves_linear(attention->q_proj, 0, of, reason) || !serves_linear(attention->k_proj, 0, of, reason) ||
+        !serves_linear(attention->v_proj, 0, of, reason) || !serves_linear(attention->o_proj, 0, of, reason))
         return false;
     *reason = "its projections are packed in different ways";
     if (!same_packing(attention->q_proj, attention->k_proj) || !same_packing(attention->q_proj, attention->v_proj))
@@ -51,27 +61,26 @@ static bool serves_attention(const zm_attention *attention, int hidden_size, wei
         !zm_decode_fits(&attention->o_proj->weight, 1) ||
         attention->q_proj->weight.in_features != hidden_size || attention->o_proj->weight.out_features != hidden_size)
         return false;
-    *reason = "its attention sinks are not bfloat16";
-    if (zm_is_set(attention->sinks) && mlx_array_dtype(attention->sinks) != MLX_BFLOAT16) return false;
+    *reason = "its attention sinks are of another type";
+    if (zm_is_set(attention->sinks) && mlx_array_dtype(attention->sinks) != of.dtype) return false;
     *reason = "one of its heads' norms is missing";
     if (!attention->q_norm != !attention->k_norm) return false;
-    if (attention->q_norm && (!serves_norm(attention->q_norm, head_dim, reason) ||
-                              !serves_norm(attention->k_norm, head_dim, reason)))
+    if (attention->q_norm && (!serves_norm(attention->q_norm, head_dim, of, reason) ||
+                              !serves_norm(attention->k_norm, head_dim, of, reason)))
         return false;
     *reason = "its heads' norms differ";
     if (attention->q_norm && attention->q_norm->eps != attention->k_norm->eps) return false;
     return serves_rope(&attention->rope, head_dim, reason);
 }
 
-static bool serves_conv(const zm_short_conv *module, int hidden_size, weight_check check, const char **reason) {
-    if (!serves_linear(module->in_proj, 0, check, reason) || !serves_linear(module->out_proj, 0, check, reason))
-        return false;
+static bool serves_conv(const zm_short_conv *module, int hidden_size, demands of, const char **reason) {
+    if (!serves_linear(module->in_proj, 0, of, reason) || !serves_linear(module->out_proj, 0, of, reason)) return false;
     *reason = "its convolution's projection in has a bias";
     if (zm_is_set(module->in_proj->weight.bias)) return false;
-    *reason = "its convolution is not one of three bfloat16 taps without a bias";
+    *reason = "its convolution is not one of three taps of its type without a bias";
     const zm_depthwise_conv *conv = module->conv;
     if (!conv || conv->base.kind != ZM_MODULE_CONV1D || !zm_patch_is_standard(&conv->base) || conv->taps != 3 ||
-        zm_is_set(conv->bias) || mlx_array_dtype(conv->weight) != MLX_BFLOAT16)
+        zm_is_set(conv->bias) || mlx_array_dtype(conv->weight) != of.dtype)
         return false;
     *reason = "its projections do not fit together";
     return conv->channels == hidden_size && module->in_proj->weight.in_features == hidden_size &&
@@ -81,12 +90,14 @@ static bool serves_conv(const zm_short_conv *module, int hidden_size, weight_che
 
 /* n_experts, top_k: 0 and 1 without experts. */
 static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_linear *down, int n_experts, int top_k,
-                       zm_activation activation, int hidden_size, weight_check check, const char **reason) {
-    if (!serves_linear(gate, n_experts, check, reason) || !serves_linear(up, n_experts, check, reason) ||
-        !serves_linear(down, n_experts, check, reason))
+                       zm_activation activation, int hidden_size, demands of, const char **reason) {
+    if (!serves_linear(gate, n_experts, of, reason) || !serves_linear(up, n_experts, of, reason) ||
+        !serves_linear(down, n_experts, of, reason))
         return false;
     *reason = "its activation is not SiLU gating";
     if (activation != ZM_ACTIVATION_SWIGLU && activation != ZM_ACTIVATION_SWIGLU_OAI) return false;
+    *reason = "its activation is gpt_oss's in float16";
+    if (activation == ZM_ACTIVATION_SWIGLU_OAI && of.dtype != MLX_BFLOAT16) return false;
     if (!zm_decode_serves_experts(&gate->weight, &down->weight, activation, top_k, reason)) return false;
     *reason = "its projections do not fit together";
     return same_packing(gate, up) && gate->weight.in_features == hidden_size && up->weight.in_features == hidden_size &&
@@ -96,23 +107,25 @@ static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_line
 
 enum { MOST_CHOSEN = 8, MOST_EXPERTS = 256 }; /* of a router */
 
-static bool serves_moe(const zm_moe *moe, int hidden_size, weight_check check, const char **reason) {
+static bool serves_moe(const zm_moe *moe, int hidden_size, demands of, const char **reason) {
     *reason = "a token has more than 8 experts, or there are more than 256";
     if (moe->top_k > MOST_CHOSEN || moe->n_experts > MOST_EXPERTS) return false;
     if (zm_is_set(moe->expert_bias) && mlx_array_dtype(moe->expert_bias) != MLX_FLOAT32) return false;
     *reason = "its experts are missing or of another kind";
     const zm_switch_glu *experts = moe->experts;
     if (!experts || experts->base.kind != ZM_MODULE_SWITCH_GLU) return false;
-    return serves_linear(moe->router, 0, check, reason) && moe->router->weight.in_features == hidden_size &&
+    return serves_linear(moe->router, 0, of, reason) && moe->router->weight.in_features == hidden_size &&
            serves_mlp(experts->gate_proj, experts->up_proj, experts->down_proj, moe->n_experts, moe->top_k,
-                      experts->activation, hidden_size, check, reason);
+                      experts->activation, hidden_size, of, reason);
 }
 
 bool zm_patch_serves_one_token_moe(const zm_moe *moe, const char **reason) {
-    return serves_moe(moe, moe->router->weight.in_features, zm_decode_serves_layout, reason);
+    const zm_weight *router = &moe->router->weight;
+    if (!zm_decode_serves_layout(router, reason)) return false;
+    return serves_moe(moe, router->in_features, (demands){zm_decode_dtype(router), zm_decode_serves_layout}, reason);
 }
 
-static bool serves_block(const zm_block *block, int hidden_size, weight_check check, const char **reason) {
+static bool serves_block(const zm_block *block, int hidden_size, demands of, const char **reason) {
     *reason = "a block has a forward of its own";
     if (!zm_patch_is_standard(&block->base) || !zm_patch_is_standard(block->operator) ||
         !zm_patch_is_standard(block->feed_forward))
@@ -120,19 +133,18 @@ static bool serves_block(const zm_block *block, int hidden_size, weight_check ch
     bool is_attention = block->operator->kind == ZM_MODULE_ATTENTION;
     *reason = "a block has a sliding window without attention";
     if (block->sliding_window && !is_attention) return false;
-    if (!serves_norm(block->operator_norm, hidden_size, reason) ||
-        !serves_norm(block->feed_forward_norm, hidden_size, reason))
+    if (!serves_norm(block->operator_norm, hidden_size, of, reason) ||
+        !serves_norm(block->feed_forward_norm, hidden_size, of, reason))
         return false;
     if (is_attention) {
-        if (!serves_attention((const zm_attention *)block->operator, hidden_size, check, reason)) return false;
-    } else if (!serves_conv((const zm_short_conv *)block->operator, hidden_size, check, reason)) {
+        if (!serves_attention((const zm_attention *)block->operator, hidden_size, of, reason)) return false;
+    } else if (!serves_conv((const zm_short_conv *)block->operator, hidden_size, of, reason)) {
         return false;
     }
     if (block->feed_forward->kind == ZM_MODULE_MOE)
-        return serves_moe((const zm_moe *)block->feed_forward, hidden_size, check, reason);
+        return serves_moe((const zm_moe *)block->feed_forward, hidden_size, of, reason);
     const zm_gated_mlp *mlp = (const zm_gated_mlp *)block->feed_forward;
-    return serves_mlp(mlp->gate_proj, mlp->up_proj, mlp->down_proj, 0, 1, mlp->activation, hidden_size, check,
-                      reason);
+    return serves_mlp(mlp->gate_proj, mlp->up_proj, mlp->down_proj, 0, 1, mlp->activation, hidden_size, of, reason);
 }
 
 /* The size of a head in every attention; 64 without any, 0 if they differ or MLX has no vector kernel for it. */
@@ -164,7 +176,7 @@ enum {
     LARGEST_VOCABULARY = 1 << 19, /* whose logits fit the shared memory of the cluster that chooses */
 };
 
-static bool serves(const zm_causal_lm *model, weight_check check, const char **reason) {
+static bool serves(const zm_causal_lm *model, demands of, const char **reason) {
     const zm_decoder *decoder = model->decoder;
     const zm_embedding *table = decoder->embed_tokens;
     int hidden_size = table->weight.in_features;
@@ -172,11 +184,10 @@ static bool serves(const zm_causal_lm *model, weight_check check, const char **r
     if (!zm_patch_is_standard(&decoder->base) || !zm_patch_is_standard(&table->base)) return false;
     *reason = "its hidden size is not a multiple of 64 up to 8192";
     if (hidden_size % 64 || hidden_size > LARGEST_HIDDEN) return false;
-    if (!check(&table->weight, reason)) return false;
+    if (!serves_weight(&table->weight, of, reason)) return false;
     *reason = "its embedding is in mxfp4";
     if (!strcmp(table->weight.quantization.mode, "mxfp4")) return false;
-    if (!serves_linear(model->lm_head, 0, check, reason) ||
-        !serves_norm(decoder->norm, hidden_size, reason))
+    if (!serves_linear(model->lm_head, 0, of, reason) || !serves_norm(decoder->norm, hidden_size, of, reason))
         return false;
     *reason = "its vocabulary has more than 524288 tokens";
     if (model->lm_head->weight.out_features > LARGEST_VOCABULARY) return false;
@@ -185,7 +196,7 @@ static bool serves(const zm_causal_lm *model, weight_check check, const char **r
     *reason = "its blocks differ in the number of experts";
     if (!common_top_k(decoder)) return false;
     for (int i = 0; i < decoder->n_blocks; i++)
-        if (!serves_block(decoder->blocks[i], hidden_size, check, reason)) return false;
+        if (!serves_block(decoder->blocks[i], hidden_size, of, reason)) return false;
     return true;
 }
 
@@ -208,7 +219,8 @@ zm_match zm_patch_decode_match(const zm_module *module, const char **reason) {
     if (!zm_chain_available()) return ZM_MATCH_REFUSED;
     *reason = "it has a forward of its own";
     if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;
-    if (!serves(model, zm_decode_serves_weight, reason)) return ZM_MATCH_REFUSED;
+    if (!serves(model, (demands){model->decoder->embed_tokens->dtype, zm_decode_serves_weight}, reason))
+        return ZM_MATCH_REFUSED;
     *reason = "its kernels do not compile for this GPU";
     return zm_module_visit(&model->base, prepare, model, NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
 }
@@ -245,7 +257,8 @@ static bool splits(const decode_step *step, int block) {
 static void begin_chain(decode_step *step, int block) {
     const zm_decoder *decoder = step->model->decoder;
     step->first_block = block;
-    zm_decode_begin(&step->decode, step->scope, decoder->embed_tokens->weight.in_features, common_head_dim(decoder),
+    const zm_embedding *table = decoder->embed_tokens;
+    zm_decode_begin(&step->decode, step->scope, table->dtype, table->weight.in_features, common_head_dim(decoder),
                     common_top_k(decoder));
 }
 
@@ -282,7 +295,7 @@ static void convolve(decode_step *step, int index) {
     zm_decode *decode = &step->decode;
     mlx_array state = step->caches[index].state;
     step->written[index] = decode->n_outputs;
-    if (!zm_is_set(state)) state = zm_zeros(step->scope, (const int[]){1, 2, module->hidden_size}, 3, MLX_BFLOAT16);
+    if (!zm_is_set(state)) state = zm_zeros(step->scope, (const int[]){1, 2, module->hidden_size}, 3, decode->dtype);
     zm_place y = zm_decode_conv(decode, step->h, norm_of(block->operator_norm), &module->in_proj->weight,
                                 module->conv->weight, zm_decode_overwrite(decode, state));
     step->h = zm_decode_linear_add(decode, y, &module->out_proj->weight, step->h);
@@ -314,7 +327,7 @@ static void attend(decode_step *step, int index) {
                              .length = 1,
                              .key_dim = attention->head_dim,
                              .value_dim = attention->head_dim,
-                             .dtype = MLX_BFLOAT16};
+                             .dtype = decode->dtype};
     bool apart = splits(step, index);
     *rows = zm_cache_reserve(&step->caches[index], step->scope, &token);
     step->written[index] = decode->n_outputs;
@@ -351,7 +364,7 @@ static void attend(decode_step *step, int index) {
     int queries = decode->n_outputs;
     const int shape[] = {1, 1, attention->n_heads, attention->head_dim};
     zm_decode_heads(decode, qkv, &arguments, &attention->o_proj->weight,
-                    zm_decode_output(decode, MLX_BFLOAT16, 4, shape));
+                    zm_decode_output(decode, decode->dtype, 4, shape));
     end_chain(step, index + 1);
     attend_with_mlx(step, index, step->results[queries]);
 }
@@ -386,7 +399,7 @@ static mlx_array run(decode_step *step, mlx_array token, bool choose) {
     }
     int index = decode->n_outputs;
     zm_place logits = choose ? zm_decode_logits(decode, head)
-                             : zm_decode_output(decode, MLX_BFLOAT16, 3, (const int[]){1, 1, head->out_features});
+                             : zm_decode_output(decode, decode->dtype, 3, (const int[]){1, 1, head->out_features});
     zm_decode_head(decode, step->h, norm_of(decoder->norm), head, logits);
     if (choose)
         zm_decode_choose(decode, logits, head, zm_decode_output(decode, MLX_INT32, 2, (const int[]){1, 1}));
@@ -411,8 +424,9 @@ mlx_array zm_patch_decode_forward(zm_module *self, zm_scope *scope, mlx_array x,
     const char *reason;
     bool one_token = zm_is_set(x) && mlx_array_ndim(x) == 2 && mlx_array_size(x) == 1 &&
                      (mlx_array_dtype(x) == MLX_INT32 || mlx_array_dtype(x) == MLX_UINT32);
-    if (!one_token || state->max_fused_tokens < 1 || state->dtype != MLX_BFLOAT16 || !call || !call->cache ||
-        !serves_caches(model->decoder, call->cache) || !serves(model, zm_decode_serves_layout, &reason))
+    if (!one_token || state->max_fused_tokens < 1 || !call || !call->cache ||
+        !serves_caches(model->decoder, call->cache) ||
+        !serves(model, (demands){state->dtype, zm_decode_serves_layout}, &reason))
         return zm_patch_original(self, scope, x, call);
     decode_step step = {.model = model,
                         .scope = scope,

@@ -34,8 +34,8 @@ static bool serves_gated(const zm_linear *gate, const zm_linear *up, const zm_li
     *reason = "its projections do not fit together";
     return !strcmp(gate->weight.quantization.mode, up->weight.quantization.mode) &&
            (!n_experts || !strcmp(gate->weight.quantization.mode, down->weight.quantization.mode)) &&
-           zm_prompt_dtype(&gate->weight) == zm_prompt_dtype(&up->weight) &&
-           zm_prompt_dtype(&gate->weight) == zm_prompt_dtype(&down->weight) &&
+           zm_decode_dtype(&gate->weight) == zm_decode_dtype(&up->weight) &&
+           zm_decode_dtype(&gate->weight) == zm_decode_dtype(&down->weight) &&
            gate->weight.quantization.bits == up->weight.quantization.bits &&
            gate->weight.quantization.group_size == up->weight.quantization.group_size &&
            gate->weight.in_features == up->weight.in_features && gate->weight.out_features == up->weight.out_features &&
@@ -74,13 +74,18 @@ static bool serves_conv(const zm_short_conv *module, const char **reason) {
 static bool serves_embedding(const zm_embedding *table, const char **reason) {
     if (!zm_prompt_serves(&table->weight, reason)) return false;
     *reason = "its rows are not of its scales' type";
-    return table->dtype == zm_prompt_dtype(&table->weight);
+    return table->dtype == zm_decode_dtype(&table->weight);
 }
 
 static bool serves(const zm_module *module, const char **reason) {
     if (module->kind == ZM_MODULE_EMBEDDING) return serves_embedding((const zm_embedding *)module, reason);
     if (module->kind == ZM_MODULE_SHORT_CONV) return serves_conv((const zm_short_conv *)module, reason);
-    if (module->kind == ZM_MODULE_LINEAR) return serves_linear((const zm_linear *)module, 0, reason);
+    if (module->kind == ZM_MODULE_LINEAR) {
+        const zm_linear *linear = (const zm_linear *)module;
+        const char *other;
+        return serves_linear(linear, 0, reason) ||
+               (!linear->weight.n_experts && zm_prompt_serves_few(&linear->weight, ZM_PROMPT_LEAST_FEW, &other));
+    }
     if (module->kind == ZM_MODULE_MOE) return serves_moe((const zm_moe *)module, reason);
     const zm_gated_mlp *mlp = (const zm_gated_mlp *)module;
     return serves_gated(mlp->gate_proj, mlp->up_proj, mlp->down_proj, mlp->activation, 0, reason);
@@ -96,12 +101,11 @@ static const zm_weight *weight_of(const zm_module *module) {
 /* Of the rows that it serves. */
 static mlx_dtype dtype_of(const zm_module *module) {
     if (module->kind == ZM_MODULE_SHORT_CONV) return mlx_array_dtype(((const zm_short_conv *)module)->conv->weight);
-    return zm_prompt_dtype(weight_of(module));
+    return zm_decode_dtype(weight_of(module));
 }
 
 /* The products' arithmetic bounds scales; reads them. */
 static bool serves_scales(const zm_module *module, const char **reason) {
-    if (dtype_of(module) == MLX_FLOAT16) return true; /* there nothing bounds them */
     if (module->kind == ZM_MODULE_LINEAR) return zm_decode_serves_weight(weight_of(module), reason);
     if (module->kind == ZM_MODULE_MOE) {
         const zm_moe *moe = (const zm_moe *)module;
@@ -199,9 +203,11 @@ mlx_array zm_patch_prompt_forward(zm_module *self, zm_scope *scope, mlx_array x,
     }
     size_t rows = mlx_array_size(x) / (size_t)zm_dim(x, -1);
     if (self->kind == ZM_MODULE_MOE) rows *= (size_t)((const zm_moe *)self)->top_k;
-    bool few = self->kind == ZM_MODULE_LINEAR &&
-               zm_prompt_serves_few(&((const zm_linear *)self)->weight, rows, &reason);
-    if ((rows < ZM_PROMPT_LEAST_ROWS && !few) || (self->kind == ZM_MODULE_MOE && rows > ZM_PROMPT_MOST_SORTED))
+    bool serves_rows = rows >= ZM_PROMPT_LEAST_ROWS;
+    if (self->kind == ZM_MODULE_LINEAR)
+        serves_rows = serves_rows ? zm_prompt_serves(weight_of(self), &reason)
+                                  : zm_prompt_serves_few(weight_of(self), rows, &reason);
+    if (!serves_rows || (self->kind == ZM_MODULE_MOE && rows > ZM_PROMPT_MOST_SORTED))
         return zm_patch_original(self, scope, x, call);
     if (self->kind == ZM_MODULE_LINEAR) return zm_prompt_linear(scope, x, &((const zm_linear *)self)->weight);
     if (self->kind == ZM_MODULE_MOE) return apply_moe((const zm_moe *)self, scope, x);

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT */
+/* What a lane multiplies of a row of weights and of x: in each step it has LANE_ELEMENTS neighbours, as in MLX's vector
+ * kernels. Behind halves.cuh and the type's text, before decode.cuh, which says what is defined. */
+enum {
+    WARP = 32,
+    LANE_ELEMENTS = ZM_MXFP4       ? 32
+                    : ZM_BITS <= 4 ? 16
+                                   : 8,
+    LANE_BYTES = LANE_ELEMENTS * ZM_BITS / 8,
+    STEP = WARP * LANE_ELEMENTS, /* of a warp */
+};
+
+#if ZM_MXFP4
+typedef uint4 lane_word;
+#else
+typedef uint2 lane_word;
+#endif
+
+template <bool read_only, typename word> ZM_FUNCTION word load(const word *p) {
+    if constexpr (read_only)
+        return __ldg(p);
+    else
+        return *p;
+}
+
+/* Codes of unit `unit` of LANE_ELEMENTS from a row's first at `row`, from its lowest bit on. read_only: from global
+ * memory that nobody writes. */
+template <bool read_only = false> ZM_FUNCTION lane_word read_lane(const void *row, uint unit) {
+    if constexpr (LANE_BYTES == sizeof(lane_word)) {
+        return load<read_only>((const lane_word *)row + unit);
+#if !ZM_MXFP4
+    } else if constexpr (LANE_BYTES == sizeof(uint)) {
+        return make_uint2(load<read_only>((const uint *)row + unit), 0);
+    } else { /* 5 or 6 bytes, within two words */
+        uint byte = unit * LANE_BYTES, turn = byte % 4 * 8;
+        const uint *words = (const uint *)row + byte / 4;
+        uint first = load<read_only>(words), second = load<read_only>(words + 1);
+        return make_uint2(__funnelshift_r(first, second, turn), second >> turn);
+#endif
+    }
+}
+
+#if !ZM_MXFP4
+/* Scale and bias as weights_of takes them, or, of other widths than 4 and 8, weights_at. */
+ZM_FUNCTION uint scale_and_bias(ushort scale, ushort bias) {
+#if ZM_BITS == 4 || ZM_BITS == 8
+    return factors_of<ZM_BITS>(scale, bias);
+#else
+    return __byte_perm(scale, bias, 0x5410);
+#endif
+}
+#endif
+
+#if ZM_MXFP4
+/* Sums in float, of even and odd elements of a group, which is a lane's; the group's scale comes behind. */
+typedef float accumulator;
+enum { X_VECTORS = 8, ACCUMULATORS = 1 };
+ZM_FUNCTION float scale_of(uint exponent) { return __uint_as_float(exponent ? exponent << 23 : 0x00400000u); }
+
+/* The weights of codes i and i + 4 of a word, of sign, 2 bits of exponent and 1 of mantissa: these as a bfloat16's are
+ * 2^-126 of them. */
+template <int i> ZM_FUNCTION uint code_weights(uint w) {
+    uint sign = w << (12 - 4 * i), size = i < 2 ? w << (6 - 4 * i) : w >> (4 * i - 6);
+    return multiply2((sign & 0x80008000u) | (size & 0x01c001c0u), 0x7e807e80u);
+}
+/* A step of ROWS rows; x: the lane's. */
+template <int ROWS>
+ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4 (&w)[ROWS],
+                            const float (&scales)[ROWS], const uint4 *x) {
+    float even[ROWS] = {}, odd[ROWS] = {};
+#pragma unroll
+    for (int word = 0; word < 4; word++) {
+        float4 a = *(const float4 *)(x + word * 2 * WARP), b = *(const float4 *)(x + (word * 2 + 1) * WARP);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            uint codes = word == 0 ? w[r].x : word == 1 ? w[r].y : word == 2 ? w[r].z : w[r].w;
+            uint first = code_weights<0>(codes), second = code_weights<1>(codes), third = code_weights<2>(codes),
+                 fourth = code_weights<3>(codes);
+            even[r] = fmaf(low(first), a.x, even[r]);
+            odd[r] = fmaf(low(second), a.y, odd[r]);
+            even[r] = fmaf(low(third), a.z, even[r]);
+            odd[r] = fmaf(low(fourth), a.w, odd[r]);
+            even[r] = fmaf(high(first), b.x, even[r]);
+            odd[r] = fmaf(high(second), b.y, odd[r]);
+            even[r] = fmaf(high(third), b.z, even[r]);
+            odd[r] = fmaf(high(fourth), b.w, odd[r]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) sums[r][0] = fmaf(even[r] + odd[r], scales[r], sums[r][0]);
+}
+ZM_FUNCTION float lane_sum(const accumulator *sums) { return sums[0]; }
+/* Where the vector of 8 elements `number` of x begins in shared memory. */
+ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
+    uint unit = number / 4;
+    return shared + (unit / WARP * X_VECTORS + number % 4 * 2) * WARP + unit % WARP;
+}
+/* It into shared memory, in the order that lanes read. */
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
+    uint4 *to = vector_place(shared, number);
+    to[0] = make_uint4(v.x << 16, v.x & 0xffff0000u, v.y << 16, v.y & 0xffff0000u);
+    to[WARP] = make_uint4(v.z << 16, v.z & 0xffff0000u, v.w << 16, v.w & 0xffff0000u);
+}
+#elif ZM_BITS == 8
+typedef float accumulator;
+struct lane_x {
+    float v[8];
+};
+enum { X_VECTORS = 1, ACCUMULATORS = 8 };
+ZM_FUNCTION lane_x read_x(const uint4 *x) {
+    uint4 a = x[0];
+    return {{low(a.x), low(a.y), high(a.x), high(a.y), low(a.z), low(a.w), high(a.z), high(a.w)}};
+}
+ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
+    uint even = weights_of<8>(w.x & 0x00ff00ffu, both), odd = weights_of<8>(__byte_perm(w.x, 0, 0x4341), both);
+    sums[0] = fmaf(x.v[0], low(even), sums[0]);
+    sums[1] = fmaf(x.v[1], low(odd), sums[1]);
+    sums[2] = fmaf(x.v[2], high(even), sums[2]);
+    sums[3] = fmaf(x.v[3], high(odd), sums[3]);
+    even = weights_of<8>(w.y & 0x00ff00ffu, both), odd = weights_of<8>(__byte_perm(w.y, 0, 0x4341), both);
+    sums[4] = fmaf(x.v[4], low(even), sums[4]);
+    sums[5] = fmaf(x.v[5], low(odd), sums[5]);
+    sums[6] = fmaf(x.v[6], high(even), sums[6]);
+    sums[7] = fmaf(x.v[7], high(odd), sums[7]);
+}
+ZM_FUNCTION float lane_sum(const accumulator *sums) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < ACCUMULATORS; i++) sum += sums[i];
+    return sum;
+}
+ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) { return shared + number; }
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) { /* (0, 2), (1, 3), (4, 6), (5, 7) */
+    shared[number] = make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632),
+                                __byte_perm(v.z, v.w, 0x5410), __byte_perm(v.z, v.w, 0x7632));
+}
+#else
+/* Sums in the activation's type: pairs (i, i + 4) of each 8 elements. */
+typedef uint accumulator;
+enum { X_VECTORS = LANE_ELEMENTS / 8, ACCUMULATORS = 4 * X_VECTORS };
+struct lane_x { /* what a lane multiplies in a step */
+    uint4 v[X_VECTORS];
+};
+ZM_FUNCTION lane_x read_x(const uint4 *x) {
+    lane_x own;
+#pragma unroll
+    for (int i = 0; i < X_VECTORS; i++) own.v[i] = x[i * WARP];
+    return own;
+}
+ZM_FUNCTION float lane_sum(const accumulator *sums) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int first = 0; first < ACCUMULATORS; first += 4) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum += low(sums[first + i]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum += high(sums[first + i]);
+    }
+    return sum;
+}
+/* Where the vector of 8 elements `number` of x is in shared memory, and it there, in the order that lanes read. */
+ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
+    uint unit = number / X_VECTORS;
+    return shared + (unit / WARP * X_VECTORS + number % X_VECTORS) * WARP + unit % WARP;
+}
+#if ZM_BITS == 4 && !ZM_FLOAT16
+/* A code in bits 0 to 3 gives a 16th of the weight with the same scale and a 16th of the bias; place_x makes those
+ * elements of x 16 times as large. */
+ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
+    const uint lower = 0x000f000fu, upper = 0x00f000f0u;
+    uint low_both = multiply2(both, 0x3d803f80u); /* (1, 1/16) */
+    sums[0] = fma2(x.v[0].x, fma2_by(w.x & lower, low_both), sums[0]);
+    sums[1] = fma2(x.v[0].y, fma2_by(w.x & upper, both), sums[1]);
+    sums[2] = fma2(x.v[0].z, fma2_by((w.x >> 8) & lower, low_both), sums[2]);
+    sums[3] = fma2(x.v[0].w, fma2_by((w.x >> 8) & upper, both), sums[3]);
+    sums[4] = fma2(x.v[1].x, fma2_by(w.y & lower, low_both), sums[4]);
+    sums[5] = fma2(x.v[1].y, fma2_by(w.y & upper, both), sums[5]);
+    sums[6] = fma2(x.v[1].z, fma2_by((w.y >> 8) & lower, low_both), sums[6]);
+    sums[7] = fma2(x.v[1].w, fma2_by((w.y >> 8) & upper, both), sums[7]);
+}
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
+    const uint sixteen = 0x41804180u;
+    *vector_place(shared, number) =
+        make_uint4(multiply2(__byte_perm(v.x, v.z, 0x5410), sixteen), __byte_perm(v.x, v.z, 0x7632),
+                   multiply2(__byte_perm(v.y, v.w, 0x5410), sixteen), __byte_perm(v.y, v.w, 0x7632));
+}
+#else
+/* Bits `first` and on of a lane's codes. */
+template <int first> ZM_FUNCTION uint bits_from(uint2 w) {
+    if constexpr (first >= 32)
+        return w.y >> (first - 32);
+    else
+        return __funnelshift_r(w.x, w.y, first);
+}
+/* Weights of scale and bias, each rounded once: of codes from bit `at` on in both halves, which are all else 0. Behind
+ * the bits of 2^MANTISSA_BITS a code is exactly that and code * 2^at, from which the code itself is exact too. */
+template <int at> ZM_FUNCTION uint weights_at(uint codes, uint both) {
+    const uint more = two_to(MANTISSA_BITS), less = two_to(MANTISSA_BITS - at) | 0x80008000u;
+    return fma2_by(fma2(codes | more, two_to(-at), less), both);
+}
+/* The weights of elements i and i + 4 of the 8 from 8 * (pair / 4) on, i = pair % 4. A run has as many neighbours of i
+ * and of i + 4 as 16 bits have room for. */
+template <int pair> ZM_FUNCTION uint pair_weights(uint2 w, uint both) {
+    const int codes = ZM_BITS <= 4 ? 4 : 2, first = (pair / 4 * 8 + pair % 4 / codes * codes) * ZM_BITS;
+    const int bit = pair % codes * ZM_BITS,
+              turn = bit + ZM_BITS <= MANTISSA_BITS ? 0 : codes / 2 * ZM_BITS; /* so that all of it is mantissa */
+    const uint mask = (((1u << ZM_BITS) - 1) << (bit - turn)) * 0x10001u;
+    uint run = __byte_perm(bits_from<first>(w), bits_from<first + 4 * ZM_BITS>(w), 0x5410);
+    return weights_at<bit - turn>((run >> turn) & mask, both);
+}
+template <int pair = 0> ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
+    const uint4 &v = x.v[pair / 4];
+    uint own = pair % 4 == 0 ? v.x : pair % 4 == 1 ? v.y : pair % 4 == 2 ? v.z : v.w;
+    sums[pair] = fma2(own, pair_weights<pair>(w, both), sums[pair]);
+    if constexpr (pair + 1 < ACCUMULATORS) accumulate<pair + 1>(sums, w, both, x);
+}
+ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
+    *vector_place(shared, number) = make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
+                                               __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632));
+}
+#endif
+#endif

@@ -12,6 +12,7 @@ static const double run_seconds = 0.05;
 
 typedef struct trial {
     zmlx_model *model;
+    int n_calls[2]; /* of a run, of the unpatched and the patched side */
     zm_module *layers[MAX_LAYERS];
     int n_layers;
     mlx_array x[N_STATES]; /* (1, n_tokens, hidden_size) */
@@ -86,19 +87,25 @@ static zmlx_status time_side(trial *this, double *seconds, bool patched, timed_c
     return status;
 }
 
-/* timings: of the unpatched and the patched side. */
-static zmlx_status measure(trial *this, zmlx_timing *timings[2], int n_runs, timed_calls *calls, double *seconds) {
-    int n_calls[2];
-    for (int side = 0; side < 2; side++) { /* the first call of each warms up, the second says how many make a run */
+/* The first call of each side warms up, the second says how many make a run. */
+static zmlx_status choose_calls(trial *this) {
+    for (int side = 0; side < 2; side++) {
         double taken;
         ZM_TRY(time_side(this, &taken, side == 1, time_alone, 1));
         ZM_TRY(time_side(this, &taken, side == 1, time_alone, 1));
-        n_calls[side] = taken * MAX_CALLS < run_seconds ? MAX_CALLS : 1 + (int)(run_seconds / taken);
-        ZM_TRY(time_side(this, &taken, side == 1, calls, n_calls[side]));
+        this->n_calls[side] = taken * MAX_CALLS < run_seconds ? MAX_CALLS : 1 + (int)(run_seconds / taken);
     }
-    for (int run = 0; run < n_runs; run++)
-        for (int side = 0; side < 2; side++)
-            ZM_TRY(time_side(this, &seconds[side * n_runs + run], side == 1, calls, n_calls[side]));
+    return ZMLX_OK;
+}
+
+/* timings: of the unpatched and the patched side. */
+static zmlx_status measure(trial *this, zmlx_timing *timings[2], int n_runs, timed_calls *calls, double *seconds) {
+    for (int run = -1; run < n_runs; run++)
+        for (int side = 0; side < 2; side++) {
+            int n_calls = this->n_calls[side], slot = run < 0 ? 0 : run;
+            if (run < 0 && n_calls == 1) continue; /* warm already */
+            ZM_TRY(time_side(this, &seconds[side * n_runs + slot], side == 1, calls, n_calls));
+        }
     for (int side = 0; side < 2; side++) *timings[side] = zm_timing_of(seconds + side * n_runs, n_runs);
     return ZMLX_OK;
 }
@@ -110,6 +117,7 @@ static zmlx_status bench_layers(trial *this, zmlx_moe_bench_row *row, int n_runs
     for (int i = 0; i < N_STATES && !status; i++) status = random_states(this, row->n_tokens, i);
     zmlx_timing *alone[2] = {&row->baseline, &row->patched},
                 *chained[2] = {&row->chained_baseline, &row->chained_patched};
+    if (!status) status = choose_calls(this);
     if (!status) status = measure(this, alone, n_runs, time_alone, seconds);
     if (!status) status = measure(this, chained, n_runs, time_chain, seconds);
     if (row->patched.median > 0) row->speedup = row->baseline.median / row->patched.median;

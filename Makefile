@@ -47,10 +47,11 @@ test: ## everything: all tests, then the quick ones again under sanitizers
 	$(ctest) $(BUILD)
 	$(ctest) $(BUILD)/asan --label-regex 'unit|fuzz|cli'
 
-check: ## include order, sizes and left-overs of the sources
+check: ## include order, sizes, indentation and left-overs of the sources
 	@tools/check_layers.sh
 	@tools/check_sizes.sh
 	@tools/check_words.sh
+	@tools/check_indentation.sh || [ $$? = 77 ]
 
 debug: setup ## build without optimisation, in $(BUILD)/debug
 	@$(call build,debug,$(BUILD)/debug)

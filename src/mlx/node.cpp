@@ -291,7 +291,7 @@ void check(const zm_node_output *specs, int n_outputs, const mlx_array *inputs, 
 }
 
 Arrays make_outputs(const zm_node_output *specs, int n_outputs, std::shared_ptr<State> state,
-                                    const mlx_array *inputs, int n_inputs, mlx_stream stream) {
+                    const mlx_array *inputs, int n_inputs, mlx_stream stream) {
     check(specs, n_outputs, inputs, n_inputs, stream);
     Arrays arguments;
     for (int i = 0; i < n_inputs; i++) arguments.push_back(*static_cast<mx::array *>(inputs[i].ctx));

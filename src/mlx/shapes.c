@@ -147,20 +147,20 @@ typedef union scalar {
 
 static bool convert(scalar *result, double value, mlx_dtype dtype) {
     switch (dtype) {
-        case MLX_BOOL: result->boolean = value != 0; return true;
-        case MLX_UINT8: result->u8 = (uint8_t)value; return true;
-        case MLX_UINT16: result->u16 = (uint16_t)value; return true;
-        case MLX_UINT32: result->u32 = (uint32_t)value; return true;
-        case MLX_UINT64: result->u64 = (uint64_t)value; return true;
-        case MLX_INT8: result->i8 = (int8_t)value; return true;
-        case MLX_INT16: result->i16 = (int16_t)value; return true;
-        case MLX_INT32: result->i32 = (int32_t)value; return true;
-        case MLX_INT64: result->i64 = (int64_t)value; return true;
-        case MLX_FLOAT16: result->u16 = zm_float16_from_float((float)value); return true;
-        case MLX_BFLOAT16: result->u16 = zm_bfloat16_from_float((float)value); return true;
-        case MLX_FLOAT32: result->f32 = (float)value; return true;
-        case MLX_FLOAT64: result->f64 = value; return true;
-        default: return false;
+    case MLX_BOOL: result->boolean = value != 0; return true;
+    case MLX_UINT8: result->u8 = (uint8_t)value; return true;
+    case MLX_UINT16: result->u16 = (uint16_t)value; return true;
+    case MLX_UINT32: result->u32 = (uint32_t)value; return true;
+    case MLX_UINT64: result->u64 = (uint64_t)value; return true;
+    case MLX_INT8: result->i8 = (int8_t)value; return true;
+    case MLX_INT16: result->i16 = (int16_t)value; return true;
+    case MLX_INT32: result->i32 = (int32_t)value; return true;
+    case MLX_INT64: result->i64 = (int64_t)value; return true;
+    case MLX_FLOAT16: result->u16 = zm_float16_from_float((float)value); return true;
+    case MLX_BFLOAT16: result->u16 = zm_bfloat16_from_float((float)value); return true;
+    case MLX_FLOAT32: result->f32 = (float)value; return true;
+    case MLX_FLOAT64: result->f64 = value; return true;
+    default: return false;
     }
 }
 

@@ -20,7 +20,7 @@ static void collect_inputs(mlx_array *inputs, const zm_derived *derived, const m
 
 /* Tangents and arguments by the number of the input. The scalars of Metal, an input past the kernel's, have none. */
 static uint64_t sort_arguments(mlx_array *by_input, const zm_ir *ir, const int *argument_numbers, int n_arguments,
-                        const mlx_array *values) {
+                               const mlx_array *values) {
     uint64_t mask = 0;
     for (int i = 0; i < n_arguments; i++) {
         if (argument_numbers[i] >= ir->n_inputs) continue;
@@ -131,7 +131,7 @@ zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const 
     for (int i = 0; i < n_arguments; i++) {
         int number = argument_numbers[i];
         mlx_array gradient = number < ir->n_inputs ? zm_shape_sum_to(&scope, outputs[derived->gradient_outputs[number]],
-                                                                    primals[number])
+                                                                     primals[number])
                                                    : primals[number]; /* Metal's scalars: nobody asks */
         if (is_repeated(derived, argument_numbers, i, ir->n_inputs)) gradient = as_another(&scope, gradient);
         zm_scope_keep(&scope, &gradients[i], gradient);

@@ -41,19 +41,19 @@ static void test_wrong_arrays(void **state) {
     mlx_array x = ARRAY(MLX_FLOAT32, 2, 64), half = ARRAY(MLX_FLOAT16, 2, 64), w = ARRAY(MLX_FLOAT32, 32),
               i = ARRAY(MLX_INT32, 2, 64), flat = ARRAY(MLX_FLOAT32, 64), empty = ARRAY(MLX_FLOAT32, 3, 0);
     expect_argument_error(zmlx_rmsnorm(&y, x, w, 1e-6f, stream, &error), &error,
-                   "zmlx_rmsnorm: weight: expected shape (64,), got (32,)");
+                          "zmlx_rmsnorm: weight: expected shape (64,), got (32,)");
     expect_argument_error(zmlx_rmsnorm(&y, x, none, 1e-6f, stream, &error), &error,
-                   "zmlx_rmsnorm: weight: is an empty handle");
+                          "zmlx_rmsnorm: weight: is an empty handle");
     expect_argument_error(zmlx_exp(&y, i, stream, &error), &error,
-                   "zmlx_exp: x: expected float32, float16 or bfloat16, got int32");
+                          "zmlx_exp: x: expected float32, float16 or bfloat16, got int32");
     expect_argument_error(zmlx_swiglu2(&y, x, half, stream, &error), &error,
-                   "zmlx_swiglu2: up: expected float32 as gate, got float16");
+                          "zmlx_swiglu2: up: expected float32 as gate, got float16");
     expect_argument_error(zmlx_add(&y, x, flat, stream, &error), &error,
                           "zmlx_add: b: expected shape (2, 64), got (64,)");
     expect_argument_error(zmlx_add_rms_norm(&y, &h, x, flat, flat, 1e-6f, stream, &error), &error,
-                   "zmlx_add_rms_norm: residual: expected shape (2, 64), got (64,)");
+                          "zmlx_add_rms_norm: residual: expected shape (2, 64), got (64,)");
     expect_argument_error(zmlx_max_lastdim(&y, empty, stream, &error), &error,
-                   "zmlx_max_lastdim: x: D is 0; it must be at least 1");
+                          "zmlx_max_lastdim: x: D is 0; it must be at least 1");
     assert_null(y.ctx);
     for (mlx_array *array = (mlx_array[]){x, half, w, i, flat, empty, none}; array->ctx; array++)
         mlx_array_free(*array);
@@ -64,13 +64,13 @@ static void test_wrong_numbers(void **state) {
     zmlx_error error;
     mlx_array y = {NULL}, x = ARRAY(MLX_FLOAT32, 2, 64), w = ARRAY(MLX_FLOAT32, 64);
     expect_argument_error(zmlx_dropout(&y, x, 1, 0, stream, &error), &error,
-                   "zmlx_dropout: p: expected a float in [0, 1), got 1");
+                          "zmlx_dropout: p: expected a float in [0, 1), got 1");
     expect_argument_error(zmlx_dropout(&y, x, NAN, 0, stream, &error), &error,
-                   "zmlx_dropout: p: expected a float in [0, 1), got nan");
+                          "zmlx_dropout: p: expected a float in [0, 1), got nan");
     expect_argument_error(zmlx_rmsnorm(&y, x, w, -1, stream, &error), &error,
-                   "zmlx_rmsnorm: eps: expected a float in [0, inf), got -1");
+                          "zmlx_rmsnorm: eps: expected a float in [0, inf), got -1");
     expect_argument_error(zmlx_rmsnorm(&y, x, w, INFINITY, stream, &error), &error,
-                   "zmlx_rmsnorm: eps: expected a float in [0, inf), got inf");
+                          "zmlx_rmsnorm: eps: expected a float in [0, inf), got inf");
     mlx_array_free(x);
     mlx_array_free(w);
 }
@@ -80,7 +80,7 @@ static void test_by_name(void **state) {
     zmlx_error error;
     mlx_array y = {NULL}, x = ARRAY(MLX_FLOAT16, 3);
     expect_argument_error(zmlx_catalog_apply("expo", &y, &x, 1, NULL, stream, &error), &error,
-                   "expo: there is no kernel of this name; see zmlx kernels");
+                          "expo: there is no kernel of this name; see zmlx kernels");
     expect_argument_error(zmlx_catalog_apply("add", &y, &x, 1, NULL, stream, &error), &error,
                           "add: expected 2 inputs, got 1");
     const zmlx_catalog_entry *entry = zmlx_catalog_find("dropout");
@@ -88,7 +88,7 @@ static void test_by_name(void **state) {
     zmlx_catalog_presets(values, entry);
     assert_true(values[0].number == 0.1);
     expect_argument_error(zmlx_catalog_set(values, entry, "p", "half", &error), &error,
-                   "dropout: p: expected float [0, 1), got half");
+                          "dropout: p: expected float [0, 1), got half");
     expect_argument_error(zmlx_catalog_set(values, entry, "q", "1", &error), &error, "dropout: there is no number q");
     assert_int_equal(zmlx_catalog_set(values, entry, "seed", "0xffffffffffffffff", &error), ZMLX_OK);
     assert_true(values[1].seed == UINT64_MAX);
@@ -231,7 +231,7 @@ static void test_checked_indices(void **state) {
     assert_true(!isnan(loss[0]) && !isnan(loss[1]) && isnan(loss[2]));
     zmlx_catalog_check_indices(true);
     expect_argument_error(zmlx_linear_cross_entropy(&y, x, w, i, 2, stream, &error), &error,
-                   "zmlx_linear_cross_entropy: targets: element 2 is out of range; N is 5");
+                          "zmlx_linear_cross_entropy: targets: element 2 is out of range; N is 5");
     zmlx_catalog_check_indices(false);
     for (mlx_array *array = (mlx_array[]){x, w, i, y, none}; array->ctx; array++) mlx_array_free(*array);
 }

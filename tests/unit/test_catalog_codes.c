@@ -88,9 +88,9 @@ static void test_bits(void **state) {
     expect_shape(y, SHAPE(2, 4, 2));
     expect_values(&scope, y, VALUES(1, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0), 0);
     expect_argument_error(zmlx_unpack_bits(&y, packed, wrong, stream, &failure), &failure,
-                   "zmlx_unpack_bits: original_shape: makes 24 elements, x has 16 bits");
+                          "zmlx_unpack_bits: original_shape: makes 24 elements, x has 16 bits");
     expect_argument_error(zmlx_pack_bits(&y, zm_slice_axis(&scope, x, 0, 0, 13, 1), stream, &failure), &failure,
-                   "zmlx_pack_bits: x: expected shape (8*N,), got (13,)");
+                          "zmlx_pack_bits: x: expected shape (8*N,), got (13,)");
     mlx_array_free(packed);
     mlx_array_free(y);
     end_well(&scope);
@@ -106,20 +106,20 @@ static void test_refusals(void **state) {
     mlx_array index = zm_from_data(&scope, (const int32_t[]){0, 2, -1}, SHAPE(3), MLX_INT32),
               rows = zm_zeros(&scope, SHAPE(3, 2), MLX_FLOAT32);
     expect_argument_error(zmlx_dequantize_int8(&y, x, scales, MLX_FLOAT32, stream, &failure), &failure,
-                   "zmlx_dequantize_int8: scale: expected one element, got shape (2,)");
+                          "zmlx_dequantize_int8: scale: expected one element, got shape (2,)");
     expect_argument_error(zmlx_dequantize_int8(&y, words, scales, MLX_FLOAT32, stream, &failure), &failure,
-                   "zmlx_dequantize_int8: x: expected uint8 or int8, got uint32");
+                          "zmlx_dequantize_int8: x: expected uint8 or int8, got uint32");
     expect_argument_error(zmlx_dequantize_blockwise(&y, x, scales, 4, 8, MLX_FLOAT32, stream, &failure), &failure,
-                   "zmlx_dequantize_blockwise: scales: expected shape (4,), got (2,)");
+                          "zmlx_dequantize_blockwise: scales: expected shape (4,), got (2,)");
     expect_argument_error(zmlx_dequantize_blockwise(&y, x, scales, 8, 5, MLX_FLOAT32, stream, &failure), &failure,
-                   "zmlx_dequantize_blockwise: scales: expected shape (3,), got (2,)");
+                          "zmlx_dequantize_blockwise: scales: expected shape (3,), got (2,)");
     expect_argument_error(zmlx_dequantize_blockwise(&y, x, scales, 12, 5, MLX_FLOAT32, stream, &failure), &failure,
-                   "zmlx_dequantize_blockwise: bits: expected 4 or 8, got 5");
+                          "zmlx_dequantize_blockwise: bits: expected 4 or 8, got 5");
     expect_argument_error(
         zmlx_dequantize_affine_packed(&y, words, groups, groups, 4, 64, stream, &failure), &failure,
         "zmlx_dequantize_affine_packed: w: 8 words a row are not the 128 codes of 4 bits that 2 groups of 64 have");
     expect_argument_error(zmlx_dequantize_affine_packed(&y, words, groups, groups, 7, 64, stream, &failure), &failure,
-                   "zmlx_dequantize_affine_packed: bits: expected 2, 3, 4, 5, 6 or 8, got 7");
+                          "zmlx_dequantize_affine_packed: bits: expected 2, 3, 4, 5, 6 or 8, got 7");
     expect_argument_error(zmlx_dequantize_fp8(&y, x, zm_scalar(&scope, 1, MLX_FLOAT32), "e3m4", MLX_FLOAT32, stream,
                                               &failure),
                           &failure, "dequantize_fp8: variant: expected choice e4m3|e5m2, got e3m4");
@@ -128,7 +128,7 @@ static void test_refusals(void **state) {
                           &failure, "zmlx_fused_gather_add: other: expected shape (3, 2), got (3, 4)");
     zmlx_catalog_check_indices(true);
     expect_argument_error(zmlx_fused_gather_add(&y, rows, index, rows, stream, &failure), &failure,
-                   "zmlx_fused_gather_add: indices: element 2 is negative or too large; N is 3");
+                          "zmlx_fused_gather_add: indices: element 2 is negative or too large; N is 3");
     zmlx_catalog_check_indices(false);
     assert_null(y.ctx);
     end_well(&scope);

@@ -144,9 +144,9 @@ static void test_decode_row(void **state) {
     assert_memory_equal(first, second, sizeof first);
     mlx_array unused[2] = {zm_scope_own(&scope, k[0]), zm_scope_own(&scope, k[1])};
     expect_argument_error(zmlx_rope_concat_qk_decode(&unused[0], &unused[1], nope, rope, kv_nope, k_rope, c, s, none,
-                                              stream, &error),
-                   &error,
-                   "zmlx_rope_concat_qk_decode: offset: must be given where cos has rows of positions");
+                                                     stream, &error),
+                          &error,
+                          "zmlx_rope_concat_qk_decode: offset: must be given where cos has rows of positions");
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
 }
 
@@ -216,14 +216,14 @@ static void test_refusals(void **state) {
     mlx_array short_c = zm_zeros(&scope, SHAPE(3, 3), MLX_FLOAT32), logits = zm_zeros(&scope, SHAPE(2, 8), MLX_FLOAT32);
     mlx_array bias = zm_zeros(&scope, SHAPE(8), MLX_FLOAT32), targets = zm_zeros(&scope, SHAPE(2), MLX_FLOAT32);
     expect_argument_error(zmlx_apply_gqa_rope(&y, x, c, c, 3, stream, &error), &error,
-                   "zmlx_apply_gqa_rope: n_kv_heads: expected a divisor of H (4), got 3");
+                          "zmlx_apply_gqa_rope: n_kv_heads: expected a divisor of H (4), got 3");
     expect_argument_error(zmlx_apply_gqa_rope(&y, x, short_c, c, 2, stream, &error), &error,
-                   "zmlx_apply_gqa_rope: cos: expected shape (3, 4), got (3, 3)");
+                          "zmlx_apply_gqa_rope: cos: expected shape (3, 4), got (3, 3)");
     expect_argument_error(zmlx_deepseek_router_topk_sigmoid(&y, &i, logits, bias, 2, 3, 1, true, 0, 1, MLX_FLOAT32,
-                                                     stream, &error),
-                   &error, "zmlx_deepseek_router_topk_sigmoid: n_group: expected a divisor of D (8), got 3");
+                                                            stream, &error),
+                          &error, "zmlx_deepseek_router_topk_sigmoid: n_group: expected a divisor of D (8), got 3");
     expect_argument_error(zmlx_softmax_cross_entropy(&y, logits, targets, MLX_FLOAT32, stream, &error), &error,
-                   "zmlx_softmax_cross_entropy: targets: expected an integer type, got float32");
+                          "zmlx_softmax_cross_entropy: targets: expected an integer type, got float32");
     assert_null(y.ctx);
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
 }

@@ -177,9 +177,9 @@ static void test_dead_code(void **state) {
     (void)state;
     static const form forms[] = {
         {UNUSED "output y element = %1\noutput z row = %3\n" LOADS
-         "%2 = row_prod %0\n%3 = row_max %0\n%4 = parameter p\n",
+                "%2 = row_prod %0\n%3 = row_max %0\n%4 = parameter p\n",
          UNUSED "output y element = %1\noutput z row = %2\n" LOADS
-         "%2 = row_max %0\n"},
+                "%2 = row_max %0\n"},
     };
     expect_forms(forms, 1);
 }

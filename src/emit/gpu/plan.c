@@ -34,7 +34,7 @@ static bool has_scan(const zm_emit_request *request) {
 int zm_gpu_row_items(const zm_emit_request *request) {
     bool fits = ZM_GPU_HALF_ROW_ITEMS * count_halves(request) / 2 <= ZM_GPU_ROW_WORDS;
     return zm_gpu_vector(request) == 8 && fits && !has_scan(request) && !request->summed_outputs ? ZM_GPU_HALF_ROW_ITEMS
-                                                                                                  : ZM_GPU_ROW_ITEMS;
+                                                                                                 : ZM_GPU_ROW_ITEMS;
 }
 
 static zm_gpu_plan plan_map(const zm_emit_request *request, int64_t rows, int64_t columns) {

@@ -36,7 +36,7 @@ static mlx_array rotate_by(zm_catalog_call *call, const char *part, mlx_array x,
     mlx_array results[2] = {{NULL}, {NULL}}, inputs[4] = {{NULL}, {NULL}, angles.cos, angles.sin};
     for (int i = 0; i < 2; i++)
         inputs[i] = pairs == ZM_PAIRS_HALVES ? zm_slice_axis(scope, x, -1, i * n, (i + 1) * n, 1)
-                                    : zm_slice_axis(scope, x, -1, i, 2 * n, 2);
+                                             : zm_slice_axis(scope, x, -1, i, 2 * n, 2);
     zm_call_part(call, results, part, inputs, NULL, types);
     if (pairs == ZM_PAIRS_HALVES) return zm_concatenate(scope, results[0], results[1], -1);
     mlx_array both = zm_stack(scope, results, 2, (int)mlx_array_ndim(x));

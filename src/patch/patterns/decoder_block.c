@@ -10,8 +10,8 @@ static bool serves_operator(const zm_module *operator, const char **reason) {
     if (!operator || !zm_patch_is_standard(operator)) return false;
     if (operator->kind == ZM_MODULE_ATTENTION)
         return zm_patch_serves_attention((const zm_attention *)operator, reason);
-    return operator->kind == ZM_MODULE_SHORT_CONV &&
-           zm_patch_serves_short_conv((const zm_short_conv *)operator, reason);
+    if (operator->kind != ZM_MODULE_SHORT_CONV) return false;
+    return zm_patch_serves_short_conv((const zm_short_conv *)operator, reason);
 }
 
 static bool serves_feed_forward(const zm_module *module, const char **reason) {

@@ -2,7 +2,7 @@
 /* The kernels of one level. Included once by each level_*.c, which defines before:
  *   LANES; ONE_TOKEN_ROWS, TOKEN_ROWS: rows computed together for one and for several tokens;
  *   the types vector, vector_int, vector_word, vector_half of LANES elements;
- *   multiply_add, codes_to_float, load_words, load_some_words, load_some_bytes, mxfp4_values, float16_to_float,
+ *   multiply_add, codes_to_float, load_words, load_some_words, load_exponents, mxfp4_values, float16_to_float,
  *   bfloat16_to_float, load_some_halves, load_some_floats, pick_lanes, sum_lanes, sum_rows, turn_words; SYMBOL, NAME
  * and supported(). */
 

@@ -24,7 +24,8 @@ enum {
     WIDE_ROWS = WIDE_VECTORS * LANES, /* computed together for many tokens */
     WIDE_SLICE = 128,                  /* share one unpacking of the codes */
     WIDE_LEAST = 4,                   /* tokens: fewer go one by one */
-    MAX_GROUP_WORDS = 32
+    MAX_GROUP_WORDS = 32,
+    MAX_GROUP_BYTES = 128
 };
 
 typedef uint8_t vector_byte __attribute__((vector_size(VECTOR_BYTES)));
@@ -167,6 +168,12 @@ INLINE void load_groups(vector *scales, vector *biases, const unsigned char *sca
     if (of.bits == 8 && SIGNED_CODES) *biases = multiply_add(*scales, splat(128.0f), *biases);
 }
 
+/* high * 2^16 + low; low alone where there is one limb. */
+INLINE vector join_limbs(vector high, vector_int low, int limbs) {
+    vector value = codes_to_float((vector_word)low);
+    return limbs == 1 ? value : multiply_add(high, splat(65536.0f), value);
+}
+
 /* The sums of limb `limb` in one part of a block, of `pieces` vectors of words. */
 INLINE vector_int dot_part(vector_int sum, const vector_word *words, const unsigned char *limbs, int pieces, int limb,
                            limb_form of) {
@@ -193,13 +200,8 @@ INLINE vector_int sum_groups(vector_int *parts, int n_parts) {
     return parts[0];
 }
 
-/* high * 2^16 + low; low alone where there is one limb. */
-INLINE vector join_limbs(vector high, vector_int low, int limbs) {
-    vector value = codes_to_float((vector_word)low);
-    return limbs == 1 ? value : multiply_add(high, splat(65536.0f), value);
-}
-
-/* The sums of codes times q of LANES groups, of which n_words words are there. */
+/* The sums of codes times q of LANES groups, of which n_words words are there. The last of these are read up to a whole
+ * vector: what lies behind them meets zeros. */
 INLINE vector dot_groups(const unsigned char *codes, const unsigned char *limbs, int n_words, limb_form of) {
     int words = group_words(of), pieces = words > LANES ? words / LANES : 1;
     int n_parts = words > LANES ? LANES : words;
@@ -212,7 +214,7 @@ INLINE vector dot_groups(const unsigned char *codes, const unsigned char *limbs,
         UNROLL
         for (int piece = 0; piece < pieces; piece++) {
             int place = part * pieces + piece;
-            stored[piece] = load_codes(codes + place * code_bytes(of), of.bits, n_words - place * LANES);
+            stored[piece] = load_codes(codes + place * code_bytes(of), of.bits, LANES);
             if (place * code_bytes(of) % 64 < code_bytes(of)) /* a line begins */
                 __builtin_prefetch(codes + place * code_bytes(of) + AHEAD);
         }
@@ -228,54 +230,82 @@ INLINE vector dot_groups(const unsigned char *codes, const unsigned char *limbs,
     return order_groups(join_limbs(most, sum_groups(low, n_parts), of.limbs), words);
 }
 
+/* A row, and what the rows of a product have in common. */
+typedef struct limb_row {
+    const zm_matrix *matrix;
+    size_t n_groups, padded_groups, n_values; /* the bytes of a token's limbs */
+    const unsigned char *codes, *scales, *biases;
+    const unsigned char *rest; /* the codes of the last groups, where fewer than LANES are left */
+} limb_row;
+
+/* Adds LANES groups, the first `first` before them, of which n_words words are there. */
+INLINE vector add_groups(vector sum, const limb_row *row, const unsigned char *codes, const unsigned char *limbs,
+                         const float *x_scales, size_t first, int n_words, limb_form of) {
+    vector scales, biases;
+    load_groups(&scales, &biases, row->scales, row->biases, first, row->n_groups, row->matrix, of);
+    __builtin_prefetch(row->scales + first * 2 + SCALES_AHEAD);
+    if (of.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(row->biases + first * 2 + SCALES_AHEAD);
+    sum = multiply_add(biases, load_vector(x_scales + row->padded_groups + first), sum);
+    vector dots = dot_groups(codes, limbs, n_words, of);
+    return multiply_add(dots, scales * load_vector(x_scales + first), sum);
+}
+
 /* A row's product with one token. */
-INLINE float multiply_row(const block *rows, const float *prepared, limb_form of) {
-    const zm_matrix *matrix = rows->matrix;
-    size_t n_groups = matrix->in_features / (size_t)of.group_size, padded = (n_groups + LANES - 1) / LANES * LANES;
-    int block_words = LANES * group_words(of), n_vectors = group_words(of);
-    size_t n_words = n_groups * (size_t)group_words(of);
-    size_t n_values = (n_words + LANES - 1) / LANES * (size_t)limb_bytes(of);
-    const unsigned char *limbs = (const unsigned char *)prepared, *codes = rows->codes[0];
-    const float *x_scales = (const float *)(const void *)(limbs + n_values), *x_sums = x_scales + padded;
+INLINE float multiply_row(const limb_row *row, const float *prepared, limb_form of) {
+    const unsigned char *limbs = (const unsigned char *)prepared, *codes = row->codes;
+    const float *x_scales = (const float *)(const void *)(limbs + row->n_values);
+    size_t first = 0;
     vector sum = {0};
-    for (size_t first = 0; first < n_groups; first += LANES) {
-        vector scales, biases, dots;
-        load_groups(&scales, &biases, rows->scales[0], rows->biases[0], first, n_groups, matrix, of);
-        __builtin_prefetch(rows->scales[0] + first * 2 + SCALES_AHEAD);
-        if (of.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(rows->biases[0] + first * 2 + SCALES_AHEAD);
-        sum = multiply_add(biases, load_vector(x_sums + first), sum);
-        if (n_words >= (size_t)block_words) dots = dot_groups(codes, limbs, block_words, of);
-        else dots = dot_groups(codes, limbs, (int)n_words, of);
-        sum = multiply_add(dots, scales * load_vector(x_scales + first), sum);
-        codes += n_vectors * code_bytes(of);
-        limbs += n_vectors * limb_bytes(of);
-        n_words -= (size_t)block_words;
+    for (; first + LANES <= row->n_groups; first += LANES) {
+        sum = add_groups(sum, row, codes, limbs, x_scales, first, LANES * group_words(of), of);
+        codes += group_words(of) * code_bytes(of);
+        limbs += group_words(of) * limb_bytes(of);
     }
+    int left = (int)(row->n_groups - first) * group_words(of);
+    if (left) sum = add_groups(sum, row, row->rest, limbs, x_scales, first, left, of);
     return sum_lanes(sum);
 }
 
 /* What lies before the lines that the rows themselves fetch: a run would begin with one miss behind the other. */
-INLINE void fetch_beginning(const block *rows, limb_form of) {
-    for (int i = 0; i < AHEAD; i += 64) __builtin_prefetch(rows->codes[0] + i);
+INLINE void fetch_beginning(const limb_row *row, limb_form of) {
+    for (int i = 0; i < AHEAD; i += 64) __builtin_prefetch(row->codes + i);
     for (int i = 0; i < SCALES_AHEAD; i += 64) {
-        __builtin_prefetch(rows->scales[0] + i);
-        if (of.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(rows->biases[0] + i);
+        __builtin_prefetch(row->scales + i);
+        if (of.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(row->biases + i);
     }
 }
 
 INLINE void multiply_few(const zm_product *product, size_t row_begin, size_t row_end, limb_form of) {
     const zm_matrix *matrix = product->matrix;
-    block rows = {.matrix = matrix};
-    tile row_of = {.kind = of.kind, .bits = of.bits, .group_size = of.group_size, .n_rows = 1};
+    size_t n_groups = matrix->in_features / (size_t)of.group_size, n_words = n_groups * (size_t)group_words(of);
+    size_t n_vectors = (n_words + LANES - 1) / LANES, group_bytes = (size_t)(of.group_size / 8 * of.bits);
+    size_t row_bytes = n_groups * group_bytes, whole_bytes = n_groups / LANES * LANES * group_bytes;
+    size_t scale_bytes = n_groups * (of.kind == ZM_MATRIX_AFFINE ? zm_storage_size(matrix->storage) : 1);
+    size_t place = product->expert * matrix->out_features + row_begin;
+    size_t bias_bytes = of.kind == ZM_MATRIX_AFFINE ? scale_bytes : 0;
+    limb_row at = {.matrix = matrix,
+                   .n_groups = n_groups,
+                   .padded_groups = (n_groups + LANES - 1) / LANES * LANES,
+                   .n_values = n_vectors * (size_t)limb_bytes(of),
+                   .codes = matrix->weight + place * row_bytes,
+                   .scales = matrix->scales + place * scale_bytes,
+                   .biases = bias_bytes ? matrix->biases + place * bias_bytes : NULL};
+    const unsigned char *end = matrix->weight + matrix->n_experts * matrix->out_features * row_bytes;
+    unsigned char last[LANES * MAX_GROUP_BYTES];
+    fetch_beginning(&at, of);
     for (size_t row = row_begin; row < row_end; row++) {
-        place_rows(&rows, product, row, 1, 1, row_of);
-        if (row == row_begin) fetch_beginning(&rows, of);
-        float bias = matrix->bias ? row_bias(matrix, product->expert * matrix->out_features + row) : 0;
+        at.rest = at.codes + whole_bytes;
+        if ((size_t)(end - at.codes) < n_vectors * (size_t)code_bytes(of)) /* whole vectors would pass the end */
+            at.rest = memcpy(last, at.rest, row_bytes - whole_bytes);
         for (size_t t = 0; t < product->n_tokens; t++) {
-            size_t place = product->tokens ? product->tokens[t] : t;
-            float sum = multiply_row(&rows, product->prepared + place * product->prepared_stride, of);
-            product->y[t * product->y_stride + row - row_begin] = matrix->bias ? sum + bias : sum;
+            size_t token = product->tokens ? product->tokens[t] : t;
+            float sum = multiply_row(&at, product->prepared + token * product->prepared_stride, of);
+            if (matrix->bias) sum += row_bias(matrix, product->expert * matrix->out_features + row);
+            product->y[t * product->y_stride + row - row_begin] = sum;
         }
+        at.codes += row_bytes;
+        at.scales += scale_bytes;
+        if (bias_bytes) at.biases += bias_bytes;
     }
 }
 

@@ -29,7 +29,7 @@ typedef struct tile {
 INLINE vector load_scales(const unsigned char *row, size_t first, size_t n_groups, zm_matrix_kind kind,
                           zm_storage storage) {
     size_t count = n_groups - first;
-    if (kind == ZM_MATRIX_MXFP4) return exponents_to_float(load_some_bytes(row + first, count));
+    if (kind == ZM_MATRIX_MXFP4) return exponents_to_float(load_exponents(row + first, count));
     const unsigned char *values = row + first * zm_storage_size(storage);
     if (storage == ZM_STORAGE_FLOAT32) return load_stored(values, ZM_STORAGE_FLOAT32, count);
     if (storage == ZM_STORAGE_FLOAT16) return load_stored(values, ZM_STORAGE_FLOAT16, count);

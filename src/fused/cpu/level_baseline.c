@@ -38,9 +38,10 @@ static inline vector_word load_words(const unsigned char *source, int word_bits)
     return result;
 }
 
-/* The first count bytes, one a lane; the other lanes are 0. */
-static inline vector_word load_some_bytes(const unsigned char *bytes, size_t count) {
-    unsigned char some[LANES] = {0};
+/* The bytes of the first count scales of mxfp4, one a lane; the other lanes have that of 1, as 0 stands for a subnormal
+ * number, which is slow. */
+static inline vector_word load_exponents(const unsigned char *bytes, size_t count) {
+    unsigned char some[LANES] = {127, 127, 127, 127};
     memcpy(some, bytes, count < LANES ? count : LANES);
     return (vector_word){some[0], some[1], some[2], some[3]};
 }

@@ -47,9 +47,10 @@ static inline vector_word load_words(const unsigned char *source, int word_bits)
     return load_some_words(source, word_bits, LANES * (size_t)word_bits / 8);
 }
 
-/* The first count bytes, one a lane; the other lanes are 0. */
-static inline vector_word load_some_bytes(const unsigned char *bytes, size_t count) {
-    uint64_t packed = 0;
+/* The bytes of the first count scales of mxfp4, one a lane; the other lanes have that of 1, as 0 stands for a subnormal
+ * number, which is slow. */
+static inline vector_word load_exponents(const unsigned char *bytes, size_t count) {
+    uint64_t packed = UINT64_C(0x7f7f7f7f7f7f7f7f);
     if (count < LANES) memcpy(&packed, bytes, count);
     else memcpy(&packed, bytes, LANES);
     return (vector_word)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)packed));

@@ -40,10 +40,11 @@ static inline vector_word load_words(const unsigned char *source, int word_bits)
     return load_some_words(source, word_bits, LANES * (size_t)word_bits / 8);
 }
 
-/* The first count bytes, one a lane; the other lanes are 0. */
-static inline vector_word load_some_bytes(const unsigned char *bytes, size_t count) {
+/* The bytes of the first count scales of mxfp4, one a lane; the other lanes have that of 1, as 0 stands for a subnormal
+ * number, which is slow. */
+static inline vector_word load_exponents(const unsigned char *bytes, size_t count) {
     __mmask16 mask = (__mmask16)(count < LANES ? (1u << count) - 1 : 0xffff);
-    return (vector_word)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, bytes));
+    return (vector_word)_mm512_cvtepu8_epi32(_mm_mask_loadu_epi8(_mm_set1_epi8(127), mask, bytes));
 }
 
 /* Lane i gets values[lanes[i]]. */

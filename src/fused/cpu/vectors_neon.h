@@ -43,9 +43,10 @@ static inline vector_word load_words(const unsigned char *source, int word_bits)
     return spread_words(load_bytes(source, LANES * word_bits / 8), word_bits);
 }
 
-/* The first count bytes, one a lane; the other lanes are 0. */
-static inline vector_word load_some_bytes(const unsigned char *bytes, size_t count) {
-    uint32_t packed = 0;
+/* The bytes of the first count scales of mxfp4, one a lane; the other lanes have that of 1, as 0 stands for a subnormal
+ * number, which is slow. */
+static inline vector_word load_exponents(const unsigned char *bytes, size_t count) {
+    uint32_t packed = 0x7f7f7f7f;
     if (count < LANES) memcpy(&packed, bytes, count);
     else memcpy(&packed, bytes, LANES);
     return (vector_word)vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(packed)))));

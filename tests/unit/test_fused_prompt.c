@@ -544,6 +544,12 @@ static void test_refusals(void **state) {
     other = weight.weight;
     other.scales = zm_astype(&scope, other.scales, MLX_FLOAT32);
     assert_false(zm_prompt_serves(&other, &reason));
+    other = weight.weight;
+    other.quantization.bits = 7;
+    assert_false(zm_prompt_serves_few(&other, 2, &reason));
+    other.quantization.bits = 3;
+    other.in_features = 192; /* rows that are not whole vectors */
+    assert_false(zm_prompt_serves_few(&other, 2, &reason));
     free_weight(&weight);
     end_well(&scope);
 }

@@ -2,14 +2,6 @@
 /* Arithmetic in bfloat16, each operation rounded as MLX's are, behind halves.cuh. float16.cuh has the same for
  * float16. */
 
-/* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
-ZM_FUNCTION uint fma2_by(uint a, uint both) {
-    uint result;
-    asm("{ .reg .b16 l, h; .reg .b32 b, c; mov.b32 {l, h}, %2; mov.b32 b, {l, l}; mov.b32 c, {h, h};"
-        "  fma.rn.bf16x2 %0, %1, b, c; }" : "=r"(result) : "r"(a), "r"(both));
-    return result;
-}
-
 /* MLX's sigmoid: its exponential is that of CUDA's bfloat16, 2^(x log2 e). The reciprocal of a bfloat16 between 1 and 2
  * is at least 2^-17 away from where rounding turns, so an approximate one is as good as MLX's division. */
 ZM_FUNCTION float sigmoid(float x) {

@@ -2,11 +2,6 @@
 /* Arithmetic in float16, each operation rounded as MLX's are, behind halves.cuh: what bfloat16.cuh has for
  * bfloat16. */
 
-/* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
-ZM_FUNCTION uint fma2_by(uint a, uint both) {
-    return fma2(a, __byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232));
-}
-
 /* MLX's sigmoid: one over (one plus the exponential) in float, rounded at each step. The exponential is that of CUDA's
  * half, which moves two results by a place. */
 ZM_FUNCTION float sigmoid(float x) {

@@ -35,9 +35,22 @@ ZM_FUNCTION uint fma2(uint a, uint b, uint c) {
     return result;
 }
 
+/* fma2 with one number for both b, in the low half of `both`, and one for both c, in the high half. */
+ZM_FUNCTION uint fma2_by(uint a, uint both) {
+    uint result;
+    asm("{ .reg .b16 l, h; .reg .b32 b, c; mov.b32 {l, h}, %2; mov.b32 b, {l, l}; mov.b32 c, {h, h};"
+        "  fma.rn." ZM_TYPE "x2 %0, %1, b, c; }" : "=r"(result) : "r"(a), "r"(both));
+    return result;
+}
 ZM_FUNCTION uint multiply2(uint a, uint b) {
     uint result;
     asm("mul.rn." ZM_TYPE "x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+}
+/* (a & mask) | bits, in one instruction. */
+ZM_FUNCTION uint masked_or(uint a, uint mask, uint bits) {
+    uint result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(mask), "r"(bits));
     return result;
 }
 /* 2^exponent twice. */

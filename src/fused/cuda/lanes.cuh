@@ -192,11 +192,16 @@ template <int first> ZM_FUNCTION uint bits_from(uint2 w) {
     else
         return __funnelshift_r(w.x, w.y, first);
 }
-/* Weights of scale and bias, each rounded once: of codes from bit `at` on in both halves, which are all else 0. Behind
- * the bits of 2^MANTISSA_BITS a code is exactly that and code * 2^at, from which the code itself is exact too. */
-template <int at> ZM_FUNCTION uint weights_at(uint codes, uint both) {
-    const uint more = two_to(MANTISSA_BITS), less = two_to(MANTISSA_BITS - at) | 0x80008000u;
-    return fma2_by(fma2(codes | more, two_to(-at), less), both);
+/* Weights of scale and bias, each rounded once: of the codes from bit `at` on in both halves. Behind the bits of
+ * 2^MANTISSA_BITS a code is exactly that and code * 2^at, from which the code itself is exact too. */
+template <int at> ZM_FUNCTION uint weights_at(uint halves, uint both) {
+    const uint mask = (((1u << ZM_BITS) - 1) << at) * 0x10001u, less = two_to(MANTISSA_BITS - at) | 0x80008000u;
+    return fma2_by(fma2(masked_or(halves, mask, two_to(MANTISSA_BITS)), two_to(-at), less), both);
+}
+/* Bits `first` and on and, behind them, those of four elements later: in the low half and the high half. */
+template <int first> ZM_FUNCTION uint run_from(uint2 w) {
+    if constexpr (ZM_BITS == 4 && first % 32 == 0) return first ? w.y : w.x;
+    else return __byte_perm(bits_from<first>(w), bits_from<first + 4 * ZM_BITS>(w), 0x5410);
 }
 /* The weights of elements i and i + 4 of the 8 from 8 * (pair / 4) on, i = pair % 4. A run has as many neighbours of i
  * and of i + 4 as 16 bits have room for. */
@@ -204,9 +209,7 @@ template <int pair> ZM_FUNCTION uint pair_weights(uint2 w, uint both) {
     const int codes = ZM_BITS <= 4 ? 4 : 2, first = (pair / 4 * 8 + pair % 4 / codes * codes) * ZM_BITS;
     const int bit = pair % codes * ZM_BITS,
               turn = bit + ZM_BITS <= MANTISSA_BITS ? 0 : codes / 2 * ZM_BITS; /* so that all of it is mantissa */
-    const uint mask = (((1u << ZM_BITS) - 1) << (bit - turn)) * 0x10001u;
-    uint run = __byte_perm(bits_from<first>(w), bits_from<first + 4 * ZM_BITS>(w), 0x5410);
-    return weights_at<bit - turn>((run >> turn) & mask, both);
+    return weights_at<bit - turn>(run_from<first>(w) >> turn, both);
 }
 template <int pair = 0> ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
     const uint4 &v = x.v[pair / 4];

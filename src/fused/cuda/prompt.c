@@ -144,6 +144,12 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
     return multiply(scope, &of, from, &spec);
 }
 
+bool zm_prompt_gains(const zm_weight *weight, size_t rows) {
+    enum { SMALLEST_MLX_TILE = 16 };
+    bool is_wide = weight->out_features / 2 > weight->in_features;
+    return weight->quantization.bits != 8 || rows < ZM_PROMPT_LEAST_ROWS || rows > SMALLEST_MLX_TILE || !is_wide;
+}
+
 bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason) {
     if (!zm_decode_serves_layout(weight, reason)) return false;
     *reason = "its weights are in mxfp4";

@@ -20,6 +20,9 @@ enum { ZM_PROMPT_LEAST_FEW = 2, ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS
 bool zm_prompt_available(void);
 /* Whether the kernels serve this weight, by its declared fields; *reason (static text): why not. */
 bool zm_prompt_serves(const zm_weight *weight, const char **reason);
+/* Whether zm_prompt_linear is faster than MLX's operation for so many rows of x, where it serves them: measured on an
+ * H100 (bench/results/prefill-h100.txt). */
+bool zm_prompt_gains(const zm_weight *weight, size_t rows);
 /* Compiles a kernel for this weight, which they or zm_prompt_serves_few serve, so that one that does not compile is
  * found early. */
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error);

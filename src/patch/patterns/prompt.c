@@ -205,8 +205,9 @@ mlx_array zm_patch_prompt_forward(zm_module *self, zm_scope *scope, mlx_array x,
     if (self->kind == ZM_MODULE_MOE) rows *= (size_t)((const zm_moe *)self)->top_k;
     bool serves_rows = rows >= ZM_PROMPT_LEAST_ROWS;
     if (self->kind == ZM_MODULE_LINEAR)
-        serves_rows = serves_rows ? zm_prompt_serves(weight_of(self), &reason)
-                                  : zm_prompt_serves_few(weight_of(self), rows, &reason);
+        serves_rows = zm_prompt_gains(weight_of(self), rows) &&
+                      (serves_rows ? zm_prompt_serves(weight_of(self), &reason)
+                                   : zm_prompt_serves_few(weight_of(self), rows, &reason));
     if (!serves_rows || (self->kind == ZM_MODULE_MOE && rows > ZM_PROMPT_MOST_SORTED))
         return zm_patch_original(self, scope, x, call);
     if (self->kind == ZM_MODULE_LINEAR) return zm_prompt_linear(scope, x, &((const zm_linear *)self)->weight);

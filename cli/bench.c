@@ -42,7 +42,7 @@ static const cli_option options[] = {
 };
 
 static const cli_page page = {
-    .arguments = "ops [NAME]",
+    .arguments = "ops|model|moe [NAME]",
     .about = "ops: NAME of the catalogue (zmlx kernels), else the kernel of --expr, on random arrays\n"
              "against the same formula in MLX's own operations, alternating. Above 1x the kernel is\n"
              "faster. Bytes are those of all inputs and outputs.\n"

@@ -254,7 +254,7 @@ for shape in '' 0 4, -1 4x 1,1,1,1,1,1,1,1 9999999999; do
 done
 expect_bad 'is too large' bench ops --expr x --shape 1073741824,1073741824,1073741824,4 "${quick[@]}"
 expect_bad 'expected ops, model or moe, got "mod"' bench mod --expr x
-expect_bad 'ops is missing' bench --expr x
+expect_bad 'ops|model|moe is missing' bench --expr x
 expect_bad '--expr is missing' bench ops
 expect_bad '--runs: expected an integer of at least 1' bench ops --expr x --runs 0
 finish

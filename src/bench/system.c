@@ -11,6 +11,7 @@
 #include <sys/sysctl.h>
 #endif
 
+#include "base/pages.h"
 #include "base/text.h"
 #include "base/threads.h"
 #include "fused/cpu/level.h"
@@ -143,7 +144,6 @@ zmlx_status zmlx_system_get_info(zmlx_system_info *info, zmlx_error *error) {
     read_gpu(info);
     copy_text(info->kernel_level, sizeof info->kernel_level, zm_fused_best_level()->name);
     info->n_processors = zm_processor_count();
-    long pages = sysconf(_SC_PHYS_PAGES), page_size = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && page_size > 0) info->memory_bytes = (uint64_t)pages * (uint64_t)page_size;
+    info->memory_bytes = zm_memory_bytes();
     return ZMLX_OK;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/pages.h"
 #include "mlx/streams.h"
 
 static bool gpu_available(void) {
@@ -123,6 +124,14 @@ static zmlx_status load_tokenizer(zmlx_model *model, const char *folder, zmlx_er
     return exists ? zmlx_tokenizer_load(&model->tokenizer, folder, error) : ZMLX_OK;
 }
 
+/* They are never less in memory. Without this the system ends the process when it is too late. */
+static zmlx_status check_memory(const zmlx_model *model, uint64_t file_bytes, const char *folder, zmlx_error *error) {
+    uint64_t memory = zm_memory_bytes();
+    if (model->device != ZMLX_DEVICE_CPU || !memory || file_bytes <= memory) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_MEMORY, folder, "its weights have %.1f GB; this machine has %.1f GB of memory",
+                   1e-9 * (double)file_bytes, 1e-9 * (double)memory);
+}
+
 static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const zmlx_model_options *options,
                                    zmlx_error *error) {
     zm_checkpoint *checkpoint;
@@ -130,7 +139,8 @@ static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const 
     choose_dtype(model, options, zm_checkpoint_stored_dtype(checkpoint));
     zm_checkpoint_set_dtype(checkpoint, model->dtype);
     zm_checkpoint_set_progress(checkpoint, options->progress, options->progress_context);
-    zmlx_status status = zm_family_of(&model->family, zm_checkpoint_config(checkpoint), error);
+    zmlx_status status = check_memory(model, zm_checkpoint_file_bytes(checkpoint), folder, error);
+    if (!status) status = zm_family_of(&model->family, zm_checkpoint_config(checkpoint), error);
     if (!status) status = load_tokenizer(model, folder, error);
     if (!status) status = fill_eos(model, checkpoint, error);
     if (!status) status = model->family->build(&model->root, checkpoint, model->arena, error);

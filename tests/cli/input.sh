@@ -118,4 +118,21 @@ PYTHON
 
 while IFS=$'\t' read -r folder text; do bad "$text" "$folder"; done <cases
 [ "$(wc -l <cases)" -gt 50 ] || fail "only $(wc -l <cases) broken checkpoints were tried"
+# A file of holes, larger than the memory.
+cp -r "$model" vast
+python3 - vast/model.safetensors <<'PYTHON' || fail "cannot make the vast checkpoint"
+import json, os, struct, sys
+weights = open(sys.argv[1], "r+b")
+header = json.loads(weights.read(struct.unpack("<Q", weights.read(8))[0]))
+size = os.fstat(weights.fileno()).st_size
+start = max(t["data_offsets"][1] for n, t in header.items() if n != "__metadata__")
+rows = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20 + 1
+more = rows * 2**20
+header["more"] = {"dtype": "U8", "shape": [rows, 2**20], "data_offsets": [start, start + more]}
+text = json.dumps(header).encode()
+weights.seek(0)
+weights.write(struct.pack("<Q", len(text)) + text)
+weights.truncate(8 + len(text) + start + more)
+PYTHON
+bad 'vast: its weights have ' vast
 finish

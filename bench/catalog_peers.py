@@ -6,16 +6,18 @@
 Prints one line a case and kind: median time in microseconds, in parentheses the share of the copy bandwidth measured between
 the rounds, and how many times faster zmlx is than the best of the others. The sides take turns, zmlx in a process of its own. On a
 GPU every side has the pace of a loop of steps: of eight groups of independent calls each is submitted while the one before runs
-(MLX: one async_eval a group, torch: launches), then the end of the one before is waited for and its results are freed; the host's
-clock runs from the end of the first group to that of the last. Host work hides behind the GPU's where it is shorter. On the CPU it
-runs from the first call of a batch until all its results are there. A step of training is the forward pass and the gradients of all
-inputs for given cotangents. Bytes are the least that both passes move: all they read and write, once each. The results of a
-group are all kept, so that no side writes into a warm buffer. --warm I/N only runs part of the cases once, to fill the caches of
-compiled kernels.
+(MLX: one async_eval a group, torch: launches), then the end of the one before is waited for and its results are freed; timed is from
+the end of the first group to that of the last but one, each as seen once the next is submitted, by the host's clock (MLX) or by
+events (torch). Host work hides behind the GPU's where it is shorter. On the CPU it runs from the first call of a batch until all its results are there. A step of
+training is the forward pass and the gradients of all inputs for given cotangents. Bytes are the least that both passes move: all
+they read and write, once each. The results of a group are all kept, so that no side writes into a warm buffer, and calls take two
+sets of inputs in turn, so that none finds in the cache what a call before it read. --warm I/N only runs part of the cases once, to
+fill the caches of compiled kernels.
 """
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import subprocess
@@ -34,6 +36,7 @@ except ImportError:
     liger = None
 
 K = 8  # of top-k
+N_SETS = 2  # of inputs
 
 
 def median(values):
@@ -42,18 +45,19 @@ def median(values):
 
 def run_groups(framework, function, batch):
     """Seconds a call, as `zmlx bench ops` takes them on a GPU."""
-    groups, before, begin, n_timed = min(8, batch), None, time.perf_counter(), 0
+    groups, before, begin, end, n_timed = min(8, batch), None, None, None, 0
     for group in range(groups):
         count = (group + 1) * batch // groups - group * batch // groups
         results = framework.submit([function() for _ in range(count)])
         if before is not None:
             framework.wait(before)
+            end = framework.end(before)
         before = results
         if group == 1:
-            begin = time.perf_counter()
-        n_timed += count if group else 0
+            begin = end
+        n_timed += count if 0 < group < groups - 1 else 0
     framework.wait(before)
-    return (time.perf_counter() - begin) / max(n_timed, 1)
+    return framework.between(begin, end) / n_timed if n_timed else 0.0
 
 
 class Mlx:
@@ -81,6 +85,12 @@ class Mlx:
     def wait(self, results):
         mx.eval(results)
 
+    def end(self, results):
+        return time.perf_counter()
+
+    def between(self, begin, end):
+        return end - begin
+
     def run(self, function, batch):
         if self.gpu:
             return run_groups(self, function, batch)
@@ -105,12 +115,18 @@ class Torch:
         return torch.randint(0, bound, shape, device=self.device)
 
     def submit(self, results):
-        end = torch.cuda.Event()
+        end = torch.cuda.Event(enable_timing=True)
         end.record()
         return results, end
 
     def wait(self, submitted):
         submitted[1].synchronize()
+
+    def end(self, submitted):
+        return submitted[1]
+
+    def between(self, begin, end):
+        return begin.elapsed_time(end) / 1000
 
     def run(self, function, batch):
         if self.device == "cuda":
@@ -356,7 +372,7 @@ def run_case(name, arguments, size, elements, batch):
                 continue
             torch._dynamo.reset()
             try:
-                function = make()
+                function = in_turn([make() for _ in range(N_SETS)])
                 framework.run(function, batch)  # compiles
                 runs[side] = functools.partial(framework.run, function, batch)
                 free_results(arguments)
@@ -372,6 +388,11 @@ def run_case(name, arguments, size, elements, batch):
         best = min((t for k, t in seconds.items() if k != "zmlx"), default=math.nan)
         print(f"{size} | {name} {'step' if backward else 'forward'} [{shape}] {dtype} | {text} | copy {copy * 1e-9:.1f} GB/s | "
               f"{best / seconds.get('zmlx', math.nan):.2f}x", flush=True)
+
+
+def in_turn(functions):
+    turns = itertools.cycle(functions)
+    return lambda: next(turns)()
 
 
 def free_memory(arguments):

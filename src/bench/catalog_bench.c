@@ -263,15 +263,20 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
                                zmlx_error *error) {
     static const zmlx_catalog_bench defaults;
     subject self = {.bench = bench ? bench : &defaults, .stream = stream};
-    mlx_array inputs[MAX_ARRAYS] = {{NULL}};
+    mlx_array inputs[ZM_CONTEST_SETS * MAX_ARRAYS] = {{NULL}};
+    size_t n_arrays = 0;
     zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
     ZM_TRY(prepare(&self, name, error));
-    zmlx_status status = make_inputs(inputs, &self, shape, n_dims, error);
+    zmlx_status status = ZMLX_OK;
+    for (int set = 0; set < zm_sides_sets(stream) && !status; set++, n_arrays += self.n_arrays) {
+        self.n_arrays = 0;
+        status = make_inputs(inputs + n_arrays, &self, shape, n_dims, error);
+    }
     if (!status)
         status = zm_sides_run(comparison, apply_host, apply_kernel, &self, self.bench->baseline, inputs, self.n_arrays,
                               stream, options, &self.failure, error);
-    zm_sides_free(inputs, MAX_ARRAYS);
+    zm_sides_free(inputs, ZM_CONTEST_SETS * MAX_ARRAYS);
     zm_sides_free(self.state, MAX_ARRAYS);
     return status;
 }

@@ -6,10 +6,14 @@
 #include "bench/bandwidth.h"
 #include "zmlx/kernel_bench.h"
 
+/* On a GPU calls take two sets of inputs in turn, so that none finds in the cache what a call before it read. */
+enum { ZM_CONTEST_SETS = 2 };
+
 /* Baseline and candidate; first_side 1: there is no baseline, sides[0] is not used. */
 typedef struct zm_contest {
     mlx_closure sides[2];
-    mlx_vector_array inputs;
+    mlx_vector_array inputs[ZM_CONTEST_SETS]; /* taken in turn */
+    int n_sets;
     int first_side;
     mlx_stream stream;         /* that of both sides, whose end is waited for; empty: the results are */
     zm_bandwidth_probe *probe; /* NULL at first */

@@ -60,18 +60,19 @@ zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, 
                               mlx_dtype dtype, const zmlx_kernel_numbers *numbers, zmlx_bench_baseline baseline,
                               mlx_stream stream, const zmlx_bench_options *options, zmlx_error *error) {
     subject self = {.kernel = kernel, .numbers = numbers, .stream = stream};
-    mlx_array inputs[ZM_IR_MAX_INPUTS] = {{NULL}};
+    mlx_array inputs[ZM_CONTEST_SETS * ZM_IR_MAX_INPUTS] = {{NULL}};
     size_t n_inputs = (size_t)kernel->forward->n_inputs;
     zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
     ZM_TRY(check_shape(shape, n_dims, error));
     ZM_TRY(zm_numbers_from(&self.host_numbers, kernel, numbers, error));
     zmlx_status status = ZMLX_OK;
-    for (size_t i = 0; i < n_inputs && !status; i++)
+    size_t n_arrays = (size_t)zm_sides_sets(stream) * n_inputs;
+    for (size_t i = 0; i < n_arrays && !status; i++)
         status = zm_sides_random(&inputs[i], shape, n_dims, dtype, 0, i, stream, error);
     if (!status)
         status = zm_sides_run(comparison, apply_host, apply_kernel, &self, baseline, inputs, n_inputs, stream, options,
                               &self.failure, error);
-    zm_sides_free(inputs, n_inputs);
+    zm_sides_free(inputs, n_arrays);
     return status;
 }

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "base/random.h"
-#include "bench/contest.h"
 #include "mlx/scope.h"
 #include "mlx/streams.h"
 
@@ -61,16 +60,25 @@ zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_
     return status;
 }
 
+int zm_sides_sets(mlx_stream stream) {
+    const zm_scope where = {.stream = stream};
+    return zm_scope_is_on_cpu(&where) ? 1 : ZM_CONTEST_SETS;
+}
+
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
                          zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs, mlx_stream stream,
                          const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error) {
     zmlx_status status = ZMLX_OK;
-    mlx_vector_array arrays = mlx_vector_array_new_data(inputs, n_inputs);
     mlx_closure plain = mlx_closure_new_func_payload(host, context, NULL), compiled = mlx_closure_new();
     mlx_closure kernel = mlx_closure_new_func_payload(candidate, context, NULL);
     bool compiles = baseline == ZMLX_BENCH_MLX_COMPILED;
     if (compiles && mlx_compile(&compiled, plain, false)) status = zm_mlx_fail(error, "compile");
-    zm_contest sides = {{compiles ? compiled : plain, kernel}, arrays, baseline == ZMLX_BENCH_NONE, stream, NULL};
+    zm_contest sides = {.sides = {compiles ? compiled : plain, kernel},
+                        .n_sets = zm_sides_sets(stream),
+                        .first_side = baseline == ZMLX_BENCH_NONE,
+                        .stream = stream};
+    for (int i = 0; i < sides.n_sets; i++)
+        sides.inputs[i] = mlx_vector_array_new_data(inputs + (size_t)i * n_inputs, n_inputs);
     mlx_stream before = zm_default_stream_begin(stream);
     if (!status) status = zm_contest_run(comparison, &sides, options, error);
     zm_default_stream_end(before);
@@ -81,6 +89,6 @@ zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *ca
     mlx_closure_free(compiled);
     mlx_closure_free(plain);
     mlx_closure_free(kernel);
-    mlx_vector_array_free(arrays);
+    for (int i = 0; i < sides.n_sets; i++) mlx_vector_array_free(sides.inputs[i]);
     return status;
 }

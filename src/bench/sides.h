@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-#include "zmlx/kernel_bench.h"
+#include "bench/contest.h"
 
 /* Copies of the first count arrays of a vector; the caller frees them, also on failure. */
 int zm_sides_take(mlx_array *arrays, const mlx_vector_array from, size_t count);
@@ -19,7 +19,11 @@ zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_
 
 typedef int zm_side(mlx_vector_array *results, const mlx_vector_array inputs, void *context);
 
-/* Times candidate against host, or compiled host, or nothing. failure: what the functions keep of their first one. */
+/* How many sets of inputs a comparison on this stream takes in turn. */
+int zm_sides_sets(mlx_stream stream);
+
+/* Times candidate against host, or compiled host, or nothing. inputs: n_inputs of each set, one set behind the other.
+ * failure: what the functions keep of their first one. */
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
                          zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs, mlx_stream stream,
                          const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error);

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* kernel_table [--device cpu|gpu|metal] [--metal KERNELS.so] [--json FILE] [--level N] [--no-compiler] [--control]
- *              [NAME...]
+ *              [--jobs N] [NAME...]
  *
  * The table on standard output: a row a kernel, for each type whether values (v) and gradients (g) match, or "-" where
  * there is nothing to compare; exit status 1 where one does not, 77 where the device is missing. ZMLX_TEST_DEVICE is
  * the default of --device. --level: instruction sets up to N (prebuilt.h). --no-compiler: a kernel that is not prebuilt
- * is a failure. --control: broken kernels, each of which must be caught. */
+ * is a failure. --control: broken kernels, each of which must be caught. --jobs: so many processes share the rows, as
+ * a GPU's compiler takes one program at a time in each; without --json. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "emit/gpu/gpu.h"
 #include "ir/passes.h"
@@ -20,7 +24,7 @@
 #include "zmlx/arrays.h"
 #include "zmlx/system.h"
 
-enum { N_TYPES = 3, MAX_NAMES = 64, MAX_REQUESTS = 4096 };
+enum { N_TYPES = 3, MAX_NAMES = 64, MAX_REQUESTS = 4096, MAX_JOBS = 64, MAX_LINE = 1024 };
 static const mlx_dtype types[N_TYPES] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
 
 typedef struct cell {
@@ -77,6 +81,12 @@ typedef struct totals {
     int n_kernels, n_passed, n_cells, n_failed, n_none;
     size_t n_runs;
 } totals;
+
+/* The rows of one of several processes: every n_jobs-th. */
+typedef struct share {
+    int number, n_jobs;
+    totals *sum;
+} share;
 
 /* One kernel in all types. */
 static void run_kernel(totals *sum, const zm_kernel_entry *entry, mlx_stream stream, mlx_stream cpu, FILE *json) {
@@ -135,30 +145,94 @@ static const char *unknown_name(char **names, int n_names) {
     return NULL;
 }
 
-static int run_table(const char *device, char **names, int n_names, FILE *json) {
+static void print_head(const char *device) {
+    printf("%-28s float32   float16   bfloat16\n%-28s v    g    v    g    v    g\n", device, "");
+}
+
+static int print_totals(const char *device, const totals *sum) {
+    printf("%s: %d of %d kernels pass; %d cells, %d empty, %d failed; %zu applications\n", device, sum->n_passed,
+           sum->n_kernels, sum->n_cells, sum->n_none, sum->n_failed, sum->n_runs);
+    return sum->n_failed ? 1 : 0;
+}
+
+/* own NULL: all rows, with head and totals. */
+static int run_table(const char *device, char **names, int n_names, const share *own, FILE *json) {
     mlx_stream stream = {NULL}, cpu = {NULL};
     zmlx_error error;
     totals sum = {0};
+    int n_rows = 0;
     if (zmlx_stream_new(&cpu, MLX_CPU, &error) ||
         zmlx_stream_new(&stream, !strcmp(device, "gpu") ? MLX_GPU : MLX_CPU, &error)) {
         printf("%s: %s\n", error.where, error.message);
         return 77;
     }
     if (json) fprintf(json, "{\"device\": \"%s\", \"kernels\": [", device);
-    printf("%-28s float32   float16   bfloat16\n%-28s v    g    v    g    v    g\n", device, "");
+    if (!own) print_head(device);
     for (int i = 0; zm_catalog_at(i); i++) {
         const zm_kernel_entry *entry = zm_catalog_at(i);
-        if (!entry->row->is_part && is_chosen(entry->entry.name, names, n_names))
-            run_kernel(&sum, entry, stream, cpu, json);
+        if (entry->row->is_part || !is_chosen(entry->entry.name, names, n_names)) continue;
+        if (!own || n_rows++ % own->n_jobs == own->number) run_kernel(&sum, entry, stream, cpu, json);
     }
-    printf("%s: %d of %d kernels pass; %d cells, %d empty, %d failed; %zu applications\n", device,
-           sum.n_passed, sum.n_kernels, sum.n_cells, sum.n_none, sum.n_failed, sum.n_runs);
+    if (own)
+        *own->sum = sum;
+    else
+        print_totals(device, &sum);
     if (json)
         fprintf(json, "\n], \"passed\": %d, \"count\": %d, \"applications\": %zu}\n", sum.n_passed, sum.n_kernels,
                 sum.n_runs);
     zmlx_stream_free(stream);
     zmlx_stream_free(cpu);
     return sum.n_failed ? 1 : 0;
+}
+
+/* The next row of a process's output, with the messages below it. */
+static bool pass_row_on(FILE *from) {
+    char line[MAX_LINE];
+    int next;
+    if (!fgets(line, sizeof line, from)) return false;
+    fputs(line, stdout);
+    while ((next = getc(from)) == ' ' && fgets(line, sizeof line, from)) printf(" %s", line);
+    if (next != EOF) ungetc(next, from);
+    return true;
+}
+
+/* Before anything touches the device. */
+static int run_jobs(const char *device, char **names, int n_names, int n_jobs) {
+    FILE *outputs[MAX_JOBS];
+    pid_t children[MAX_JOBS];
+    totals *sums = mmap(NULL, MAX_JOBS * sizeof *sums, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    totals all = {0};
+    int worst = 0;
+    if (sums == MAP_FAILED) return 2;
+    for (int i = 0; i < n_jobs; i++) {
+        if (!(outputs[i] = tmpfile()) || (children[i] = fork()) < 0) return 2;
+        if (children[i]) continue;
+        const share own = {i, n_jobs, &sums[i]};
+        if (dup2(fileno(outputs[i]), STDOUT_FILENO) < 0) _exit(2);
+        int status = run_table(device, names, n_names, &own, NULL);
+        fflush(stdout);
+        _exit(status);
+    }
+    for (int i = 0, status = 0; i < n_jobs; i++) {
+        waitpid(children[i], &status, 0);
+        int code = WIFEXITED(status) ? WEXITSTATUS(status) : 2;
+        if (code > 1) fprintf(stderr, "kernel_table: process %d of %d ended with status %d\n", i, n_jobs, code);
+        if (code > worst) worst = code;
+        rewind(outputs[i]);
+        all.n_kernels += sums[i].n_kernels;
+        all.n_passed += sums[i].n_passed;
+        all.n_cells += sums[i].n_cells;
+        all.n_failed += sums[i].n_failed;
+        all.n_none += sums[i].n_none;
+        all.n_runs += sums[i].n_runs;
+    }
+    print_head(device);
+    for (bool any = true; any;) {
+        any = false;
+        for (int i = 0; i < n_jobs; i++) any = pass_row_on(outputs[i]) || any;
+    }
+    print_totals(device, &all);
+    return worst;
 }
 
 /* The requests that the Metal texts were made from, in the same order: their launches. */
@@ -177,8 +251,11 @@ static zmlx_status keep_request(void *context, const zm_kernel_entry *entry, con
     ZM_TRY(zm_ir_simplify(&copy, request->ir, error)); /* lives as long as the process */
     memcpy(storages, request->inputs, (size_t)copy->n_inputs * sizeof *storages);
     memcpy(storages + copy->n_inputs, request->outputs, (size_t)copy->n_outputs * sizeof *storages);
-    requests.items[requests.count++] = (zm_emit_request){copy,    storages, storages + copy->n_inputs,
-                                                         "entry", false,    request->summed_outputs};
+    requests.items[requests.count++] = (zm_emit_request){.ir = copy,
+                                                         .inputs = storages,
+                                                         .outputs = storages + copy->n_inputs,
+                                                         .entry = "entry",
+                                                         .summed_outputs = request->summed_outputs};
     return ZMLX_OK;
 }
 
@@ -235,7 +312,7 @@ int main(int argc, char **argv) {
     bool no_compiler = false, control = false;
     const char *device = getenv("ZMLX_TEST_DEVICE"), *metal = NULL, *json_path = NULL;
     char *names[MAX_NAMES];
-    int n_names = 0;
+    int n_names = 0, n_jobs = 1;
     if (!device || !device[0]) device = "cpu";
     setenv("MLX_ENABLE_TF32", "0", 0); /* parts that are MLX's products are float32's only without */
     for (int i = 1; i < argc; i++) {
@@ -243,6 +320,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--metal") && i + 1 < argc) metal = argv[++i];
         else if (!strcmp(argv[i], "--json") && i + 1 < argc) json_path = argv[++i];
         else if (!strcmp(argv[i], "--level") && i + 1 < argc) zm_prebuilt_use(NULL, atoi(argv[++i]));
+        else if (!strcmp(argv[i], "--jobs") && i + 1 < argc) n_jobs = atoi(argv[++i]);
         else if (!strcmp(argv[i], "--no-compiler")) no_compiler = true;
         else if (!strcmp(argv[i], "--control")) control = true;
         else if (n_names < MAX_NAMES) names[n_names++] = argv[i];
@@ -257,7 +335,12 @@ int main(int argc, char **argv) {
         fprintf(stderr, "kernel_table: no kernel is named %s; zmlx kernels lists them\n", unknown);
         return 2;
     }
+    if (n_jobs < 1 || n_jobs > MAX_JOBS || (n_jobs > 1 && json_path)) {
+        fprintf(stderr, "kernel_table: --jobs takes 1 to %d, and several without --json\n", MAX_JOBS);
+        return 2;
+    }
     if (control) return run_controls();
+    if (n_jobs > 1 && strcmp(device, "metal")) return run_jobs(device, names, n_names, n_jobs);
     if (!strcmp(device, "metal") && !use_metal(metal)) {
         const char *reason = dlerror();
         fprintf(stderr, "kernel_table: --metal FILE cannot be used: %s\n", reason ? reason : "it has no table");
@@ -271,7 +354,7 @@ int main(int argc, char **argv) {
         return 77;
     }
     FILE *json = json_path ? fopen(json_path, "w") : NULL;
-    int status = run_table(device, names, n_names, json);
+    int status = run_table(device, names, n_names, NULL, json);
     if (json) fclose(json);
     zmlx_kernel_counts counts = zmlx_kernel_get_counts();
     printf("%s: %llu runs of a compiler, %llu kernels from its cache\n", device, (unsigned long long)counts.compiled,

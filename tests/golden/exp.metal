@@ -2,12 +2,12 @@ template <int V, int U, bool WHOLE, class I0>
 ZM_FUNCTION void zm_part(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
 #pragma unroll 1
-    for (zm_long first = begin + self.block * (256 * U * V); first < end; first += self.blocks * (256 * U * V)) {
+    for (zm_long first = begin + self.block * (512 * U * V); first < end; first += self.blocks * (512 * U * V)) {
         zm_place places[U];
         zm_packed<zm_float32, V> x0[U];
 #pragma unroll
         for (int u = 0; u < U; ++u) {
-            places[u] = zm_place_in_map<WHOLE>(first + (u * 256 + self.index) * V, end, rows, columns);
+            places[u] = zm_place_in_map<WHOLE>(first + (u * 512 + self.index) * V, end, rows, columns);
             zm_load<zm_float32, V>(x0[u], zm_in0 + zm_row_start(layout0, places[u].row, columns), places[u],
                 layout0);
         }
@@ -34,7 +34,7 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, ZM_DEVICE uint *zm_out0, zm_long rows, zm_l
     const bool whole = columns % 4 == 0, wide = zm_is_aligned(zm_in0) && zm_is_aligned(zm_out0);
     const zm_long elements = rows * columns;
     const zm_long split = wide && (whole || rows == 1) ? elements - elements % 4 : 0;
-    zm_part<4, 2, false>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), split);
+    zm_part<4, 1, false>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, zm_long(0), split);
     zm_part<1, 2, false>(zm_in0, zm_out0, rows, columns, threads_per_row, layout0, self, shared, split, elements);
 }
 

@@ -3,13 +3,13 @@ ZM_FUNCTION void zm_part(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lon
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
     const float v6 = 1.0f;
 #pragma unroll 1
-    for (zm_long first = begin + self.block * (256 * U * V); first < end; first += self.blocks * (256 * U * V)) {
+    for (zm_long first = begin + self.block * (512 * U * V); first < end; first += self.blocks * (512 * U * V)) {
         zm_place places[U];
         zm_packed<zm_float16, V> x0[U];
         zm_packed<zm_float16, V> x1[U];
 #pragma unroll
         for (int u = 0; u < U; ++u) {
-            places[u] = zm_place_in_map<WHOLE>(first + (u * 256 + self.index) * V, end, rows, columns);
+            places[u] = zm_place_in_map<WHOLE>(first + (u * 512 + self.index) * V, end, rows, columns);
             zm_load<zm_float16, V>(x0[u], zm_in0 + zm_row_start(layout0, places[u].row, columns), places[u],
                 layout0);
             zm_load<zm_float16, V>(x1[u], zm_in1 + zm_row_start(layout1, places[u].row, columns), places[u],
@@ -51,12 +51,12 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lo
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
     const zm_long tiles = elements - elements % 4096, split = elements - elements % 8;
-    zm_part<8, 2, true>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, zm_long(0), tiles);
+    zm_part<8, 1, true>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, zm_long(0), tiles);
     zm_part<8, 1, false>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, tiles, split);
     zm_part<1, 1, false>(zm_in0, zm_in1, zm_out0, zm_long(1), elements, threads_per_row, layout0, layout1, self, shared, split, elements);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
+extern "C" __global__ void __launch_bounds__(512, 3) silu_gradient(
     const ushort *zm_in0, const ushort *zm_in1, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0, uint layout1) {
     uint *shared = 0;
@@ -77,11 +77,11 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lo
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
     const zm_long split = elements - elements % 8;
-    zm_part<8, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), split);
+    zm_part<8, 1, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), split);
     zm_part<1, 1, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, split, elements);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
+extern "C" __global__ void __launch_bounds__(512, 3) silu_gradient(
     const ushort *zm_in0, const ushort *zm_in1, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0, uint layout1) {
     uint *shared = 0;
@@ -102,7 +102,7 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lo
     zm_part<1, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), elements);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
+extern "C" __global__ void __launch_bounds__(512, 3) silu_gradient(
     const ushort *zm_in0, const ushort *zm_in1, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0, uint layout1) {
     uint *shared = 0;
@@ -120,10 +120,10 @@ template <class I0, class I1>
 ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_long rows, zm_long columns, uint threads_per_row,
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared) {
     const zm_long elements = rows * columns;
-    zm_part<8, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), elements);
+    zm_part<8, 1, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), elements);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 6) silu_gradient(
+extern "C" __global__ void __launch_bounds__(512, 3) silu_gradient(
     const ushort *zm_in0, const ushort *zm_in1, ushort *zm_out0, uint rows_low, uint rows_high, uint columns_low, uint columns_high,
     uint threads_per_row, uint layout0, uint layout1) {
     uint *shared = 0;

@@ -3,13 +3,13 @@ ZM_FUNCTION void zm_part(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lon
     uint layout0, uint layout1, zm_thread self, ZM_SHARED uint *shared, zm_long begin, zm_long end) {
     const float v6 = 1.0f;
 #pragma unroll 1
-    for (zm_long first = begin + self.block * (256 * U * V); first < end; first += self.blocks * (256 * U * V)) {
+    for (zm_long first = begin + self.block * (512 * U * V); first < end; first += self.blocks * (512 * U * V)) {
         zm_place places[U];
         zm_packed<zm_float16, V> x0[U];
         zm_packed<zm_float16, V> x1[U];
 #pragma unroll
         for (int u = 0; u < U; ++u) {
-            places[u] = zm_place_in_map<WHOLE>(first + (u * 256 + self.index) * V, end, rows, columns);
+            places[u] = zm_place_in_map<WHOLE>(first + (u * 512 + self.index) * V, end, rows, columns);
             zm_load<zm_float16, V>(x0[u], zm_in0 + zm_row_start(layout0, places[u].row, columns), places[u],
                 layout0);
             zm_load<zm_float16, V>(x1[u], zm_in1 + zm_row_start(layout1, places[u].row, columns), places[u],
@@ -47,7 +47,7 @@ ZM_FUNCTION void zm_frame(I0 zm_in0, I1 zm_in1, ZM_DEVICE ushort *zm_out0, zm_lo
     const bool whole = columns % 8 == 0, wide = zm_is_aligned(zm_in0) && zm_is_aligned(zm_in1) && zm_is_aligned(zm_out0);
     const zm_long elements = rows * columns;
     const zm_long split = wide && (whole || rows == 1) ? elements - elements % 8 : 0;
-    zm_part<8, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), split);
+    zm_part<8, 1, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, zm_long(0), split);
     zm_part<1, 2, false>(zm_in0, zm_in1, zm_out0, rows, columns, threads_per_row, layout0, layout1, self, shared, split, elements);
 }
 

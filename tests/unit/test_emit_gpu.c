@@ -148,11 +148,19 @@ static void test_plans(void **state) {
     assert_int_equal(plan(row, 7, 256).part, FIRST + WHOLE);
     assert_int_equal(plan(row, 7, 264).part, FIRST + 2 + PARTIAL);
     assert_int_equal(plan(row, 7, 16384).part, FIRST + 2 * 3 + WHOLE);
-    assert_int_equal(plan(row, 7, 1544).part, FIRST + 2 * 3 + PARTIAL);
+    assert_int_equal(plan(row, 7, 1544).part, FIRST + 2 + PARTIAL);
     assert_int_equal(plan(row, 7, 16392).part, ZM_GPU_LONG_ROWS);
     assert_int_equal(plan(row, 7, 16393).part, ZM_GPU_ODD_ROWS);
     assert_int_equal(plan_from(row, 7, 16384, ZM_LAYOUT_ROW, true).part, ZM_GPU_SHORT_ROWS);
     assert_int_equal(plan_from(row, 7, 64, ZM_LAYOUT_COLUMN, false).part, ZM_GPU_ODD_ROWS);
+    static const golden_case once = {"once",
+                                     "kernel once\ninput x float element\noutput y element = %2\n%0 = load x\n"
+                                     "%1 = row_sum %0\n%2 = subtract %0 %1\n",
+                                     ZM_STORAGE_FLOAT16};
+    assert_int_equal(plan(&once, 7, 1024).threads_per_row, 128);
+    assert_int_equal(plan(row, 7, 1024).threads_per_row, 64); /* the sum waits for the largest */
+    assert_int_equal(plan(&once, 7, 4096).threads_per_row, 128);
+    assert_int_equal(plan(&once, 7, 8192).threads_per_row, 256);
 }
 
 static void test_refusals(void **state) {

@@ -25,10 +25,6 @@ ZM_FUNCTION float zm_exchange(float value, uint, uint distance) {
     return __shfl_xor_sync(0xffffffffu, value, int(distance));
 }
 ZM_FUNCTION void zm_barrier() { __syncthreads(); }
-template <class T>
-ZM_FUNCTION void zm_prefetch_word(const T *p) {
-    asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
-}
 
 template <class T>
 ZM_FUNCTION bool zm_is_aligned(const T *p) {

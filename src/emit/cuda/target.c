@@ -42,10 +42,10 @@ static int count_blocks(const zm_gpu_frame *frame) {
     bool has_elements = false;
     for (int i = 0; i < frame->ir->n_outputs; i++) has_elements |= frame->ir->outputs[i].level == ZM_LEVEL_ELEMENT;
     if (frame->has_rows && !has_elements && frame->resident_words && frame->resident_words <= 16) return 3;
-    if (frame->has_rows) return frame->resident_words <= ZM_GPU_TWO_BLOCKS ? 2 : 1;
+    if (frame->has_rows) return frame->resident_words <= ZM_GPU_TWO_BLOCKS && !frame->request->summed_outputs ? 2 : 1;
     for (int i = 0; i < frame->ir->n_inputs; i++)
-        words += ZM_GPU_MAP_VECTORS * frame->vector * zm_storage_bytes(frame->request->inputs[i]) / 4;
-    return words <= 16 ? 6 : words <= 24 ? 5 : 4;
+        words += zm_gpu_map_vectors(frame->ir) * frame->vector * zm_storage_bytes(frame->request->inputs[i]) / 4;
+    return words <= 8 ? 3 : 2;
 }
 
 /* plain: where inputs of elements are known to vary by column, which tells the compiler; NULL: nowhere. */

@@ -229,6 +229,7 @@ static void print_map_call(zm_gpu_frame *frame, int vector, int n_vectors, bool 
 
 void zm_gpu_print_choice(zm_gpu_frame *frame) {
     zm_text *text = frame->text;
+    int n_vectors = zm_gpu_map_vectors(frame->ir);
     zm_gpu_print_function(frame, "zm_frame", NULL, "");
     zm_text_printf(text, "    const bool whole = columns %% %d == 0, wide = ", frame->vector);
     print_condition(frame);
@@ -240,30 +241,32 @@ void zm_gpu_print_choice(zm_gpu_frame *frame) {
                        "    const zm_long elements = rows * columns;\n"
                        "    const zm_long split = wide && (whole || rows == 1) ? elements - elements %% %d : 0;\n",
                        frame->vector);
-        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", zm_long(0), split");
-        print_map_call(frame, 1, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", split, elements");
+        print_map_call(frame, frame->vector, n_vectors, false, "rows, columns", ", zm_long(0), split");
+        print_map_call(frame, 1, ZM_GPU_ODD_VECTORS, false, "rows, columns", ", split, elements");
     }
     zm_text_append_string(text, "}\n");
 }
 
 void zm_gpu_print_map_frame(zm_gpu_frame *frame, int part) {
     zm_text *text = frame->text;
+    int n_vectors = zm_gpu_map_vectors(frame->ir);
     zm_gpu_print_function(frame, "zm_frame", NULL, "");
     zm_text_append_string(text, "    const zm_long elements = rows * columns;\n");
     if (part == ZM_GPU_FLAT_MAP) {
         zm_text_printf(text,
                        "    const zm_long tiles = elements - elements %% %d, split = elements - elements %% %d;\n",
-                       ZM_GPU_MAP_THREADS * ZM_GPU_MAP_VECTORS * frame->vector, frame->vector);
-        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, true, "zm_long(1), elements", ", zm_long(0), tiles");
+                       ZM_GPU_MAP_THREADS * n_vectors * frame->vector, frame->vector);
+        print_map_call(frame, frame->vector, n_vectors, true, "zm_long(1), elements", ", zm_long(0), tiles");
         print_map_call(frame, frame->vector, 1, false, "zm_long(1), elements", ", tiles, split");
         print_map_call(frame, 1, 1, false, "zm_long(1), elements", ", split, elements");
     } else if (part == ZM_GPU_ROWS_MAP) {
         zm_text_printf(text, "    const zm_long split = elements - elements %% %d;\n", frame->vector);
-        print_map_call(frame, frame->vector, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", zm_long(0), split");
+        print_map_call(frame, frame->vector, n_vectors, false, "rows, columns", ", zm_long(0), split");
         print_map_call(frame, 1, 1, false, "rows, columns", ", split, elements");
     } else {
         int vector = part == ZM_GPU_PLAIN_MAP ? frame->vector : 1;
-        print_map_call(frame, vector, ZM_GPU_MAP_VECTORS, false, "rows, columns", ", zm_long(0), elements");
+        if (vector == 1) n_vectors = ZM_GPU_ODD_VECTORS;
+        print_map_call(frame, vector, n_vectors, false, "rows, columns", ", zm_long(0), elements");
     }
     zm_text_append_string(text, "}\n\n");
 }

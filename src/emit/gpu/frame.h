@@ -19,14 +19,18 @@
 #include "emit/schedule.h"
 
 enum {
-    ZM_GPU_MAP_THREADS = 256,
-    ZM_GPU_MAP_VECTORS = 2,       /* of a thread: so many loads are on their way at once */
+    ZM_GPU_MAP_THREADS = 512,
+    ZM_GPU_ODD_VECTORS = 2,       /* of one element, of a thread of a map */
     ZM_GPU_ROW_THREADS = 256,     /* a block of shorter rows, */
-    ZM_GPU_SMALL_BLOCK = 64,      /* or of such that are not very short */
+    ZM_GPU_SMALL_BLOCK = 64,      /* or of such that are not very short, */
+    ZM_GPU_SUMMING_BLOCK = 128,   /* or of such that sum over rows, */
+    ZM_GPU_SUMMING_THREADS = 512, /* of which a multiprocessor has so many threads */
     ZM_GPU_MAX_ROW_THREADS = 512, /* a block of one row */
+    ZM_GPU_WIDE_ROW_THREADS = 128, /* up to so many, rather more threads than more elements of each */
     ZM_GPU_WARP = 32,
     ZM_GPU_ROW_ITEMS = 16,        /* elements that a thread keeps of a row that fits; */
     ZM_GPU_HALF_ROW_ITEMS = 32,   /* of half types, where it does not read too many */
+    ZM_GPU_FEW_ITEMS = 8,         /* of them, where a row is read in one go and has threads for it; */
     ZM_GPU_ROW_WORDS = 96,        /* registers for them; */
     ZM_GPU_TWO_BLOCKS = 48,       /* up to so many a multiprocessor has place for two of the largest blocks */
     ZM_GPU_SLOT = 16,             /* shared words of a reduction: one a warp of the largest block */
@@ -49,6 +53,9 @@ typedef struct zm_gpu_frame {
 
 /* 16 bytes of the narrowest type, at most 8 elements. */
 int zm_gpu_vector(const zm_emit_request *request);
+/* Vectors of a thread of a map. Many threads of one have as many loads on their way and end sooner; those that compute
+ * random numbers do two at a time. */
+int zm_gpu_map_vectors(const zm_ir *ir);
 /* Elements of a row that fits, of a thread: 4 vectors, or fewer. */
 int zm_gpu_row_items(const zm_emit_request *request);
 static inline bool zm_gpu_is_summed(const zm_emit_request *request, int output) {

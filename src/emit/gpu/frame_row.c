@@ -48,19 +48,46 @@ static void print_place(zm_gpu_body *body, const char *indent) {
                    indent);
 }
 
-/* A group that sums goes over many rows, and would wait for each of them: the next one is fetched to the cache
- * meanwhile. */
-static void print_prefetch(zm_gpu_body *body, zm_id id) {
+/* A group that sums goes over many rows, and would wait for each of them: the next one is loaded meanwhile. What all
+ * rows share is loaded once. */
+static void print_next_load(zm_gpu_body *body, zm_id id) {
     int input = body->schedule->ir->values[id].index;
     zm_text_printf(body->frame->text,
-                   "            if (row_next < rows) zm_prefetch(zm_in%d + zm_row_start(layout%d, row_next, columns), "
-                   "at, layout%d);\n",
-                   input, input, input);
+                   "            x%d[k] = n%d[k];\n"
+                   "            if (row_next < rows && (layout%d & 2u) != 0u)\n"
+                   "                zm_load<zm_%s, V>(n%d[k], zm_in%d + zm_row_start(layout%d, row_next, columns), at, "
+                   "layout%d);\n",
+                   (int)id, (int)id, input, zm_storage_name(body->frame->request->inputs[input]), (int)id, input, input,
+                   input);
+}
+
+/* Of the first row. */
+static void print_first_loads(zm_gpu_frame *frame) {
+    const zm_ir *ir = frame->ir;
+    zm_text *text = frame->text;
+    for (zm_id id = 0; id < ir->n_values; id++)
+        if (zm_gpu_is_vector_load(&ir->values[id]))
+            zm_text_printf(text, "    zm_packed<zm_%s, V> n%d[C];\n",
+                           zm_storage_name(frame->request->inputs[ir->values[id].index]), (int)id);
+    zm_text_append_string(
+        text,
+        "    const zm_long first_row = self.block * group.rows + group.number;\n"
+        "#pragma unroll\n    for (int k = 0; k < C; ++k) {\n"
+        "        const zm_place at = zm_place_in_chunk<V>(0, k, k < WHOLE, int(columns), first_row < rows, group);\n");
+    for (zm_id id = 0; id < ir->n_values; id++) {
+        int input = ir->values[id].index;
+        if (zm_gpu_is_vector_load(&ir->values[id]))
+            zm_text_printf(text,
+                           "        zm_load<zm_%s, V>(n%d[k], zm_in%d + zm_row_start(layout%d, first_row < rows ? "
+                           "first_row : rows - 1, columns),\n            at, layout%d);\n",
+                           zm_storage_name(frame->request->inputs[input]), (int)id, input, input, input);
+    }
+    zm_text_append_string(text, "    }\n");
 }
 
 /* A load that has not begun: of this pass, or of any, where the registers suffice. */
 static bool begins_here(const zm_gpu_body *body, zm_id id) {
-    bool is_early = body->frame->resident_words <= EARLY_WORDS;
+    bool is_early = body->frame->request->summed_outputs || body->frame->resident_words <= EARLY_WORDS;
     return zm_gpu_is_vector_load(&body->schedule->ir->values[id]) && !body->is_declared[id] &&
            (is_early || body->is_listed[id]);
 }
@@ -81,8 +108,10 @@ static void print_resident_loads(zm_gpu_body *body) {
     print_place(body, "            ");
     for (zm_id id = 0; id < ir->n_values; id++) {
         if (!begins_here(body, id)) continue;
-        print_load(body, "            ", id, "[k]");
-        if (body->frame->request->summed_outputs) print_prefetch(body, id);
+        if (body->frame->request->summed_outputs)
+            print_next_load(body, id);
+        else
+            print_load(body, "            ", id, "[k]");
         body->is_declared[id] = true;
     }
     zm_text_append_string(text, "        }\n");
@@ -348,6 +377,7 @@ static void print_rows_head(zm_gpu_frame *frame, bool is_resident) {
                        "    ZM_SHARED uint *carries = shared;\n",
                        ZM_GPU_CARRIES);
     print_sums(frame, is_resident);
+    if (is_resident && frame->request->summed_outputs) print_first_loads(frame);
     zm_text_append_string(
         text, "#pragma unroll 1\n"
               "    for (zm_long base = self.block * group.rows; base < rows; base += self.blocks * group.rows) {\n"

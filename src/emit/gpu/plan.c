@@ -3,8 +3,8 @@
 
 enum {
     MAX_GRID = 1 << 30,
-    MULTIPROCESSORS = 132 /* of an H100: kernels that sum over rows have two or three blocks for each, which go on to
-                             further rows */
+    MULTIPROCESSORS = 132 /* of an H100: kernels that sum over rows have a few blocks for each, which go on to further
+                             rows */
 };
 
 int zm_gpu_vector(const zm_emit_request *request) {
@@ -14,6 +14,12 @@ int zm_gpu_vector(const zm_emit_request *request) {
     for (int i = 0; i < request->ir->n_outputs; i++)
         if (zm_storage_bytes(request->outputs[i]) < bytes) bytes = 2;
     return 16 / bytes;
+}
+
+int zm_gpu_map_vectors(const zm_ir *ir) {
+    for (zm_id id = 0; id < ir->n_values; id++)
+        if (ir->values[id].op == ZM_OP_RANDOM) return 2;
+    return 1;
 }
 
 /* Registers for one element a thread of all that is read by element, in half words. */
@@ -38,7 +44,7 @@ int zm_gpu_row_items(const zm_emit_request *request) {
 }
 
 static zm_gpu_plan plan_map(const zm_emit_request *request, int64_t rows, int64_t columns) {
-    int64_t tile = (int64_t)ZM_GPU_MAP_THREADS * zm_gpu_vector(request) * ZM_GPU_MAP_VECTORS;
+    int64_t tile = (int64_t)ZM_GPU_MAP_THREADS * zm_gpu_vector(request) * zm_gpu_map_vectors(request->ir);
     return (zm_gpu_plan){.blocks = (rows * columns - 1) / tile + 1, .threads = ZM_GPU_MAP_THREADS};
 }
 
@@ -48,31 +54,66 @@ static bool gives_elements(const zm_emit_request *request) {
     return false;
 }
 
-/* As many as the registers have place for: those of inputs and of sums. */
-static int count_summing_blocks(const zm_emit_request *request, int threads) {
-    int words = ZM_GPU_ROW_ITEMS * count_halves(request) / 2;
-    for (int i = 0; i < request->ir->n_outputs; i++)
-        if (zm_gpu_is_summed(request, i)) words += ZM_GPU_ROW_ITEMS;
-    return (threads <= ZM_GPU_ROW_THREADS && words <= ZM_GPU_TWO_BLOCKS ? 3 : 2) * MULTIPROCESSORS;
+/* As many as have place: they keep two rows and the sums in registers. Long rows need fewer. */
+static int count_summing_blocks(int threads) {
+    int blocks = ZM_GPU_SUMMING_THREADS / threads;
+    return (blocks > 2 ? blocks : 2) * MULTIPROCESSORS;
+}
+
+/* How many reductions wait for one another. */
+static int count_rounds(const zm_ir *ir) {
+    enum { MOST = 256 };
+    int rounds[MOST];
+    int most = 0;
+    for (zm_id id = 0; id < ir->n_values; id++) {
+        const zm_value *value = &ir->values[id];
+        if (ir->n_values > MOST) return 2;
+        rounds[id] = 0;
+        bool reduces = false;
+        for (int i = 0; i < zm_ir_operand_count(ir, id); i++) {
+            zm_id operand = zm_ir_operand(ir, id, i);
+            if (rounds[operand] > rounds[id]) rounds[id] = rounds[operand];
+            reduces |= value->level == ZM_LEVEL_ROW && ir->values[operand].level == ZM_LEVEL_ELEMENT;
+        }
+        rounds[id] += reduces ? (value->op == ZM_OP_ROW_EXP_SUM ? 2 : 1) : 0;
+        if (rounds[id] > most) most = rounds[id];
+    }
+    return most;
+}
+
+/* Rows have numbers of their own, which threads wait for. */
+static bool has_row_inputs(const zm_ir *ir) {
+    for (int i = 0; i < ir->n_inputs; i++)
+        if (ir->inputs[i].level == ZM_LEVEL_ROW) return true;
+    return false;
+}
+
+/* Elements of a thread, where a row has threads for it: many have more on their way, few wait less for one another. */
+static int choose_items(const zm_emit_request *request, int most) {
+    if (request->summed_outputs) return 2 * zm_gpu_vector(request);
+    if (most < ZM_GPU_HALF_ROW_ITEMS || !gives_elements(request) || has_row_inputs(request->ir)) return most;
+    return count_rounds(request->ir) > 1 ? ZM_GPU_ROW_ITEMS : ZM_GPU_FEW_ITEMS;
 }
 
 /* Depends on the columns alone, so a row's bits do not depend on the other rows. */
 static zm_gpu_plan plan_rows(const zm_emit_request *request, int64_t rows, int64_t columns) {
-    int items = zm_gpu_row_items(request);
+    int items = zm_gpu_row_items(request), chosen = choose_items(request, items);
+    int many = request->summed_outputs ? ZM_GPU_MAX_ROW_THREADS : ZM_GPU_WIDE_ROW_THREADS;
     int threads_per_row = ZM_GPU_WARP;
+    while (threads_per_row < many && (int64_t)threads_per_row * chosen < columns)
+        threads_per_row *= 2;
     while (threads_per_row < ZM_GPU_MAX_ROW_THREADS && (int64_t)threads_per_row * items < columns)
         threads_per_row *= 2;
     /* What is read once needs many rows at a time; what is read again should find it in the cache. */
     if (!gives_elements(request) && (int64_t)threads_per_row * items < columns) threads_per_row = ZM_GPU_ROW_THREADS;
     /* Small blocks make place for the next one sooner; but those of sums are few, and a block of very short rows is
      * little work. */
-    bool is_small = columns >= ZM_GPU_ROW_ITEMS * ZM_GPU_WARP && !request->summed_outputs;
-    int least = is_small ? ZM_GPU_SMALL_BLOCK : ZM_GPU_ROW_THREADS;
+    bool is_small = columns >= ZM_GPU_ROW_ITEMS * ZM_GPU_WARP;
+    int least = request->summed_outputs ? ZM_GPU_SUMMING_BLOCK : is_small ? ZM_GPU_SMALL_BLOCK : ZM_GPU_ROW_THREADS;
     int threads = threads_per_row > least ? threads_per_row : least;
     int64_t rows_per_block = threads / threads_per_row;
     int64_t blocks = (rows - 1) / rows_per_block + 1;
-    if (request->summed_outputs && blocks > count_summing_blocks(request, threads))
-        blocks = count_summing_blocks(request, threads);
+    if (request->summed_outputs && blocks > count_summing_blocks(threads)) blocks = count_summing_blocks(threads);
     return (zm_gpu_plan){.blocks = blocks, .threads = threads, .threads_per_row = threads_per_row};
 }
 

@@ -128,11 +128,6 @@ ZM_FUNCTION void zm_load(ZM_LOCAL zm_packed<S, V> &x, P p, zm_place at, uint lay
     else
         zm_wide<V>::template repeat<S>(x, at.exists ? p[0] : typename S::word(0));
 }
-/* Of a row that is loaded later; what is the same for all rows is there already. */
-template <class P>
-ZM_FUNCTION void zm_prefetch(P p, zm_place at, uint layout) {
-    if (at.exists && (layout & 3u) == 3u) zm_prefetch_word(p + at.column);
-}
 template <class S, int V>
 ZM_FUNCTION void zm_unpack(ZM_LOCAL typename S::value *v, const ZM_LOCAL zm_packed<S, V> &x) {
     zm_wide<V>::template unpack<S>(v, x);

@@ -19,8 +19,6 @@ ZM_FUNCTION float zm_shuffle(float value, uint lane) { return metal::simd_shuffl
 ZM_FUNCTION uint zm_exchange(uint value, uint lane, uint distance) { return zm_shuffle(value, lane ^ distance); }
 ZM_FUNCTION float zm_exchange(float value, uint lane, uint distance) { return zm_shuffle(value, lane ^ distance); }
 ZM_FUNCTION void zm_barrier() { metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup); }
-template <class P>
-ZM_FUNCTION void zm_prefetch_word(P) {} /* Metal has none */
 
 /* Arrays as words. MLX passes short inputs as constants and 0-d ones as references. */
 template <class W, class T>

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/text.h"
 #include "kernels/cuda/topk.h"
 #include "kernels/select_rows.h"
 #include "kernels/spread.h"
+#include "runtime/cuda_text.h"
 #include "runtime/shape.h"
 #include "runtime/workers.h"
 

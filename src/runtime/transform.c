@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "runtime/kernel.h"
+#include "runtime/sum_rows.h"
 
 /* The inputs of a derived kernel, from MLX's arrays. */
 static void collect_inputs(mlx_array *inputs, const zm_derived *derived, const mlx_array *primals,
@@ -58,20 +59,16 @@ static bool is_summed_in_place(const zmlx_kernel *kernel, const zm_ir *gradient,
            (is_vector(primal) && !shape->is_scalar && !zm_shape_is_output(shape, ZM_LEVEL_ELEMENT, primal));
 }
 
-/* Parts of a sum over rows added up, with as many dimensions as primal has, at least one. */
+/* Parts of a sum over rows added up, with as many dimensions as primal has, at least one; in its type unless its one
+ * element is for all columns. */
 static mlx_array add_parts(zm_scope *scope, mlx_array parts, mlx_array primal) {
-    enum { MANY = 256, FEW = 8 }; /* a GPU adds up few columns of many rows one after the other: better in two steps */
     int shape[ZM_NODE_MAX_DIMS], n_dims = (int)mlx_array_ndim(primal) > 0 ? (int)mlx_array_ndim(primal) : 1;
-    int n_parts = zm_dim(parts, 0), n_steps = 1;
-    for (int n = FEW; n_parts >= MANY && n * n <= n_parts; n++)
-        if (n_parts % n == 0) n_steps = n;
-    if (n_steps > 1) {
-        int groups[] = {n_steps, n_parts / n_steps, zm_dim(parts, -1)};
-        parts = zm_sum(scope, zm_reshape(scope, parts, groups, 3), 1, false);
-    }
+    int columns = zm_dim(parts, 1);
     for (int i = 0; i < n_dims; i++) shape[i] = 1;
-    shape[n_dims - 1] = zm_dim(parts, -1);
-    return zm_reshape(scope, zm_sum(scope, parts, 0, false), shape, n_dims);
+    shape[n_dims - 1] = columns;
+    bool is_whole = mlx_array_size(primal) == (size_t)columns;
+    mlx_array sum = zm_sum_rows(scope, parts, is_whole ? mlx_array_dtype(primal) : MLX_FLOAT32);
+    return zm_reshape(scope, sum, shape, n_dims);
 }
 
 /* Whether the gradient of an argument is also that of one before it. */

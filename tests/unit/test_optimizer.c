@@ -32,11 +32,13 @@ static mlx_array numbers(int rows, int columns, mlx_dtype dtype, uint32_t seed, 
     return array;
 }
 
-/* Of all kinds: large, small and empty ones, p and g of one type or of two. */
-static zmlx_adamw_parameter parameter(int i) {
+/* Of all kinds: large, small and empty ones, p and g of one type or of two; or all of one type, as a launch on a GPU
+ * has them. */
+static zmlx_adamw_parameter parameter(int i, bool is_mixed) {
     static const mlx_dtype types[] = {MLX_FLOAT32, MLX_BFLOAT16, MLX_FLOAT16};
     int rows = i == 0 ? 700 : i == 5 ? 0 : i + 1, columns = i == 0 ? 100 : 3 * i + 1;
     mlx_dtype p = types[i % 3], g = i % 4 == 3 ? MLX_FLOAT32 : i % 4 == 2 ? types[(i + 1) % 3] : p;
+    if (!is_mixed) p = g = MLX_BFLOAT16;
     uint32_t seed = (uint32_t)i * 10;
     return (zmlx_adamw_parameter){numbers(rows, columns, p, seed, false), numbers(rows, columns, g, seed + 1, false),
                                   numbers(rows, columns, MLX_FLOAT32, seed + 2, false),
@@ -59,12 +61,11 @@ static void expect_same_bits(mlx_array a, mlx_array b) {
     if (mlx_array_nbytes(a)) assert_memory_equal(left.data, right.data, mlx_array_nbytes(a));
 }
 
-static void test_bits(void **state) {
-    (void)state;
+static void expect_bits_of_each(bool is_mixed) {
     zmlx_adamw_parameter all[COUNT_OF], each[COUNT_OF];
     for (int i = 0; i < COUNT_OF; i++) {
-        all[i] = parameter(i);
-        each[i] = parameter(i);
+        all[i] = parameter(i, is_mixed);
+        each[i] = parameter(i, is_mixed);
     }
     for (int step = 0; step < 3; step++) {
         zmlx_adamw now = how;
@@ -87,6 +88,12 @@ static void test_bits(void **state) {
         free_parameter(&all[i]);
         free_parameter(&each[i]);
     }
+}
+
+static void test_bits(void **state) {
+    (void)state;
+    expect_bits_of_each(true);
+    expect_bits_of_each(false);
 }
 
 static void test_formula(void **state) {
@@ -117,7 +124,7 @@ static void test_formula(void **state) {
 static void test_in_place(void **state) {
     (void)state;
     if (stream.ctx != host_stream.ctx) skip();
-    zmlx_adamw_parameter of[2] = {parameter(0), parameter(3)};
+    zmlx_adamw_parameter of[2] = {parameter(0, true), parameter(3, true)};
     const float *memory[2][2];
     for (int i = 0; i < 2; i++)
         memory[i][0] = mlx_array_data_float32(of[i].m), memory[i][1] = mlx_array_data_float32(of[i].v);
@@ -135,7 +142,7 @@ static void test_in_place(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    zmlx_adamw_parameter of[2] = {parameter(1), parameter(2)};
+    zmlx_adamw_parameter of[2] = {parameter(1, true), parameter(2, true)};
     mlx_array kept = of[0].p, other = numbers(1, 2, MLX_FLOAT32, 1, false), m = of[1].m;
     of[1].m = other;
     assert_int_equal(zmlx_adamw_update(of, 2, &how, stream, &failure), ZMLX_ERROR_ARGUMENT);

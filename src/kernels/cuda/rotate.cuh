@@ -2,11 +2,11 @@
 /* Pairs (a, b) of rows of 2 N elements rotated: (a cos - b sin, a sin + b cos). Row r has the angles of row
  * r / inner mod positions. Defined before: S (storage of rows), C (of angles), V (pairs of a vector), NEIGHBOURS (0:
  * pair j is (j, j + N), 1: (2 j, 2 j + 1)). The preludes of emitted kernels are in front. */
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(512)
     zm_rotate(const S::word *x, const C::word *cos, const C::word *sin, S::word *y, uint count_low, uint count_high,
               uint vectors, uint inner, uint positions, float sign) {
-    const zm_long count = zm_join(count_low, count_high), stride = zm_long(gridDim.y) * gridDim.x * 256;
-    for (zm_long n = (zm_long(blockIdx.y) * gridDim.x + blockIdx.x) * 256 + threadIdx.x; n < count; n += stride) {
+    const zm_long count = zm_join(count_low, count_high), stride = zm_long(gridDim.y) * gridDim.x * 512;
+    for (zm_long n = (zm_long(blockIdx.y) * gridDim.x + blockIdx.x) * 512 + threadIdx.x; n < count; n += stride) {
         const zm_long row = count_high == 0u ? zm_long(uint(n) / vectors) : n / vectors;
         const uint part = uint(n - row * vectors);
         const zm_long angle = (zm_long(uint(row / inner % positions)) * vectors + part) * V;

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/text.h"
 #include "kernels/select.h"
+#include "runtime/cuda_text.h"
 #include "runtime/shape.h"
 
 /* As in topk.cuh. */

@@ -7,10 +7,10 @@
 #include "base/pages.h"
 #include "kernels/batch.h"
 #include "kernels/cuda/rows.h"
-#include "kernels/cuda/text.h"
 #include "kernels/indexing/indexing.h"
 #include "kernels/indexing/scatter.h"
 #include "kernels/row_function.h"
+#include "runtime/cuda_text.h"
 #include "runtime/shape.h"
 #include "runtime/workers.h"
 

@@ -4,9 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/cuda/text.h"
 #include "kernels/cuda/topk.h"
 #include "kernels/select.h"
+#include "runtime/cuda_text.h"
 
 static mlx_array widen(zm_catalog_call *call, mlx_array a) { return zm_astype(call->scope, a, MLX_FLOAT32); }
 

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* AdamW over many parameters: on the CPU nodes of several of them, since each output of a node of MLX keeps all its
- * inputs. */
+/* AdamW over many parameters: on the CPU and with CUDA nodes of several of them, since each output of a node of MLX
+ * keeps all its inputs. */
 #include "zmlx/optimizer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/pages.h"
+#include "kernels/cuda/list.h"
 #include "kernels/optimizers/optimizers.h"
 #include "kernels/row_function.h"
+#include "runtime/cuda_text.h"
 #include "runtime/shape.h"
 #include "runtime/workers.h"
 
-enum { P, G, M, V, N_INPUTS, N_OUTPUTS = 3, MOST = 16, PIECE = 1 << 16 };
+enum { P, G, M, V, N_INPUTS, N_OUTPUTS = 3, MOST = ZM_CUDA_LIST, PIECE = 1 << 16 };
 
 typedef struct item {
     zm_c_kernel *function;
@@ -25,6 +27,8 @@ typedef struct group {
     item items[MOST];
     int count;
     size_t n_pieces, bytes;
+    const zmlx_kernel *kernel;                 /* CUDA */
+    zm_storage storages[N_INPUTS + N_OUTPUTS]; /* CUDA: of all parameters */
 } group;
 
 typedef struct run {
@@ -72,18 +76,30 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     if (self->n_pieces) zm_pool_run(self->n_pieces > 1 ? zm_workers() : NULL, self->n_pieces, 1, update_pieces, &work);
 }
 
-static const zm_node_class group_class = {.name = "zmlx.adamw_update", .evaluate_cpu = evaluate, .free_state = free};
+static zmlx_status launch(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,
+                          const zm_view *outputs, int n_outputs, zmlx_error *error) {
+    (void)n_inputs, (void)outputs, (void)n_outputs;
+    const group *self = state;
+    return zm_cuda_launch_list(launch, self->kernel, self->storages, self->numbers.parameters, inputs, error);
+}
 
-/* The kernel for the types of one parameter; g in p's type or in float32. */
-static zmlx_status add_item(group *self, const zm_catalog_call *call, mlx_array g, zmlx_error *error) {
+static const zm_node_class group_class = {
+    .name = "zmlx.adamw_update", .evaluate_cpu = evaluate, .launch_gpu = launch, .free_state = free};
+
+/* Of a parameter's inputs and outputs; g is in p's type or in float32. */
+static void set_storages(zm_storage *storages, const zm_catalog_call *call, mlx_array g) {
     zm_storage p, of_g;
-    zm_row_function function;
     zm_storage_from_dtype(&p, call->data_type);
     zm_storage_from_dtype(&of_g, mlx_array_dtype(g));
-    ZM_TRY(zm_row_function_get(
-        &function, "adamw_terms",
-        (zm_storage[]){p, of_g, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32, p, ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32},
-        error));
+    const zm_storage state = ZM_STORAGE_FLOAT32, all[] = {p, of_g, state, state, p, state, state};
+    memcpy(storages, all, sizeof all);
+}
+
+/* The kernel for the types of one parameter. */
+static zmlx_status add_item(group *self, const zm_catalog_call *call, mlx_array g, zmlx_error *error) {
+    zm_row_function function = {0};
+    set_storages(self->storages, call, g);
+    if (!self->kernel) ZM_TRY(zm_row_function_get(&function, "adamw_terms", self->storages, error));
     int64_t size = (int64_t)mlx_array_size(call->inputs[P]);
     self->items[self->count++] = (item){function.function, size, self->n_pieces};
     self->n_pieces += (size_t)((size + PIECE - 1) / PIECE);
@@ -99,16 +115,16 @@ static zmlx_status update_group(mlx_array *results, const zm_catalog_call *calls
     zm_node_output specs[MOST * N_OUTPUTS];
     group *self = calloc(1, sizeof *self);
     if (!self) return zm_fail_memory(error);
-    self->numbers = zm_catalog_numbers(zm_catalog_lookup("adamw_terms"), numbers);
-    for (int i = 0; i < count; i++) {
+    const zm_kernel_entry *terms = zm_catalog_lookup("adamw_terms");
+    self->numbers = zm_catalog_numbers(terms, numbers);
+    zmlx_kernel *kernel = NULL;
+    zmlx_status status = zm_scope_is_on_cpu(scope) ? ZMLX_OK : zm_catalog_kernel(&kernel, terms, error);
+    self->kernel = kernel;
+    for (int i = 0; i < count && !status; i++) {
         mlx_array *own = inputs + N_INPUTS * i;
         memcpy(own, calls[i].inputs, N_INPUTS * sizeof *own);
         if (zm_parameters_are_float32(&calls[i])) own[G] = zm_astype(scope, own[G], MLX_FLOAT32);
-        zmlx_status status = zm_scope_failed(scope) ? ZMLX_ERROR_MLX : add_item(self, &calls[i], own[G], error);
-        if (status) {
-            free(self);
-            return status;
-        }
+        status = zm_scope_failed(scope) ? ZMLX_ERROR_MLX : add_item(self, &calls[i], own[G], error);
         static const int of_input[N_OUTPUTS] = {P, M, V};
         for (int j = 0; j < N_OUTPUTS; j++) {
             mlx_array from = own[of_input[j]];
@@ -119,8 +135,22 @@ static zmlx_status update_group(mlx_array *results, const zm_catalog_call *calls
             memcpy(spec->shape, mlx_array_shape(from), (size_t)spec->n_dims * sizeof(int));
         }
     }
+    if (status) {
+        free(self);
+        return status;
+    }
     return zm_node_apply(results, specs, N_OUTPUTS * count, &group_class, self, inputs, N_INPUTS * count, scope->stream,
                          error);
+}
+
+/* Whether one launch does: of a full group of the same types. */
+static bool is_one_launch(const zm_catalog_call *calls, int count) {
+    if (!zm_scope_is_on_cuda(calls[0].scope) || count != MOST) return false;
+    for (int i = 1; i < count; i++)
+        if (calls[i].data_type != calls[0].data_type ||
+            zm_parameters_are_float32(&calls[i]) != zm_parameters_are_float32(&calls[0]))
+            return false;
+    return true;
 }
 
 /* Elsewhere: one kernel each. */
@@ -153,8 +183,9 @@ static zmlx_status update_some(mlx_array *results, const zmlx_adamw_parameter *p
         if (status) zm_fail(error, status, where, "parameter %zu: %s", first + (size_t)i, own.message);
     }
     if (!status)
-        status = zm_scope_is_on_cpu(&scope) ? update_group(results, calls, count, numbers, error)
-                                            : update_each(results, calls, count);
+        status = zm_scope_is_on_cpu(&scope) || is_one_launch(calls, count)
+                     ? update_group(results, calls, count, numbers, error)
+                     : update_each(results, calls, count);
     zmlx_status graph = zm_scope_end(&scope, error);
     free(calls);
     return graph ? graph : status;

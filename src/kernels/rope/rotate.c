@@ -7,12 +7,12 @@
 
 #include "base/pages.h"
 #include "kernels/batch.h"
-#include "kernels/cuda/text.h"
 #include "kernels/row_function.h"
+#include "runtime/cuda_text.h"
 #include "runtime/shape.h"
 #include "runtime/workers.h"
 
-enum { THREADS = 256, MAX_BLOCKS = 1 << 20, PIECE_ELEMENTS = 1 << 15 };
+enum { THREADS = 512, MAX_BLOCKS = 1 << 20, PIECE_ELEMENTS = 1 << 15 };
 
 typedef struct rotation {
     zm_row_function function; /* CPU */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "kernels/cuda/text.h"
+#include "runtime/cuda_text.h"
 
 #include <pthread.h>
 #include <stdlib.h>

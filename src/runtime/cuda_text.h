@@ -3,13 +3,13 @@
  *
  * A text (topk.cuh: zm_cuda_topk) is compiled behind the preludes of emitted kernels, once for each set of definitions.
  * Where there is no CUDA, a composition does with operations of MLX. */
-#ifndef ZM_KERNELS_CUDA_TEXT_H
-#define ZM_KERNELS_CUDA_TEXT_H
+#ifndef ZM_RUNTIME_CUDA_TEXT_H
+#define ZM_RUNTIME_CUDA_TEXT_H
 
 #include "emit/storage.h"
 #include "mlx/scope.h"
 
-extern const char zm_cuda_topk[], zm_cuda_rows[], zm_cuda_rotate[];
+extern const char zm_cuda_topk[], zm_cuda_rows[], zm_cuda_rotate[], zm_cuda_sum_rows[];
 
 enum { ZM_CUDA_MAX_DEFINITIONS = 256 };
 

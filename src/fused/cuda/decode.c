@@ -158,13 +158,19 @@ zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *ta
     return h;
 }
 
+/* A linear map's plan, and its launch's part in that. */
+static zm_product_plan spread_linear(zm_launch *launch, const zm_weight *weight) {
+    zm_product_plan plan = {weight, .n_tasks = weight->out_features / 2, .task_rows = 2, .n_inputs = 1,
+                            .n_ahead = LINEAR_AHEAD};
+    launch->one_each = true;
+    zm_launch_spread(launch, &plan);
+    return plan;
+}
+
 zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_linear_add, weight);
     zm_place to = zm_decode_residual(decode);
-    zm_product_plan plan = {weight, .n_tasks = weight->out_features / 2, .task_rows = 2, .n_inputs = 1,
-                            .n_ahead = LINEAR_AHEAD};
-    launch.one_each = true;
-    zm_launch_spread(&launch, &plan);
+    zm_product_plan plan = spread_linear(&launch, weight);
     zm_launch_add_place(&launch, x);
     zm_launch_add_weight(&launch, weight);
     zm_launch_add_constant(&launch, weight->bias);
@@ -332,6 +338,9 @@ zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const
     zm_product_plan plan = {gate, .n_tasks = gate->out_features, .task_rows = 2, .n_inputs = 1};
     launch.one_each = true;
     zm_launch_spread(&launch, &plan);
+    zm_launch next = {.decode = decode};
+    zm_product_plan next_plan = spread_linear(&next, down);
+    plan.n_left = zm_launch_left(&plan, &next_plan);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
     zm_launch_add_weight(&launch, gate);
@@ -342,7 +351,7 @@ zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const
     zm_launch_add_float(&launch, norm.eps);
     zm_launch_add_int(&launch, (int)activation);
     zm_launch_add_int(&launch, gate->out_features);
-    zm_launch_add_ring(&launch, &plan);
+    zm_launch_add_ring_and_left(&launch, &plan);
     zm_launch_end(&launch);
     return zm_decode_linear_add(decode, act, down, h);
 }

@@ -10,9 +10,13 @@
 enum { THREADS = 512, WARPS = THREADS / WARP };
 
 /* Everything older than the kernel before this one is complete when a kernel begins; that one behind this. */
+ZM_FUNCTION void wait_only() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/* Behind it: the next kernel may begin, once all blocks have come here or ended. Its first copies share memory with
+ * what is still under way. */
+ZM_FUNCTION void begin_next() { asm volatile("griddepcontrol.launch_dependents;"); }
 ZM_FUNCTION void wait_for_last() {
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;");
+    wait_only();
+    begin_next();
 }
 
 /* Copies to shared memory, which go on while the thread does. Where not `in`, nothing is copied. */
@@ -210,13 +214,18 @@ template <int K, int ROWS> struct alignas(16) slot {
     }
 };
 
+/* For `multiply`: all. */
+enum : uint { ALL_EARLY = 4 };
+
 /* Products of rows with x, for the tasks first, first + stride, ... below n_tasks of a warp; a task is ROWS rows.
  * where(task, matrices, rows) says where they are, ready() makes x in shared memory complete for the block, and
  * done(task, parts) gets a lane's part of each product. The copies of a piece begin n_ahead pieces (one to four) before
- * it is needed, the first ones before ready(). ring: n_slots for each warp, n_ahead + 1 or as many as it has pieces. */
-template <int K, int ROWS, typename Where, typename Ready, typename Done>
+ * it is needed, the first ones, at most EARLY, before ready(). ring: n_slots for each warp, n_ahead + 1 or as many as
+ * it has pieces. Unless n_left is 0, the next kernel begins when the first warp has so many pieces left, or has got its
+ * first. */
+template <int K, int ROWS, uint EARLY, typename Where, typename Ready, typename Done>
 ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x, uint4 *ring, uint n_slots,
-                          uint n_ahead, Where where, Ready ready, Done done) {
+                          uint n_ahead, uint n_left, Where where, Ready ready, Done done) {
     typedef layout<K> own;
     typedef slot<K, ROWS> slots;
     const uint lane = threadIdx.x % WARP;
@@ -236,8 +245,17 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
         commit_copies();
     };
 #pragma unroll 1
-    for (uint i = 0; i < n_ahead; i++) copy_next();
+    for (uint i = 0; i < n_ahead && (EARLY == ALL_EARLY || i < EARLY); i++) copy_next();
     ready();
+    if (EARLY < ALL_EARLY) {
+#pragma unroll 1
+        for (uint i = EARLY; i < n_ahead; i++) copy_next();
+    }
+    uint until_next = ~0u; /* pieces */
+    if (n_left && threadIdx.x < WARP) {
+        uint all = (n_tasks - first + stride - 1) / stride * own::PIECES;
+        until_next = all > n_left ? all - n_left : 0;
+    }
 #pragma unroll 1
     for (uint task = first; task < n_tasks; task += stride) {
         const lane_matrix<K> *matrices[ROWS];
@@ -248,6 +266,7 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
         for (uint piece = 0; piece < own::PIECES; piece++) {
             finish_copies(n_ahead - 1);
             __syncwarp(); /* the copies of all lanes are there, and the slot before is free */
+            if (n_left && until_next-- == 0) begin_next();
             copy_next();
             uint both[ROWS][own::LANE_GROUPS];
 #pragma unroll
@@ -280,6 +299,29 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
         done(task, parts);
     }
 }
+
+/* The first OWN of a thread's share of x's VECTORS, on their way from memory while copies of weights begin. */
+template <uint VECTORS, uint OWN> struct x_vectors {
+    uint4 v[OWN];
+
+    ZM_FUNCTION x_vectors(const uint4 *x, uint thread, uint threads) {
+#pragma unroll
+        for (uint i = 0; i < OWN; i++) {
+            v[i] = make_uint4(0, 0, 0, 0);
+            if (thread + i * threads < VECTORS) v[i] = read_fresh(x + thread + i * threads);
+        }
+    }
+    /* place(number, vector) for all of the share; up to `all` zeros follow x. */
+    template <typename Place>
+    ZM_FUNCTION void finish(uint all, const uint4 *x, uint thread, uint threads, Place place) const {
+#pragma unroll
+        for (uint i = 0; i < OWN; i++)
+            if (thread + i * threads < all) place(thread + i * threads, v[i]);
+#pragma unroll 1
+        for (uint i = thread + OWN * threads; i < all; i += threads)
+            place(i, i < VECTORS ? read_fresh(x + i) : make_uint4(0, 0, 0, 0));
+    }
+};
 
 /* x (K elements) into shared memory, by `threads`. The caller's barrier follows. */
 template <int K> ZM_FUNCTION void stage(uint4 *shared, const uint4 *x, uint thread, uint threads) {

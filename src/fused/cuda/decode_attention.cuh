@@ -118,7 +118,7 @@ template <int HEADS> struct token_heads {
             rotation rotate(freqs, log2_base, position, lane);
             int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1,
                 query = head + warp < last ? head + warp : last;
-            wait_for_last();
+            wait_only();
             all.read(read[warp], warp < KEY ? query : all.n_heads + (warp == KEY ? 0 : all.n_kv_heads) + kv_head, lane);
             const ushort *x = (const ushort *)read[warp];
             ushort *kept = warp == KEY && writes ? all.cache_row(all.keys, kv_head) : nullptr;
@@ -128,7 +128,7 @@ template <int HEADS> struct token_heads {
                 if (writes) ((uint4 *)all.cache_row(all.values, kv_head))[lane] = read[VALUE][lane];
             }
         } else {
-            wait_for_last();
+            wait_only();
         }
         __syncthreads();
     }
@@ -165,6 +165,19 @@ struct key_rows {
     const ushort *keys, *values;
     int n, own;
 };
+
+/* Of the rows that a warp meets behind its first ones, as many as lanes on their way to the L2 cache: the tokens in
+ * between have pushed them out, and each of few steps would wait for memory. The heads of a group share the pieces. */
+ZM_FUNCTION void prefetch_rows(const key_rows &rows, int first, int step, int part, int parts, int lane) {
+    enum { PIECE = 32 /* of 64 bytes */, ROW_PIECES = ZM_HEAD_DIM / PIECE };
+    int row = first + lane * step;
+    if (row >= rows.n) return;
+    for (int piece = part; piece < 2 * ROW_PIECES; piece += parts) {
+        const ushort *from = piece < ROW_PIECES ? rows.keys : rows.values;
+        from += (long long)row * ZM_HEAD_DIM + piece % ROW_PIECES * PIECE;
+        asm volatile("prefetch.global.L2 [%0];" :: "l"(from));
+    }
+}
 
 template <int HEADS> struct attention_state {
     float most[HEADS], sum[HEADS], value[HEADS][LANE_DIM];
@@ -290,13 +303,16 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
     float scale_log2 = float(double(scale) * 1.44269504088896340736);
+    const key_rows own_rows = {keys + cache, values + cache, n, row};
     begin_cluster();
     attention_state<1> state = attend<1, SHORT_KEYS, KEY_WARPS>(
-        token, {keys + cache, values + cache, n, row}, sinks ? sinks + head : nullptr, 1, scale_log2, place,
+        token, own_rows, sinks ? sinks + head : nullptr, 1, scale_log2, place,
         shares[warp], lane, [&] {
+            prefetch_rows(own_rows, place + SHORT_KEYS * KEY_WARPS, KEY_WARPS, head % group, group, lane);
             token.prepare(all, head, kv_head, head % group == 0 && block == 0, freqs, log2_base,
                           position_scale * float(offset), lane, warp);
         });
+    begin_next(); /* earlier, its copies would come before keys and values */
     wait_for_cluster(); /* all blocks have begun */
     /* Lane l's elements are merged by warp l of the cluster. */
     if (lane < HEAD_BLOCKS) {
@@ -344,6 +360,7 @@ zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, c
                                                                            freqs, log2_base,
                                                                            position_scale * float(offset), lane, warp);
                                                          });
+    begin_next();
     if (lane == 0) {
 #pragma unroll
         for (int h = 0; h < LONG_HEADS; h++) mosts[h][warp] = state.most[h], sums[h][warp] = state.sum[h];

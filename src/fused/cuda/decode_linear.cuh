@@ -11,8 +11,8 @@ ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const u
     auto fetch = [&](uint task) {
         if (task < n_tasks) before = read_fresh(h + (task * 2 + lane / 16));
     };
-    multiply<ZM_K, 2>(
-        first, stride, n_tasks, staged, staged + layout<ZM_K>::X, n_slots, n_ahead,
+    multiply<ZM_K, 2, ALL_EARLY>(
+        first, stride, n_tasks, staged, staged + layout<ZM_K>::X, n_slots, n_ahead, 0,
         [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = matrices[1] = &m;
             rows[0] = task * 2, rows[1] = task * 2 + 1;
@@ -61,9 +61,9 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
     norm_row n;
     load_norm(n, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> m({aw, as, ab}, lane);
-    multiply<ZM_HIDDEN, 2>(
+    multiply<ZM_HIDDEN, 2, ALL_EARLY>(
         blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, (n_a + n_b + n_c) / 2, staged,
-        staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+        staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead, 0,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             uint row = task * 2;
             if (n_b) {
@@ -75,8 +75,9 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
             rows[0] = row, rows[1] = row + 1;
         },
         [&] {
-            wait_for_last();
+            wait_only();
             stage_norm(staged, h, n, eps, nullptr, thread, blockDim.x);
+            begin_next(); /* attention would begin to read keys and values before this has h */
         },
         [&](uint task, const float *parts) {
             float both = warp_sum2(parts[0], parts[1], lane);
@@ -105,8 +106,8 @@ ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *we
         if (channel < size && lane < 5)
             kept = lane < 2 ? read_fresh(state + (lane * size + channel)) : __ldg(taps + (channel * 3 + lane - 2));
     };
-    multiply<ZM_HIDDEN, 3>(
-        first, stride, size, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+    multiply<ZM_HIDDEN, 3, ALL_EARLY>(
+        first, stride, size, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead, 0,
         [&](uint channel, const lane_matrix<ZM_HIDDEN> *(&matrices)[3], uint (&rows)[3]) {
 #pragma unroll
             for (int i = 0; i < 3; i++) matrices[i] = &m, rows[i] = i * size + channel;

@@ -37,21 +37,22 @@ struct gated {
 ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *gw, const ushort *gs, const ushort *gb,
                                 const uint2 *uw, const ushort *us, const ushort *ub, const ushort *gate_bias,
                                 const ushort *up_bias, ushort *act, float eps, uint activation, uint n, uint n_slots,
-                                uint n_ahead) {
+                                uint n_ahead, uint n_left) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row nr;
     load_norm(nr, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
-    multiply<ZM_HIDDEN, 2>(
+    multiply<ZM_HIDDEN, 2, ALL_EARLY>(
         blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, n, staged, staged + layout<ZM_HIDDEN>::X, n_slots,
-        n_ahead,
+        n_ahead, n_left,
         [&](uint row, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
             rows[0] = rows[1] = row;
         },
         [&] {
-            wait_for_last();
+            wait_only();
+            if (!n_left) begin_next();
             stage_norm(staged, h, nr, eps, nullptr, thread, blockDim.x);
         },
         [&](uint row, const float *parts) { results.keep(act + row, row, parts, lane); });
@@ -59,30 +60,38 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
 }
 
 #if ZM_TOP_K < 8
+/* Nothing of the experts' could be copied before the wait. Of a warp's pieces only the first comes before x, which
+ * would wait for all. */
+enum : uint { EXPERTS_EARLY = 1 };
+
 /* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts, and blocks
  * are a multiple of those, so that a warp has one. */
 ZM_KERNEL(THREADS, 2)
 zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs, const ushort *gb, const uint2 *uw,
               const ushort *us, const ushort *ub, const ushort *gate_bias, const ushort *up_bias, ushort *act,
-              uint activation, uint n, uint n_slots, uint n_ahead) {
+              uint activation, uint n, uint n_slots, uint n_ahead, uint n_left) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
-    wait_for_last();
+    wait_only();
+    if (!n_left) begin_next();
     uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
-    stage<ZM_HIDDEN>(staged, x, thread, blockDim.x); /* before the copies begin, for which it would wait */
-    __syncthreads();
+    x_vectors<ZM_HIDDEN / 8, 1> vectors(x, thread, blockDim.x);
     uint first = blockIdx.x * warps + thread / WARP, slot = first % ZM_TOP_K;
     uint expert_row = __shfl_sync(~0u, chosen, slot) * n;
     ushort *expert_act = act + slot * n;
-    multiply<ZM_HIDDEN, 2>(
+    multiply<ZM_HIDDEN, 2, EXPERTS_EARLY>(
         first, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
-        n_slots, n_ahead,
+        n_slots, n_ahead, n_left,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
             rows[0] = rows[1] = expert_row + task / ZM_TOP_K;
         },
-        [] {},
+        [&] {
+            vectors.finish(layout<ZM_HIDDEN>::ALL_VECTORS, x, thread, blockDim.x,
+                           [&](uint number, uint4 v) { place_x(staged, number, v); });
+            __syncthreads();
+        },
         [&](uint task, const float *parts) {
             results.keep(expert_act + task / ZM_TOP_K, expert_row + task / ZM_TOP_K, parts, lane);
         });
@@ -99,7 +108,7 @@ enum { OUT_WARP_ROWS = 4, OUT_GROUPS = WARPS / ZM_TOP_K, OUT_ROWS = OUT_WARP_ROW
 ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights,
                                                           const uint2 *dw, const ushort *ds, const ushort *db,
                                                           const ushort *bias, const ushort *h, ushort *h_next, uint n,
-                                                          uint n_slots, uint n_ahead) {
+                                                          uint n_slots, uint n_ahead, uint n_left) {
     enum { X = layout<ZM_K>::X };
     __shared__ float products[ZM_TOP_K][OUT_ROWS];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;
@@ -111,14 +120,15 @@ ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, cons
     bool writes = thread < OUT_ROWS && own < n;
     ushort before, share[ZM_TOP_K];
     uint n_tasks = n - block_row < OUT_ROWS ? (n - block_row) / 2 : OUT_ROWS / 2;
-    multiply<ZM_K, 2>(
-        warp / ZM_TOP_K, OUT_GROUPS, n_tasks, staged + slot * X, staged + ZM_TOP_K * X, n_slots, n_ahead,
+    multiply<ZM_K, 2, ALL_EARLY>(
+        warp / ZM_TOP_K, OUT_GROUPS, n_tasks, staged + slot * X, staged + ZM_TOP_K * X, n_slots, n_ahead, n_left,
         [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = matrices[1] = &m;
             rows[0] = base + task * 2, rows[1] = base + task * 2 + 1;
         },
         [&] {
-            wait_for_last();
+            wait_only();
+            if (!n_left) begin_next();
             stage<ZM_K>(staged + slot * X, act + slot * (ZM_K / 8), warp / ZM_TOP_K * WARP + lane, OUT_GROUPS * WARP);
             __syncthreads();
             before = h ? read_fresh(h + (writes ? own : 0)) : NOTHING;

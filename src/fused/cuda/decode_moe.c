@@ -70,15 +70,15 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
         rows = OUT_WARP_ROWS * groups; /* of a block of out */
     bool is_mxfp4 = !strcmp(gate->quantization.mode, "mxfp4");
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
-                               .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD};
+                               .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD, .n_left = ZM_ALL_LEFT};
     zm_launch_spread(in, &in_plan);
     in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
-    zm_launch_add_ring(in, &in_plan);
-    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k,
-                                .n_ahead = is_mxfp4 ? OUT_AHEAD_MXFP4 : OUT_AHEAD};
+    zm_launch_add_ring_and_left(in, &in_plan);
+    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = OUT_AHEAD};
+    if (is_mxfp4) out_plan.n_ahead = OUT_AHEAD_MXFP4, out_plan.n_left = ZM_ALL_LEFT;
     out->record.grid = zm_divide_up(down->out_features, rows);
     zm_launch_reserve(out, &out_plan, top_k * groups, OUT_WARP_ROWS / out_plan.task_rows);
-    zm_launch_add_ring(out, &out_plan);
+    zm_launch_add_ring_and_left(out, &out_plan);
 }
 
 /* Shared memory that a warp needs for its pieces of weights. */
@@ -101,6 +101,7 @@ static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *g
     in->record.grid = zm_divide_up(n_tasks, warps * rounds);
     in->record.block = 32 * warps;
     in->record.shared_bytes = x_bytes + warps * warp_bytes;
+    zm_launch_add_int(in, ZM_ALL_LEFT);
     out->record.grid = down->out_features / OUT_ROWS;
     out->record.block = 32 * top_k;
     out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));

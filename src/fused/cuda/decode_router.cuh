@@ -63,9 +63,9 @@ extern "C" __global__ void __cluster_dims__(ROUTER_BLOCKS) __launch_bounds__(THR
     norm_row nr;
     if (norm) load_norm(nr, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
-    multiply<ZM_HIDDEN, 1>(
+    multiply<ZM_HIDDEN, 1, ALL_EARLY>(
         warp * ROUTER_BLOCKS + blockIdx.x, ROUTER_BLOCKS * warps, n_experts, staged,
-        staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead,
+        staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead, 0,
         [&](uint expert, const lane_matrix<ZM_HIDDEN> *(&matrices)[1], uint (&rows)[1]) {
             matrices[0] = &m;
             rows[0] = expert;

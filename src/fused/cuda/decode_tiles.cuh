@@ -106,9 +106,9 @@ ZM_FUNCTION uint tile_weights(uint pair, uint both) { return weights_of<ZM_BITS>
 /* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
  * says which rows, ready() makes x in shared memory complete, done(task, product of row lane / 4, of row lane / 4 + 8)
  * gets them. The copies of the first pieces begin before ready(). ring: TILE_SLOTS for each warp. */
-template <typename Where, typename Ready, typename Done>
-ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile *ring, Where where,
-                                Ready ready, Done done) {
+template <int EARLY, typename Where, typename Ready, typename Done>
+ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile *ring, uint n_left,
+                                Where where, Ready ready, Done done) {
     const uint lane = threadIdx.x % WARP, row = lane / 4;
     tile *const slots = ring + threadIdx.x / WARP * TILE_SLOTS;
     uint copied_task = first, copied_piece = 0, slot = 0;
@@ -122,8 +122,15 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
         commit_copies();
     };
 #pragma unroll 1
-    for (int i = 0; i < TILE_SLOTS; i++) copy_next(slots[i]);
+    for (int i = 0; i < TILE_SLOTS && i < EARLY; i++) copy_next(slots[i]);
     ready();
+#pragma unroll 1
+    for (int i = EARLY; i < TILE_SLOTS; i++) copy_next(slots[i]);
+    uint until_next = ~0u; /* pieces */
+    if (n_left && threadIdx.x < WARP) {
+        uint all = (n_tasks - first + stride - 1) / stride * uint(TILE_PIECES);
+        until_next = all > n_left ? all - n_left : 0;
+    }
 #pragma unroll 1
     for (uint task = first; task < n_tasks; task += stride) {
         float sums[4] = {};
@@ -131,6 +138,7 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
         for (uint piece = 0; piece < TILE_PIECES; piece++) {
             finish_copies<TILE_SLOTS - 1>();
             __syncwarp(); /* the copies of all lanes are there */
+            if (n_left && until_next-- == 0) begin_next();
             const tile &t = slots[slot];
             const uint4 *piece_x = x + piece * (TILE_K / 8) + lane % 4;
 #pragma unroll
@@ -159,19 +167,24 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 /* act (top_k, n) = silu(gate x) * up x for the chosen experts. A task is 8 rows of each. */
 ZM_KERNEL(THREADS, 1)
 zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs, const ushort *gb, const uint2 *uw,
-              const ushort *us, const ushort *ub, ushort *act, uint n) {
+              const ushort *us, const ushort *ub, ushort *act, uint n, uint n_left) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
-    wait_for_last();
+    wait_only();
+    if (!n_left) begin_next();
     uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
-    for (uint v = thread; v < TILE_X; v += blockDim.x) place_tile_x(staged, v, read_fresh(x + v));
-    __syncthreads();
-    multiply_tiles(
+    x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);
+    multiply_tiles<2>(
         blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * (n / 8), staged, (tile *)(staged + TILE_X),
+        n_left,
         [&](uint task) {
             uint row = __shfl_sync(~0u, chosen, task % ZM_TOP_K) * n + task / ZM_TOP_K * 8;
             return tile_rows{{gw, gs, gb}, {uw, us, ub}, row, row};
         },
-        [] {},
+        [&] {
+            vectors.finish(TILE_X, x, thread, blockDim.x,
+                           [&](uint number, uint4 v) { place_tile_x(staged, number, v); });
+            __syncthreads();
+        },
         [&](uint task, float gate, float up) {
             uint row = task / ZM_TOP_K * 8 + lane / 4;
             if (lane % 4 == 0) act[task % ZM_TOP_K * n + row] = narrow(swiglu(rounded(gate), rounded(up)));
@@ -190,8 +203,8 @@ zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights, con
     uint row = read_fresh(experts + warp) * n + block_row;
     uint4 *x = staged + warp * TILE_X;
     ushort before, share[ZM_TOP_K];
-    multiply_tiles(
-        0, 1, 1, x, (tile *)(staged + ZM_TOP_K * TILE_X),
+    multiply_tiles<TILE_SLOTS>(
+        0, 1, 1, x, (tile *)(staged + ZM_TOP_K * TILE_X), 0,
         [&](uint) {
             return tile_rows{{dw, ds, db}, {dw, ds, db}, row, row + 8};
         },

@@ -82,6 +82,8 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
     int n_pieces = rounds * row.n_pieces, slot_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
     int all_bytes = warps * zm_divide_up(slot_bytes, VECTOR_BYTES) * VECTOR_BYTES; /* a slot for each warp */
     if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 ? 1 : rounds < MANY_ROUNDS ? 2 : 3;
+    plan->round_bytes = all_bytes;
+    plan->n_pieces = n_pieces;
     plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;
     launch->record.block = 32 * warps;
     launch->record.shared_bytes = plan->n_inputs * row.staged_bytes + plan->n_slots * all_bytes;
@@ -103,6 +105,12 @@ void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
     }
 }
 
+int zm_launch_left(const zm_product_plan *plan, const zm_product_plan *next) {
+    int first = next->n_slots < next->n_ahead ? next->n_slots : next->n_ahead;
+    int left = 1 + zm_divide_up(first * next->round_bytes, plan->round_bytes), half = zm_divide_up(plan->n_pieces, 2);
+    return left < half ? left : half;
+}
+
 static void add(zm_launch *launch, zm_chain_argument argument) {
     if (launch->record.n_arguments < ZM_CHAIN_MAX_ARGUMENTS)
         launch->record.arguments[launch->record.n_arguments++] = argument;
@@ -122,6 +130,10 @@ void zm_launch_add_float(zm_launch *launch, float value) {
 void zm_launch_add_ring(zm_launch *launch, const zm_product_plan *plan) {
     zm_launch_add_int(launch, plan->n_slots);
     zm_launch_add_int(launch, plan->n_ahead);
+}
+void zm_launch_add_ring_and_left(zm_launch *launch, const zm_product_plan *plan) {
+    zm_launch_add_ring(launch, plan);
+    zm_launch_add_int(launch, plan->n_left);
 }
 
 void zm_launch_add_constant(zm_launch *launch, mlx_array array) {

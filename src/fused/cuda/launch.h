@@ -24,7 +24,12 @@ typedef struct zm_product_plan {
     int n_inputs; /* rows of x in shared memory */
     int n_slots;  /* for pieces, a warp; zm_launch_reserve sets it */
     int n_ahead;  /* pieces that copies are ahead of products, at most 4; 0: as the rows' length suggests */
+    int n_left;   /* the next kernel begins when warps have so many pieces left; 0: when this one may read */
+    int n_pieces, round_bytes; /* of a warp; of a piece for each warp of a block: zm_launch_reserve sets them */
 } zm_product_plan;
+
+/* n_left by which the next kernel begins when this one has its first pieces: what it copies was not known before. */
+enum { ZM_ALL_LEFT = 1 << 16 };
 
 static inline int zm_divide_up(int a, int b) { return (a + b - 1) / b; }
 
@@ -46,6 +51,10 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
  * number. */
 void zm_launch_spread(zm_launch *launch, zm_product_plan *plan);
 
+/* n_left for which this kernel's last copies are under way when the next begins with its own: where more of both share
+ * memory, this one ends later and that one has its weights too early. At most half of the pieces. */
+int zm_launch_left(const zm_product_plan *plan, const zm_product_plan *next);
+
 /* Arguments, in order. */
 void zm_launch_add_place(zm_launch *launch, zm_place place);
 void zm_launch_add_null(zm_launch *launch);
@@ -55,7 +64,8 @@ void zm_launch_add_float(zm_launch *launch, float value);
 void zm_launch_add_constant(zm_launch *launch, mlx_array array);
 /* Codes, scales and biases. */
 void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight);
-/* The last arguments of a kernel that multiplies. */
+/* The last arguments of a kernel that multiplies, and of one that says when the next begins. */
 void zm_launch_add_ring(zm_launch *launch, const zm_product_plan *plan);
+void zm_launch_add_ring_and_left(zm_launch *launch, const zm_product_plan *plan);
 
 #endif

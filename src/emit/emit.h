@@ -33,6 +33,9 @@ typedef struct zm_emit_request {
  * a byte. */
 bool zm_emit_is_narrow(const zm_emit_request *request);
 
+/* Steps are rounded as MLX's operations do: an error in the last place would turn a rounding. */
+bool zm_emit_rounds_as_mlx(const zm_emit_request *request);
+
 typedef struct zm_target {
     const char *name;            /* "c", "cuda", "metal", "check" */
     const char *file_extension;  /* "c", "cu", "metal", "" */

@@ -21,14 +21,14 @@ const zm_target *zm_target_find(const char *name) {
     return NULL;
 }
 
-static bool rounds_as_mlx(const zm_ir *ir) {
-    for (int i = 0; i < ir->n_values; i++)
-        if (zm_op_rounds_as_mlx(ir->values[i].op)) return true;
+bool zm_emit_rounds_as_mlx(const zm_emit_request *request) {
+    for (int i = 0; i < request->ir->n_values; i++)
+        if (zm_op_rounds_as_mlx(request->ir->values[i].op)) return true;
     return false;
 }
 
 bool zm_emit_is_narrow(const zm_emit_request *request) {
-    if (rounds_as_mlx(request->ir)) return false; /* an error would turn a rounding */
+    if (zm_emit_rounds_as_mlx(request)) return false;
     for (int i = 0; i < request->ir->n_outputs; i++)
         if (request->outputs[i] == ZM_STORAGE_FLOAT32 &&
             request->ir->values[request->ir->outputs[i].value].op != ZM_OP_CONSTANT)
@@ -37,7 +37,7 @@ bool zm_emit_is_narrow(const zm_emit_request *request) {
 }
 
 bool zm_emit_begin_storage(zm_text *text, const zm_emit_request *request) {
-    if (!rounds_as_mlx(request->ir)) return false;
+    if (!zm_emit_rounds_as_mlx(request)) return false;
     const char *storage = zm_storage_name(request->outputs[0]);
     zm_text_printf(text, "#define zm_stored zm_stored_%s\n#define zm_stored_sigmoid zm_stored_sigmoid_%s\n", storage,
                    storage);

@@ -60,8 +60,10 @@ static void write_kernel_body(zm_c_frame *frame) {
         if (frame->is_varying[i]) zm_text_printf(text, ", const int varies%d", i);
     zm_text_append_string(
         text, ") {\n    const zm_index columns = call->columns;\n    (void)first_column, (void)last_column;\n"
-              "    const zm_index fetch_end = call->rows > 1 ? call->rows * columns : columns;\n"
-              "    (void)fetch_end;\n");
+              "    const zm_index fetch_end = ");
+    /* Stores that go through the caches, in place at that: the processor's own prefetching is faster. */
+    if (!frame->whole_rows) zm_text_append_string(text, "!call->stream_stores ? 0 : ");
+    zm_text_append_string(text, "call->rows > 1 ? call->rows * columns : columns;\n    (void)fetch_end;\n");
     for (int i = 0; i < frame->ir->n_parameters; i++)
         if (frame->ir->parameters[i].is_seed)
             zm_text_printf(text, "    const zm_keys keys%d = zm_keys_of(call->seeds[%d]);\n", i, i);

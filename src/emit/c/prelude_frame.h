@@ -19,7 +19,7 @@ ZM_FN zm_index zm_bytes_ahead(int layout, zm_index rows_left, zm_index columns, 
 
 /* The cache lines of n vectors from an address on; past the end of an array it does nothing. */
 ZM_FN void zm_fetch_row(const char *at, int bytes, int n) {
-    for (int line = 0; line < (n * ZM_WIDTH * bytes + 63) / 64; line++) __builtin_prefetch(at + 64 * line, 0, 2);
+    for (int line = 0; line < (n * ZM_WIDTH * bytes + 63) / 64; line++) __builtin_prefetch(at + 64 * line, 0, 3);
 }
 /* What will be read some hundred cycles later, before `end`: behind a row that is called alone lies none that is read
  * next. */

@@ -101,8 +101,8 @@ static bool write_limit(zm_c_frame *frame, const zm_value *value) {
 }
 
 static bool is_by_row(const zm_c_frame *frame, const zm_value *value) {
-    return zm_emit_is_narrow(frame->request) && frame->whole_rows &&
-           frame->ir->values[value->operands[1]].level != ZM_LEVEL_ELEMENT;
+    return frame->whole_rows && frame->ir->values[value->operands[1]].level != ZM_LEVEL_ELEMENT &&
+           !zm_emit_rounds_as_mlx(frame->request);
 }
 
 void zm_c_write_random_pairs(zm_c_frame *frame, zm_id id, const char *indent, int n) {

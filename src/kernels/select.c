@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/cuda/topk.h"
+#include "kernels/row_function.h"
 #include "kernels/select_rows.h"
 #include "kernels/spread.h"
 #include "runtime/cuda_text.h"
@@ -16,7 +17,9 @@ enum { PIECE_ELEMENTS = 1 << 15 };
 
 typedef struct topk {
     int k, columns;
-    mlx_dtype dtype;
+    mlx_dtype dtype; /* of x */
+    bool gates;      /* the softmax of the values instead of them, in float32; k <= ZM_SELECT_ROWS_MAX */
+    zm_row_function exp;
 } topk;
 
 /* Larger for larger numbers; NaN the largest, -0 as 0. */
@@ -73,6 +76,25 @@ static void copy_values(const run *work, int64_t row) {
                (const char *)work->x->data + (size_t)(row * self->columns + places[i]) * size, size);
 }
 
+/* From e^(value - largest): each row's sum is at least 1, or 0 where all are -inf. */
+static void normalise(float *weights, size_t rows, size_t k) {
+    for (size_t row = 0; row < rows; row++, weights += k) {
+        float sum = 0;
+        for (size_t i = 0; i < k; i++) sum += weights[i];
+        float scale = sum == 0 ? 0 : 1 / sum;
+        for (size_t i = 0; i < k; i++) weights[i] *= scale;
+    }
+}
+
+static void gate_rows(const run *work, int64_t begin, int64_t end, zm_select_rows_task *task) {
+    const topk *self = work->self;
+    float *weights = (float *)work->values->data + begin * self->k;
+    task->below_largest = work->values->data;
+    zm_select_rows(task, begin, end);
+    zm_row_apply(&self->exp, weights, (const void *const[]){weights}, 0, (end - begin) * self->k, false);
+    normalise(weights, (size_t)(end - begin), (size_t)self->k);
+}
+
 static void select_rows(void *context, size_t begin, size_t end) {
     const run *work = context;
     const topk *self = work->self;
@@ -83,7 +105,8 @@ static void select_rows(void *context, size_t begin, size_t end) {
                                     .values = work->values->data,
                                     .indices = work->indices->data};
         zm_storage_from_dtype(&task.storage, self->dtype);
-        zm_select_rows(&task, (int64_t)begin, (int64_t)end);
+        if (self->gates) gate_rows(work, (int64_t)begin, (int64_t)end, &task);
+        else zm_select_rows(&task, (int64_t)begin, (int64_t)end);
         return;
     }
     keyed *items = malloc((size_t)self->columns * sizeof *items);
@@ -109,6 +132,16 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
     if (rows) zm_pool_run(zm_workers(), rows, (size_t)(PIECE_ELEMENTS / self->columns + 1), select_rows, &work);
 }
 
+static void select_on_cpu(zm_scope *scope, mlx_array x, int k, bool gates, mlx_array *values, mlx_array *indices);
+
+/* Of w = softmax of the chosen, in both directions: w (t - sum w t), in x's type. */
+static mlx_array gate_tangent(zm_scope *scope, const topk *self, mlx_array weights, mlx_array tangent) {
+    zm_catalog_call call = {.scope = scope, .where = "zmlx_topk_gating_softmax"};
+    mlx_array made = {NULL}, inputs[2] = {weights, zm_astype(scope, tangent, MLX_FLOAT32)};
+    zm_call_part(&call, &made, "softmax_grad", inputs, NULL, NULL);
+    return zm_astype(scope, made, self->dtype);
+}
+
 static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argument_numbers, int n_arguments,
                        const mlx_array *primals, int n_primals, const mlx_array *cotangents, const mlx_array *results,
                        int n_results, mlx_stream stream, zmlx_error *error) {
@@ -116,7 +149,8 @@ static zmlx_status vjp(const void *state, mlx_array *gradients, const int *argum
     const topk *self = state;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    zm_scope_keep(&scope, &gradients[0], zm_spread(&scope, cotangents[0], results[1], self->columns));
+    mlx_array given = self->gates ? gate_tangent(&scope, self, results[0], cotangents[0]) : cotangents[0];
+    zm_scope_keep(&scope, &gradients[0], zm_spread(&scope, given, results[1], self->columns));
     return zm_scope_end(&scope, error);
 }
 
@@ -144,8 +178,10 @@ static zmlx_status jvp(const void *state, mlx_array *result_tangents, int n_resu
     mlx_array values, indices, made[2] = {{NULL}, {NULL}};
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    zm_select_topk(&scope, primals[0], self->k, &values, &indices);
+    select_on_cpu(&scope, primals[0], self->k, self->gates, &values, &indices);
     if (!zm_scope_failed(&scope)) zm_select_tangents(&scope, tangents[0], indices, &made[0], &made[1]);
+    if (!zm_scope_failed(&scope) && self->gates)
+        made[0] = zm_astype(&scope, gate_tangent(&scope, self, values, made[0]), MLX_FLOAT32);
     for (int i = 0; i < 2; i++) zm_scope_keep(&scope, &result_tangents[i], made[i]);
     return zm_scope_end(&scope, error);
 }
@@ -157,7 +193,8 @@ static zmlx_status vmap(const void *state, mlx_array *results, int *result_axes,
     mlx_array made[2] = {{NULL}, {NULL}};
     zm_scope scope;
     zm_scope_begin(&scope, stream);
-    zm_select_topk(&scope, zm_select_batch_first(&scope, inputs[0], axes[0]), self->k, &made[0], &made[1]);
+    mlx_array x = zm_select_batch_first(&scope, inputs[0], axes[0]);
+    if (!zm_scope_failed(&scope)) select_on_cpu(&scope, x, self->k, self->gates, &made[0], &made[1]);
     for (int i = 0; i < 2; i++) {
         zm_scope_keep(&scope, &results[i], made[i]);
         result_axes[i] = axes[0] < 0 ? -1 : 0;
@@ -190,14 +227,27 @@ void zm_select_apply(zm_scope *scope, mlx_array *values, mlx_array *indices, con
     *indices = zm_scope_own(scope, made[1]);
 }
 
-static void select_on_cpu(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
+static void select_on_cpu(zm_scope *scope, mlx_array x, int k, bool gates, mlx_array *values, mlx_array *indices) {
+    zm_row_function exp = {NULL, 0};
+    zmlx_error error;
+    if (gates && zm_row_function_get(&exp, "exp", (zm_storage[]){ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT32}, &error)) {
+        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
+        return;
+    }
     topk *self = malloc(sizeof *self);
     if (!self) {
         zm_scope_fail(scope, ZMLX_ERROR_MEMORY, "topk", "out of memory");
         return;
     }
-    *self = (topk){k, zm_dim(x, -1), mlx_array_dtype(x)};
-    zm_select_apply(scope, values, indices, &topk_class, self, x, k, mlx_array_dtype(x));
+    mlx_dtype dtype = mlx_array_dtype(x);
+    *self = (topk){k, zm_dim(x, -1), dtype, gates, exp};
+    zm_select_apply(scope, values, indices, &topk_class, self, x, k, gates ? MLX_FLOAT32 : dtype);
+}
+
+bool zm_select_gates(zm_scope *scope, mlx_array x, int k, mlx_array *weights, mlx_array *indices) {
+    if (zm_scope_failed(scope) || k > ZM_SELECT_ROWS_MAX || !zm_scope_is_on_cpu(scope)) return false;
+    select_on_cpu(scope, x, k, true, weights, indices);
+    return true;
 }
 
 /* MLX's sort on CUDA has a block of a grid's second dimension for each row: of those there are 65535. */
@@ -242,7 +292,7 @@ void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *value
 void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices) {
     if (zm_scope_failed(scope)) return;
     if (zm_scope_is_on_cpu(scope))
-        select_on_cpu(scope, x, k, values, indices);
+        select_on_cpu(scope, x, k, false, values, indices);
     else if (k <= ZM_CUDA_TOPK_MAX && zm_scope_is_on_cuda(scope))
         zm_cuda_select(scope, x, k, false, mlx_array_dtype(x), values, indices);
     else

@@ -10,7 +10,10 @@
  * all; 1 <= k <= the last dimension of x. The gradient of values goes to the elements chosen, their tangents come from
  * there. On the CPU and, for k up to 32, with CUDA one pass over the row; else a sort by MLX of unique keys. */
 void zm_select_topk(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices);
-/* The second way on any device. */
+/* On the CPU, for k up to 64: weights is the softmax of the values instead, in float32 (0 for a row of -inf). Elsewhere
+ * false, and nothing is done. */
+bool zm_select_gates(zm_scope *scope, mlx_array x, int k, mlx_array *weights, mlx_array *indices);
+/* The second way of zm_select_topk, on any device. */
 void zm_select_topk_sorted(zm_scope *scope, mlx_array x, int k, mlx_array *values, mlx_array *indices);
 
 /* Applies a node that gives the k values of each row, of type dtype, and their indices. state is the node's. */

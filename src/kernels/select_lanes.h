@@ -4,7 +4,8 @@
  *
  * Two passes over a row. The first keeps the largest number of each of n lanes, n >= 2 k: the k-th largest of those is
  * a bound that at least k numbers reach, and of random ones hardly more (1.4 k where n = 2 k). The second collects the
- * numbers above the bound in their order; where too many come together, all but the k largest are dropped. */
+ * places of the numbers above the bound in their order; where too many come together, all but the k largest are
+ * dropped. Which numbers those are nobody can foresee, so with 16 lanes nothing branches on it. */
 
 typedef int32_t SELECT(lanes) __attribute__((vector_size(4 * SELECT_LANES)));
 typedef uint32_t SELECT(words) __attribute__((vector_size(4 * SELECT_LANES)));
@@ -17,6 +18,12 @@ static const SELECT(lanes) SELECT(first) = {0, 1, 2, 3, 4, 5, 6, 7};
 #else
 static const SELECT(lanes) SELECT(first) = {0, 1, 2, 3};
 #endif
+
+ALWAYS void SELECT(make_keys)(SELECT(lanes) *keys, const SELECT(lanes) *bits, zm_storage storage) {
+    SELECT(lanes) magnitude = *bits & INT32_MAX, sign = *bits >> 31;
+    SELECT(lanes) is_nan = magnitude > (storage == ZM_STORAGE_FLOAT16 ? 0x7c000000 : 0x7f800000);
+    *keys = (((magnitude ^ sign) - sign) & ~is_nan) | (is_nan & INT32_MAX);
+}
 
 /* Keys of a vector of numbers from column on, the least where there is none. */
 ALWAYS void SELECT(load)(SELECT(lanes) *keys, const char *row, zm_storage storage, int column, int columns) {
@@ -31,10 +38,7 @@ ALWAYS void SELECT(load)(SELECT(lanes) *keys, const char *row, zm_storage storag
         else memcpy(&halves, row + (size_t)column * 2, (size_t)count * 2);
         bits = (SELECT(lanes))(__builtin_convertvector(halves, SELECT(words)) << 16);
     }
-    SELECT(lanes)
-    magnitude = bits & INT32_MAX,
-    sign = bits >> 31, is_nan = magnitude > (storage == ZM_STORAGE_FLOAT16 ? 0x7c000000 : 0x7f800000);
-    *keys = (((magnitude ^ sign) - sign) & ~is_nan) | (is_nan & INT32_MAX);
+    SELECT(make_keys)(keys, &bits, storage);
     if (count < SELECT_LANES) {
         SELECT(lanes) is_there = SELECT(first) < count;
         *keys = (*keys & is_there) | (~is_there & INT32_MIN);
@@ -57,18 +61,15 @@ ALWAYS uint32_t SELECT(above)(const SELECT(lanes) *keys, int32_t bound) {
     return mask;
 }
 
-ALWAYS void SELECT(collect)(found *list, const SELECT(lanes) *keys, int column, uint32_t mask) {
+/* Puts the places that the mask has; their number. */
+ALWAYS int SELECT(collect)(uint32_t *places, int column, uint32_t mask) {
 #if SELECT_LANES == 16
-    _mm512_storeu_si512(list->keys + list->count, _mm512_maskz_compress_epi32((__mmask16)mask, (__m512i)*keys));
-    _mm512_storeu_si512(list->places + list->count,
-                        _mm512_maskz_compress_epi32((__mmask16)mask, (__m512i)(SELECT(first) + column)));
-    list->count += __builtin_popcount(mask);
+    _mm512_storeu_si512(places, _mm512_maskz_compress_epi32((__mmask16)mask, (__m512i)(SELECT(first) + column)));
+    return __builtin_popcount(mask);
 #else
-    for (; mask; mask &= mask - 1) {
-        int lane = __builtin_ctz(mask);
-        list->keys[list->count] = ((const int32_t *)keys)[lane];
-        list->places[list->count++] = (uint32_t)(column + lane);
-    }
+    int count = 0;
+    for (; mask; mask &= mask - 1) places[count++] = (uint32_t)(column + __builtin_ctz(mask));
+    return count;
 #endif
 }
 
@@ -126,90 +127,156 @@ ALWAYS void SELECT(keep_better)(SELECT(floats) *best, const SELECT(floats) *x) {
 #endif
 }
 
+/* One vector more, at column `at`. */
+ALWAYS void SELECT(see)(SELECT(floats) *top, SELECT(lanes) *best, const char *row, zm_storage storage, int at) {
+    __builtin_prefetch(row + at * (storage == ZM_STORAGE_FLOAT32 ? 4 : 2) + AHEAD);
+    if (storage == ZM_STORAGE_FLOAT16) {
+        SELECT(lanes) keys;
+        SELECT(load)(&keys, row, storage, at, at + SELECT_LANES);
+        SELECT(lanes) is_better = keys > *best;
+        *best = (keys & is_better) | (*best & ~is_better);
+    } else {
+        SELECT(floats) x;
+        SELECT(load_floats)(&x, row, storage, at);
+        SELECT(keep_better)(top, &x);
+    }
+}
+
 /* Keys of the best of each lane, of whole vectors alone: NaN apart where floats are compared. */
 ALWAYS void SELECT(best)(SELECT(lanes) *best, const char *row, zm_storage storage, int columns, int n) {
-    const int bytes = storage == ZM_STORAGE_FLOAT32 ? 4 : 2;
-    SELECT(floats) top[MAX_BEST / SELECT_LANES], x;
-    SELECT(lanes) keys;
-    for (int i = 0; i < n; i++)
-        top[i] = (SELECT(floats)){0} - __builtin_inff(), best[i] = (SELECT(lanes)){0} + INT32_MIN;
-    for (int column = 0; column + SELECT_LANES <= columns; column += n * SELECT_LANES)
-        for (int i = 0; i < n && column + (i + 1) * SELECT_LANES <= columns; i++) {
-            __builtin_prefetch(row + (column + i * SELECT_LANES) * bytes + AHEAD);
-            if (storage == ZM_STORAGE_FLOAT16) {
-                SELECT(load)(&keys, row, storage, column + i * SELECT_LANES, columns);
-                SELECT(lanes) is_better = keys > best[i];
-                best[i] = (keys & is_better) | (best[i] & ~is_better);
-            } else {
-                SELECT(load_floats)(&x, row, storage, column + i * SELECT_LANES);
-                SELECT(keep_better)(&top[i], &x);
-            }
-        }
+    enum { CHAINS = 4 }; /* a comparison waits for the one before it in its own chain alone */
+    const int n_tops = n < CHAINS ? CHAINS / n * n : n, step = n_tops * SELECT_LANES;
+    SELECT(floats) top[MAX_BEST / SELECT_LANES];
+    int column = 0;
+    for (int i = 0; i < n_tops; i++) top[i] = (SELECT(floats)){0} - __builtin_inff();
+    for (int i = 0; i < n; i++) best[i] = (SELECT(lanes)){0} + NO_KEY;
+    for (; column + step <= columns; column += step) {
+        UNROLL
+        for (int i = 0; i < n_tops; i++)
+            SELECT(see)(&top[i], &best[i % n], row, storage, column + i * SELECT_LANES);
+    }
+    for (int i = 0; column + SELECT_LANES <= columns; i++, column += SELECT_LANES)
+        SELECT(see)(&top[i], &best[i % n], row, storage, column);
+    for (int i = n; i < n_tops; i++) SELECT(keep_better)(&top[i % n], &top[i]);
     for (int i = 0; i < n && storage != ZM_STORAGE_FLOAT16; i++) {
         SELECT(lanes) bits = (SELECT(lanes))top[i], sign = bits >> 31;
         best[i] = ((bits & INT32_MAX) ^ sign) - sign;
     }
 }
 
-/* The first k of at most a vector, descending: each goes to the place that as many are before. */
-ALWAYS void SELECT(rank)(found *list, int k) {
-    int32_t keys[SELECT_LANES], ranks[SELECT_LANES];
-    uint32_t places[SELECT_LANES];
-    SELECT(lanes) own, rank = {0};
-    memcpy(&own, list->keys, sizeof own);
-    memcpy(keys, list->keys, sizeof keys);
-    memcpy(places, list->places, sizeof places);
-    for (int i = 0; i < list->count; i++) rank -= keys[i] > own + (SELECT(first) > i); /* of equals the first */
-    memcpy(ranks, &rank, sizeof ranks);
-    for (int i = 0; i < list->count; i++) {
-        list->keys[ranks[i]] = keys[i];
-        list->places[ranks[i]] = places[i];
-    }
-    if (list->count > k) list->count = k;
+/* Keys of the numbers at a vector of places, of which count are there. */
+ALWAYS void SELECT(keys_at)(SELECT(lanes) *keys, const char *row, zm_storage storage, const uint32_t *places,
+                            int count) {
+    SELECT(lanes) bits, at, is_there = SELECT(first) < count;
+    memcpy(&at, places, sizeof at);
+    at &= is_there;
+#if SELECT_LANES == 16
+    if (storage == ZM_STORAGE_FLOAT32)
+        bits = (SELECT(lanes))_mm512_i32gather_epi32((__m512i)at, row, 4);
+    else
+#endif
+        for (int lane = 0; lane < SELECT_LANES; lane++) bits[lane] = bits_at(row, storage, (uint32_t)at[lane]);
+    SELECT(make_keys)(keys, &bits, storage);
+    *keys = (*keys & is_there) | (~is_there & NO_KEY);
 }
 
-ALWAYS void SELECT(row)(const zm_select_rows_task *task, int64_t row, zm_storage storage, int n) {
-    const int k = task->k, columns = task->columns;
-    const size_t bytes = storage == ZM_STORAGE_FLOAT32 ? 4 : 2;
-    const char *x = (const char *)task->x + (size_t)row * (size_t)columns * bytes;
-    found list;
-    list.count = 0;
-    int32_t bound = INT32_MIN;
-    if (columns > 2 * n * SELECT_LANES) {
-        SELECT(lanes) best[MAX_BEST / SELECT_LANES];
-        SELECT(best)(best, x, storage, columns, n);
-        bound = SELECT(kth_largest)(best, n, k) - 1;
+/* The first k of at most a vector, descending: each goes to the place that as many are before. */
+ALWAYS void SELECT(rank)(found *list, const char *row, zm_storage storage) {
+    int32_t keys[SELECT_LANES], ranks[SELECT_LANES];
+    uint32_t places[SELECT_LANES];
+    SELECT(lanes) own, even = {0}, odd = {0};
+    SELECT(keys_at)(&own, row, storage, list->places, list->count);
+    memcpy(keys, &own, sizeof keys);
+    memcpy(places, list->places, sizeof places);
+    UNROLL
+    for (int i = 0; i < SELECT_LANES; i += 2) { /* of equals the first */
+        even -= keys[i] > own + (SELECT(first) > i);
+        odd -= keys[i + 1] > own + (SELECT(first) > i + 1);
     }
-    float least = number_of(bound + 1);
-    for (int column = 0; column < columns; column += SELECT_LANES) {
-        SELECT(floats) numbers;
-        SELECT(lanes) keys;
-        if (storage != ZM_STORAGE_FLOAT16 && column + SELECT_LANES <= columns) {
-            SELECT(load_floats)(&numbers, x, storage, column);
-            if (!SELECT(reaching)(&numbers, least)) continue;
-        }
-        SELECT(load)(&keys, x, storage, column, columns);
-        uint32_t mask = SELECT(above)(&keys, bound);
-        if (!mask) continue;
-        if (list.count > MAX_FOUND - 2 * SELECT_LANES) {
-            bound = keep_largest(&list, k);
-            least = number_of(bound);
+    even += odd;
+    memcpy(ranks, &even, sizeof ranks);
+    for (int i = 0; i < SELECT_LANES; i++) list->places[ranks[i]] = places[i];
+}
+
+/* All but the k largest dropped; the bound that later ones must be above. */
+ALWAYS int32_t SELECT(drop)(found *list, const char *row, zm_storage storage, int k) {
+    int32_t keys[MAX_FOUND];
+    for (int i = 0; i < list->count; i += SELECT_LANES) {
+        SELECT(lanes) some;
+        SELECT(keys_at)(&some, row, storage, list->places + i, list->count - i);
+        memcpy(keys + i, &some, sizeof some);
+    }
+    return keep_largest(list, keys, k);
+}
+
+/* Collects columns [column, end) above the bound; only the last vector of a row may be a part of one. What lies ahead,
+ * if that many bytes are not 0, is fetched. */
+ALWAYS void SELECT(collect_block)(found *list, const char *row, zm_storage storage, int32_t bound, int column,
+                                  int end, int columns, int64_t ahead) {
+    const int bytes = storage == ZM_STORAGE_FLOAT32 ? 4 : 2;
+    const float least = number_of(bound < INT32_MAX ? bound + 1 : bound);
+    SELECT(lanes) keys;
+    int count = list->count;
+    for (; column + SELECT_LANES <= end; column += SELECT_LANES) {
+        uint32_t mask;
+        if (ahead) __builtin_prefetch(row + column * bytes + ahead);
+        if (storage == ZM_STORAGE_FLOAT16) {
+            SELECT(load)(&keys, row, storage, column, columns);
             mask = SELECT(above)(&keys, bound);
+        } else {
+            SELECT(floats) numbers;
+            SELECT(load_floats)(&numbers, row, storage, column);
+            mask = SELECT(reaching)(&numbers, least);
         }
-        SELECT(collect)(&list, &keys, column, mask);
+        count += SELECT(collect)(list->places + count, column, mask);
     }
-    if (list.count <= SELECT_LANES) SELECT(rank)(&list, k);
-    else keep_largest(&list, k);
-    char *values = (char *)task->values + (size_t)row * (size_t)k * bytes;
-    for (int i = 0; i < k; i++) memcpy(values + (size_t)i * bytes, x + list.places[i] * bytes, bytes);
-    memcpy(task->indices + row * k, list.places, (size_t)k * sizeof *list.places);
+    if (column < end) {
+        SELECT(load)(&keys, row, storage, column, columns);
+        count += SELECT(collect)(list->places + count, column, SELECT(above)(&keys, bound));
+    }
+    list->count = count;
+}
+
+ALWAYS void SELECT(collect_row)(found *list, const char *row, zm_storage storage, int32_t bound, int columns, int k,
+                                int64_t ahead) {
+    list->count = 0;
+    for (int column = 0; column < columns; column += BLOCK) {
+        if (list->count > MAX_KEPT) bound = SELECT(drop)(list, row, storage, k);
+        SELECT(collect_block)(list, row, storage, bound, column, columns - column < BLOCK ? columns : column + BLOCK,
+                              columns, ahead);
+    }
+}
+
+/* Rows side by side: each waits for the results of one step before the next, and nothing for another row's. */
+ALWAYS void SELECT(group)(const zm_select_rows_task *task, int64_t row, int n_rows, zm_storage storage, int n) {
+    const int k = task->k, columns = task->columns;
+    const int64_t bytes = (int64_t)columns * (storage == ZM_STORAGE_FLOAT32 ? 4 : 2);
+    const char *x = (const char *)task->x + row * bytes;
+    SELECT(lanes) best[TOGETHER][MAX_BEST / SELECT_LANES];
+    int32_t bounds[TOGETHER];
+    found lists[TOGETHER];
+    for (int i = 0; i < n_rows && columns > n * SELECT_LANES; i++)
+        SELECT(best)(best[i], x + i * bytes, storage, columns, n);
+    for (int i = 0; i < n_rows; i++)
+        bounds[i] = columns > n * SELECT_LANES ? SELECT(kth_largest)(best[i], n, k) - 1 : INT32_MIN;
+    for (int i = 0; i < n_rows; i++)
+        SELECT(collect_row)(&lists[i], x + i * bytes, storage, bounds[i], columns, k, n_rows > 1 ? n_rows * bytes : 0);
+    for (int i = 0; i < n_rows; i++) {
+        if (lists[i].count <= SELECT_LANES) SELECT(rank)(&lists[i], x + i * bytes, storage);
+        else SELECT(drop)(&lists[i], x + i * bytes, storage, k);
+    }
+    for (int i = 0; i < n_rows; i++) put_row(task, row + i, storage, x + i * bytes, lists[i].places);
+}
+
+ALWAYS void SELECT(groups)(const zm_select_rows_task *task, int64_t row, int64_t end, zm_storage storage, int n) {
+    const bool is_long = task->columns > MANY_COLUMNS; /* then the second pass would not find them in the first cache */
+    for (; end - row >= TOGETHER && !is_long; row += TOGETHER) SELECT(group)(task, row, TOGETHER, storage, n);
+    for (; row < end; row++) SELECT(group)(task, row, 1, storage, n);
 }
 
 #define ROWS(storage) \
-    if (task->k <= FEW) \
-        for (; row < end; row++) SELECT(row)(task, row, storage, 2 * FEW / SELECT_LANES); \
-    else \
-        for (; row < end; row++) SELECT(row)(task, row, storage, (2 * task->k + SELECT_LANES - 1) / SELECT_LANES)
+    if (task->k <= FEW) SELECT(groups)(task, row, end, storage, 2 * FEW / SELECT_LANES); \
+    else SELECT(groups)(task, row, end, storage, (2 * task->k + SELECT_LANES - 1) / SELECT_LANES)
 static void SELECT(rows)(const zm_select_rows_task *task, int64_t row, int64_t end) {
     switch (task->storage) {
     case ZM_STORAGE_FLOAT32: ROWS(ZM_STORAGE_FLOAT32); break;

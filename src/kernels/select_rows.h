@@ -16,6 +16,7 @@ typedef struct zm_select_rows_task {
     int columns, k;
     void *values;      /* k a row, of x's type */
     uint32_t *indices; /* k a row */
+    float *below_largest; /* not NULL: instead of values k a row, each less the row's largest; -inf in a row of -inf */
 } zm_select_rows_task;
 
 void zm_select_rows(const zm_select_rows_task *task, int64_t begin, int64_t end);

@@ -157,18 +157,20 @@ static float special(int kind, uint32_t word) {
 }
 
 static void expect_rows(zm_storage storage, int columns, int k, int kind, uint32_t seed) {
-    enum { ROWS = 3, MOST = 700 };
+    enum { ROWS = 7, MOST = 3000 }; /* some side by side, and one by one */
     static float x[ROWS * MOST];
     static uint16_t halves[ROWS * MOST];
     static uint32_t indices[ROWS * ZM_SELECT_ROWS_MAX], wanted[MOST];
-    static float values[ROWS * ZM_SELECT_ROWS_MAX];
+    static float values[ROWS * ZM_SELECT_ROWS_MAX], below[ROWS * ZM_SELECT_ROWS_MAX];
     for (int i = 0; i < ROWS * columns; i++) {
         seed = seed * 1664525u + 1013904223u;
         x[i] = special(kind, seed);
         halves[i] = storage == ZM_STORAGE_FLOAT16 ? zm_float16_from_float(x[i]) : zm_bfloat16_from_float(x[i]);
     }
     bool is_half = storage != ZM_STORAGE_FLOAT32;
-    zm_select_rows_task task = {is_half ? (const void *)halves : x, storage, columns, k, values, indices};
+    zm_select_rows_task task = {is_half ? (const void *)halves : x, storage, columns, k, values, indices, NULL};
+    zm_select_rows(&task, 0, ROWS);
+    task.below_largest = below;
     zm_select_rows(&task, 0, ROWS);
     for (int row = 0; row < ROWS; row++) {
         for (int i = 0; i < columns; i++) wanted[i] = (uint32_t)i;
@@ -179,6 +181,9 @@ static void expect_rows(zm_storage storage, int columns, int k, int kind, uint32
             assert_int_equal(indices[at], wanted[i]);
             if (is_half) assert_int_equal(((const uint16_t *)values)[at], halves[from]);
             else assert_memory_equal(&values[at], &x[from], sizeof *x);
+            float largest = x[row * columns + (int)wanted[0]];
+            float distance = largest == -INFINITY ? largest : x[from] - largest;
+            assert_true(below[at] == distance || (isnan(below[at]) && isnan(distance)));
         }
     }
 }
@@ -187,7 +192,7 @@ static void expect_rows(zm_storage storage, int columns, int k, int kind, uint32
 static void test_rows(void **state) {
     (void)state;
     static const int sizes[][2] = {{1, 1},   {7, 3},    {16, 8},   {33, 8},  {64, 1},  {70, 9},
-                                   {128, 8}, {129, 16}, {300, 50}, {700, 8}, {700, 64}};
+                                   {128, 8}, {129, 16}, {300, 50}, {700, 8}, {700, 64}, {2000, 8}, {3000, 64}};
     static const zm_storage storages[] = {ZM_STORAGE_FLOAT32, ZM_STORAGE_FLOAT16, ZM_STORAGE_BFLOAT16};
     for (int level = 0; level < ZM_PREBUILT_LEVELS; level++) {
         zm_prebuilt_use(NULL, level);
@@ -253,6 +258,54 @@ static void test_spread(void **state) {
     end_well(&scope);
 }
 
+static int gates_function(mlx_vector_array *results, const mlx_vector_array inputs) {
+    mlx_array x = mlx_array_new(), made[2] = {{NULL}, {NULL}};
+    const zmlx_catalog_value values[] = {{K, 0}, {1, 0}, {1, 0}, {MLX_FLOAT32, 0}};
+    int failed = mlx_vector_array_get(&x, inputs, 0) ||
+                 zmlx_catalog_apply("topk_gating_softmax", made, (mlx_array[]){x, {NULL}}, 2, values, stream, NULL) ||
+                 mlx_vector_array_set_value(results, made[0]);
+    mlx_array_free(x);
+    mlx_array_free(made[0]);
+    mlx_array_free(made[1]);
+    return failed;
+}
+
+/* In forward mode and in batches: the weights of two are a sigmoid of a difference. */
+static void test_gates(void **state) {
+    (void)state;
+    double x[A * B * N], t[A * B * N], weights[A * B * K], tangents[A * B * K];
+    fill(x, A * B * N, 5);
+    fill(t, A * B * N, 6);
+    for (int row = 0; row < A * B; row++) {
+        int first = row * N, second;
+        for (int i = row * N; i < row * N + N; i++) first = x[i] > x[first] ? i : first;
+        second = first == row * N ? first + 1 : row * N;
+        for (int i = row * N; i < row * N + N; i++) second = i != first && x[i] > x[second] ? i : second;
+        double w = 1 / (1 + exp(x[second] - x[first])), slope = w * (1 - w) * (t[first] - t[second]);
+        weights[row * K] = w, weights[row * K + 1] = 1 - w;
+        tangents[row * K] = slope, tangents[row * K + 1] = -slope;
+    }
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array primal = floats(&scope, x, SHAPE(A, B, N)), tangent = floats(&scope, t, SHAPE(A, B, N)), mapped;
+    mlx_vector_array primals = mlx_vector_array_new_value(primal), given = mlx_vector_array_new_value(tangent);
+    mlx_vector_array results = mlx_vector_array_new(), made = mlx_vector_array_new();
+    mlx_closure function = mlx_closure_new_func(gates_function);
+    assert_int_equal(mlx_jvp(&results, &made, function, primals, given), 0);
+    expect_values(&scope, take(&scope, results, 0), weights, A * B * K, 1e-6);
+    expect_values(&scope, take(&scope, made, 0), tangents, A * B * K, 1e-5);
+    static const int axis = 1;
+    mlx_array turned = zm_swapaxes(&scope, primal, 0, 1);
+    assert_true(map_batch(&scope, &mapped, 1, gates_function, &turned, &axis, 1));
+    expect_values(&scope, mapped, weights, A * B * K, 1e-6);
+    mlx_closure_free(function);
+    mlx_vector_array_free(primals);
+    mlx_vector_array_free(given);
+    mlx_vector_array_free(results);
+    mlx_vector_array_free(made);
+    end_well(&scope);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_mode),
@@ -261,6 +314,7 @@ int main(void) {
         cmocka_unit_test(test_many_rows),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_spread),
+        cmocka_unit_test(test_gates),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -29,6 +29,10 @@ static void gate_chosen(zm_catalog_call *call, int k) {
                        &call->outputs[1]);
         return;
     }
+    if (zm_select_gates(call->scope, call->inputs[0], k, &chosen, &call->outputs[1])) {
+        if (!zm_scope_failed(call->scope)) set_weights(call, chosen);
+        return;
+    }
     zm_select_topk(call->scope, call->inputs[0], k, &chosen, &call->outputs[1]);
     set_weights(call, apply(call, "softmax_lastdim", widen(call, chosen)));
 }

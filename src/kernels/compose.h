@@ -45,6 +45,10 @@ void zm_call_expression(zm_catalog_call *call);
 zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope,
                             const mlx_array *inputs, const zmlx_catalog_value *values, zmlx_error *error);
 
+/* On the CPU: an error that names `what` where these bytes are more than the machine's memory, which the system would
+ * promise all the same and then end the process. */
+zmlx_status zm_call_check_memory(const zm_catalog_call *call, const char *what, double bytes, zmlx_error *error);
+
 /* The kernel of an expression row, made when first asked for; borrowed. */
 zmlx_status zm_catalog_kernel(zmlx_kernel **kernel, const zm_kernel_entry *entry, zmlx_error *error);
 /* The same, the caller's (zmlx_kernel_free). body NULL: the row's. */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/pages.h"
 #include "kernels/compose.h"
 
 static atomic_bool checks_indices;
@@ -261,6 +262,27 @@ static zmlx_status check_index(const zm_catalog_call *call, int i, zmlx_error *e
     return ZMLX_OK;
 }
 
+zmlx_status zm_call_check_memory(const zm_catalog_call *call, const char *what, double bytes, zmlx_error *error) {
+    const double memory = (double)zm_memory_bytes(), gigabyte = 1e9;
+    if (!memory || bytes <= memory || !zm_scope_is_on_cpu(call->scope)) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: takes %.0f GB, and the machine has %.0f", what,
+                   bytes / gigabyte, memory / gigabyte);
+}
+
+/* Some sizes of results are numbers that no array bounds. */
+static zmlx_status check_results(const zm_catalog_call *call, zmlx_error *error) {
+    const zm_signature *signature = &call->entry->signature;
+    for (int i = 0; i < signature->n_outputs; i++) {
+        int shape[ZM_SIGNATURE_MAX_DIMS], n_dims;
+        if (!zm_pattern_shape(shape, &n_dims, &signature->output_patterns[i], &call->sizes)) continue;
+        mlx_dtype dtype = call->output_types[i];
+        double bytes = dtype == MLX_UINT8 ? 1 : dtype == MLX_FLOAT16 || dtype == MLX_BFLOAT16 ? 2 : 4;
+        for (int d = 0; d < n_dims; d++) bytes *= shape[d];
+        ZM_TRY(zm_call_check_memory(call, signature->outputs[i].name, bytes, error));
+    }
+    return ZMLX_OK;
+}
+
 zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope,
                             const mlx_array *inputs, const zmlx_catalog_value *values, zmlx_error *error) {
     const zm_signature *signature = &entry->signature;
@@ -274,6 +296,7 @@ zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry,
     ZM_TRY(check_shapes(call, inputs, error));
     ZM_TRY(check_numbers(call, error));
     ZM_TRY(choose_types(call, error));
+    ZM_TRY(check_results(call, error));
     for (int i = 0; i < signature->n_inputs; i++) {
         call->inputs[i] = inputs[i];
         if (inputs[i].ctx) call->inputs[i] = prepare_input(call, i);

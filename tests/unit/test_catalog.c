@@ -34,6 +34,21 @@ static void test_rows_are_complete(void **state) {
     }
 }
 
+/* Sizes that only numbers bound. The rest of the message is what this machine has. */
+static void test_results_beyond_memory(void **state) {
+    (void)state;
+    if (stream.ctx != host_stream.ctx) skip();
+    zmlx_error error;
+    mlx_array y = {NULL}, x = ARRAY(MLX_FLOAT32, 1, 1, 1, 1), i = ARRAY(MLX_INT32, 1),
+              updates = ARRAY(MLX_FLOAT32, 1, 1000, 1000, 1000);
+    assert_int_equal(zmlx_resize_bilinear(&y, x, INT32_MAX, INT32_MAX, stream, &error), ZMLX_ERROR_ARGUMENT);
+    assert_memory_equal(error.message, "y: takes 18446744057 GB, and the machine has ", 45);
+    assert_int_equal(zmlx_fused_scatter_add(&y, i, updates, INT32_MAX, stream, &error), ZMLX_ERROR_ARGUMENT);
+    assert_memory_equal(error.message, "y: takes 8589934588 GB, and the machine has ", 44);
+    assert_null(y.ctx);
+    for (mlx_array *array = (mlx_array[]){x, i, updates, none}; array->ctx; array++) mlx_array_free(*array);
+}
+
 static void test_wrong_arrays(void **state) {
     (void)state;
     zmlx_error error;
@@ -266,7 +281,8 @@ static void test_forward_mode_of_split_units(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows_are_complete), cmocka_unit_test(test_wrong_arrays),
+        cmocka_unit_test(test_rows_are_complete), cmocka_unit_test(test_results_beyond_memory),
+        cmocka_unit_test(test_wrong_arrays),
         cmocka_unit_test(test_wrong_numbers),     cmocka_unit_test(test_by_name),
         cmocka_unit_test(test_layernorm_keeps_precision), cmocka_unit_test(test_kahan_sums),
         cmocka_unit_test(test_topk_ways),         cmocka_unit_test(test_linear_cross_entropy_memory),

@@ -77,6 +77,13 @@ void zm_compose_resize_bilinear(zm_catalog_call *call) {
         zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "out_height, out_width: the result is too large");
         return;
     }
+    /* In float32 both neighbours of each place and their sum, and what each place of an axis has of its own. */
+    const double bytes = 12.0 * n * oh * ow * c + 32.0 * ((double)oh + ow);
+    zmlx_error error;
+    if (zm_call_check_memory(call, "out_height, out_width", bytes, &error)) {
+        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
+        return;
+    }
     if (!n || !c) {
         call->outputs[0] = zm_zeros(scope, (const int[]){n, oh, ow, c}, 4, call->data_type);
         return;

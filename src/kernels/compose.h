@@ -41,6 +41,9 @@ void zm_call_part(zm_catalog_call *call, mlx_array *results, const char *name, c
 /* Sets outputs to those of the expression row itself. */
 void zm_call_expression(zm_catalog_call *call);
 
+/* Sets outputs to what make sets, with the gradient of the kernel that the row is a profile of. */
+void zm_call_profile(zm_catalog_call *call, zm_compose *make);
+
 /* Checks inputs and values and fills the call; scope has begun. */
 zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope,
                             const mlx_array *inputs, const zmlx_catalog_value *values, zmlx_error *error);

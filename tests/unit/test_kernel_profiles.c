@@ -156,6 +156,53 @@ static void test_norms(void **state) {
         }
 }
 
+static void norm_by_mlx(zm_catalog_call *call) {
+    call->outputs[0] = zm_layer_norm(call->scope, call->inputs[0], call->inputs[1], call->inputs[2], 1e-5f);
+}
+
+/* layernorm_mlx as a GPU has it, in all inputs. */
+static int apply_norm_by_mlx(mlx_vector_array *results, const mlx_vector_array given) {
+    mlx_array inputs[ZM_SIGNATURE_MAX_INPUTS] = {{NULL}};
+    zm_catalog_call call;
+    zm_scope scope;
+    zmlx_error error;
+    zm_scope_begin(&scope, stream);
+    for (int i = 0; i < 3; i++) inputs[i] = take(&scope, given, (size_t)i);
+    zmlx_catalog_value eps = {.number = 1e-5};
+    int failed = zm_call_prepare(&call, zm_catalog_lookup("layernorm_mlx"), &scope, inputs, &eps, &error);
+    if (!failed) zm_call_profile(&call, norm_by_mlx);
+    if (!failed && !zm_scope_failed(&scope)) failed = mlx_vector_array_set_value(results, call.outputs[0]);
+    return zm_scope_end(&scope, &error) || failed;
+}
+
+/* What MLX's own operations compute has the gradient of the kernel all the same, bit by bit. */
+static void test_gradient_is_the_kernels(void **state) {
+    (void)state;
+    enum { ROWS = 2, COLUMNS = 31 };
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    const mlx_array inputs[] = {numbers(&scope, SHAPE(ROWS, COLUMNS), 30, MLX_BFLOAT16),
+                                numbers(&scope, SHAPE(COLUMNS), 31, MLX_BFLOAT16),
+                                numbers(&scope, SHAPE(COLUMNS), 32, MLX_BFLOAT16)};
+    mlx_array cotangent = numbers(&scope, SHAPE(ROWS, COLUMNS), 33, MLX_BFLOAT16), expected[3] = {{NULL}};
+    zmlx_catalog_value eps = {.number = 1e-5};
+    zmlx_error error;
+    if (zmlx_catalog_apply_gradient("layernorm", expected, inputs, 3, &cotangent, &eps, stream, &error))
+        fail_msg("%s: %s", error.where, error.message);
+    mlx_vector_array primals = mlx_vector_array_new_data(inputs, 3), list = mlx_vector_array_new_value(cotangent),
+                     results = mlx_vector_array_new(), gradients = mlx_vector_array_new();
+    mlx_closure closure = mlx_closure_new_func(apply_norm_by_mlx);
+    assert_int_equal(mlx_vjp(&results, &gradients, closure, primals, list), 0);
+    for (int i = 0; i < 3; i++)
+        expect_same(&scope, take(&scope, gradients, (size_t)i), zm_scope_own(&scope, expected[i]), "gradient");
+    mlx_closure_free(closure);
+    mlx_vector_array_free(primals);
+    mlx_vector_array_free(list);
+    mlx_vector_array_free(results);
+    mlx_vector_array_free(gradients);
+    end_well(&scope);
+}
+
 static mlx_array rotate(zm_scope *scope, mlx_array x, mlx_array cos, mlx_array sin, bool is_interleaved) {
     int n = zm_dim(x, -1) / 2, step = is_interleaved ? 2 : 1, second = is_interleaved ? 1 : n;
     mlx_array a = zm_slice_axis(scope, x, -1, 0, is_interleaved ? 2 * n : n, step);
@@ -243,6 +290,7 @@ int main(void) {
         cmocka_unit_test(test_all_half_numbers),
         cmocka_unit_test(test_float32),
         cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_gradient_is_the_kernels),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_convolution),
         cmocka_unit_test(test_gathered_experts),

@@ -7,19 +7,22 @@ static mlx_array tap_weight(zm_catalog_call *call, mlx_array weight, int tap) {
     return zm_squeeze(call->scope, zm_slice_axis(call->scope, weight, 1, tap, tap + 1, 1), 1);
 }
 
-void zm_compose_gated_rmsnorm_silu_mlx(zm_catalog_call *call) {
+static void gated_rms_norm(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
-    if (zm_scope_is_on_cpu(scope)) {
-        zm_call_part(call, call->outputs, "gated_rmsnorm_silu_in_order", call->inputs, call->values,
-                     call->output_types);
-        return;
-    }
     mlx_array weight = zm_astype(scope, call->inputs[2], call->data_type),
               gate = zm_astype(scope, call->inputs[1], MLX_FLOAT32);
     mlx_array normed = zm_rms_norm(scope, call->inputs[0], weight, (float)call->values[0].number);
     gate = zm_multiply(scope, gate, zm_sigmoid(scope, gate));
     mlx_array gated = zm_multiply(scope, gate, zm_astype(scope, normed, MLX_FLOAT32));
     call->outputs[0] = zm_astype(scope, gated, call->data_type);
+}
+
+void zm_compose_gated_rmsnorm_silu_mlx(zm_catalog_call *call) {
+    if (zm_scope_is_on_cpu(call->scope))
+        zm_call_part(call, call->outputs, "gated_rmsnorm_silu_in_order", call->inputs, call->values,
+                     call->output_types);
+    else
+        zm_call_profile(call, gated_rms_norm);
 }
 
 /* How many steps come out; negative, and the scope fails, where there are fewer than taps. */
@@ -61,7 +64,7 @@ void zm_compose_fused_conv1d_silu(zm_catalog_call *call) {
 }
 
 /* MLX's convolution on the CPU adds products to 0 in float32, tap by tap, and rounds the sum. */
-void zm_compose_fused_conv1d_silu_mlx(zm_catalog_call *call) {
+static void convolve_in_order(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
     int length = find_length(call);
     if (length < 0) return;
@@ -73,4 +76,9 @@ void zm_compose_fused_conv1d_silu_mlx(zm_catalog_call *call) {
         sum = zm_conv1d(scope, call->inputs[0], zm_expand_dims(scope, call->inputs[1], -1), zm_call_size(call, "C"));
     zm_call_part(call, call->outputs, "conv_end_mlx", &sum, NULL, call->output_types);
     call->outputs[1] = state_after(call, x, length);
+}
+
+void zm_compose_fused_conv1d_silu_mlx(zm_catalog_call *call) {
+    if (zm_scope_is_on_cpu(call->scope)) convolve_in_order(call);
+    else zm_call_profile(call, convolve_in_order);
 }

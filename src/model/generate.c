@@ -102,9 +102,10 @@ static zmlx_status read_token(generation_run *run, int32_t *token, mlx_array arr
 static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_array *current, size_t max_tokens,
                           double start) {
     const zmlx_generate_options *options = run->options;
-    double first = start, last = start;
     mlx_array next = mlx_array_new();
-    zmlx_status status = ZMLX_OK;
+    /* Waited for alone: a thread may wake only when the step behind it is over, and the clock would begin there. */
+    zmlx_status status = mlx_array_eval(*current) ? zm_mlx_fail(run->error, "evaluation") : ZMLX_OK;
+    double first = zm_clock_seconds(), last = first;
     result->finish = ZMLX_FINISH_LENGTH;
     while (!status && result->n_tokens < max_tokens) {
         if (result->n_tokens + 1 < max_tokens) status = follow_step(run, &next, *current);
@@ -112,7 +113,6 @@ static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_arra
         if (!status) status = read_token(run, &token, *current);
         if (status || run->undefined) break;
         last = zm_clock_seconds();
-        if (!result->n_tokens) first = last;
         result->tokens[result->n_tokens++] = token;
         if (result->n_tokens % CLEAR_CACHE_EVERY == 0) mlx_clear_cache();
         if (options->on_token && !options->on_token(options->context, token)) {

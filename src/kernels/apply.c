@@ -43,6 +43,19 @@ static zmlx_status call_entry(const zm_kernel_entry *entry, mlx_array *outputs, 
     return status ? status : graph;
 }
 
+void zm_call_set_gradient(zm_catalog_call *call, const mlx_array *inputs, int n_inputs, zm_custom_gradient *gradient,
+                          zm_custom_value *value, const void *context, size_t size) {
+    mlx_array made[ZM_SIGNATURE_MAX_OUTPUTS] = {{NULL}};
+    int n_outputs = call->entry->signature.n_outputs;
+    zmlx_error error;
+    if (zm_scope_failed(call->scope)) return;
+    for (int i = 0; i < n_outputs; i++) mlx_array_set(&made[i], call->outputs[i]);
+    if (zm_custom_vjp(made, n_outputs, inputs, n_inputs, call->where, gradient, value, context, size,
+                      call->scope->stream, &error))
+        zm_scope_fail(call->scope, error.code, error.where, "%s", error.message);
+    for (int i = 0; i < n_outputs; i++) call->outputs[i] = zm_scope_own(call->scope, made[i]);
+}
+
 zmlx_status zmlx_catalog_apply(const char *name, mlx_array *outputs, const mlx_array *inputs, size_t n_inputs,
                                const zmlx_catalog_value *values, mlx_stream stream, zmlx_error *error) {
     const zm_kernel_entry *entry;

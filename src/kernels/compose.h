@@ -12,6 +12,7 @@
 #define ZM_KERNELS_COMPOSE_H
 
 #include "kernels/catalog.h"
+#include "mlx/custom.h"
 #include "mlx/scope.h"
 #include "runtime/kernel.h"
 
@@ -41,6 +42,9 @@ void zm_call_part(zm_catalog_call *call, mlx_array *results, const char *name, c
 /* Sets outputs to those of the expression row itself. */
 void zm_call_expression(zm_catalog_call *call);
 
+/* Gives all outputs, made from these inputs, a gradient of their own (mlx/custom.h). */
+void zm_call_set_gradient(zm_catalog_call *call, const mlx_array *inputs, int n_inputs, zm_custom_gradient *gradient,
+                          zm_custom_value *value, const void *context, size_t size);
 /* Sets outputs to what make sets, with the gradient of the kernel that the row is a profile of. */
 void zm_call_profile(zm_catalog_call *call, zm_compose *make);
 

@@ -2,7 +2,6 @@
 /* Profiles whose values on a GPU come from MLX's own fused operations. Their gradients are the kernel's: on CUDA MLX's
  * gradient of layer_norm is far from the formula for rows of 31, and that of no rows at all is a failed launch. */
 #include "kernels/compose.h"
-#include "mlx/custom.h"
 #include "zmlx/catalog.h"
 
 typedef struct profile {
@@ -50,22 +49,15 @@ static zmlx_status evaluate(const void *context, mlx_array *outputs, const mlx_a
 }
 
 void zm_call_profile(zm_catalog_call *call, zm_compose *make) {
-    zm_scope *scope = call->scope;
     const zm_signature *signature = &call->entry->signature;
     profile self = {.entry = call->entry, .make = make};
-    mlx_array given[ZM_SIGNATURE_MAX_INPUTS], made[ZM_SIGNATURE_MAX_OUTPUTS] = {{NULL}};
-    int n_given = 0, n_outputs = signature->n_outputs;
+    mlx_array given[ZM_SIGNATURE_MAX_INPUTS];
+    int n_given = 0;
     for (int i = 0; i < signature->n_inputs; i++) {
         self.is_given[i] = call->inputs[i].ctx != NULL;
         if (self.is_given[i]) given[n_given++] = call->inputs[i];
     }
     for (int i = 0; i < signature->n_numbers; i++) self.values[i] = call->values[i];
     make(call);
-    if (zm_scope_failed(scope)) return;
-    for (int i = 0; i < n_outputs; i++) mlx_array_set(&made[i], call->outputs[i]);
-    zmlx_error error;
-    if (zm_custom_vjp(made, n_outputs, given, n_given, call->where, differentiate, evaluate, &self, sizeof self,
-                      scope->stream, &error))
-        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
-    for (int i = 0; i < n_outputs; i++) call->outputs[i] = zm_scope_own(scope, made[i]);
+    zm_call_set_gradient(call, given, n_given, differentiate, evaluate, &self, sizeof self);
 }

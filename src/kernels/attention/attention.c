@@ -2,7 +2,6 @@
 #include <math.h>
 
 #include "kernels/compose.h"
-#include "mlx/custom.h"
 
 void zm_compose_attention_tile_proto(zm_catalog_call *call) {
     mlx_array q = zm_astype(call->scope, call->inputs[0], MLX_FLOAT32),
@@ -161,13 +160,7 @@ void zm_compose_paged_attention(zm_catalog_call *call) {
         call->outputs[0] = attend_nothing(call);
     } else {
         call->outputs[0] = zm_astype(scope, attend(scope, &self, call->inputs), call->data_type);
-        if (zm_scope_failed(scope) || call->data_type == MLX_FLOAT32) return;
-        zmlx_error error;
-        mlx_array made = mlx_array_new();
-        mlx_array_set(&made, call->outputs[0]);
-        if (zm_custom_vjp(&made, 1, call->inputs, N_INPUTS, "zmlx.paged_attention", differentiate, NULL, &self,
-                          sizeof self, scope->stream, &error))
-            zm_scope_fail(scope, error.code, error.where, "%s", error.message);
-        call->outputs[0] = zm_scope_own(scope, made);
+        if (call->data_type != MLX_FLOAT32)
+            zm_call_set_gradient(call, call->inputs, N_INPUTS, differentiate, NULL, &self, sizeof self);
     }
 }

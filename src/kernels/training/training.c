@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Loss of a language model's last layer without its logits: rows are taken in chunks, whose logits go again. */
 #include "kernels/compose.h"
-#include "mlx/custom.h"
 
 typedef struct chunks {
     int rows, columns, size; /* of x flattened; rows a chunk */
@@ -104,12 +103,5 @@ void zm_compose_linear_cross_entropy(zm_catalog_call *call) {
         add_piece(scope, &loss, rows);
     }
     call->outputs[0] = zm_reshape(scope, join(scope, &loss), call->sizes.rest, call->sizes.n_rest);
-    if (zm_scope_failed(scope)) return;
-    zmlx_error error;
-    mlx_array made = mlx_array_new();
-    mlx_array_set(&made, call->outputs[0]);
-    if (zm_custom_vjp(&made, 1, call->inputs, 3, "zmlx.linear_cross_entropy", differentiate, NULL, &all, sizeof all,
-                      scope->stream, &error))
-        zm_scope_fail(scope, error.code, error.where, "%s", error.message);
-    call->outputs[0] = zm_scope_own(scope, made);
+    zm_call_set_gradient(call, call->inputs, 3, differentiate, NULL, &all, sizeof all);
 }

@@ -210,7 +210,9 @@ static void test_linear(void **state) {
         {4, 64, 16, 256, 2048},  {4, 64, 8, 128, 7168},  {4, 64, 9, 2048, 512},   {4, 64, 31, 256, 1024},
         {4, 64, 512, 32, 2048},  {4, 64, 70, 98, 2048},  {8, 64, 300, 256, 1024}, {8, 64, 13, 384, 2048},
         {8, 64, 128, 32, 256},   {4, 32, 100, 256, 448}, {4, 128, 100, 256, 768},
-        {4, 128, 100, 256, 1024},
+        {4, 128, 100, 256, 1024}, {2, 64, 300, 256, 2048}, {2, 64, 9, 98, 1792}, {2, 32, 100, 256, 448},
+        {3, 64, 300, 256, 2048}, {3, 64, 13, 128, 1792}, {3, 64, 65, 98, 384},    {5, 64, 300, 256, 2048},
+        {5, 64, 8, 384, 1792},   {5, 128, 100, 256, 768}, {6, 64, 300, 256, 2048}, {6, 64, 31, 98, 384},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) compare_linear(&cases[i]);
 }
@@ -230,7 +232,11 @@ static void test_few(void **state) {
 /* Gate, up and activation at once against the three operations. */
 static void test_gated(void **state) {
     (void)state;
-    static const linear_case cases[] = {{4, 64, 200, 896, 1024}, {4, 64, 12, 384, 512}, {8, 64, 100, 256, 512}};
+    static const linear_case cases[] = {{4, 64, 200, 896, 1024},
+                                        {4, 64, 12, 384, 512},
+                                        {8, 64, 100, 256, 512},
+                                        {3, 64, 100, 256, 512},
+                                        {6, 64, 12, 256, 512}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const linear_case *of = &cases[i];
         zm_scope scope;
@@ -336,7 +342,8 @@ static void test_experts(void **state) {
         {4, 100, 128, 8, 256, 256, 128},
         {4, 2, 32, 4, 256, 384, 32}, /* as few as MLX multiplies so */
         {4, 13, 32, 4, 512, 256, 32},
-        {8, 150, 16, 4, 256, 256, 16},
+        {8, 150, 16, 4, 256, 256, 16}, {2, 100, 16, 8, 256, 256, 16}, {3, 300, 16, 4, 512, 384, 16},
+        {5, 13, 16, 4, 256, 256, 16},  {6, 300, 16, 4, 512, 384, 16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_int_equal(compare_experts(&cases[i], false, false), 0);
@@ -450,6 +457,10 @@ static void test_embed(void **state) {
     assert_int_equal(compare_rows(4, 64, false), 0);
     assert_int_equal(compare_rows(4, 32, false), 0);
     assert_int_equal(compare_rows(8, 64, false), 0);
+    assert_int_equal(compare_rows(2, 64, false), 0);
+    assert_int_equal(compare_rows(3, 64, false), 0);
+    assert_int_equal(compare_rows(5, 64, false), 0);
+    assert_int_equal(compare_rows(6, 32, false), 0);
     assert_int_not_equal(compare_rows(4, 64, true), 0);
 }
 
@@ -539,7 +550,7 @@ static void test_refusals(void **state) {
     other.in_features = 64; /* one group: another kernel of MLX */
     assert_false(zm_prompt_serves(&other, &reason));
     other = weight.weight;
-    other.quantization.bits = 6;
+    other.quantization.bits = 7;
     assert_false(zm_prompt_serves(&other, &reason));
     other = weight.weight;
     other.scales = zm_astype(&scope, other.scales, MLX_FLOAT32);

@@ -83,23 +83,44 @@ static void test_trained(void **state) {
     }
 }
 
-/* Published widths, few layers. */
-static void test_published_shapes(void **state) {
-    (void)state;
-    static const struct {
-        const char *shape;
-        int n_layers;
-    } cases[] = {{"lfm2-8b-a1b", 4},   {"llama-3.2-1b", 2}, {"qwen3-4b", 2},
-                 {"qwen3-30b-a3b", 2}, {"mixtral-8x7b", 1}, {"gpt-oss-20b", 2}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char folder[TEMPORARY_SIZE];
+typedef struct shape_case {
+    const char *shape;
+    int n_layers, bits;
+} shape_case;
+
+static void compare_shapes(const shape_case *cases, size_t count, zmlx_dtype dtype) {
+    for (size_t i = 0; i < count; i++) {
+        char folder[TEMPORARY_SIZE], name[64];
         assert_non_null(mkdtemp(temporary_template(folder)));
         uint64_t size;
-        zmlx_synth_options options = {.bits = 4, .n_layers = cases[i].n_layers, .vocab_size = 4096};
+        zmlx_synth_options options = {.bits = cases[i].bits, .n_layers = cases[i].n_layers, .vocab_size = 4096};
         if (zmlx_synth(&size, cases[i].shape, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
-        compare_logits(folder, cases[i].shape, ZMLX_DTYPE_BFLOAT16, false);
+        snprintf(name, sizeof name, "%s, %d bits", cases[i].shape, cases[i].bits);
+        compare_logits(folder, name, dtype, false);
         temporary_remove(folder);
     }
+}
+
+/* Published widths, few layers. */
+static const shape_case published[] = {{"lfm2-8b-a1b", 4, 4},   {"llama-3.2-1b", 2, 4}, {"qwen3-4b", 2, 4},
+                                       {"qwen3-30b-a3b", 2, 4}, {"mixtral-8x7b", 1, 4}, {"gpt-oss-20b", 2, 4}};
+enum { N_PUBLISHED = sizeof published / sizeof *published };
+
+static void test_published_shapes(void **state) {
+    (void)state;
+    compare_shapes(published, N_PUBLISHED, ZMLX_DTYPE_BFLOAT16);
+}
+
+static void test_float16(void **state) {
+    (void)state;
+    compare_shapes(published, N_PUBLISHED, ZMLX_DTYPE_FLOAT16);
+}
+
+static void test_other_widths(void **state) {
+    (void)state;
+    static const shape_case cases[] = {
+        {"lfm2-8b-a1b", 3, 3}, {"lfm2-8b-a1b", 3, 6}, {"qwen3-4b", 1, 2}, {"qwen3-30b-a3b", 1, 5}};
+    compare_shapes(cases, sizeof cases / sizeof *cases, ZMLX_DTYPE_BFLOAT16);
 }
 
 /* An argument chooses tests by a pattern of cmocka's. */
@@ -109,6 +130,7 @@ int main(int argc, char **argv) {
         print_message("no CUDA device: skipped\n");
         return SKIPPED;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trained), cmocka_unit_test(test_published_shapes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_trained), cmocka_unit_test(test_published_shapes),
+                                       cmocka_unit_test(test_float16), cmocka_unit_test(test_other_widths)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

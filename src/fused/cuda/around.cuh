@@ -2,7 +2,8 @@
 /* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the
  * choice of experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
  * Behind halves.cuh and the type's text (bfloat16.cuh, float16.cuh). The text before that defines ZM_ROUTE, ZM_PLAN,
- * ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and for a table ZM_BITS (4 or 8) and ZM_GROUP. */
+ * ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and for a table ZM_BITS (2 to 6 or 8) and
+ * ZM_GROUP. */
 enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
 
 #if ZM_ROUTE
@@ -160,13 +161,14 @@ extern "C" __global__ void __launch_bounds__(256)
     size_t vector = size_t(token < 0 ? token + int(n_rows) : token) * vectors + at % vectors,
            group = vector * 8 / ZM_GROUP;
     uint scale = scales[group] * 0x10001u, bias = biases[group] * 0x10001u;
+    const unsigned char *bytes = (const unsigned char *)codes + vector * ZM_BITS; /* in two of which a code may lie */
+    auto code = [&](int element) {
+        int bit = element * ZM_BITS, last = bit + ZM_BITS - 1;
+        return ((bytes[bit / 8] | bytes[last / 8] << 8) >> bit % 8) & ((1u << ZM_BITS) - 1);
+    };
     uint pairs[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        uint word = codes[vector * (ZM_BITS / 4) + i * ZM_BITS / 16] >> i * 2 * ZM_BITS % 32;
-        uint first = word & ((1u << ZM_BITS) - 1), second = word >> ZM_BITS & ((1u << ZM_BITS) - 1);
-        pairs[i] = fma2(pack(float(first), float(second)), scale, bias);
-    }
+    for (int i = 0; i < 4; i++) pairs[i] = fma2(pack(float(code(i * 2)), float(code(i * 2 + 1))), scale, bias);
     y[at] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 #endif

@@ -23,12 +23,12 @@ ZM_FUNCTION float divided(float a, float b) {
     return y;
 }
 
-/* Weights of `bits` bits (4 or 8): pairs of codes * scale + bias, rounded once. Behind the bits of 1024 a code is
+/* Weights of `bits` bits: pairs of codes * scale + bias, rounded once. Behind the bits of 1024 a code is
  * exactly 1024 + code. */
 template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias) { return __byte_perm(scale, bias, 0x5410); }
-/* pair: 4 bits in bits 4 to 7 of each half, 8 in its low ones. */
+/* pair: up to 4 bits from bit 4 of each half on, more in its low ones. */
 template <int bits> ZM_FUNCTION uint weights_of(uint pair, uint factors) {
     const uint one = 0x3c003c00u, sixteenth = 0x2c002c00u, minus_1024 = 0xe400e400u, minus_64 = 0xd400d400u;
-    uint codes = bits == 4 ? fma2(pair | 0x64006400u, sixteenth, minus_64) : fma2(pair | 0x64006400u, one, minus_1024);
+    uint codes = bits <= 4 ? fma2(pair | 0x64006400u, sixteenth, minus_64) : fma2(pair | 0x64006400u, one, minus_1024);
     return fma2_by(codes, factors);
 }

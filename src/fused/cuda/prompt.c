@@ -36,8 +36,8 @@ bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
     if (zm_weight_is_quantized(weight) && is_mxfp4(weight)) return serves_mxfp4(weight, reason);
     *reason = "its weights are not affine";
     if (!zm_weight_is_quantized(weight) || strcmp(quantization.mode, "affine") != 0) return false;
-    *reason = "its weights have neither 4 nor 8 bits";
-    if (quantization.bits != 4 && quantization.bits != 8) return false;
+    *reason = "its weights have other widths than MLX's matrix kernels";
+    if (quantization.bits < 2 || quantization.bits > 8 || quantization.bits == 7) return false;
     *reason = "its groups are not of 32, 64 or 128";
     if (quantization.group_size != 32 && quantization.group_size != 64 && quantization.group_size != 128) return false;
     *reason = "its scales are neither bfloat16 nor float16";

@@ -8,11 +8,11 @@
  * Weights are the rows of the tensor cores' first matrix, which they take from registers: a thread dequantises just
  * what it multiplies. A tile has as many columns as it has rows of x.
  *
- * Behind halves.cuh, the type's text (bfloat16.cuh, float16.cuh) and wgmma.cuh. The text before that defines ZM_BITS (4
- * or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many of their rows a block takes, ZM_SPAN
- * (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and silu(gate x) * up x comes out; and of
- * experts ZM_FIRST or ZM_SECOND: tiles say which rows a block takes (around.cuh). FIRST reads each row of x for the
- * experts chosen for it and leaves rows sorted by expert, SECOND takes them so and leaves each at its place. */
+ * Behind halves.cuh, the type's text (bfloat16.cuh, float16.cuh) and wgmma.cuh. The text before that defines ZM_BITS (2
+ * to 6 or 8), ZM_GROUP (32, 64, 128) of the weights, ZM_WEIGHTS (64 or 128), how many of their rows a block takes,
+ * ZM_SPAN (2, 4 or 8), how many scales of a row a copy brings, ZM_GATED: two weights, and silu(gate x) * up x comes
+ * out; and of experts ZM_FIRST or ZM_SECOND: tiles say which rows a block takes (around.cuh). FIRST reads each row of x
+ * for the experts chosen for it and leaves rows sorted by expert, SECOND takes them so and leaves each at its place. */
 enum {
     WARP = 32,
     THREADS = 2 * ZM_WEIGHTS, /* a warp has 16 rows of weights: of two weights 8 of each */
@@ -21,8 +21,9 @@ enum {
     TILE_K = 64,
     STAGES = 4,
     AHEAD = STAGES - 2, /* steps that copies of x are ahead */
-    VECTORS = ZM_BITS / 4, /* of 16 bytes of codes, a thread: 32 weights of a row */
-    CODE_BYTES = 16 * TILE_K * ZM_BITS / 8, /* a warp's of a step */
+    WIDTH = ZM_BITS <= 4 ? 4 : 8, /* of a code in shared memory: bits */
+    VECTORS = WIDTH / 4, /* of 16 bytes of codes there, a thread: 32 weights of a row */
+    CODE_BYTES = 16 * TILE_K * WIDTH / 8, /* a warp's of a step */
     SPAN_STEPS = ZM_SPAN * ZM_GROUP / TILE_K,
     SPANS = ZM_SPAN == 2 ? 4 : 2, /* in shared memory */
     SCALE_BYTES = ZM_WEIGHTS * ZM_SPAN * 2, /* of a span; biases are as many */
@@ -61,11 +62,35 @@ ZM_FUNCTION void write_shared(uint shared, uint value) {
 ZM_FUNCTION void write_shared(uint shared, uint a, uint b) {
     asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(shared), "r"(a), "r"(b) : "memory");
 }
-/* A weight's codes are read once. */
-ZM_FUNCTION uint4 read_codes(const uint4 *p) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+/* A weight's codes, 32 of them, are read once, in the largest vectors that rows begin at multiples of. */
+ZM_FUNCTION void read_codes(uint (&w)[ZM_BITS], const uint *p) {
+#if ZM_BITS % 4 == 0
+#pragma unroll
+    for (int i = 0; i < ZM_BITS; i += 4)
+        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(w[i]), "=r"(w[i + 1]), "=r"(w[i + 2]), "=r"(w[i + 3]) : "l"(p + i));
+#elif ZM_BITS % 2 == 0
+#pragma unroll
+    for (int i = 0; i < ZM_BITS; i += 2)
+        asm volatile("ld.global.nc.L2::128B.v2.u32 {%0, %1}, [%2];" : "=r"(w[i]), "=r"(w[i + 1]) : "l"(p + i));
+#else
+#pragma unroll
+    for (int i = 0; i < ZM_BITS; i++) asm volatile("ld.global.nc.L2::128B.u32 %0, [%1];" : "=r"(w[i]) : "l"(p + i));
+#endif
+}
+/* Word i of those codes with WIDTH bits each. */
+ZM_FUNCTION uint code_word(const uint (&w)[ZM_BITS], int i) {
+    if (ZM_BITS == WIDTH) return w[i];
+    enum { COUNT = 32 / WIDTH };
+    const int first = i * COUNT * ZM_BITS, last = first + COUNT * ZM_BITS - 1;
+    uint v = __funnelshift_r(w[first / 32], w[last / 32], first % 32) & ((1u << COUNT * ZM_BITS) - 1);
+    /* Of 2 * half codes the upper ones move to where the upper half of their place begins. */
+#pragma unroll
+    for (int half = COUNT / 2; half; half /= 2) {
+        uint repeated = half * 2 * WIDTH == 32 ? 1u : half * 2 * WIDTH == 16 ? 0x10001u : 0x01010101u;
+        uint upper = (((1u << half * ZM_BITS) - 1) << half * ZM_BITS) * repeated;
+        v += (v & upper) * ((1u << half * (WIDTH - ZM_BITS)) - 1);
+    }
     return v;
 }
 
@@ -80,10 +105,10 @@ template <int N> struct source {
     enum { THREAD_X = (N * 8 + THREADS - 1) / THREADS, X_BYTES = N * ROW_BYTES };
     const uint4 *x[THREAD_X];
     bool has_x[THREAD_X], has_weight;
-    const uint4 *codes;
+    const uint *codes;
     const ushort *scales; /* or biases */
     uint x_at, codes_at, scales_at; /* of stage 0 */
-    uint4 next[2][VECTORS]; /* codes of steps to come */
+    uint next[2][ZM_BITS]; /* codes of steps to come */
 
     ZM_FUNCTION void begin_copies(uint stage, uint step) {
 #pragma unroll
@@ -94,15 +119,14 @@ template <int N> struct source {
             copy<ZM_SPAN * 2>(scales_at + span % SPANS * 2 * SCALE_BYTES, scales + span * ZM_SPAN);
     }
     ZM_FUNCTION void read(int i, uint step, uint n_steps) {
-        if (!has_weight || step >= n_steps) return;
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++) next[i][v] = read_codes(codes + step * 2 * VECTORS + v);
+        if (has_weight && step < n_steps) read_codes(next[i], codes + step * 2 * ZM_BITS);
     }
     ZM_FUNCTION void place(int i) const {
         uint half = threadIdx.x % 2, row = threadIdx.x / 2 % 8, upper = threadIdx.x / 16 % 2;
         uint to = codes_at + i * (THREADS / WARP) * CODE_BYTES;
-        const uint4 w = next[i][0];
-#if ZM_BITS == 4
+        auto word = [&](int j) { return code_word(next[i], j); };
+        const uint4 w = make_uint4(word(0), word(1), word(2), word(3));
+#if ZM_BITS <= 4
         /* The bytes c of four words. */
         uint a = __byte_perm(w.x, w.y, 0x5140), b = __byte_perm(w.z, w.w, 0x5140);
         uint c = __byte_perm(w.x, w.y, 0x7362), d = __byte_perm(w.z, w.w, 0x7362);
@@ -112,7 +136,7 @@ template <int N> struct source {
         write_shared(to + codes_place(row, 2), __byte_perm(c, d, 0x5410));
         write_shared(to + codes_place(row, 3), __byte_perm(c, d, 0x7632));
 #else
-        const uint4 v = next[i][1];
+        const uint4 v = make_uint4(word(4), word(5), word(6), word(7));
         to += upper * (CODE_BYTES / 2) + half * 8;
         write_shared(to + codes_place(row, 0), __byte_perm(w.x, w.z, 0x5410), __byte_perm(v.x, v.z, 0x5410));
         write_shared(to + codes_place(row, 1), __byte_perm(w.x, w.z, 0x7632), __byte_perm(v.x, v.z, 0x7632));
@@ -130,7 +154,7 @@ struct step_weights {
 
     ZM_FUNCTION void read(uint codes_at, uint scales_at, uint step) {
         uint4 v = read_shared(codes_at);
-#if ZM_BITS == 4
+#if ZM_BITS <= 4
         codes[0][0] = v.x, codes[0][1] = v.y, codes[1][0] = v.z, codes[1][1] = v.w;
 #else
         uint4 u = read_shared(codes_at + CODE_BYTES / 2);
@@ -153,11 +177,11 @@ struct step_weights {
         for (int i = 0; i < 4; i++) {
             const int r = i % 2, upper = i / 2;
             uint scale = both[r][j * 16 * GROUPS / TILE_K];
-#if ZM_BITS == 4
+#if ZM_BITS <= 4
             uint u = codes[r][j / 2], byte = j % 2 * 2 + upper;
-            w[i] = weights_of<4>(__byte_perm(u << 4, u, byte | (4 + byte) << 8) & 0x00f000f0u, scale);
+            w[i] = weights_of<ZM_BITS>(__byte_perm(u << 4, u, byte | (4 + byte) << 8) & 0x00f000f0u, scale);
 #else
-            w[i] = weights_of<8>(__byte_perm(codes[r][j], 0, upper ? 0x4342 : 0x4140), scale);
+            w[i] = weights_of<ZM_BITS>(__byte_perm(codes[r][j], 0, upper ? 0x4342 : 0x4140), scale);
 #endif
         }
     }
@@ -211,7 +235,7 @@ template <int N> ZM_FUNCTION void multiply_rows(float (&sums)[N / 8][4], source<
 }
 
 struct matrix {
-    const uint4 *codes;
+    const uint *codes;
     const ushort *scales, *biases;
 };
 
@@ -304,7 +328,7 @@ template <int N> ZM_FUNCTION void run(const arguments &of, const tile &at) {
 #endif
     from.has_weight = column < of.n;
     size_t weight_row = size_t(at.expert) * of.n + (from.has_weight ? column : 0);
-    from.codes = m.codes + weight_row * (of.k * ZM_BITS / 128) + thread % 2 * VECTORS;
+    from.codes = m.codes + weight_row * (of.k / 32 * ZM_BITS) + thread % 2 * ZM_BITS;
     from.scales = (thread % 2 ? m.biases : m.scales) + weight_row * (of.k / ZM_GROUP);
     float sums[N / 8][4] = {};
     multiply_rows<N>(sums, from, of.k / TILE_K);
@@ -314,9 +338,9 @@ template <int N> ZM_FUNCTION void run(const arguments &of, const tile &at) {
 /* n: of a weight's rows; k: their length, a multiple of 64; rows: of x, without experts, and of those tile_rows (at
  * most 128) a block; top_k: of experts. */
 extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
-    zm_product(const uint4 *x, const uint4 *w, const ushort *s, const ushort *b,
+    zm_product(const uint4 *x, const uint *w, const ushort *s, const ushort *b,
 #if ZM_GATED
-               const uint4 *uw, const ushort *us, const ushort *ub,
+               const uint *uw, const ushort *us, const ushort *ub,
 #endif
 #if ZM_FIRST || ZM_SECOND
                const uint *order, const uint4 *tiles,
@@ -324,7 +348,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
                uint *y, uint n, uint k, uint rows, uint tile_rows, uint top_k, uint n_blocks) {
     uint block_m = blockIdx.x / n_blocks;
 #if !ZM_GATED
-    const uint4 *uw = w;
+    const uint *uw = w;
     const ushort *us = s, *ub = b;
 #endif
 #if ZM_FIRST || ZM_SECOND

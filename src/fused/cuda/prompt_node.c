@@ -105,7 +105,7 @@ static int shared_bytes(const zm_prompt_kernel *kernel) {
     /* As in prompt.cuh. */
     enum { ROW_BYTES = 128, TILE_K = 64, STAGES = 4, HALF_BYTES = 2, UNIT = 1024, ROWS_UNIT = 16 };
     if (!is_product(key)) return kernel->shared_bytes;
-    int codes = key.weight_rows * TILE_K * key.bits / 8, spans = key.span == 2 ? 4 : 2;
+    int width = key.bits <= 4 ? 4 : 8, codes = key.weight_rows * TILE_K * width / 8, spans = key.span == 2 ? 4 : 2;
     int scales = spans * 2 * key.weight_rows * key.span * HALF_BYTES;
     int rows = (kernel->tile_rows + ROWS_UNIT - 1) / ROWS_UNIT * ROWS_UNIT;
     return 2 * codes + (scales + UNIT - 1) / UNIT * UNIT + STAGES * rows * ROW_BYTES;

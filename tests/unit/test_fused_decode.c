@@ -221,6 +221,7 @@ static void test_float16(void **state) {
         {"qwen3-30b-a3b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
         {"qwen3-30b-a3b", {.bits = 8, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
         {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"gpt-oss-20b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
     };
     compare_shapes(cases, sizeof cases / sizeof *cases);
 }

@@ -565,13 +565,13 @@ static void test_refusals(void **state) {
     end_well(&scope);
 }
 
-/* All that is not mxfp4. */
 static void test_float16(void **state) {
     is_float16 = true;
     test_few(state);
     test_linear(state);
     test_gated(state);
     test_experts(state);
+    test_mxfp4_experts(state);
     test_route(state);
     test_embed(state);
     test_convolve(state);

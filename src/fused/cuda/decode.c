@@ -28,12 +28,13 @@ static const char name[] = "zmlx.decode";
 static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
 
 mlx_dtype zm_decode_dtype(const zm_weight *weight) {
-    return is_mxfp4(weight) ? MLX_BFLOAT16 : mlx_array_dtype(weight->scales);
+    if (!is_mxfp4(weight)) return mlx_array_dtype(weight->scales);
+    return zm_is_set(weight->bias) ? mlx_array_dtype(weight->bias) : MLX_BFLOAT16;
 }
 
 /* Scales, biases and the linear map's bias as the kernels read them. */
 static bool serves_types(const zm_weight *weight, const char **reason) {
-    *reason = "its scales are neither bfloat16 nor float16, or not bytes in mxfp4";
+    *reason = "its scales (mxfp4: its bias) are neither bfloat16 nor float16, or not bytes in mxfp4";
     if (!zm_is_set(weight->scales) || (is_mxfp4(weight) && mlx_array_dtype(weight->scales) != MLX_UINT8)) return false;
     mlx_dtype dtype = zm_decode_dtype(weight);
     if (dtype != MLX_BFLOAT16 && dtype != MLX_FLOAT16) return false;
@@ -87,9 +88,9 @@ bool zm_decode_serves_weight(const zm_weight *weight, const char **reason) {
     zm_quantization quantization = weight->quantization;
     if (!zm_decode_serves_layout(weight, reason)) return false;
     bool is_scaled = quantization.bits == 4 || quantization.bits == 8;
-    if (!is_scaled || zm_decode_dtype(weight) == MLX_FLOAT16) return true; /* there nothing bounds them */
     *reason = "a scale is too large for its kernels, or not a number";
     if (is_mxfp4(weight)) return largest_scale(weight) < 255.0f; /* NaN */
+    if (!is_scaled || zm_decode_dtype(weight) == MLX_FLOAT16) return true; /* there nothing bounds them */
     return largest_scale(weight) < (quantization.bits == 4 ? 0x1p-2f : 0x1p-6f);
 }
 

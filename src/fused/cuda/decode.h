@@ -10,8 +10,8 @@
  *     zm_decode_end(&decode, results);
  *
  * A place names an array on the device that one part writes and later ones read. The residual stream h has hidden_size
- * elements. Failures are the scope's. Weights are affine or, in bfloat16, mxfp4, evaluated, and must stay until the
- * results have been. What has a type (weights, norms, taps, sinks, caches) has that of the whole decode. */
+ * elements. Failures are the scope's. Weights are affine or mxfp4, evaluated, and must stay until the results have
+ * been. What has a type (weights, norms, taps, sinks, caches) has that of the whole decode. */
 #ifndef ZM_FUSED_CUDA_DECODE_H
 #define ZM_FUSED_CUDA_DECODE_H
 
@@ -48,7 +48,8 @@ typedef struct zm_decode_attention_arguments {
     int n_heads, n_kv_heads;
 } zm_decode_attention_arguments;
 
-/* The type that a weight which they serve is computed with: bfloat16 or float16, in mxfp4 bfloat16. */
+/* The type that a weight which they serve is computed with: that of its scales, bfloat16 or float16; in mxfp4 that of
+ * its bias, bfloat16 without one. */
 mlx_dtype zm_decode_dtype(const zm_weight *weight);
 /* Whether the kernels serve this weight; *reason (static text): why not. Reads the scales, so not for every token. */
 bool zm_decode_serves_weight(const zm_weight *weight, const char **reason);

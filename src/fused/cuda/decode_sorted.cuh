@@ -49,14 +49,14 @@ ZM_FUNCTION void accumulate(float (&sums)[WARP], const sorted_weights &w, const 
 #pragma unroll
             for (int r = 0; r < SORTED_WEIGHTS; r++) {
                 float &e = even[m * SORTED_WEIGHTS + r], &o = odd[m * SORTED_WEIGHTS + r];
-                e = fmaf(low(pairs[r][0]), a.x, e);
-                o = fmaf(low(pairs[r][1]), a.y, o);
-                e = fmaf(low(pairs[r][2]), a.z, e);
-                o = fmaf(low(pairs[r][3]), a.w, o);
-                e = fmaf(high(pairs[r][0]), b.x, e);
-                o = fmaf(high(pairs[r][1]), b.y, o);
-                e = fmaf(high(pairs[r][2]), b.z, e);
-                o = fmaf(high(pairs[r][3]), b.w, o);
+                e = fmaf(low_bfloat16(pairs[r][0]), a.x, e);
+                o = fmaf(low_bfloat16(pairs[r][1]), a.y, o);
+                e = fmaf(low_bfloat16(pairs[r][2]), a.z, e);
+                o = fmaf(low_bfloat16(pairs[r][3]), a.w, o);
+                e = fmaf(high_bfloat16(pairs[r][0]), b.x, e);
+                o = fmaf(high_bfloat16(pairs[r][1]), b.y, o);
+                e = fmaf(high_bfloat16(pairs[r][2]), b.z, e);
+                o = fmaf(high_bfloat16(pairs[r][3]), b.w, o);
             }
         }
     }

@@ -5,6 +5,10 @@ typedef unsigned int uint;
 
 #define ZM_FUNCTION __device__ __forceinline__
 
+/* Of a pair of bfloat16, whichever type is computed with: they are floats' upper halves. */
+ZM_FUNCTION float low_bfloat16(uint pair) { return __uint_as_float(pair << 16); }
+ZM_FUNCTION float high_bfloat16(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
+
 #if ZM_FLOAT16
 #define ZM_TYPE "f16" /* in instructions' names */
 enum { MANTISSA_BITS = 10, EXPONENT_BIAS = 15 };
@@ -18,8 +22,8 @@ ZM_FUNCTION float high(uint pair) { return widen(ushort(pair >> 16)); }
 #else
 #define ZM_TYPE "bf16"
 enum { MANTISSA_BITS = 7, EXPONENT_BIAS = 127 };
-ZM_FUNCTION float low(uint pair) { return __uint_as_float(pair << 16); }
-ZM_FUNCTION float high(uint pair) { return __uint_as_float(pair & 0xffff0000u); }
+ZM_FUNCTION float low(uint pair) { return low_bfloat16(pair); }
+ZM_FUNCTION float high(uint pair) { return high_bfloat16(pair); }
 ZM_FUNCTION float widen(ushort value) { return __uint_as_float(uint(value) << 16); }
 #endif
 ZM_FUNCTION uint pack(float a, float b) {

@@ -58,10 +58,12 @@ enum { X_VECTORS = 8, ACCUMULATORS = 1 };
 ZM_FUNCTION float scale_of(uint exponent) { return __uint_as_float(exponent ? exponent << 23 : 0x00400000u); }
 
 /* The weights of codes i and i + 4 of a word, of sign, 2 bits of exponent and 1 of mantissa: these as a bfloat16's are
- * 2^-126 of them. */
+ * 2^-126 of them. They are a pair of bfloat16 in either type, as they become floats. */
 template <int i> ZM_FUNCTION uint code_weights(uint w) {
     uint sign = w << (12 - 4 * i), size = i < 2 ? w << (6 - 4 * i) : w >> (4 * i - 6);
-    return multiply2((sign & 0x80008000u) | (size & 0x01c001c0u), 0x7e807e80u);
+    uint small = (sign & 0x80008000u) | (size & 0x01c001c0u), weights;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(weights) : "r"(small), "r"(0x7e807e80u));
+    return weights;
 }
 /* A step of ROWS rows; x: the lane's. */
 template <int ROWS>
@@ -76,14 +78,14 @@ ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4
             uint codes = word == 0 ? w[r].x : word == 1 ? w[r].y : word == 2 ? w[r].z : w[r].w;
             uint first = code_weights<0>(codes), second = code_weights<1>(codes), third = code_weights<2>(codes),
                  fourth = code_weights<3>(codes);
-            even[r] = fmaf(low(first), a.x, even[r]);
-            odd[r] = fmaf(low(second), a.y, odd[r]);
-            even[r] = fmaf(low(third), a.z, even[r]);
-            odd[r] = fmaf(low(fourth), a.w, odd[r]);
-            even[r] = fmaf(high(first), b.x, even[r]);
-            odd[r] = fmaf(high(second), b.y, odd[r]);
-            even[r] = fmaf(high(third), b.z, even[r]);
-            odd[r] = fmaf(high(fourth), b.w, odd[r]);
+            even[r] = fmaf(low_bfloat16(first), a.x, even[r]);
+            odd[r] = fmaf(low_bfloat16(second), a.y, odd[r]);
+            even[r] = fmaf(low_bfloat16(third), a.z, even[r]);
+            odd[r] = fmaf(low_bfloat16(fourth), a.w, odd[r]);
+            even[r] = fmaf(high_bfloat16(first), b.x, even[r]);
+            odd[r] = fmaf(high_bfloat16(second), b.y, odd[r]);
+            even[r] = fmaf(high_bfloat16(third), b.z, even[r]);
+            odd[r] = fmaf(high_bfloat16(fourth), b.w, odd[r]);
         }
     }
 #pragma unroll
@@ -98,8 +100,8 @@ ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
 /* It into shared memory, in the order that lanes read. */
 ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
     uint4 *to = vector_place(shared, number);
-    to[0] = make_uint4(v.x << 16, v.x & 0xffff0000u, v.y << 16, v.y & 0xffff0000u);
-    to[WARP] = make_uint4(v.z << 16, v.z & 0xffff0000u, v.w << 16, v.w & 0xffff0000u);
+    *(float4 *)to = make_float4(low(v.x), high(v.x), low(v.y), high(v.y));
+    *(float4 *)(to + WARP) = make_float4(low(v.z), high(v.z), low(v.w), high(v.w));
 }
 #elif ZM_BITS == 8
 typedef float accumulator;

@@ -261,20 +261,28 @@ static void add_sorted_weight(inputs *to, const zm_weight *weight) {
     add(to, zm_is_set(weight->bias) ? weight->bias : weight->scales);
 }
 
+static zm_prompt_code_key sorted_code(const zm_weight *weight, int kind) {
+    return (zm_prompt_code_key){.kind = kind,
+                                .bits = weight->quantization.bits,
+                                .group_size = weight->quantization.group_size,
+                                .is_float16 = zm_decode_dtype(weight) == MLX_FLOAT16,
+                                .k = weight->in_features};
+}
+
 /* Of ZM_PROMPT_SORTED_IN gate, up and activation, of SORTED_OUT down: (of->rows, out_features). */
 static mlx_array multiply_sorted(zm_scope *scope, const request *of, const inputs *from, bool clips) {
     enum { PARTS = 8 }; /* blocks that share a tile's columns */
     const zm_weight *weight = of->weight;
     zm_prompt_kernel kernel = {
-        .code = {.kind = of->kind, .bits = weight->quantization.bits, .group_size = weight->quantization.group_size,
-                 .k = weight->in_features},
+        .code = sorted_code(weight, of->kind),
         .block = WARP * ZM_PROMPT_SORTED_WARPS,
         .n_blocks = (int64_t)of->n_tiles * PARTS,
         .shared_bytes = ZM_PROMPT_SORTED_ROWS * zm_launch_staged_bytes(weight),
     };
     const int words[] = {weight->out_features, of->top_k, PARTS, zm_is_set(weight->bias), clips};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
-    const zm_node_output spec = {.shape = {of->rows, weight->out_features}, .n_dims = 2, .dtype = MLX_BFLOAT16};
+    mlx_dtype dtype = zm_decode_dtype(weight);
+    const zm_node_output spec = {.shape = {of->rows, weight->out_features}, .n_dims = 2, .dtype = dtype};
     mlx_array y;
     zm_prompt_launch(scope, &y, &spec, 1, &kernel, from->arrays, from->count);
     return y;
@@ -397,13 +405,8 @@ mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array project
 zmlx_status zm_prompt_prepare(const zm_weight *weight, zmlx_error *error) {
     const zm_text *cubin;
     const char *reason;
-    zm_quantization quantization = weight->quantization;
     zm_prompt_code_key key = zm_prompt_serves(weight, &reason) ? code_of(weight, 0, ZM_PROMPT_MANY_WEIGHTS)
                                                                : few_code(weight, ZM_PROMPT_LEAST_FEW);
-    if (is_mxfp4(weight))
-        key = (zm_prompt_code_key){.kind = ZM_PROMPT_SORTED_OUT,
-                                   .bits = quantization.bits,
-                                   .group_size = quantization.group_size,
-                                   .k = weight->in_features};
+    if (is_mxfp4(weight)) key = sorted_code(weight, ZM_PROMPT_SORTED_OUT);
     return zm_prompt_code_get(&cubin, key, error);
 }

@@ -17,7 +17,7 @@ typedef struct demands {
 
 static bool serves_weight(const zm_weight *weight, demands of, const char **reason) {
     if (!of.check(weight, reason)) return false;
-    *reason = "its weights are of two types, or mxfp4 in float16";
+    *reason = "its weights are of two types, or mxfp4 without a bias in float16";
     return zm_decode_dtype(weight) == of.dtype;
 }
 
@@ -96,8 +96,6 @@ static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_line
         return false;
     *reason = "its activation is not SiLU gating";
     if (activation != ZM_ACTIVATION_SWIGLU && activation != ZM_ACTIVATION_SWIGLU_OAI) return false;
-    *reason = "its activation is gpt_oss's in float16";
-    if (activation == ZM_ACTIVATION_SWIGLU_OAI && of.dtype != MLX_BFLOAT16) return false;
     if (!zm_decode_serves_experts(&gate->weight, &down->weight, activation, top_k, reason)) return false;
     *reason = "its projections do not fit together";
     return same_packing(gate, up) && gate->weight.in_features == hidden_size && up->weight.in_features == hidden_size &&

@@ -6,6 +6,7 @@
  * `constant` is volatile, so that the two address spaces are different types. threadgroup variables become static
  * (run.sh rewrites their declarations): one threadgroup runs at a time. */
 #pragma once
+#include <setjmp.h>
 #include <sys/types.h>
 #include <ucontext.h>
 
@@ -26,8 +27,22 @@ namespace standin {
 
 constexpr unsigned simd_width = 32;
 
-struct Fiber {
-    ucontext_t context;
+// Jumps between stacks. swapcontext would call the kernel at each, to keep the signal mask. Sanitizers warn of a
+// longjmp that leaves the stack, but do not know the compiler's own.
+#ifdef __x86_64__
+using Place = void *[5];
+#define STANDIN_MARK(place) __builtin_setjmp(place)
+#define STANDIN_JUMP(place) __builtin_longjmp(place, 1)
+#else
+using Place = jmp_buf;
+#define STANDIN_MARK(place) _setjmp(place)
+#define STANDIN_JUMP(place) _longjmp(place, 1)
+#endif
+
+[[noreturn]] __attribute__((noinline)) inline void jump(Place &place) { STANDIN_JUMP(place); }
+
+struct Fiber { // made once, then it runs a thread of one threadgroup after the other
+    Place at;
     std::unique_ptr<char[]> stack;
     bool done = true;
 };
@@ -41,7 +56,7 @@ struct Group {
     std::vector<Fiber> fibers;
     std::vector<Meeting> simdgroups;
     Meeting barrier;
-    ucontext_t scheduler;
+    Place scheduler;
     unsigned current = 0;
     bool progress = false;
     void (*entry)() = nullptr;
@@ -49,7 +64,9 @@ struct Group {
 
 inline Group group;
 
-inline void yield() { swapcontext(&group.fibers[group.current].context, &group.scheduler); }
+__attribute__((noinline)) inline void yield() {
+    if (!STANDIN_MARK(group.fibers[group.current].at)) jump(group.scheduler);
+}
 
 inline void meet(Meeting &meeting) {
     unsigned phase = meeting.phase;
@@ -74,11 +91,27 @@ inline uint32_t exchange(uint32_t value, unsigned lane) {
     return simdgroup.values[buffer][lane];
 }
 
-inline void start_fiber() {
-    group.entry();
-    group.fibers[group.current].done = true;
-    group.progress = true;
-    yield();
+inline void run_fiber() {
+    for (;;) {
+        group.entry();
+        group.fibers[group.current].done = true;
+        group.progress = true;
+        yield();
+    }
+}
+
+__attribute__((noinline)) inline void resume(Fiber &fiber) {
+    constexpr size_t stack_size = 64 * 1024;
+    if (STANDIN_MARK(group.scheduler)) return;
+    if (fiber.stack) jump(fiber.at);
+    fiber.stack.reset(new char[stack_size]);
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fiber.stack.get();
+    context.uc_stack.ss_size = stack_size;
+    context.uc_link = nullptr;
+    makecontext(&context, run_fiber, 0);
+    setcontext(&context);
 }
 
 // Lets each thread of a simdgroup run until it waits; the number of threads that are not done.
@@ -89,7 +122,7 @@ inline unsigned run_simdgroup(unsigned first, unsigned end, int order) {
         Fiber &fiber = group.fibers[group.current];
         if (fiber.done) continue;
         alive++;
-        swapcontext(&group.scheduler, &fiber.context);
+        resume(fiber);
     }
     return alive;
 }
@@ -97,22 +130,14 @@ inline unsigned run_simdgroup(unsigned first, unsigned end, int order) {
 // One threadgroup. A simdgroup runs as far as it can before the next does, so that one that races ahead of a missing
 // barrier is seen; odd orders start with the last one.
 inline void run_group(unsigned threads, int order, void (*entry)()) {
-    constexpr size_t stack_size = 64 * 1024;
     group.entry = entry;
-    group.fibers.resize(threads);
+    if (group.fibers.size() < threads) group.fibers.resize(threads);
     group.simdgroups.assign((threads + simd_width - 1) / simd_width, Meeting());
     group.barrier = Meeting();
     group.barrier.members = threads;
     for (unsigned i = 0; i < threads; i++) {
-        Fiber &fiber = group.fibers[i];
         group.simdgroups[i / simd_width].members++;
-        if (!fiber.stack) fiber.stack.reset(new char[stack_size]);
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = stack_size;
-        fiber.context.uc_link = nullptr;
-        fiber.done = false;
-        makecontext(&fiber.context, start_fiber, 0);
+        group.fibers[i].done = false;
     }
     unsigned n = static_cast<unsigned>(group.simdgroups.size());
     for (unsigned alive = threads; alive;) {

@@ -20,7 +20,7 @@ typedef struct zmlx_system_info {
     char kernel_level[32];  /* instruction set the fused CPU kernels use here */
     char operating_system[128];
     int n_processors;       /* usable by this process */
-    uint64_t memory_bytes;
+    uint64_t memory_bytes;  /* that this process may use: a container's limit counts */
     bool has_gpu;           /* MLX has a GPU backend and finds a device */
     char gpu_name[128];     /* "" without */
     uint64_t gpu_memory_bytes;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/pages.h"
 
+#include <stdint.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 enum { LARGE_PAGE = 2 << 20, MIN_SIZE = 2 * LARGE_PAGE };
 
@@ -15,9 +15,4 @@ void zm_want_large_pages(void *data, size_t size) {
 #else
     (void)data, (void)size;
 #endif
-}
-
-uint64_t zm_memory_bytes(void) {
-    long pages = sysconf(_SC_PHYS_PAGES), page_size = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page_size > 0 ? (uint64_t)pages * (uint64_t)page_size : 0;
 }

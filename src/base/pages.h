@@ -3,13 +3,9 @@
 #define ZM_BASE_PAGES_H
 
 #include <stddef.h>
-#include <stdint.h>
 
 /* Asks for large pages for memory about to be written the first time: with small ones a system call's work for every 4
  * KiB costs several times the writing. Only a hint, and only for blocks worth it. */
 void zm_want_large_pages(void *data, size_t size);
-
-/* Of this machine; 0: unknown. */
-uint64_t zm_memory_bytes(void);
 
 #endif

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/pages.h"
+#include "base/memory.h"
 #include "mlx/streams.h"
 
 static bool gpu_available(void) {
@@ -128,7 +128,7 @@ static zmlx_status load_tokenizer(zmlx_model *model, const char *folder, zmlx_er
 static zmlx_status check_memory(const zmlx_model *model, uint64_t file_bytes, const char *folder, zmlx_error *error) {
     uint64_t memory = zm_memory_bytes();
     if (model->device != ZMLX_DEVICE_CPU || !memory || file_bytes <= memory) return ZMLX_OK;
-    return zm_fail(error, ZMLX_ERROR_MEMORY, folder, "its weights have %.1f GB; this machine has %.1f GB of memory",
+    return zm_fail(error, ZMLX_ERROR_MEMORY, folder, "its weights have %.1f GB; %.1f GB of memory can be used",
                    1e-9 * (double)file_bytes, 1e-9 * (double)memory);
 }
 

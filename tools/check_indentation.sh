@@ -6,6 +6,10 @@
 #   tools/check_indentation.sh [FOLDER]     FOLDER: the source tree (default: this one)
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
+[ -d src ] || {
+    echo "check_indentation: there is no folder src in $PWD" >&2
+    exit 2
+}
 version=$(clang-format --version 2>/dev/null || true)
 if [[ $version != *"version 14."* ]]; then
     echo "check_indentation: skipped: there is no clang-format 14"

@@ -5,6 +5,10 @@
 #   tools/check_layers.sh [FOLDER]     FOLDER: the source tree (default: this one)
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
+[ -d src ] || {
+    echo "check_layers: there is no folder src in $PWD" >&2
+    exit 2
+}
 
 # A folder of src may include itself and the folders left of it; validate and bench stand side by side.
 order="base expr ir emit mlx runtime fused kernels model patch validate,bench"

@@ -5,6 +5,10 @@
 #   tools/check_sizes.sh [FOLDER]     FOLDER: the source tree (default: this one)
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
+[ -d src ] || {
+    echo "check_sizes: there is no folder src in $PWD" >&2
+    exit 2
+}
 file_limit=600 function_limit=60 header_limit=150 column_limit=120
 
 folders=()

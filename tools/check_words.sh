@@ -5,6 +5,10 @@
 #   tools/check_words.sh [FOLDER]     FOLDER: the source tree (default: this one)
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
+[ -d src ] || {
+    echo "check_words: there is no folder src in $PWD" >&2
+    exit 2
+}
 
 failed=0
 # refuse WHAT PATTERN FOLDER...: lines of sources that match.

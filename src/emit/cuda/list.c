@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "emit/cuda/list.h"
 
+#include "emit/cuda/source.h"
 #include "emit/gpu/frame.h"
-#include "emit/target.h"
-
-extern const char zm_prelude_cuda[], zm_prelude_gpu[];
 
 enum { BLOCKS = 2 /* of a multiprocessor, at least */ };
 
@@ -72,10 +70,7 @@ static zmlx_status print(zm_text *source, zm_gpu_frame *frame, int n_items) {
 zmlx_status zm_cuda_emit_list(zm_text *source, const zm_emit_request *request, int n_items, zmlx_error *error) {
     zm_gpu_frame frame;
     ZM_TRY(zm_gpu_frame_begin(&frame, request, error));
-    if (zm_emit_is_narrow(request)) zm_text_append_string(source, "#define ZM_NARROW\n");
-    zm_text_append_string(source, zm_prelude_cuda);
-    zm_text_append_string(source, zm_prelude_gpu);
-    zm_emit_begin_storage(source, request);
+    zm_cuda_begin_source(source, request);
     zmlx_status status = print(source, &frame, n_items);
     zm_gpu_frame_end(&frame);
     return status;

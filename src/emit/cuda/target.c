@@ -2,6 +2,7 @@
 /* CUDA C++ for NVRTC: --gpu-architecture=sm_XX --fmad=false, as only the operation fma is contracted. */
 #include <stdio.h>
 
+#include "emit/cuda/source.h"
 #include "emit/gpu/frame.h"
 #include "emit/target.h"
 
@@ -119,13 +120,17 @@ static void print_kernels(zm_text *text, zm_gpu_frame *frame) {
     (frame->has_rows ? print_rows : print_maps)(text, frame, blocks);
 }
 
-static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_error *error) {
-    zm_gpu_frame frame;
-    ZM_TRY(zm_gpu_frame_begin(&frame, request, error));
+void zm_cuda_begin_source(zm_text *source, const zm_emit_request *request) {
     if (zm_emit_is_narrow(request)) zm_text_append_string(source, "#define ZM_NARROW\n");
     zm_text_append_string(source, zm_prelude_cuda);
     zm_text_append_string(source, zm_prelude_gpu);
     zm_emit_begin_storage(source, request);
+}
+
+static zmlx_status emit(zm_text *source, const zm_emit_request *request, zmlx_error *error) {
+    zm_gpu_frame frame;
+    ZM_TRY(zm_gpu_frame_begin(&frame, request, error));
+    zm_cuda_begin_source(source, request);
     zmlx_status status = zm_gpu_frame_print(&frame, source);
     if (!status) print_kernels(source, &frame);
     zm_gpu_frame_end(&frame);

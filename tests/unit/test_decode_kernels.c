@@ -19,8 +19,7 @@
 #include "model/model.h"
 #include "model/sample.h"
 #include "patch/patterns/parts.h"
-#include "temporary.h"
-#include "zmlx/synth.h"
+#include "shape_cases.h"
 
 enum { SKIPPED = 77, MOST_RESULTS = 3 };
 
@@ -419,23 +418,11 @@ static void test_trained(void **state) {
     }
 }
 
-typedef struct shape_case {
-    const char *shape;
-    zmlx_synth_options options;
-    zmlx_dtype dtype;
-} shape_case;
-
-static void compare_shapes(const shape_case *cases, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        char folder[TEMPORARY_SIZE], name[64];
-        assert_non_null(mkdtemp(temporary_template(folder)));
-        uint64_t size;
-        check(zmlx_synth(&size, cases[i].shape, folder, &cases[i].options, &error));
-        snprintf(name, sizeof name, "%s, %d bits%s", cases[i].shape, cases[i].options.bits,
-                 cases[i].dtype == ZMLX_DTYPE_FLOAT16 ? ", f16" : "");
-        compare_model(name, folder, cases[i].dtype);
-        temporary_remove(folder);
-    }
+static void compare_shape(const shape_case *self, const char *folder) {
+    char name[64];
+    snprintf(name, sizeof name, "%s, %d bits%s", self->shape, self->options.bits,
+             self->dtype == ZMLX_DTYPE_FLOAT16 ? ", f16" : "");
+    compare_model(name, folder, self->dtype);
 }
 
 static void test_random(void **state) {
@@ -449,7 +436,7 @@ static void test_random(void **state) {
         {"mixtral-8x7b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16},
         {"gpt-oss-20b", {.bits = 4, .n_layers = 2}, ZMLX_DTYPE_BFLOAT16},
     };
-    compare_shapes(cases, sizeof cases / sizeof *cases);
+    visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }
 
 static void test_float16(void **state) {
@@ -462,7 +449,7 @@ static void test_float16(void **state) {
         {"mixtral-8x7b", {.bits = 4, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
         {"gpt-oss-20b", {.bits = 4, .n_layers = 2}, ZMLX_DTYPE_FLOAT16},
     };
-    compare_shapes(cases, sizeof cases / sizeof *cases);
+    visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }
 
 static void test_other_widths(void **state) {
@@ -474,7 +461,7 @@ static void test_other_widths(void **state) {
         {"lfm2-8b-a1b", {.bits = 6, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
         {"qwen3-4b", {.bits = 3, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
     };
-    compare_shapes(cases, sizeof cases / sizeof *cases);
+    visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }
 
 /* An argument chooses tests by a pattern of cmocka's. */

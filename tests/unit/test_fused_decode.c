@@ -13,9 +13,8 @@
 
 #include "fused/cuda/decode.h"
 #include "patch/record.h"
-#include "temporary.h"
+#include "shape_cases.h"
 #include "zmlx/patch.h"
-#include "zmlx/synth.h"
 
 enum { SKIPPED = 77, FEW_STEPS = 12 };
 
@@ -171,24 +170,10 @@ static int steps_of(const char *shape) {
     return FEW_STEPS;
 }
 
-typedef struct shape_case {
-    const char *shape;
-    zmlx_synth_options options;
-    zmlx_dtype dtype;
-} shape_case;
-
-static void compare_shapes(const shape_case *cases, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        char folder[TEMPORARY_SIZE];
-        assert_non_null(mkdtemp(temporary_template(folder)));
-        uint64_t size;
-        check(zmlx_synth(&size, cases[i].shape, folder, &cases[i].options, &error));
-        zmlx_dtype dtype = cases[i].dtype;
-        print_message("%s, %d bits: ", cases[i].shape, cases[i].options.bits);
-        compare(folder, dtype, 1, dtype == ZMLX_DTYPE_BFLOAT16 ? steps_of(cases[i].shape) : FEW_STEPS);
-        compare_choices(folder, dtype, 40);
-        temporary_remove(folder);
-    }
+static void compare_shape(const shape_case *self, const char *folder) {
+    print_message("%s, %d bits: ", self->shape, self->options.bits);
+    compare(folder, self->dtype, 1, self->dtype == ZMLX_DTYPE_BFLOAT16 ? steps_of(self->shape) : FEW_STEPS);
+    compare_choices(folder, self->dtype, 40);
 }
 
 /* Published widths, few layers. */
@@ -208,7 +193,7 @@ static void test_published_shapes(void **state) {
         {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
         {"gpt-oss-20b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
     };
-    compare_shapes(cases, sizeof cases / sizeof *cases);
+    visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }
 
 static void test_float16(void **state) {
@@ -223,7 +208,7 @@ static void test_float16(void **state) {
         {"mixtral-8x7b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
         {"gpt-oss-20b", {.bits = 4, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
     };
-    compare_shapes(cases, sizeof cases / sizeof *cases);
+    visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }
 
 static void test_other_widths(void **state) {
@@ -236,7 +221,7 @@ static void test_other_widths(void **state) {
         {"qwen3-4b", {.bits = 3, .group_size = 128, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
         {"llama-3.2-1b", {.bits = 6, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
     };
-    compare_shapes(cases, sizeof cases / sizeof *cases);
+    visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }
 
 /* A wrong part shows: the last norm's epsilon differs by little on the patched side. */

@@ -373,12 +373,16 @@ static void test_inputs(void **state) {
     zm_ir_free(ir);
 }
 
+/* With and without a place for the message. */
 static void expect_refusal(const zm_ir *ir, const bool *chosen, bool forward, const char *name) {
-    zm_ir *made = (zm_ir *)1;
     zmlx_error error;
-    zmlx_status status = forward ? zm_ir_jvp(&made, ir, chosen, &error) : zm_ir_vjp(&made, ir, chosen, true, &error);
-    assert_int_equal(status, ZMLX_ERROR_UNSUPPORTED);
-    assert_null(made);
+    for (int i = 0; i < 2; i++) {
+        zm_ir *made = (zm_ir *)1;
+        zmlx_error *place = i ? NULL : &error;
+        zmlx_status status = forward ? zm_ir_jvp(&made, ir, chosen, place) : zm_ir_vjp(&made, ir, chosen, true, place);
+        assert_int_equal(status, ZMLX_ERROR_UNSUPPORTED);
+        assert_null(made);
+    }
     assert_non_null(strstr(error.message, name));
 }
 
@@ -390,6 +394,9 @@ static void test_refusals(void **state) {
     assert_int_equal(zm_lower_reduce(&ir, &text, &error), ZMLX_OK);
     expect_refusal(ir, (bool[]){true}, false, "fold");
     expect_refusal(ir, (bool[]){true}, true, "fold");
+    ir->failure = (zmlx_error){.code = ZMLX_ERROR_UNSUPPORTED, .message = "failed while it was made"};
+    expect_refusal(ir, (bool[]){true}, false, "failed while");
+    expect_refusal(ir, (bool[]){true}, true, "failed while");
     zm_ir_free(ir);
     ir = parse("kernel gather\n"
                "input x float element\n"

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "base/pages.h"
 #include "model/layers.h"
 #include "patch/record.h"
 
@@ -90,16 +91,26 @@ static bool owns(const zm_module *module, const mlx_array *slot) {
     return false;
 }
 
+static void gather(mlx_array array) {
+    zm_view view;
+    if (zm_is_set(array) && zm_view_of(&view, array)) zm_gather_pages(view.data, mlx_array_nbytes(array));
+}
+
 static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
     const zmlx_model *model = context;
     if (module->kind != ZM_MODULE_LINEAR && module->kind != ZM_MODULE_SWITCH_LINEAR) return ZMLX_OK;
     zm_weight *weight = &((zm_linear *)module)->weight;
     bool narrow = owns(module, &weight->scales) ? is_patched(module) : module->patch_state != NULL;
-    return fit(weight, narrow, model, error);
+    if (model->dtype == MLX_FLOAT32) ZM_TRY(fit(weight, narrow, model, error));
+    if (!narrow) return ZMLX_OK;
+    gather(weight->weight);
+    gather(weight->scales);
+    gather(weight->biases);
+    return ZMLX_OK;
 }
 
 zmlx_status zm_patch_fit(zmlx_model *model, zmlx_error *error) {
-    if (model->device != ZMLX_DEVICE_CPU || model->dtype != MLX_FLOAT32) return ZMLX_OK;
+    if (model->device != ZMLX_DEVICE_CPU) return ZMLX_OK;
     ZM_TRY(zm_module_visit(&model->root->base, visit, model, error));
     mlx_clear_cache();
     return ZMLX_OK;

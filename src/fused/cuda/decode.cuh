@@ -21,11 +21,11 @@ ZM_FUNCTION void wait_for_last() {
 
 /* Copies to shared memory, which go on while the thread does. Where not `in`, nothing is copied. */
 ZM_FUNCTION void copy16(uint shared, const void *p, bool in) {
-    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.cg.shared.global [%0], [%1], 16; }"
+    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.cg.shared.global.L2::128B [%0], [%1], 16; }"
                  :: "r"(shared), "l"(p), "r"(uint(in)) : "memory");
 }
 ZM_FUNCTION void copy4(uint shared, const void *p, bool in) {
-    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.ca.shared.global [%0], [%1], 4; }"
+    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.ca.shared.global.L2::128B [%0], [%1], 4; }"
                  :: "r"(shared), "l"(p), "r"(uint(in)) : "memory");
 }
 ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -110,7 +110,7 @@ ZM_FUNCTION float clipped_swiglu(float gate, float up) {
     return rounded(rounded(up + 1.0f) * rounded(gate * share));
 }
 
-extern __shared__ uint4 staged[]; /* x, for all warps of a block */
+extern __shared__ __align__(128) uint4 staged[]; /* x, for all warps of a block */
 
 struct matrix {
     const uint2 *weight;
@@ -166,7 +166,7 @@ template <int K> struct lane_matrix {
 };
 
 /* A piece of a task in shared memory: the same steps of ROWS rows. */
-template <int K, int ROWS> struct alignas(16) slot {
+template <int K, int ROWS> struct alignas(128) slot {
     typedef layout<K> own;
     uint weight[ROWS][own::STEPS][WARP * LANE_BYTES / 4];
     uint words[ROWS][own::LISTS][own::WORDS];
@@ -323,9 +323,10 @@ template <uint VECTORS, uint OWN> struct x_vectors {
     }
 };
 
-/* x (K elements) into shared memory, by `threads`. The caller's barrier follows. */
-template <int K> ZM_FUNCTION void stage(uint4 *shared, const uint4 *x, uint thread, uint threads) {
-    enum { AT_ONCE = layout<K>::ALL_VECTORS <= 512 ? 2 : 4 }; /* loads under way */
+/* x (K elements) into shared memory, by `threads`, with AT_ONCE loads of each under way. The caller's barrier
+ * follows. */
+template <int K, int AT_ONCE = layout<K>::ALL_VECTORS <= 512 ? 2 : 4>
+ZM_FUNCTION void stage(uint4 *shared, const uint4 *x, uint thread, uint threads) {
 #pragma unroll 1
     for (uint first = thread; first < layout<K>::ALL_VECTORS; first += AT_ONCE * threads) {
         uint4 v[AT_ONCE];

@@ -6,6 +6,7 @@
 
 enum {
     VECTOR_BYTES = 16,
+    LINE_BYTES = 128, /* shared memory's, with which pieces begin */
     /* Shared memory of an H100's and an H200's multiprocessor, and what a block takes of it besides. */
     MULTIPROCESSOR_BYTES = 228 * 1024,
     BLOCK_BYTES = 1024,
@@ -80,7 +81,7 @@ zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_w
 void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds) {
     row_layout row = layout_of(plan->weight);
     int n_pieces = rounds * row.n_pieces, slot_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
-    int all_bytes = warps * zm_divide_up(slot_bytes, VECTOR_BYTES) * VECTOR_BYTES; /* a slot for each warp */
+    int all_bytes = warps * zm_divide_up(slot_bytes, LINE_BYTES) * LINE_BYTES; /* a slot for each warp */
     if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 ? 1 : rounds < MANY_ROUNDS ? 2 : 3;
     plan->round_bytes = all_bytes;
     plan->n_pieces = n_pieces;

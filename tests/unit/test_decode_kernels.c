@@ -384,6 +384,36 @@ static void compare_attentions(const char *name, const subject *model) {
     }
 }
 
+/* The model's experts as other families' routers choose them. */
+static void compare_gatings(const char *name, const subject *of) {
+    static const struct {
+        zm_gating gating;
+        const char *title;
+    } rules[] = {
+        {ZM_GATING_SIGMOID_BIAS, "experts by sigmoids and biases"},
+        {ZM_GATING_SOFTMAX_THEN_TOP_K, "experts by softmax"},
+        {ZM_GATING_TOP_K_THEN_SOFTMAX_LOW, "experts by logits, the first of equals"},
+        {ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH, "experts by logits, the last of equals"},
+    };
+    enum { MOST_EXPERTS = 256 };
+    zm_moe *moe = (zm_moe *)of->block->feed_forward, kept = *moe;
+    float biases[MOST_EXPERTS];
+    assert_true(moe->n_experts <= MOST_EXPERTS);
+    for (int i = 0; i < moe->n_experts; i++)
+        biases[i] = (float)(zm_splitmix64(11, (uint64_t)i) >> 40) * 0x1p-26f;
+    mlx_array bias = mlx_array_new_data(biases, &moe->n_experts, 1, MLX_FLOAT32);
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        bool sigmoid = rules[i].gating == ZM_GATING_SIGMOID_BIAS;
+        moe->gating = rules[i].gating;
+        moe->expert_bias = sigmoid ? bias : (mlx_array){NULL};
+        moe->normalize_epsilon = sigmoid ? 1e-6f : 0.0f;
+        moe->routed_scaling_factor = sigmoid ? 1.5f : 1.0f;
+        compare(name, rules[i].title, of, experts);
+    }
+    *moe = kept;
+    mlx_array_free(bias);
+}
+
 static void compare_model(const char *name, const char *folder, zmlx_dtype dtype) {
     zmlx_model *model;
     zmlx_model_options options = {.device = ZMLX_DEVICE_GPU, .dtype = dtype};
@@ -398,8 +428,10 @@ static void compare_model(const char *name, const char *folder, zmlx_dtype dtype
         compare(name, "conv, linear_add", &of, short_conv);
     if ((of.block = first_block(decoder, false, ZM_MODULE_GATED_MLP)))
         compare(name, "mlp_in, linear_add", &of, gated_mlp);
-    if ((of.block = first_block(decoder, false, ZM_MODULE_MOE)))
+    if ((of.block = first_block(decoder, false, ZM_MODULE_MOE))) {
         compare(name, "router, experts_in, experts_out", &of, experts);
+        compare_gatings(name, &of);
+    }
     compare(name, "choose", &of, choice);
     compare(name, "choose: an infinite logit", &of, no_choice);
     zmlx_model_free(model);

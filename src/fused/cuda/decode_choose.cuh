@@ -3,12 +3,6 @@
 enum { CHOOSE_BLOCKS = 8, CHOOSE_WARPS = 4, CHOOSE_AT_ONCE = 4 };
 enum : uint { NO_LOGITS = two_to(EXPONENT_BIAS + 1) | 0x80008000u }; /* -inf twice */
 
-ZM_FUNCTION float power_of_e(float x) {
-    float power = x * __uint_as_float(0x3fb8aa3bu);
-    asm("ex2.approx.f32 %0, %0;" : "+f"(power));
-    return power;
-}
-
 /* A thread's part of the sum of exp(logit - largest): MLX's online sum, a vector of 8 at a time. */
 ZM_FUNCTION void add_exponentials(float &largest, float &sum, const float (&values)[8]) {
     float before = largest;

@@ -67,18 +67,22 @@ enum : uint { EXPERTS_EARLY = 1 };
 /* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts, and blocks
  * are a multiple of those, so that a warp has one. */
 ZM_KERNEL(THREADS, 2)
-zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs, const ushort *gb, const uint2 *uw,
-              const ushort *us, const ushort *ub, const ushort *gate_bias, const ushort *up_bias, ushort *act,
+zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
+              const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
+              const ushort *gate_bias, const ushort *up_bias, ushort *act, uint n_experts, uint gating,
               uint activation, uint n, uint n_slots, uint n_ahead, uint n_left) {
+    __shared__ uint chosen[ZM_TOP_K];
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
-    lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
-    gated results = {gate_bias, up_bias, activation};
+    router_scores from = {scores, expert_bias, n_experts, gating};
+    float choice_bias = from.bias(lane_expert(from.is_low(), lane));
     wait_only();
     if (!n_left) begin_next();
-    uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
     x_vectors<ZM_HIDDEN / 8, 1> vectors(x, thread, blockDim.x);
+    share_choice(chosen, from, choice_bias, words);
+    lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
+    gated results = {gate_bias, up_bias, activation};
     uint first = blockIdx.x * warps + thread / WARP, slot = first % ZM_TOP_K;
-    uint expert_row = __shfl_sync(~0u, chosen, slot) * n;
+    uint expert_row = chosen[slot] * n;
     ushort *expert_act = act + slot * n;
     multiply<ZM_HIDDEN, 2, EXPERTS_EARLY>(
         first, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
@@ -103,22 +107,29 @@ zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort
 #if ZM_TOP_K < 8
 /* h_next = h (NULL: nothing) + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum
  * rounded. A block has OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
-enum { OUT_WARP_ROWS = 4, OUT_GROUPS = WARPS / ZM_TOP_K, OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS };
+enum {
+    OUT_WARP_ROWS = 4,
+    OUT_GROUPS = WARPS / ZM_TOP_K,
+    OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS,
+    OUT_THREADS = OUT_GROUPS * WARP, /* of an expert */
+    OUT_VECTORS = (layout<ZM_K>::ALL_VECTORS + OUT_THREADS - 1) / OUT_THREADS, /* of x, a thread */
+    OUT_LOADS = OUT_VECTORS < 4 ? OUT_VECTORS : 4,
+};
 
-ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights,
-                                                          const uint2 *dw, const ushort *ds, const ushort *db,
-                                                          const ushort *bias, const ushort *h, ushort *h_next, uint n,
-                                                          uint n_slots, uint n_ahead, uint n_left) {
+ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2)
+zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
+               const ushort *bias, const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon,
+               float scaling, uint n, uint n_slots, uint n_ahead, uint n_left) {
     enum { X = layout<ZM_K>::X };
-    __shared__ float products[ZM_TOP_K][OUT_ROWS];
+    __shared__ float products[ZM_TOP_K][OUT_ROWS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;
     uint block_row = blockIdx.x * OUT_ROWS;
     lane_matrix<ZM_K> m({dw, ds, db}, lane);
-    /* The choice is older than the kernel before this one. */
-    uint base = read_fresh(experts + slot) * n + block_row;
+    lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);
+    uint base = __shfl_sync(~0u, chosen.expert, slot) * n + block_row;
     uint own = block_row + thread;
     bool writes = thread < OUT_ROWS && own < n;
-    ushort before, share[ZM_TOP_K];
+    ushort before;
     uint n_tasks = n - block_row < OUT_ROWS ? (n - block_row) / 2 : OUT_ROWS / 2;
     multiply<ZM_K, 2, ALL_EARLY>(
         warp / ZM_TOP_K, OUT_GROUPS, n_tasks, staged + slot * X, staged + ZM_TOP_K * X, n_slots, n_ahead, n_left,
@@ -127,13 +138,13 @@ ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, cons
             rows[0] = base + task * 2, rows[1] = base + task * 2 + 1;
         },
         [&] {
+            if (warp == 0) shares[lane] = expert_weights{gating, normalize, epsilon, scaling}.of(chosen.score, lane);
             wait_only();
             if (!n_left) begin_next();
-            stage<ZM_K>(staged + slot * X, act + slot * (ZM_K / 8), warp / ZM_TOP_K * WARP + lane, OUT_GROUPS * WARP);
+            stage<ZM_K, OUT_LOADS>(staged + slot * X, act + slot * (ZM_K / 8), warp / ZM_TOP_K * WARP + lane,
+                                   OUT_THREADS);
             __syncthreads();
             before = h ? read_fresh(h + (writes ? own : 0)) : NOTHING;
-#pragma unroll
-            for (int i = 0; i < ZM_TOP_K; i++) share[i] = read_fresh(weights + i);
         },
         [&](uint task, const float *parts) {
             float both = warp_sum2(parts[0], parts[1], lane);
@@ -144,7 +155,7 @@ ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2) zm_experts_out(const uint4 *act, cons
     if (!writes) return;
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * widen(share[i])));
+    for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * shares[i]));
     h_next[own] = narrow(widen(before) + sum);
 }
 #endif

@@ -5,10 +5,10 @@
 
 #include "fused/cuda/launch.h"
 
-/* As in decode_router.cuh and decode_mlp.cuh. */
+/* As in decode_choice.cuh, decode_router.cuh and decode_mlp.cuh. */
 enum {
-    ROUTER_BLOCKS = 8, /* a cluster */
-    LEAST_ROUTER_WARPS = 8, /* as many as the most experts have threads for */
+    ROUTER_WARPS = 8, /* so many threads as hold the norm's weights */
+    MOST_EXPERTS = 256,
     OUT_WARP_ROWS = 4,
     /* Pieces that copies are ahead of products: many, as nothing could be copied before the router's choice. */
     IN_AHEAD = 4,
@@ -17,9 +17,10 @@ enum {
     OUT_AHEAD_MXFP4 = 1,
 };
 
-/* Places of a token's normed hidden state and choice of experts. */
+/* Places of a token's normed hidden state, of the experts' scores, from which blocks choose, and of words with the
+ * choice. */
 typedef struct routed {
-    zm_place normed, experts, weights;
+    zm_place normed, scores, words;
 } routed;
 
 static void add_place(zm_launch *launch, zm_place place) {
@@ -32,36 +33,37 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
     const zm_weight *router = arguments->router;
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_router, router);
     zm_product_plan plan = {router, .n_tasks = router->out_features, .task_rows = 1, .n_inputs = 1};
-    launch.record.grid = ROUTER_BLOCKS;
-    bool many = plan.n_tasks > ROUTER_BLOCKS * LEAST_ROUTER_WARPS;
-    int warps = many ? ZM_DECODE_WARPS : LEAST_ROUTER_WARPS;
-    zm_launch_reserve(&launch, &plan, warps, zm_divide_up(plan.n_tasks, ROUTER_BLOCKS * warps));
+    launch.record.grid = zm_divide_up(plan.n_tasks, ROUTER_WARPS);
+    zm_launch_reserve(&launch, &plan, ROUTER_WARPS, 1);
     routed places = {-1, -1, -1};
     if (zm_decode_failed(decode)) return places;
     bool has_norm = zm_is_set(norm.weight);
     places.normed = has_norm ? zm_decode_temporary(decode, decode->hidden_size) : h;
-    places.experts = zm_chain_temporary(decode->chain, (size_t)decode->top_k * sizeof(int32_t));
-    places.weights = zm_decode_temporary(decode, decode->top_k);
+    places.scores = zm_chain_temporary(decode->chain, MOST_EXPERTS * sizeof(float));
+    places.words = zm_chain_temporary(decode->chain, (size_t)decode->top_k * sizeof(uint32_t));
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
     zm_launch_add_weight(&launch, router);
     zm_launch_add_constant(&launch, router->bias);
-    zm_launch_add_constant(&launch, arguments->expert_bias);
     add_place(&launch, has_norm ? places.normed : -1);
-    zm_launch_add_place(&launch, places.experts);
-    zm_launch_add_place(&launch, places.weights);
+    zm_launch_add_place(&launch, places.scores);
+    zm_launch_add_place(&launch, places.words);
     zm_launch_add_float(&launch, norm.eps);
     zm_launch_add_int(&launch, router->out_features);
-    zm_launch_add_int(&launch, decode->top_k);
     zm_launch_add_int(&launch, (int)arguments->gating);
-    bool sigmoid = arguments->gating == ZM_GATING_SIGMOID_BIAS;
-    zm_launch_add_int(&launch,
-                      arguments->normalize_top_k && (sigmoid || arguments->gating == ZM_GATING_SOFTMAX_THEN_TOP_K));
-    zm_launch_add_float(&launch, sigmoid ? arguments->normalize_epsilon : 0);
-    zm_launch_add_float(&launch, sigmoid ? arguments->routed_scaling_factor : 1);
     zm_launch_add_ring(&launch, &plan);
     zm_launch_end(&launch);
     return places;
+}
+
+/* How the chosen experts' weights are made. */
+static void add_weighting(zm_launch *launch, const zm_moe_arguments *arguments) {
+    bool sigmoid = arguments->gating == ZM_GATING_SIGMOID_BIAS;
+    bool normalizes = sigmoid || arguments->gating == ZM_GATING_SOFTMAX_THEN_TOP_K;
+    zm_launch_add_int(launch, (int)arguments->gating);
+    zm_launch_add_int(launch, arguments->normalize_top_k && normalizes);
+    zm_launch_add_float(launch, sigmoid ? arguments->normalize_epsilon : 0);
+    zm_launch_add_float(launch, sigmoid ? arguments->routed_scaling_factor : 1);
 }
 
 /* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles.cuh. */
@@ -81,13 +83,13 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     zm_launch_add_ring_and_left(out, &out_plan);
 }
 
-/* Shared memory that a warp needs for its pieces of weights. */
+/* Shared memory that a warp needs for its weights: tile_ring of decode_tiles.cuh. */
 static int tile_bytes(const zm_weight *weight) {
-    enum { ROWS = 16, PIECE = 256, PADDING = 16, MOST_SLOTS_4 = 8, MOST_SLOTS_8 = 4 };
+    enum { ROWS = 16, PIECE = 256, MOST_SLOTS_4 = 8, MOST_SLOTS_8 = 4, LISTS = 8, LINE = 8, VECTOR = 16 };
     int bits = weight->quantization.bits, n_pieces = weight->in_features / PIECE;
     int most = bits == 4 ? MOST_SLOTS_4 : MOST_SLOTS_8, n_slots = n_pieces < most ? n_pieces : most;
-    int groups = PIECE / weight->quantization.group_size;
-    return n_slots * ROWS * (PIECE * bits / 8 + PADDING + 2 * groups * (int)sizeof(uint16_t));
+    int list_vectors = zm_divide_up(weight->in_features / weight->quantization.group_size, LINE) * LINE;
+    return n_slots * ROWS * PIECE * bits / 8 + LISTS * list_vectors * VECTOR;
 }
 
 static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
@@ -142,21 +144,25 @@ static void mix(zm_decode *decode, routed places, zm_place h, zm_place to, const
     zm_place act = zm_decode_temporary(decode, decode->top_k * gate->out_features);
     bool tiled = zm_decode_takes_tiles(decode->top_k);
     zm_launch_add_place(&in, places.normed);
-    zm_launch_add_place(&in, places.experts);
+    zm_launch_add_place(&in, places.scores);
+    zm_launch_add_constant(&in, arguments->expert_bias);
+    zm_launch_add_place(&in, places.words);
     zm_launch_add_weight(&in, gate);
     zm_launch_add_weight(&in, arguments->up);
     if (!tiled) zm_launch_add_constant(&in, gate->bias);
     if (!tiled) zm_launch_add_constant(&in, arguments->up->bias);
     zm_launch_add_place(&in, act);
+    zm_launch_add_int(&in, arguments->router->out_features);
+    zm_launch_add_int(&in, (int)arguments->gating);
     if (!tiled) zm_launch_add_int(&in, (int)arguments->activation);
     zm_launch_add_int(&in, gate->out_features);
     zm_launch_add_place(&out, act);
-    zm_launch_add_place(&out, places.experts);
-    zm_launch_add_place(&out, places.weights);
+    zm_launch_add_place(&out, places.words);
     zm_launch_add_weight(&out, down);
     if (!tiled) zm_launch_add_constant(&out, down->bias);
     add_place(&out, h);
     zm_launch_add_place(&out, to);
+    add_weighting(&out, arguments);
     zm_launch_add_int(&out, down->out_features);
     if (tiled) plan_tiled_experts(&in, &out, gate, down);
     else plan_vector_experts(&in, &out, gate, down);

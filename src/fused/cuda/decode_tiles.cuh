@@ -7,17 +7,24 @@ enum {
     TILE_PAIRS = TILE_K / 32, /* of blocks of 16 */
     TILE_PIECES = ZM_K / TILE_K,
     TILE_SLOTS = TILE_PIECES < (ZM_BITS == 4 ? 8 : 4) ? TILE_PIECES : (ZM_BITS == 4 ? 8 : 4),
-    ROW_BYTES = TILE_K * ZM_BITS / 8,
-    ROW_SPACE = ROW_BYTES + 16, /* so that 8 rows lie in different banks */
+    TILE_VECTORS = TILE_K * ZM_BITS / 128,
     TILE_GROUPS = TILE_K / ZM_GROUP,
-    TILE_X = ZM_K / 8, /* vectors */
+    ROW_GROUPS = ZM_K / ZM_GROUP,
+    /* Vectors of 16 bytes: of x, and of the scales, or the biases, of 8 rows, which are neighbours in memory. */
+    TILE_X = ZM_K / 8,
+    LIST_VECTORS = ROW_GROUPS,
+    LIST_SPACE = (LIST_VECTORS + 7) / 8 * 8,
 };
 
-/* A piece of 16 rows in shared memory. */
-struct alignas(16) tile {
-    unsigned char codes[TILE_ROWS][ROW_SPACE];
-    uint scales[2][TILE_ROWS][TILE_GROUPS / 2]; /* then biases */
+/* A warp's part of shared memory: pieces of 16 rows, and for a task and the next the scales of the first 8 rows, their
+ * biases, and those of the others. */
+struct alignas(128) tile_ring {
+    uint4 codes[TILE_SLOTS][TILE_ROWS][TILE_VECTORS];
+    uint4 groups[2][4][LIST_SPACE];
 };
+/* Where a vector of a row, or of a list, is: 8 rows' lie in different banks, and copies fill lines. */
+ZM_FUNCTION uint row_place(uint row, uint vector) { return vector ^ row % 8; }
+ZM_FUNCTION uint list_place(uint vector) { return row_place(vector / 8, vector); }
 
 /* A tile's rows: 8 of one matrix from `first` on, then 8 of another from `first8` on. */
 struct tile_rows {
@@ -25,26 +32,31 @@ struct tile_rows {
     uint first, first8;
 };
 
-/* Begins to copy a piece. */
-ZM_FUNCTION void fill(tile &to, const tile_rows &rows, uint piece, uint lane) {
-    enum { CHUNKS = ROW_BYTES / 16, STEP_ROWS = WARP / CHUNKS, ROW_GROUPS = ZM_K / ZM_GROUP };
+/* Begins to copy a piece of codes. */
+ZM_FUNCTION void fill(uint4 (&to)[TILE_ROWS][TILE_VECTORS], const tile_rows &rows, uint piece, uint lane) {
+    enum { STEP_ROWS = WARP / TILE_VECTORS };
 #pragma unroll
     for (int step = 0; step < TILE_ROWS / STEP_ROWS; step++) {
-        uint row = step * STEP_ROWS + lane / CHUNKS, chunk = lane % CHUNKS;
+        uint row = step * STEP_ROWS + lane / TILE_VECTORS, vector = lane % TILE_VECTORS;
         bool second = step >= TILE_ROWS / STEP_ROWS / 2;
         const uint4 *from = (const uint4 *)(second ? rows.from8 : rows.from).weight +
                             ((second ? rows.first8 : rows.first) + row % 8) * uint(ZM_K * ZM_BITS / 128);
-        copy16(uint(__cvta_generic_to_shared(to.codes[row])) + chunk * 16, from + piece * CHUNKS + chunk, true);
+        copy16(uint(__cvta_generic_to_shared(&to[row][row_place(row, vector)])), from + piece * TILE_VECTORS + vector,
+               true);
     }
-    /* Lanes 0 to 15 copy a row's scales, the others its biases. */
-    uint row = lane % TILE_ROWS;
-    const ushort *first = lane < TILE_ROWS ? rows.from.scales : rows.from.biases;
-    const ushort *second = lane < TILE_ROWS ? rows.from8.scales : rows.from8.biases;
-    const ushort *from = row < 8 ? first : second;
-    from += ((row < 8 ? rows.first : rows.first8) + row % 8) * uint(ROW_GROUPS) + piece * TILE_GROUPS;
-    uint groups = uint(__cvta_generic_to_shared(to.scales[lane / TILE_ROWS][row]));
+}
+/* And all scales and biases of a task. */
+ZM_FUNCTION void fill(uint4 (&to)[4][LIST_SPACE], const tile_rows &rows, uint lane) {
 #pragma unroll
-    for (int i = 0; i < TILE_GROUPS / 2; i++) copy4(groups + i * 4, from + i * 2, true);
+    for (uint first = 0; first < 4 * LIST_VECTORS; first += WARP) {
+        uint number = first + lane, list = number / LIST_VECTORS, vector = number % LIST_VECTORS;
+        const ushort *scales = list < 2 ? rows.from.scales : rows.from8.scales;
+        const ushort *biases = list < 2 ? rows.from.biases : rows.from8.biases;
+        const uint4 *from = (const uint4 *)(list % 2 ? biases : scales) +
+                            (list < 2 ? rows.first : rows.first8) / 8 * uint(LIST_VECTORS) + vector;
+        copy16(uint(__cvta_generic_to_shared(&to[list][list_place(vector)])), from,
+               4 * LIST_VECTORS % WARP == 0 || number < 4 * LIST_VECTORS);
+    }
 }
 
 /* sums += 16 rows of weights (a) times x (b), k by k as MLX's. */
@@ -62,8 +74,8 @@ struct lane_codes {
 };
 
 #if ZM_BITS == 4
-ZM_FUNCTION lane_codes read_codes(const unsigned char *row, uint pair, uint lane) {
-    uint4 v = *(const uint4 *)(row + pair * 16);
+ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint row, uint pair, uint lane) {
+    uint4 v = of_row[row_place(row, pair)];
     uint turn = lane % 4 * 4 + 28; /* to bits 4 to 7 of each half */
     const uint mask = 0x00f000f0u;
     return {{__funnelshift_r(v.x, v.x, turn) & mask, __funnelshift_r(v.y, v.y, turn) & mask,
@@ -74,11 +86,13 @@ ZM_FUNCTION uint4 x_pairs(uint4 v) {
                       __byte_perm(v.y, v.w, 0x7632));
 }
 #else
-ZM_FUNCTION lane_codes read_codes(const unsigned char *row, uint pair, uint lane) {
+ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint row, uint pair, uint lane) {
     lane_codes codes;
-    const uint *words = (const uint *)(row + pair * 32) + lane % 4 / 2;
 #pragma unroll
-    for (int i = 0; i < 4; i++) codes.words[i] = (words[i * 2] >> (lane % 2 * 8)) & 0x00ff00ffu;
+    for (int i = 0; i < 4; i++) {
+        const uint *words = (const uint *)(of_row + row_place(row, pair * 2 + i / 2));
+        codes.words[i] = (words[i % 2 * 2 + lane % 4 / 2] >> (lane % 2 * 8)) & 0x00ff00ffu;
+    }
     return codes;
 }
 ZM_FUNCTION uint4 x_pairs(uint4 v) {
@@ -94,59 +108,77 @@ ZM_FUNCTION void place_tile_x(uint4 *shared, uint number, uint4 v) {
     to[0] = pairs.x, to[4] = pairs.y, to[8] = pairs.z, to[12] = pairs.w;
 }
 
-/* Scale and bias of a row's group, of which two are in a word. */
-ZM_FUNCTION uint group_of(const tile &t, uint row, int group) {
-    uint scales = t.scales[0][row][group / 2], biases = t.scales[1][row][group / 2];
-    return group % 2 ? scale_and_bias(ushort(scales >> 16), ushort(biases >> 16))
-                     : scale_and_bias(ushort(scales), ushort(biases));
-}
+/* A row's scales and biases of a piece, two in a word. */
+struct row_groups {
+    uint scales[TILE_GROUPS / 2], biases[TILE_GROUPS / 2];
+
+    ZM_FUNCTION row_groups(const uint4 (*lists)[LIST_SPACE], uint row, uint piece) {
+        uint word = (row * ROW_GROUPS + piece * TILE_GROUPS) / 2, place = list_place(word / 4) * 4 + word % 4;
+#pragma unroll
+        for (int i = 0; i < TILE_GROUPS / 2; i++) {
+            scales[i] = ((const uint *)lists[0])[place + i];
+            biases[i] = ((const uint *)lists[1])[place + i];
+        }
+    }
+    ZM_FUNCTION uint of(int group) const {
+        uint scale = scales[group / 2], bias = biases[group / 2];
+        return group % 2 ? scale_and_bias(ushort(scale >> 16), ushort(bias >> 16))
+                         : scale_and_bias(ushort(scale), ushort(bias));
+    }
+};
 
 ZM_FUNCTION uint tile_weights(uint pair, uint both) { return weights_of<ZM_BITS>(pair, both); }
 
 /* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
  * says which rows, ready() makes x in shared memory complete, done(task, product of row lane / 4, of row lane / 4 + 8)
- * gets them. The copies of the first pieces begin before ready(). ring: TILE_SLOTS for each warp. */
+ * gets them. The copies of the first pieces begin before ready(). rings: one for each warp. */
 template <int EARLY, typename Where, typename Ready, typename Done>
-ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile *ring, uint n_left,
+ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile_ring *rings, uint n_left,
                                 Where where, Ready ready, Done done) {
     const uint lane = threadIdx.x % WARP, row = lane / 4;
-    tile *const slots = ring + threadIdx.x / WARP * TILE_SLOTS;
-    uint copied_task = first, copied_piece = 0, slot = 0;
+    tile_ring &ring = rings[threadIdx.x / WARP];
+    uint copied_task = first, copied_piece = 0, copied_groups = 0, slot = 0, groups = 0;
     tile_rows copied;
-    auto copy_next = [&](tile &to) {
+    auto copy_next = [&](uint to) {
         if (copied_task < n_tasks) {
-            if (copied_piece == 0) copied = where(copied_task);
-            fill(to, copied, copied_piece, lane);
+            if (copied_piece == 0) {
+                copied = where(copied_task);
+                fill(ring.groups[copied_groups], copied, lane);
+                copied_groups ^= 1;
+            }
+            fill(ring.codes[to], copied, copied_piece, lane);
             if (++copied_piece == TILE_PIECES) copied_piece = 0, copied_task += stride;
         }
         commit_copies();
     };
 #pragma unroll 1
-    for (int i = 0; i < TILE_SLOTS && i < EARLY; i++) copy_next(slots[i]);
+    for (int i = 0; i < TILE_SLOTS && i < EARLY; i++) copy_next(i);
     ready();
 #pragma unroll 1
-    for (int i = EARLY; i < TILE_SLOTS; i++) copy_next(slots[i]);
+    for (int i = EARLY; i < TILE_SLOTS; i++) copy_next(i);
     uint until_next = ~0u; /* pieces */
     if (n_left && threadIdx.x < WARP) {
         uint all = (n_tasks - first + stride - 1) / stride * uint(TILE_PIECES);
         until_next = all > n_left ? all - n_left : 0;
     }
 #pragma unroll 1
-    for (uint task = first; task < n_tasks; task += stride) {
+    for (uint task = first; task < n_tasks; task += stride, groups ^= 1) {
+        const auto *lists = ring.groups[groups];
         float sums[4] = {};
 #pragma unroll 1
         for (uint piece = 0; piece < TILE_PIECES; piece++) {
             finish_copies<TILE_SLOTS - 1>();
             __syncwarp(); /* the copies of all lanes are there */
             if (n_left && until_next-- == 0) begin_next();
-            const tile &t = slots[slot];
+            const auto *codes_of = ring.codes[slot];
+            row_groups own(lists, row, piece), own8(lists + 2, row, piece);
             const uint4 *piece_x = x + piece * (TILE_K / 8) + lane % 4;
 #pragma unroll
             for (int pair = 0; pair < TILE_PAIRS; pair++) {
                 const int group = pair * 32 / ZM_GROUP;
-                uint both = group_of(t, row, group), both8 = group_of(t, row + 8, group);
-                lane_codes codes = read_codes(t.codes[row], pair, lane),
-                           codes8 = read_codes(t.codes[row + 8], pair, lane);
+                uint both = own.of(group), both8 = own8.of(group);
+                lane_codes codes = read_codes(codes_of[row], row, pair, lane),
+                           codes8 = read_codes(codes_of[row + 8], row, pair, lane);
                 uint4 v = piece_x[pair * 4];
                 const uint a[4] = {tile_weights(codes.words[0], both), tile_weights(codes8.words[0], both8),
                                    tile_weights(codes.words[1], both), tile_weights(codes8.words[1], both8)};
@@ -156,7 +188,7 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
                 multiply_block(sums, b, v.z, v.w);
             }
             __syncwarp(); /* the slot is free */
-            copy_next(slots[slot]);
+            copy_next(slot);
             if (++slot == TILE_SLOTS) slot = 0;
         }
         done(task, sums[0], sums[2]);
@@ -166,18 +198,22 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 #if ZM_K == ZM_HIDDEN
 /* act (top_k, n) = silu(gate x) * up x for the chosen experts. A task is 8 rows of each. */
 ZM_KERNEL(THREADS, 1)
-zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort *gs, const ushort *gb, const uint2 *uw,
-              const ushort *us, const ushort *ub, ushort *act, uint n, uint n_left) {
+zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
+              const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
+              uint n_experts, uint gating, uint n, uint n_left) {
+    __shared__ uint chosen[ZM_TOP_K];
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
+    router_scores from = {scores, expert_bias, n_experts, gating};
+    float choice_bias = from.bias(lane_expert(from.is_low(), lane));
     wait_only();
     if (!n_left) begin_next();
-    uint chosen = read_fresh(experts + (lane < ZM_TOP_K ? lane : 0));
     x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);
+    share_choice(chosen, from, choice_bias, words);
     multiply_tiles<2>(
-        blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * (n / 8), staged, (tile *)(staged + TILE_X),
-        n_left,
+        blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
+        (tile_ring *)(staged + TILE_X), n_left,
         [&](uint task) {
-            uint row = __shfl_sync(~0u, chosen, task % ZM_TOP_K) * n + task / ZM_TOP_K * 8;
+            uint row = chosen[task % ZM_TOP_K] * n + task / ZM_TOP_K * 8;
             return tile_rows{{gw, gs, gb}, {uw, us, ub}, row, row};
         },
         [&] {
@@ -194,26 +230,32 @@ zm_experts_in(const uint4 *x, const uint *experts, const uint2 *gw, const ushort
 
 /* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A block has 16
  * rows, a warp an expert. */
+enum : uint {
+    OUT_VECTORS = (TILE_X + WARP - 1) / WARP, /* of x, a lane */
+    OUT_LOADS = OUT_VECTORS < 8 ? OUT_VECTORS : 8,
+};
+
 ZM_KERNEL(WARP *ZM_TOP_K, 2)
-zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights, const uint2 *dw, const ushort *ds,
-               const ushort *db, const ushort *h, ushort *h_next, uint n) {
-    __shared__ float products[ZM_TOP_K][TILE_ROWS];
+zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
+               const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling, uint n) {
+    __shared__ float products[ZM_TOP_K][TILE_ROWS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, block_row = blockIdx.x * TILE_ROWS;
-    /* The choice is older than the kernel before this one. */
-    uint row = read_fresh(experts + warp) * n + block_row;
+    lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);
+    uint row = __shfl_sync(~0u, chosen.expert, warp) * n + block_row;
     uint4 *x = staged + warp * TILE_X;
-    ushort before, share[ZM_TOP_K];
+    ushort before;
     multiply_tiles<TILE_SLOTS>(
-        0, 1, 1, x, (tile *)(staged + ZM_TOP_K * TILE_X), 0,
+        0, 1, 1, x, (tile_ring *)(staged + ZM_TOP_K * TILE_X), 0,
         [&](uint) {
             return tile_rows{{dw, ds, db}, {dw, ds, db}, row, row + 8};
         },
         [&] {
+            if (warp == 0) shares[lane] = expert_weights{gating, normalize, epsilon, scaling}.of(chosen.score, lane);
             wait_for_last();
             before = h ? read_fresh(h + (block_row + thread % TILE_ROWS)) : NOTHING;
-#pragma unroll
-            for (int i = 0; i < ZM_TOP_K; i++) share[i] = read_fresh(weights + i);
-            for (uint v = lane; v < TILE_X; v += WARP) place_tile_x(x, v, read_fresh(act + warp * TILE_X + v));
+            const uint4 *own = act + warp * TILE_X;
+            x_vectors<TILE_X, OUT_LOADS> vectors(own, lane, WARP);
+            vectors.finish(TILE_X, own, lane, WARP, [&](uint number, uint4 v) { place_tile_x(x, number, v); });
             __syncwarp();
         },
         [&](uint, float first, float second) {
@@ -226,7 +268,7 @@ zm_experts_out(const uint4 *act, const uint *experts, const ushort *weights, con
     if (thread >= TILE_ROWS) return;
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * widen(share[i])));
+    for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * shares[i]));
     h_next[block_row + thread] = narrow(widen(before) + sum);
 }
 #endif

@@ -24,9 +24,13 @@ ZM_FUNCTION void copy16(uint shared, const void *p, bool in) {
     asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.cg.shared.global.L2::128B [%0], [%1], 16; }"
                  :: "r"(shared), "l"(p), "r"(uint(in)) : "memory");
 }
-ZM_FUNCTION void copy4(uint shared, const void *p, bool in) {
-    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.ca.shared.global.L2::128B [%0], [%1], 4; }"
-                 :: "r"(shared), "l"(p), "r"(uint(in)) : "memory");
+/* Of 4 and 8 bytes each they are slow. */
+template <int bytes> ZM_FUNCTION void copy(uint shared, const void *p, bool in) {
+    if constexpr (bytes == 16)
+        copy16(shared, p, in);
+    else
+        asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.ca.shared.global.L2::128B [%0], [%1], %3; }"
+                     :: "r"(shared), "l"(p), "r"(uint(in)), "n"(bytes) : "memory");
 }
 ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* All but the last `pending` commits. */
@@ -139,14 +143,17 @@ template <int K> struct layout {
         ROW_GROUPS = K / ZM_GROUP,
         GROUPS = STEPS * STEP / ZM_GROUP, /* a piece */
         LANE_GROUPS = (GROUPS + WARP - 1) / WARP,
-        /* They are copied by words of 4 bytes; where a row does not begin with one, from the word before. */
+        /* They are copied by units of 16, 8 or 4 bytes; where a row does not begin with one, from the word before. */
         LISTS = ZM_MXFP4 ? 1 : 2,
         GROUP_BYTES = ZM_MXFP4 ? 1 : 2,
         ROW_BYTES = ROW_GROUPS * GROUP_BYTES,
         PIECE_BYTES = GROUPS * GROUP_BYTES,
         IN_WORDS = ROW_BYTES % 4 == 0,
         WORDS = (PIECE_BYTES + (IN_WORDS ? 0 : 2) + 3) / 4,
-        WORD_COPIES = (LISTS * WORDS + WARP - 1) / WARP, /* a lane */
+        UNIT_BYTES = (ROW_BYTES | PIECE_BYTES) % 16 == 0 ? 16 : (ROW_BYTES | PIECE_BYTES) % 8 == 0 ? 8 : 4,
+        UNITS = WORDS * 4 / UNIT_BYTES, /* of a list */
+        ROW_UNITS = LISTS * UNITS,
+        UNIT_COPIES = (ROW_UNITS + WARP - 1) / WARP, /* of a row, a lane */
     };
 };
 
@@ -154,13 +161,14 @@ template <int K> struct layout {
 template <int K> struct lane_matrix {
     typedef layout<K> own;
     const uint4 *weight;
-    const uint *words[own::WORD_COPIES];
+    const char *units[own::UNIT_COPIES]; /* lanes that copy other rows' units at once have the same */
 
     ZM_FUNCTION lane_matrix(const matrix &m, uint lane) : weight((const uint4 *)m.weight + lane) {
 #pragma unroll
-        for (int c = 0; c < own::WORD_COPIES; c++) {
-            uint unit = c * WARP + lane;
-            words[c] = unit < own::WORDS ? (const uint *)m.scales + unit : (const uint *)m.biases + (unit - own::WORDS);
+        for (int c = 0; c < own::UNIT_COPIES; c++) {
+            uint unit = (c * WARP + lane) % own::ROW_UNITS;
+            const char *list = (const char *)(unit < own::UNITS ? m.scales : m.biases);
+            units[c] = list + unit % own::UNITS * own::UNIT_BYTES;
         }
     }
 };
@@ -170,8 +178,10 @@ template <int K, int ROWS> struct alignas(128) slot {
     typedef layout<K> own;
     uint weight[ROWS][own::STEPS][WARP * LANE_BYTES / 4];
     uint words[ROWS][own::LISTS][own::WORDS];
+    enum { ROWS_AT_ONCE = ROWS * own::ROW_UNITS <= WARP ? ROWS : 1 };
 
-    /* Begins to copy a piece of a row. What is behind the row's end stays as it is. */
+    /* Begin to copy a piece, of a row its codes, of all rows their scales and biases. What is behind a row's end stays
+     * as it is. */
     ZM_FUNCTION void fill(int r, const lane_matrix<K> &m, uint row, uint piece, uint lane) {
         const uint4 *from = m.weight + row * uint(own::ROW_COPIES) + piece * own::COPIES;
         uint to = uint(__cvta_generic_to_shared(weight[r])) + lane * 16;
@@ -181,17 +191,26 @@ template <int K, int ROWS> struct alignas(128) slot {
             if (own::ROW_COPIES % own::COPIES) in = in && piece * own::COPIES + c + lane < own::ROW_COPIES;
             copy16(to + c * 16, from + c, in);
         }
-        uint first = (row * uint(own::ROW_BYTES) + piece * own::PIECE_BYTES) / 4;
-        uint end = ((row + 1) * uint(own::ROW_BYTES) + 3) / 4;
-        to = uint(__cvta_generic_to_shared(words[r])) + lane * 4;
+    }
+    ZM_FUNCTION void fill_groups(const lane_matrix<K> *const (&matrices)[ROWS], const uint (&rows)[ROWS], uint piece,
+                                 uint lane) {
 #pragma unroll
-        for (int c = 0; c < own::WORD_COPIES; c++) {
-            uint unit = c * WARP + lane;
-            bool in = own::LISTS * own::WORDS % WARP == 0 || unit < own::LISTS * own::WORDS;
-            if (own::ROW_GROUPS % own::GROUPS || !own::IN_WORDS)
-                in = in && first + (unit < own::WORDS ? unit : unit - own::WORDS) < end;
-            copy4(to + c * WARP * 4, m.words[c] + first, in);
-        }
+        for (int begin = 0; begin < ROWS; begin += ROWS_AT_ONCE)
+#pragma unroll
+            for (int c = 0; c < own::UNIT_COPIES; c++) {
+                uint number = c * WARP + lane, row = rows[begin];
+                const char *from = matrices[begin]->units[c];
+#pragma unroll
+                for (int r = 1; r < ROWS_AT_ONCE; r++)
+                    if (number >= uint(r * own::ROW_UNITS)) row = rows[r], from = matrices[r]->units[c];
+                uint first = row * uint(own::ROW_BYTES) + piece * own::PIECE_BYTES; /* bytes */
+                if (!own::IN_WORDS) first &= ~3u;
+                bool in = number < uint(ROWS_AT_ONCE * own::ROW_UNITS);
+                if (own::ROW_GROUPS % own::GROUPS || !own::IN_WORDS)
+                    in = in && first + number % own::UNITS * own::UNIT_BYTES < (row + 1) * own::ROW_BYTES;
+                copy<own::UNIT_BYTES>(uint(__cvta_generic_to_shared(words[begin])) + number * own::UNIT_BYTES,
+                                      from + first, in);
+            }
     }
 
     /* A lane's groups of a piece of a row; behind its end zero. */
@@ -239,6 +258,7 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
             where(copied_task, matrices, rows);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) to->fill(r, *matrices[r], rows[r], copied_piece, lane);
+            to->fill_groups(matrices, rows, copied_piece, lane);
             if (++to == end) to = begin;
             if (++copied_piece == own::PIECES) copied_piece = 0, copied_task += stride;
         }

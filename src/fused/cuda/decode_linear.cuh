@@ -67,9 +67,10 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             uint row = task * 2;
             if (n_b) {
-                if (row >= n_a + n_b) m = lane_matrix<ZM_HIDDEN>({cw, cs, cb}, lane), row -= n_a + n_b;
-                else if (row >= n_a) m = lane_matrix<ZM_HIDDEN>({bw, bs, bb}, lane), row -= n_a;
-                else m = lane_matrix<ZM_HIDDEN>({aw, as, ab}, lane);
+                matrix of = {aw, as, ab};
+                if (row >= n_a + n_b) of = {cw, cs, cb}, row -= n_a + n_b;
+                else if (row >= n_a) of = {bw, bs, bb}, row -= n_a;
+                m = lane_matrix<ZM_HIDDEN>(of, lane);
             }
             matrices[0] = matrices[1] = &m;
             rows[0] = row, rows[1] = row + 1;

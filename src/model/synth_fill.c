@@ -15,6 +15,16 @@ static int exponent_of(const zm_synth_tensor *tensor, uint16_t number) {
     return tensor->exponent + (number < tensor->high_part);
 }
 
+/* Of bits that hardly tell which exponent is taken. */
+static float scale_of(const zm_synth_tensor *tensor, uint16_t number) {
+    return ldexpf(number & 1 ? -1.0f : 1.0f, exponent_of(tensor, number));
+}
+
+static float bias_of(const zm_synth_tensor *tensor, uint16_t number) {
+    int n = (1 << (tensor->bits - 1)) + (number >> 1) % zm_synth_spread(tensor->bits);
+    return (float)-n * scale_of(tensor, number);
+}
+
 static float uniform(const zm_synth_tensor *tensor, uint16_t number) {
     return tensor->mean + tensor->width * (((float)number - 32767.5f) / 32767.5f);
 }
@@ -33,13 +43,9 @@ static void fill_one(void *out, size_t at, const zm_synth_tensor *tensor, uint16
     switch (tensor->fill) {
     case ZM_SYNTH_PACKED: break;
     case ZM_SYNTH_SCALES:
-        ((uint16_t *)out)[at] = zm_bfloat16_from_float(ldexpf(1.0f, exponent_of(tensor, number)));
+        ((uint16_t *)out)[at] = zm_bfloat16_from_float(scale_of(tensor, number));
         break;
-    case ZM_SYNTH_BIASES: {
-        float centre = -0.5f * (float)((1 << tensor->bits) - 1);
-        ((uint16_t *)out)[at] = zm_bfloat16_from_float(ldexpf(centre, exponent_of(tensor, number)));
-        break;
-    }
+    case ZM_SYNTH_BIASES: ((uint16_t *)out)[at] = zm_bfloat16_from_float(bias_of(tensor, number)); break;
     case ZM_SYNTH_EXPONENTS: ((uint8_t *)out)[at] = (uint8_t)(exponent_of(tensor, number) + 127); break;
     case ZM_SYNTH_BFLOAT16: ((uint16_t *)out)[at] = zm_bfloat16_from_float(uniform(tensor, number)); break;
     case ZM_SYNTH_FLOAT32: ((float *)out)[at] = uniform(tensor, number); break;

@@ -13,8 +13,12 @@
 
 enum { MAX_SIZE = 1 << 20, MAX_VOCAB = 1 << 24, MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
 
-/* Root mean square of a code minus its centre: uniform numbers of that many bits, or the values of e2m1. */
-static double code_size(int bits) { return sqrt((pow(4, bits) - 1) / 12); }
+/* Root mean square of a code minus its group's n: codes are uniform numbers of that many bits, and n is on average
+ * away from their mean by half a step and half its spread. Or of the values of e2m1. */
+static double code_size(int bits) {
+    double spread = zm_synth_spread(bits);
+    return sqrt((pow(4, bits) - 1) / 12 + spread * spread / 3 - 1.0 / 12);
+}
 static const double e2m1_size = 2.926174;
 
 /* Of queries and keys. Sharp attention makes a token depend on all before it, else the text soon repeats. */

@@ -6,12 +6,13 @@
 #include "base/arena.h"
 #include "base/json.h"
 
-/* How a tensor's elements are made. Scales are powers of two, so that they and the biases that centre the
- * codes are exact in bfloat16. */
+/* How a tensor's elements are made. A group's scale and bias are such as MLX's quantiser leaves: of either sign, with
+ * bias = -n * scale for a whole number n, which for normal weights is half the number of codes or a little more
+ * (zm_synth_spread). Scales are powers of two, so that both are exact in bfloat16. */
 typedef enum zm_synth_fill {
     ZM_SYNTH_PACKED,    /* uint32: random bits */
-    ZM_SYNTH_SCALES,    /* bfloat16: 2^exponent or 2^(exponent + 1) */
-    ZM_SYNTH_BIASES,    /* bfloat16: -(2^bits - 1) / 2 times the scale of the same seed */
+    ZM_SYNTH_SCALES,    /* bfloat16: 2^exponent or 2^(exponent + 1), or their negatives */
+    ZM_SYNTH_BIASES,    /* bfloat16: -n times the scale of the same seed */
     ZM_SYNTH_EXPONENTS, /* uint8: the scale's exponent + 127 */
     ZM_SYNTH_BFLOAT16,  /* uniform in mean +- width */
     ZM_SYNTH_FLOAT32
@@ -42,6 +43,9 @@ typedef struct zm_synth_plan {
 /* Fills plan->tensors and the config's quantization from the config's model_type and sizes. Fails where the
  * family would refuse to load the config. */
 zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error);
+
+/* How many n there are, from 2^(bits - 1) on. */
+static inline int zm_synth_spread(int bits) { return bits > 3 ? 1 << (bits - 3) : 1; }
 
 uint64_t zm_synth_tensor_elements(const zm_synth_tensor *tensor);
 int zm_synth_element_bytes(zm_synth_fill fill);

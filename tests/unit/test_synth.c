@@ -74,7 +74,8 @@ static void free_weight(zm_weight *weight) {
     mlx_array_free(weight->biases);
 }
 
-/* Mean 0 and mean square gain^2 / in of the dense matrix, within sampling error. */
+/* Mean 0 and mean square gain^2 / in of the dense matrix, within sampling error: up to a fifth of the mean square is an
+ * offset that a group's numbers share, so that their mean is as uncertain as that of fewer. */
 static void check_moments(const zm_weight *weight, mlx_stream stream, double gain) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
@@ -89,8 +90,8 @@ static void check_moments(const zm_weight *weight, mlx_stream stream, double gai
     double sum = 0, squares = 0, expected = gain * gain / weight->in_features;
     for (size_t i = 0; i < count; i++)
         sum += (double)values[i], squares += (double)values[i] * (double)values[i];
-    double n = (double)count;
-    assert_true(fabs(sum / n) < 5 * sqrt(expected / n));
+    double n = (double)count, shared = zm_weight_is_quantized(weight) ? weight->quantization.group_size / 5.0 : 0;
+    assert_true(fabs(sum / n) < 5 * sqrt(expected / n * (1 + shared)));
     assert_true(fabs(squares / n / expected - 1) < 0.1);
     mlx_array_free(kept);
 }

@@ -4,8 +4,8 @@
  * x: (..., in) in float32, float16 or bfloat16; the result has x's dtype. Arithmetic is float32 and is
  * rounded once at the node's output; scales, biases and dense weights may have any of the three types.
  * A row's bits do not depend on the number of rows, of threads or on the run. Weights are read in place
- * in MLX's own layout: nothing is copied or repacked. Gradients are refused by name. A pool must live
- * until the nodes made with it have run and been freed. */
+ * in MLX's own layout: nothing is copied or repacked, only edges stand beside it. Gradients are refused by
+ * name. A pool must live until the nodes made with it have run and been freed. */
 #ifndef ZM_FUSED_FUSED_H
 #define ZM_FUSED_FUSED_H
 
@@ -76,6 +76,12 @@ typedef struct zm_block_arguments {
 
 /* Whether the node can serve this weight on the CPU; otherwise *reason (static text) says why not. */
 bool zm_fused_weight_supported(const zm_weight *weight, const char **reason);
+
+/* *edges and *first_exponent are those of the weight's evaluated scales and biases (cpu/edges.h), from which one to
+ * three tokens' products then read them: the same numbers, half the bytes. *edges is the caller's; empty where the
+ * scales are not bfloat16, have no such form or are not those that MLX's quantiser makes. */
+zmlx_status zm_fused_edges(mlx_array *edges, int *first_exponent, const zm_weight *weight, zm_pool *pool,
+                           zmlx_error *error);
 
 /* Whether ZM_PRECISION_INT8 has kernels on this processor; without, it means ZM_PRECISION_FLOAT32. */
 bool zm_fused_int8_supported(const char **reason);

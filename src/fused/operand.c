@@ -90,9 +90,15 @@ static bool has_shape(const zm_weight *weight, mlx_array array, size_t rows, siz
     return !columns || (size_t)shape[axis] == columns;
 }
 
+static bool has_edges(const zm_matrix *matrix, const zm_weight *weight) {
+    return matrix->kind == ZM_MATRIX_AFFINE && matrix->storage == ZM_STORAGE_BFLOAT16 &&
+           matrix->bits <= ZM_EDGE_MAX_BITS && mlx_array_dtype(weight->edges) == MLX_UINT16 &&
+           has_shape(weight, weight->edges, matrix->out_features, zm_matrix_groups(matrix));
+}
+
 zmlx_status zm_operand_new(zm_operand *operand, zm_inputs *inputs, const zm_weight *weight, const char *name,
                            zmlx_error *error) {
-    *operand = (zm_operand){.weight = -1, .scales = -1, .biases = -1, .bias = -1};
+    *operand = (zm_operand){.weight = -1, .scales = -1, .biases = -1, .bias = -1, .edges = -1};
     zm_matrix *matrix = &operand->matrix;
     const char *reason = describe(matrix, weight);
     if (reason) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "%s", reason);
@@ -103,11 +109,14 @@ zmlx_status zm_operand_new(zm_operand *operand, zm_inputs *inputs, const zm_weig
     if (matrix->kind != ZM_MATRIX_DENSE) fits = fits && has_shape(weight, weight->scales, rows, groups);
     if (matrix->kind == ZM_MATRIX_AFFINE) fits = fits && has_shape(weight, weight->biases, rows, groups);
     if (zm_is_set(weight->bias)) fits = fits && has_shape(weight, weight->bias, rows, 0);
+    if (zm_is_set(weight->edges)) fits = fits && has_edges(matrix, weight);
     if (!fits) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "the arrays do not have the weight's shape");
     operand->weight = zm_inputs_add(inputs, weight->weight);
     if (matrix->kind != ZM_MATRIX_DENSE) operand->scales = zm_inputs_add(inputs, weight->scales);
     if (matrix->kind == ZM_MATRIX_AFFINE) operand->biases = zm_inputs_add(inputs, weight->biases);
     if (zm_is_set(weight->bias)) operand->bias = zm_inputs_add(inputs, weight->bias);
+    if (zm_is_set(weight->edges)) operand->edges = zm_inputs_add(inputs, weight->edges);
+    matrix->first_exponent = weight->first_exponent;
     return ZMLX_OK;
 }
 
@@ -117,6 +126,7 @@ zm_matrix zm_operand_matrix(const zm_operand *operand, const zm_view *inputs) {
     if (operand->scales >= 0) matrix.scales = inputs[operand->scales].data;
     if (operand->biases >= 0) matrix.biases = inputs[operand->biases].data;
     if (operand->bias >= 0) matrix.bias = inputs[operand->bias].data;
+    if (operand->edges >= 0) matrix.edges = inputs[operand->edges].data;
     return matrix;
 }
 

@@ -6,7 +6,7 @@
 #include "fused/cpu/level.h"
 #include "fused/fused.h"
 
-enum { ZM_MAX_INPUTS = 24 };
+enum { ZM_MAX_INPUTS = 32 };
 
 /* The inputs of a node while it is made. */
 typedef struct zm_inputs {
@@ -17,7 +17,7 @@ typedef struct zm_inputs {
 /* A weight whose arrays are inputs of a node: the format now, the places of the data later. */
 typedef struct zm_operand {
     zm_matrix matrix;                     /* pointers are NULL */
-    int weight, scales, biases, bias;     /* indices of inputs; -1: none */
+    int weight, scales, biases, bias, edges; /* indices of inputs; -1: none */
 } zm_operand;
 
 int zm_inputs_add(zm_inputs *inputs, mlx_array array);

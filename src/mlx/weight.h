@@ -9,9 +9,11 @@
 #include "mlx/scope.h"
 
 /* weight: dense (..., out, in), or packed (..., out, in * bits / 32) uint32; scales, biases:
- * (..., out, in / group_size), biases empty for modes without; bias: (..., out) or empty. */
+ * (..., out, in / group_size), biases empty for modes without; bias: (..., out) or empty; edges: (..., out,
+ * in / group_size) uint16, a shorter form of scales and biases (fused/cpu/edges.h), or empty. */
 typedef struct zm_weight {
-    mlx_array weight, scales, biases, bias;
+    mlx_array weight, scales, biases, bias, edges;
+    int first_exponent; /* of the edges */
     zm_quantization quantization; /* mode NULL: dense */
     int in_features, out_features;
     int n_experts; /* 0: not stacked */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* A float32 model holds a bfloat16 checkpoint's scales in twice their bytes, because MLX's operations want one type.
- * Fused products take either, so patched modules get them back as they were. */
+ * Fused products take either, so patched modules get them back as they were, with their edges. */
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/pages.h"
+#include "fused/fused.h"
 #include "model/layers.h"
 #include "patch/record.h"
 
@@ -102,10 +103,21 @@ static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
     zm_weight *weight = &((zm_linear *)module)->weight;
     bool narrow = owns(module, &weight->scales) ? is_patched(module) : module->patch_state != NULL;
     if (model->dtype == MLX_FLOAT32) ZM_TRY(fit(weight, narrow, model, error));
-    if (!narrow) return ZMLX_OK;
-    gather(weight->weight);
-    gather(weight->scales);
-    gather(weight->biases);
+    if (!narrow) return zm_patch_drop_edges(module, NULL, error);
+    if (!zm_is_set(weight->edges))
+        ZM_TRY(zm_fused_edges(&weight->edges, &weight->first_exponent, weight, model->pool, error));
+    mlx_array arrays[] = {weight->weight, weight->scales, weight->biases, weight->edges};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) gather(arrays[i]);
+    return ZMLX_OK;
+}
+
+zmlx_status zm_patch_drop_edges(zm_module *module, void *context, zmlx_error *error) {
+    (void)context;
+    (void)error;
+    if (module->kind != ZM_MODULE_LINEAR && module->kind != ZM_MODULE_SWITCH_LINEAR) return ZMLX_OK;
+    zm_weight *weight = &((zm_linear *)module)->weight;
+    if (zm_is_set(weight->edges)) mlx_array_free(weight->edges);
+    weight->edges = (mlx_array){NULL};
     return ZMLX_OK;
 }
 

@@ -14,6 +14,7 @@ static void forget(zmlx_model *model) {
     patch_record *record = model->patch_record;
     if (!record) return;
     zm_patch_undo(model, 0);
+    zm_module_visit(&model->root->base, zm_patch_drop_edges, NULL, NULL);
     free(record->states);
     zm_report_free(record->current);
     zm_report_free(record->dry_run);

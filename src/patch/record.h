@@ -33,6 +33,8 @@ void zm_patch_undo(zmlx_model *model, size_t n_kept);
 /* Gives the weights of patched modules the type of scales that fused products read fastest, those of others that of
  * MLX's operations; both hold the same numbers. After patching, and after switching where speed matters. */
 zmlx_status zm_patch_fit(zmlx_model *model, zmlx_error *error);
+/* A visitor: frees the edges of a linear module. */
+zmlx_status zm_patch_drop_edges(zm_module *module, void *context, zmlx_error *error);
 /* Puts the modules from number first on into their patched or their original state, for comparisons. */
 void zm_patch_switch(zmlx_model *model, size_t first, bool patched);
 /* Makes report the current one (the record owns it); dry_run: only borrowed by the caller for a while. */

@@ -1,40 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The products of every format at every level of instruction set this machine has. */
-#include "fused_testing.h"
-
-#include "fused/cpu/product.h"
+#include "product_testing.h"
 
 enum { MAX_TOKENS = 43, SLICES = 267 }; /* more than two slices of a product of many */
 
-static zm_precision precision; /* of the products below */
-
 static const size_t token_counts[] = {1, 2, 3, 4, 5, 15, MAX_TOKENS};
-
-static float *prepare_all(const zm_cpu_level *level, zm_order *order, const zm_matrix *matrix, const float *x,
-                          size_t n_tokens) {
-    level->order(order, matrix, precision);
-    size_t stride = zm_order_size(order);
-    float *prepared = allocate(n_tokens * stride * sizeof *prepared);
-    for (size_t t = 0; t < n_tokens; t++)
-        level->prepare(prepared + t * stride, x + t * matrix->in_features, order);
-    return prepared;
-}
-
-static float *multiply(const zm_cpu_level *level, const zm_matrix *matrix, const float *x, size_t n_tokens,
-                       size_t expert, size_t split) {
-    zm_order order;
-    float *prepared = prepare_all(level, &order, matrix, x, n_tokens);
-    float *y = allocate(n_tokens * matrix->out_features * sizeof *y);
-    for (size_t begin = 0; begin < matrix->out_features; begin += split) {
-        size_t end = begin + split < matrix->out_features ? begin + split : matrix->out_features;
-        zm_product product = {.matrix = matrix, .expert = expert, .n_tokens = n_tokens, .prepared = prepared,
-                              .prepared_stride = zm_order_size(&order), .limbs = order.limbs, .y = y + begin,
-                              .y_stride = matrix->out_features};
-        level->multiply(&product, begin, end);
-    }
-    free(prepared);
-    return y;
-}
 
 /* What rounding a row's activations to bytes may add. The step of a group is its largest magnitude / 127, an error is
  * evenly spread over a step, and many of them make a normal distribution: six of its deviations. */
@@ -90,11 +60,6 @@ static void check_tokens(const zm_cpu_level *level, const zm_matrix *matrix, con
         }
     }
     free(one_by_one);
-}
-
-/* Whether the machine runs the level, and the level has products of this precision. */
-static bool computes(const zm_cpu_level *level) {
-    return level->supported() && (precision == ZM_PRECISION_FLOAT32 || level->int8);
 }
 
 static void check_format(zm_matrix_kind kind, int bits, int group_size, zm_storage storage) {

@@ -74,6 +74,16 @@ static float *copy_scales(const zm_weight *weight) {
     return copy;
 }
 
+static size_t count_edges(const weights *of) {
+    size_t count = 0;
+    for (size_t i = 0; i < of->count; i++) {
+        if (zm_is_set(of->items[i]->edges))
+            assert_int_equal(mlx_array_size(of->items[i]->edges), mlx_array_size(of->items[i]->scales));
+        count += zm_is_set(of->items[i]->edges);
+    }
+    return count;
+}
+
 static void scales_are_narrow_while_patched(void **state) {
     (void)state;
     weights all = all_weights();
@@ -81,19 +91,24 @@ static void scales_are_narrow_while_patched(void **state) {
     assert_int_equal(count_type(&all, MLX_FLOAT32), all.count);
     check(zmlx_patch(NULL, model, NULL, &error));
     assert_int_equal(count_type(&all, MLX_BFLOAT16), all.count);
+    size_t n_edges = count_edges(&all);
+    assert_true(n_edges > all.count / 2); /* routers have eight bits */
     float *patched = logits_now();
     /* MLX's operations on them, and fused ones on float32: no bit differs. */
     zm_patch_switch(model, 0, false);
     expect_logits(plain);
     check(zm_patch_fit(model, &error));
     assert_int_equal(count_type(&all, MLX_FLOAT32), all.count);
+    assert_int_equal(count_edges(&all), 0);
     expect_logits(plain);
     zm_patch_switch(model, 0, true);
     expect_logits(patched);
     check(zm_patch_fit(model, &error));
+    assert_int_equal(count_edges(&all), n_edges);
     expect_logits(patched);
     zmlx_unpatch(model);
     assert_int_equal(count_type(&all, MLX_FLOAT32), all.count);
+    assert_int_equal(count_edges(&all), 0);
     assert_memory_equal(mlx_array_data_float32(all.items[3]->scales), scales,
                         mlx_array_nbytes(all.items[3]->scales));
     expect_logits(plain);

@@ -21,6 +21,8 @@ static void add_weight(zm_block_parts *parts, const zm_weight *weight) {
     add_array(parts, weight->scales);
     add_array(parts, weight->biases);
     add_array(parts, weight->bias);
+    add_array(parts, weight->edges);
+    ADD(weight->first_exponent);
     ADD(weight->quantization.group_size);
     ADD(weight->quantization.bits);
     ADD(weight->quantization.mode);

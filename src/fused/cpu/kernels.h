@@ -3,8 +3,8 @@
  *   LANES; ONE_TOKEN_ROWS, TOKEN_ROWS: rows computed together for one and for several tokens;
  *   the types vector, vector_int, vector_word, vector_half of LANES elements;
  *   multiply_add, codes_to_float, load_words, load_some_words, load_exponents, mxfp4_values, float16_to_float,
- *   bfloat16_to_float, load_some_halves, load_some_floats, pick_lanes, sum_lanes, sum_rows, turn_words; SYMBOL, NAME
- * and supported(). */
+ *   bfloat16_to_float, load_some_halves, load_some_floats, pick_lanes, any_lane_is, sum_lanes, sum_rows, turn_words;
+ *   SYMBOL, NAME and supported(). */
 
 /* Inlining with constant arguments is what turns the functions below into one kernel a format. Builds that
  * are not for speed (without optimisation, with sanitizers) keep one general kernel: same results,
@@ -85,6 +85,11 @@ static void widen(float *result, const void *values, zm_storage storage, size_t 
         result[i] = storage == ZM_STORAGE_FLOAT16 ? zm_float16_to_float(half) : zm_bfloat16_to_float(half);
     }
 }
+
+/* Bytes fetched early: rows are short for the processor's own streams. */
+enum { AHEAD = 8192, SCALES_AHEAD = 512 };
+
+#include "fused/cpu/kernels_edges.h"
 
 #include "fused/cpu/kernels_order.h"
 

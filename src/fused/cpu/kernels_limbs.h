@@ -156,15 +156,14 @@ static void prepare_limbs(float *prepared, const float *x, const zm_order *plan)
 }
 
 /* LANES scales and biases of a row from group `first` on. mxfp4's codes count halves from -12 on. */
-INLINE void load_groups(vector *scales, vector *biases, const unsigned char *scale_row, const unsigned char *bias_row,
-                        size_t first, size_t n_groups, const zm_matrix *matrix, limb_form of) {
-    *scales = load_scales(scale_row, first, n_groups, of.kind, matrix->storage);
+INLINE void load_groups(vector *scales, vector *biases, const group_row *row, size_t first, size_t n_groups,
+                        const zm_matrix *matrix, limb_form of) {
     if (of.kind == ZM_MATRIX_MXFP4) {
-        *scales *= 0.5f;
+        *scales = 0.5f * load_scales(row->scales, first, n_groups, of.kind, matrix->storage);
         *biases = *scales * -12.0f;
         return;
     }
-    *biases = load_scales(bias_row, first, n_groups, of.kind, matrix->storage);
+    load_affine(scales, biases, row, first, n_groups, matrix, of.bits);
     if (of.bits == 8 && SIGNED_CODES) *biases = multiply_add(*scales, splat(128.0f), *biases);
 }
 
@@ -234,7 +233,8 @@ INLINE vector dot_groups(const unsigned char *codes, const unsigned char *limbs,
 typedef struct limb_row {
     const zm_matrix *matrix;
     size_t n_groups, padded_groups, n_values; /* the bytes of a token's limbs */
-    const unsigned char *codes, *scales, *biases;
+    const unsigned char *codes;
+    group_row groups;
     const unsigned char *rest; /* the codes of the last groups, where fewer than LANES are left */
 } limb_row;
 
@@ -242,9 +242,8 @@ typedef struct limb_row {
 INLINE vector add_groups(vector sum, const limb_row *row, const unsigned char *codes, const unsigned char *limbs,
                          const float *x_scales, size_t first, int n_words, limb_form of) {
     vector scales, biases;
-    load_groups(&scales, &biases, row->scales, row->biases, first, row->n_groups, row->matrix, of);
-    __builtin_prefetch(row->scales + first * 2 + SCALES_AHEAD);
-    if (of.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(row->biases + first * 2 + SCALES_AHEAD);
+    load_groups(&scales, &biases, &row->groups, first, row->n_groups, row->matrix, of);
+    fetch_groups(&row->groups, first, of.kind);
     sum = multiply_add(biases, load_vector(x_scales + row->padded_groups + first), sum);
     vector dots = dot_groups(codes, limbs, n_words, of);
     return multiply_add(dots, scales * load_vector(x_scales + first), sum);
@@ -270,8 +269,8 @@ INLINE float multiply_row(const limb_row *row, const float *prepared, limb_form 
 INLINE void fetch_beginning(const limb_row *row, limb_form of) {
     for (int i = 0; i < AHEAD; i += 64) __builtin_prefetch(row->codes + i);
     for (int i = 0; i < SCALES_AHEAD; i += 64) {
-        __builtin_prefetch(row->scales + i);
-        if (of.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(row->biases + i);
+        __builtin_prefetch((row->groups.edges ? row->groups.edges : row->groups.scales) + i);
+        if (of.kind == ZM_MATRIX_AFFINE && !row->groups.edges) __builtin_prefetch(row->groups.biases + i);
     }
 }
 
@@ -282,14 +281,15 @@ INLINE void multiply_few(const zm_product *product, size_t row_begin, size_t row
     size_t row_bytes = n_groups * group_bytes, whole_bytes = n_groups / LANES * LANES * group_bytes;
     size_t scale_bytes = n_groups * (of.kind == ZM_MATRIX_AFFINE ? zm_storage_size(matrix->storage) : 1);
     size_t place = product->expert * matrix->out_features + row_begin;
-    size_t bias_bytes = of.kind == ZM_MATRIX_AFFINE ? scale_bytes : 0;
+    size_t bias_bytes = of.kind == ZM_MATRIX_AFFINE ? scale_bytes : 0, edge_bytes = matrix->edges ? 2 * n_groups : 0;
     limb_row at = {.matrix = matrix,
                    .n_groups = n_groups,
                    .padded_groups = (n_groups + LANES - 1) / LANES * LANES,
                    .n_values = n_vectors * (size_t)limb_bytes(of),
                    .codes = matrix->weight + place * row_bytes,
-                   .scales = matrix->scales + place * scale_bytes,
-                   .biases = bias_bytes ? matrix->biases + place * bias_bytes : NULL};
+                   .groups = {.scales = matrix->scales + place * scale_bytes,
+                              .biases = bias_bytes ? matrix->biases + place * bias_bytes : NULL,
+                              .edges = edge_bytes ? matrix->edges + place * edge_bytes : NULL}};
     const unsigned char *end = matrix->weight + matrix->n_experts * matrix->out_features * row_bytes;
     unsigned char last[LANES * MAX_GROUP_BYTES];
     fetch_beginning(&at, of);
@@ -304,8 +304,9 @@ INLINE void multiply_few(const zm_product *product, size_t row_begin, size_t row
             product->y[t * product->y_stride + row - row_begin] = sum;
         }
         at.codes += row_bytes;
-        at.scales += scale_bytes;
-        if (bias_bytes) at.biases += bias_bytes;
+        at.groups.scales += scale_bytes;
+        if (bias_bytes) at.groups.biases += bias_bytes;
+        if (edge_bytes) at.groups.edges += edge_bytes;
     }
 }
 

@@ -5,15 +5,13 @@
  * codes taken in a fixed order, and the biases add bias * (sum of the group's x). Several rows and tokens
  * are computed together only to share loads: the operations of one row and token are always the same. */
 
-enum {
-    TOKENS = 4,
-    AHEAD = 8192, SCALES_AHEAD = 512 /* bytes fetched early: rows are short for the processor's own streams */
-};
+enum { TOKENS = 4 };
 
 /* Up to ZM_ROW_BLOCK rows and TOKENS tokens. Missing ones repeat the last. */
 typedef struct block {
     const zm_matrix *matrix;
-    const unsigned char *codes[ZM_ROW_BLOCK], *scales[ZM_ROW_BLOCK], *biases[ZM_ROW_BLOCK];
+    const unsigned char *codes[ZM_ROW_BLOCK];
+    group_row groups[ZM_ROW_BLOCK];
     const float *x[TOKENS], *group_sums[TOKENS];
 } block;
 
@@ -25,29 +23,19 @@ typedef struct tile {
     int n_rows, n_tokens;
 } tile;
 
-/* LANES scales of a row from group `first` on, the missing ones 0. */
-INLINE vector load_scales(const unsigned char *row, size_t first, size_t n_groups, zm_matrix_kind kind,
-                          zm_storage storage) {
-    size_t count = n_groups - first;
-    if (kind == ZM_MATRIX_MXFP4) return exponents_to_float(load_exponents(row + first, count));
-    const unsigned char *values = row + first * zm_storage_size(storage);
-    if (storage == ZM_STORAGE_FLOAT32) return load_stored(values, ZM_STORAGE_FLOAT32, count);
-    if (storage == ZM_STORAGE_FLOAT16) return load_stored(values, ZM_STORAGE_FLOAT16, count);
-    return load_stored(values, ZM_STORAGE_BFLOAT16, count);
-}
-
 /* Reads the scales of LANES groups and adds the share of their biases to the sums. */
 INLINE void start_groups(vector *scales, vector (*sums)[TOKENS], const block *rows, size_t first, size_t n_groups,
                          tile of) {
-    zm_storage storage = rows->matrix->storage;
     UNROLL
     for (int r = 0; r < of.n_rows; r++) {
-        const unsigned char *row = rows->scales[r], *biases = rows->biases[r];
-        scales[r] = load_scales(row, first, n_groups, of.kind, storage);
-        if (of.kind == ZM_MATRIX_MXFP4) continue;
-        __builtin_prefetch(row + SCALES_AHEAD);
-        __builtin_prefetch(biases + SCALES_AHEAD);
-        vector bias = load_scales(biases, first, n_groups, of.kind, storage);
+        const group_row *row = &rows->groups[r];
+        if (of.kind == ZM_MATRIX_MXFP4) {
+            scales[r] = load_scales(row->scales, first, n_groups, of.kind, rows->matrix->storage);
+            continue;
+        }
+        vector bias;
+        fetch_groups(row, first, of.kind);
+        load_affine(&scales[r], &bias, row, first, n_groups, rows->matrix, of.bits);
         UNROLL
         for (int t = 0; t < of.n_tokens; t++)
             sums[r][t] = multiply_add(bias, load_vector(rows->group_sums[t] + first), sums[r][t]);
@@ -195,8 +183,9 @@ INLINE void place_rows(block *rows, const zm_product *product, size_t row, size_
     for (int r = 0; r < count; r++) {
         size_t place = product->expert * matrix->out_features + row + ((size_t)r < n_rows ? (size_t)r : n_rows - 1);
         rows->codes[r] = matrix->weight + place * row_bytes;
-        if (of.kind != ZM_MATRIX_DENSE) rows->scales[r] = matrix->scales + place * scale_bytes;
-        if (of.kind == ZM_MATRIX_AFFINE) rows->biases[r] = matrix->biases + place * scale_bytes;
+        if (of.kind != ZM_MATRIX_DENSE) rows->groups[r].scales = matrix->scales + place * scale_bytes;
+        if (of.kind == ZM_MATRIX_AFFINE) rows->groups[r].biases = matrix->biases + place * scale_bytes;
+        if (matrix->edges) rows->groups[r].edges = matrix->edges + place * 2 * zm_matrix_groups(matrix);
     }
 }
 

@@ -5,7 +5,8 @@
 /* Rows and tokens of one step. */
 typedef struct wide {
     const zm_matrix *matrix;
-    const unsigned char *codes[WIDE_ROWS], *scale_rows[WIDE_ROWS], *bias_rows[WIDE_ROWS];
+    const unsigned char *codes[WIDE_ROWS];
+    group_row groups[WIDE_ROWS]; /* without edges: many tokens share what is read */
     const unsigned char *x[WIDE_SLICE]; /* prepared */
     size_t n_tokens, n_values, padded_groups;
     /* Of LANES groups: the first index counts them. */
@@ -142,8 +143,7 @@ INLINE void unpack_scales(wide *of, size_t first, size_t n_groups, limb_form for
         UNROLL
         for (int r = 0; r < LANES; r++) {
             vector scale, bias;
-            load_groups(&scale, &bias, of->scale_rows[v * LANES + r], of->bias_rows[v * LANES + r], first, n_groups,
-                        of->matrix, form);
+            load_groups(&scale, &bias, &of->groups[v * LANES + r], first, n_groups, of->matrix, form);
             scales[r] = (vector_word)scale;
             biases[r] = (vector_word)bias;
         }
@@ -171,8 +171,8 @@ INLINE void fetch_scales(const wide *of, size_t first, size_t n_groups, limb_for
     size_t size = form.kind == ZM_MATRIX_MXFP4 ? 1 : zm_storage_size(of->matrix->storage);
     size_t place = (WIDE_ROWS * n_groups + first) * size;
     for (int r = 0; r < WIDE_ROWS; r++) {
-        __builtin_prefetch(of->scale_rows[r] + place, 0, 2);
-        if (form.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(of->bias_rows[r] + place, 0, 2);
+        __builtin_prefetch(of->groups[r].scales + place, 0, 2);
+        if (form.kind == ZM_MATRIX_AFFINE) __builtin_prefetch(of->groups[r].biases + place, 0, 2);
     }
 }
 
@@ -234,8 +234,8 @@ INLINE void place_wide_rows(wide *of, const zm_product *product, size_t row, siz
     for (size_t r = 0; r < WIDE_ROWS; r++) {
         size_t place = product->expert * matrix->out_features + row + (r < n_rows ? r : n_rows - 1);
         of->codes[r] = matrix->weight + place * row_bytes;
-        of->scale_rows[r] = matrix->scales + place * scale_bytes;
-        of->bias_rows[r] = matrix->biases ? matrix->biases + place * scale_bytes : NULL;
+        of->groups[r] = (group_row){.scales = matrix->scales + place * scale_bytes};
+        if (matrix->biases) of->groups[r].biases = matrix->biases + place * scale_bytes;
     }
 }
 

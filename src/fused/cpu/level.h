@@ -12,6 +12,7 @@
 #ifndef ZM_FUSED_CPU_LEVEL_H
 #define ZM_FUSED_CPU_LEVEL_H
 
+#include "fused/cpu/edges.h"
 #include "fused/cpu/matrix.h"
 #include "fused/kinds.h"
 

@@ -51,6 +51,10 @@ static inline vector pick_lanes(vector values, vector_word lanes) {
     return (vector){values[lanes[0]], values[lanes[1]], values[lanes[2]], values[lanes[3]]};
 }
 
+static inline bool any_lane_is(vector_word lanes, uint32_t value) {
+    return lanes[0] == value || lanes[1] == value || lanes[2] == value || lanes[3] == value;
+}
+
 static inline vector look_up_codes(vector_word words, int bits) {
     (void)bits; /* LOOKUP_BITS is 0 */
     return codes_to_float(words);

@@ -24,6 +24,8 @@ typedef struct zm_matrix {
     size_t out_features;
     size_t n_experts;     /* 1 when not stacked */
     const unsigned char *weight, *scales, *biases; /* (n_experts, out, ...) in MLX's layout */
+    const unsigned char *edges; /* (n_experts, out, groups) words for scales and biases, see edges.h; or NULL */
+    int first_exponent;         /* of them */
     const unsigned char *bias; /* (n_experts, out) in bias_storage, added to the product; or NULL */
     zm_storage bias_storage;
 } zm_matrix;

@@ -22,6 +22,10 @@ static void add_stream(zm_ahead *ahead, const unsigned char *data, size_t bytes,
 void zm_ahead_add(zm_ahead *ahead, const zm_matrix *matrix, size_t expert) {
     size_t rows = matrix->out_features, scale_bytes = rows * zm_matrix_scale_row_bytes(matrix);
     add_stream(ahead, matrix->weight, rows * zm_matrix_row_bytes(matrix), expert);
+    if (matrix->edges) {
+        add_stream(ahead, matrix->edges, rows * 2 * zm_matrix_groups(matrix), expert);
+        return;
+    }
     add_stream(ahead, matrix->scales, scale_bytes, expert);
     add_stream(ahead, matrix->biases, scale_bytes, expert);
 }

@@ -61,6 +61,10 @@ static inline vector pick_lanes(vector values, vector_word lanes) {
     return (vector)_mm256_permutevar8x32_ps((__m256)values, (__m256i)lanes);
 }
 
+static inline bool any_lane_is(vector_word lanes, uint32_t value) {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi32((__m256i)lanes, _mm256_set1_epi32((int)value))) != 0;
+}
+
 static inline vector look_up_codes(vector_word words, int bits) {
     (void)bits; /* LOOKUP_BITS is 0 */
     return codes_to_float(words);

@@ -52,6 +52,10 @@ static inline vector pick_lanes(vector values, vector_word lanes) {
     return (vector)_mm512_permutexvar_ps((__m512i)lanes, (__m512)values);
 }
 
+static inline bool any_lane_is(vector_word lanes, uint32_t value) {
+    return _mm512_cmpeq_epi32_mask((__m512i)lanes, _mm512_set1_epi32((int)value)) != 0;
+}
+
 /* The codes of at most LOOKUP_BITS bits in the low bits of each lane, as floats. */
 static inline vector look_up_codes(vector_word words, int bits) {
     const __m512 two = _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);

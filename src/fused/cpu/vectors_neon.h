@@ -57,6 +57,10 @@ static inline vector pick_lanes(vector values, vector_word lanes) {
     return (vector)vqtbl1q_u8((uint8x16_t)values, (uint8x16_t)(lanes * 0x04040404u + 0x03020100u));
 }
 
+static inline bool any_lane_is(vector_word lanes, uint32_t value) {
+    return vmaxvq_u32(vceqq_u32((uint32x4_t)lanes, vdupq_n_u32(value))) != 0;
+}
+
 static inline vector look_up_codes(vector_word words, int bits) {
     (void)bits; /* LOOKUP_BITS is 0 */
     return codes_to_float(words);

@@ -263,10 +263,10 @@ static zmlx_status check_index(const zm_catalog_call *call, int i, zmlx_error *e
 }
 
 zmlx_status zm_call_check_memory(const zm_catalog_call *call, const char *what, double bytes, zmlx_error *error) {
-    const double memory = (double)zm_memory_bytes(), gigabyte = 1e9;
-    if (!memory || bytes <= memory || !zm_scope_is_on_cpu(call->scope)) return ZMLX_OK;
+    const uint64_t memory = zm_memory_bytes();
+    if (!memory || bytes <= (double)memory || !zm_scope_is_on_cpu(call->scope)) return ZMLX_OK;
     return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: takes %.0f GB, and %.0f can be used", what,
-                   bytes / gigabyte, memory / gigabyte);
+                   1e-9 * bytes, 1e-9 * (double)memory);
 }
 
 /* Some sizes of results are numbers that no array bounds. */

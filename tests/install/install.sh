@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Installs into an empty folder, moves that, and uses it from a C program found with CMake and with
-# pkg-config. Nothing of it may point into the build or source folder.
+# Installs into an empty folder, moves that, and uses it from C, C++ and (where rustc is) Rust, found with CMake
+# and with pkg-config. Nothing of it may point into the build or source folder.
 #
 #   bash install.sh BUILD SOURCE
 set -euo pipefail
@@ -49,6 +49,13 @@ export PKG_CONFIG_PATH=$lib/pkgconfig
 "$work/shared" "$model"
 "${CC:-cc}" "$work/consumer/kernel.c" -o "$work/shared-kernel" $(pkg-config --cflags --libs zmlx-mlxc) -lm -Wl,-rpath,"$lib"
 "$work/shared-kernel" "$work/kernels"
+"${CXX:-c++}" -x c++ "$work/consumer/consumer.c" -o "$work/cpp" $(pkg-config --cflags --libs zmlx) -Wl,-rpath,"$lib"
+"$work/cpp" "$model"
+if command -v rustc >/dev/null; then
+    rustc --edition 2021 -D warnings "$source/examples/kernel.rs" -o "$work/rust" \
+        -C link-args="$(pkg-config --libs zmlx-mlxc) -Wl,-rpath,$lib"
+    [ "$("$work/rust")" = "mish(x): [-0.303401, 0.000000, 0.375245, 1.943959]" ] || fail "the Rust example: $("$work/rust")"
+fi
 
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/static" $(pkg-config --cflags zmlx) "$lib/libzmlx.a" \
     $(pkg-config --libs --static zmlx | sed 's/-lzmlx//')

@@ -43,7 +43,8 @@ static void test_results_beyond_memory(void **state) {
               updates = ARRAY(MLX_FLOAT32, 1, 1000, 1000, 1000);
     assert_int_equal(zmlx_resize_bilinear(&y, x, INT32_MAX, INT32_MAX, stream, &error), ZMLX_ERROR_ARGUMENT);
     assert_memory_equal(error.message, "y: takes 18446744057 GB, and ", 29);
-    assert_int_equal(zmlx_fused_scatter_add(&y, i, updates, INT32_MAX, stream, &error), ZMLX_ERROR_ARGUMENT);
+    assert_int_equal(zmlx_fused_scatter_add(&y, i, updates, INT32_MAX, MLX_FLOAT32, stream, &error),
+                     ZMLX_ERROR_ARGUMENT);
     assert_memory_equal(error.message, "y: takes 8589934588 GB, and ", 28);
     assert_null(y.ctx);
     for (mlx_array *array = (mlx_array[]){x, i, updates, none}; array->ctx; array++) mlx_array_free(*array);

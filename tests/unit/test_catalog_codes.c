@@ -39,7 +39,7 @@ static void test_known_values(void **state) {
     uint32_t stream_of_3[3] = {0x1f58d1, 0, 0};
     mlx_array w = zm_from_data(&scope, stream_of_3, SHAPE(3), MLX_UINT32), ones = zm_reshape(&scope, one, SHAPE(1));
     mlx_array zeros = zm_zeros(&scope, SHAPE(1), MLX_FLOAT32);
-    OK(zmlx_dequantize_affine_packed(&y, w, ones, zeros, 3, 32, stream, &failure));
+    OK(zmlx_dequantize_affine_packed(&y, w, ones, zeros, 3, 32, MLX_FLOAT32, stream, &failure));
     expect_values(&scope, zm_slice_axis(&scope, y, 0, 0, 8, 1), VALUES(1, 2, 3, 4, 5, 6, 7, 0), 0);
     mlx_array_free(y);
     end_well(&scope);
@@ -116,10 +116,11 @@ static void test_refusals(void **state) {
     expect_argument_error(zmlx_dequantize_blockwise(&y, x, scales, 12, 5, MLX_FLOAT32, stream, &failure), &failure,
                           "zmlx_dequantize_blockwise: bits: expected 4 or 8, got 5");
     expect_argument_error(
-        zmlx_dequantize_affine_packed(&y, words, groups, groups, 4, 64, stream, &failure), &failure,
+        zmlx_dequantize_affine_packed(&y, words, groups, groups, 4, 64, MLX_FLOAT32, stream, &failure), &failure,
         "zmlx_dequantize_affine_packed: w: 8 words a row are not the 128 codes of 4 bits that 2 groups of 64 have");
-    expect_argument_error(zmlx_dequantize_affine_packed(&y, words, groups, groups, 7, 64, stream, &failure), &failure,
-                          "zmlx_dequantize_affine_packed: bits: expected 2, 3, 4, 5, 6 or 8, got 7");
+    expect_argument_error(
+        zmlx_dequantize_affine_packed(&y, words, groups, groups, 7, 64, MLX_FLOAT32, stream, &failure), &failure,
+        "zmlx_dequantize_affine_packed: bits: expected 2, 3, 4, 5, 6 or 8, got 7");
     expect_argument_error(zmlx_dequantize_fp8(&y, x, zm_scalar(&scope, 1, MLX_FLOAT32), "e3m4", MLX_FLOAT32, stream,
                                               &failure),
                           &failure, "dequantize_fp8: variant: expected choice e4m3|e5m2, got e3m4");
@@ -150,7 +151,7 @@ static void test_scatter_adds_in_order(void **state) {
     for (int i = 0; i < UPDATES; i++) indices[i] = (uint32_t)i % 3;
     mlx_array index = zm_from_data(&scope, indices, SHAPE(UPDATES), MLX_UINT32), y = {NULL};
     mlx_array updates = zm_from_data(&scope, values, SHAPE(UPDATES, COLUMNS), MLX_FLOAT32);
-    OK(zmlx_fused_scatter_add(&y, index, updates, 3, host_stream, &failure));
+    OK(zmlx_fused_scatter_add(&y, index, updates, 3, MLX_FLOAT32, host_stream, &failure));
     assert_int_equal(mlx_array_eval(y), 0);
     for (int column = 0; column < COLUMNS; column++)
         for (int row = 0; row < 3; row++) {
@@ -191,10 +192,10 @@ static void test_indexing_composed(void **state) {
         expect_values(&scope, is_number, VALUES(0, 0, 0, 0, 0, 0), 0);
     }
     mlx_array updates[] = {inputs[1], floats(&scope, other, SHAPE(2, 3, 3))};
-    zmlx_catalog_value rows[] = {{4, 0}};
+    zmlx_catalog_value rows[] = {{4, 0}, {MLX_FLOAT32, 0}};
     OK(zm_call_prepare(&call, zm_catalog_lookup("fused_scatter_add"), &scope, updates, rows, &failure));
     zm_scatter_add_composed(&call);
-    OK(zmlx_fused_scatter_add(&y, updates[0], updates[1], 4, stream, &failure));
+    OK(zmlx_fused_scatter_add(&y, updates[0], updates[1], 4, MLX_FLOAT32, stream, &failure));
     for (int i = 0; i < 18; i++)
         if (places[i / 3] >= 0 && places[i / 3] < 4) sums[places[i / 3] * 3 + i % 3] += other[i];
     expect_values(&scope, call.outputs[0], sums, 12, 1e-6);

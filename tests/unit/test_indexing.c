@@ -26,7 +26,7 @@ static int add_held(mlx_vector_array *results, const mlx_vector_array inputs) {
 static int sum_held(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array updates = {NULL}, y = {NULL};
     int failed = mlx_vector_array_get(&updates, inputs, 0) ||
-                 zmlx_fused_scatter_add(&y, held, updates, ROWS, stream, &failure) ||
+                 zmlx_fused_scatter_add(&y, held, updates, ROWS, MLX_FLOAT32, stream, &failure) ||
                  mlx_vector_array_set_value(results, y);
     mlx_array_free(updates);
     mlx_array_free(y);
@@ -47,7 +47,7 @@ static int add_function(mlx_vector_array *results, const mlx_vector_array inputs
 static int sum_function(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array index = {NULL}, updates = {NULL}, y = {NULL};
     int failed = mlx_vector_array_get(&index, inputs, 0) || mlx_vector_array_get(&updates, inputs, 1) ||
-                 zmlx_fused_scatter_add(&y, index, updates, ROWS, stream, &failure) ||
+                 zmlx_fused_scatter_add(&y, index, updates, ROWS, MLX_FLOAT32, stream, &failure) ||
                  mlx_vector_array_set_value(results, y);
     mlx_array_free(index);
     mlx_array_free(updates);
@@ -196,7 +196,7 @@ static void test_many_updates(void **state) {
             }
             mlx_array y = {NULL}, index = zm_from_data(&scope, at, SHAPE(MANY), MLX_UINT32);
             OK(zmlx_fused_scatter_add(&y, index, zm_from_data(&scope, updates, SHAPE(MANY, width), MLX_FLOAT32), N,
-                                      stream, &failure));
+                                      MLX_FLOAT32, stream, &failure));
             expect_values(&scope, y, wanted, N * width, 0); /* sums of small multiples of 1/64 are exact */
             mlx_array_free(y);
             free(updates);

@@ -45,7 +45,7 @@ static void gather(zm_scope *scope, mlx_array *y, mlx_array x, mlx_array weight)
 static void scatter(zm_scope *scope, mlx_array *y, mlx_array x, mlx_array weight) {
     (void)weight;
     mlx_array number = zm_arange(scope, 0, zm_dim(x, 0), 1, MLX_INT32);
-    OK(zmlx_fused_scatter_add(y, number, x, zm_dim(x, 0), host_stream, &failure));
+    OK(zmlx_fused_scatter_add(y, number, x, zm_dim(x, 0), MLX_FLOAT32, host_stream, &failure));
 }
 
 static void test_parts(void **state) {

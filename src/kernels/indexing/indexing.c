@@ -272,7 +272,8 @@ static void scatter_add(zm_catalog_call *call, row_adder *adder) {
         return;
     }
     mlx_array updates = zm_reshape2(scope, call->inputs[1], zm_dim(index, 0), columns);
-    call->outputs[0] = zm_reshape(scope, adder(scope, index, updates, shape[0], MLX_FLOAT32), shape, n_dims);
+    mlx_array sums = zm_astype(scope, adder(scope, index, updates, shape[0], MLX_FLOAT32), call->output_types[0]);
+    call->outputs[0] = zm_reshape(scope, sums, shape, n_dims);
 }
 
 void zm_scatter_add_composed(zm_catalog_call *call) { scatter_add(call, add_rows_composed); }

@@ -492,6 +492,9 @@ static void test_other_widths(void **state) {
         {"lfm2-8b-a1b", {.bits = 5, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
         {"lfm2-8b-a1b", {.bits = 6, .n_layers = 3}, ZMLX_DTYPE_BFLOAT16},
         {"qwen3-4b", {.bits = 3, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-30b-a3b", {.bits = 3, .n_layers = 1}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-30b-a3b", {.bits = 6, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16},
+        {"gpt-oss-20b", {.bits = 3, .n_layers = 1}, ZMLX_DTYPE_BFLOAT16},
     };
     visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }

@@ -220,6 +220,12 @@ static void test_other_widths(void **state) {
         {"lfm2-8b-a1b", {.bits = 6, .n_layers = 3, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
         {"qwen3-4b", {.bits = 3, .group_size = 128, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
         {"llama-3.2-1b", {.bits = 6, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-30b-a3b", {.bits = 2, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-30b-a3b", {.bits = 3, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"qwen3-30b-a3b", {.bits = 5, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
+        {"qwen3-30b-a3b", {.bits = 6, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"gpt-oss-20b", {.bits = 3, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16}, /* rows of 2880 */
+        {"gpt-oss-20b", {.bits = 5, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
     };
     visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }

@@ -60,11 +60,9 @@ bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
     if (is_mxfp4(weight) && (!weight->n_experts || weight->in_features < LEAST_MXFP4)) return false;
     *reason = "its weights are more than the kernels can count";
     if (mlx_array_size(weight->weight) / 2 > UINT32_MAX) return false;
-    /* A row is copied in whole vectors. */
-    enum { VECTOR_BITS = 128 };
-    *reason = "its sizes are not multiples of 64 (128 with 3 or 5 bits) and 2";
-    return weight->in_features % 64 == 0 && weight->in_features * quantization.bits % VECTOR_BITS == 0 &&
-           weight->in_features % quantization.group_size == 0 && weight->out_features % 2 == 0;
+    *reason = "its sizes are not multiples of 64 and 2";
+    return weight->in_features % 64 == 0 && weight->in_features % quantization.group_size == 0 &&
+           weight->out_features % 2 == 0;
 }
 
 /* The largest absolute scale (mxfp4: its byte), or NaN. */

@@ -136,9 +136,10 @@ template <int K> struct layout {
         PIECE_X = STEPS * X_VECTORS * WARP, /* vectors of x */
         X = PIECES * PIECE_X,
         ALL_VECTORS = PIECES * STEPS * STEP / 8, /* of 8 elements of x */
-        /* 16 bytes of codes */
-        ROW_COPIES = K * ZM_BITS / 128,
-        COPIES = STEPS * STEP * ZM_BITS / 128, /* a piece */
+        /* Codes are copied by so many bytes: rows begin at multiples. */
+        COPY_BYTES = K * ZM_BITS % 128 ? 8 : 16,
+        ROW_COPIES = K * ZM_BITS / 8 / COPY_BYTES,
+        COPIES = STEPS * STEP * ZM_BITS / 8 / COPY_BYTES, /* a piece */
         /* scales, and as many biases */
         ROW_GROUPS = K / ZM_GROUP,
         GROUPS = STEPS * STEP / ZM_GROUP, /* a piece */
@@ -160,10 +161,10 @@ template <int K> struct layout {
 /* A matrix of rows of K as a lane copies it. */
 template <int K> struct lane_matrix {
     typedef layout<K> own;
-    const uint4 *weight;
+    const char *weight;
     const char *units[own::UNIT_COPIES]; /* lanes that copy other rows' units at once have the same */
 
-    ZM_FUNCTION lane_matrix(const matrix &m, uint lane) : weight((const uint4 *)m.weight + lane) {
+    ZM_FUNCTION lane_matrix(const matrix &m, uint lane) : weight((const char *)m.weight + lane * own::COPY_BYTES) {
 #pragma unroll
         for (int c = 0; c < own::UNIT_COPIES; c++) {
             uint unit = (c * WARP + lane) % own::ROW_UNITS;
@@ -183,13 +184,13 @@ template <int K, int ROWS> struct alignas(128) slot {
     /* Begin to copy a piece, of a row its codes, of all rows their scales and biases. What is behind a row's end stays
      * as it is. */
     ZM_FUNCTION void fill(int r, const lane_matrix<K> &m, uint row, uint piece, uint lane) {
-        const uint4 *from = m.weight + row * uint(own::ROW_COPIES) + piece * own::COPIES;
-        uint to = uint(__cvta_generic_to_shared(weight[r])) + lane * 16;
+        const char *from = m.weight + size_t(row * uint(own::ROW_COPIES) + piece * own::COPIES) * own::COPY_BYTES;
+        uint to = uint(__cvta_generic_to_shared(weight[r])) + lane * own::COPY_BYTES;
 #pragma unroll
         for (int c = 0; c < own::COPIES; c += WARP) {
             bool in = own::COPIES % WARP == 0 || c + WARP <= own::COPIES || c + lane < own::COPIES;
             if (own::ROW_COPIES % own::COPIES) in = in && piece * own::COPIES + c + lane < own::ROW_COPIES;
-            copy16(to + c * 16, from + c, in);
+            copy<own::COPY_BYTES>(to + c * own::COPY_BYTES, from + c * own::COPY_BYTES, in);
         }
     }
     ZM_FUNCTION void fill_groups(const lane_matrix<K> *const (&matrices)[ROWS], const uint (&rows)[ROWS], uint piece,

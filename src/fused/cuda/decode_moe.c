@@ -87,9 +87,10 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
 static int tile_bytes(const zm_weight *weight) {
     enum { ROWS = 16, PIECE = 256, MOST_SLOTS_4 = 8, MOST_SLOTS_8 = 4, LISTS = 8, LINE = 8, VECTOR = 16 };
     int bits = weight->quantization.bits, n_pieces = weight->in_features / PIECE;
-    int most = bits == 4 ? MOST_SLOTS_4 : MOST_SLOTS_8, n_slots = n_pieces < most ? n_pieces : most;
+    int most = bits <= 4 ? MOST_SLOTS_4 : MOST_SLOTS_8, n_slots = n_pieces < most ? n_pieces : most;
+    int row_vectors = PIECE * bits / 8 / VECTOR, row_space = row_vectors % LINE ? row_vectors + 1 : row_vectors;
     int list_vectors = zm_divide_up(weight->in_features / weight->quantization.group_size, LINE) * LINE;
-    return n_slots * ROWS * PIECE * bits / 8 + LISTS * list_vectors * VECTOR;
+    return (n_slots * ROWS * row_space + LISTS * list_vectors) * VECTOR;
 }
 
 static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
@@ -109,10 +110,6 @@ static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *g
     out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));
 }
 
-static bool has_tile_width(const zm_weight *weight) {
-    return weight->quantization.bits == 4 || weight->quantization.bits == 8;
-}
-
 bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_activation activation, int top_k,
                               const char **reason) {
     enum { PIECE = 256, MLX_COLUMNS = 128 };
@@ -120,8 +117,6 @@ bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_a
         *reason = "its hidden layer does not fit shared memory";
         return zm_decode_fits(down, top_k);
     }
-    *reason = "its many chosen experts have neither 4 nor 8 bits";
-    if (!has_tile_width(gate) || !has_tile_width(down)) return false;
     *reason = "its many chosen experts are in mxfp4, have biases or are clipped";
     if (activation != ZM_ACTIVATION_SWIGLU || strcmp(gate->quantization.mode, "affine") != 0 ||
         strcmp(down->quantization.mode, "affine") != 0 || zm_is_set(gate->bias) || zm_is_set(down->bias))

@@ -6,8 +6,9 @@ enum {
     TILE_K = 256, /* of a piece */
     TILE_PAIRS = TILE_K / 32, /* of blocks of 16 */
     TILE_PIECES = ZM_K / TILE_K,
-    TILE_SLOTS = TILE_PIECES < (ZM_BITS == 4 ? 8 : 4) ? TILE_PIECES : (ZM_BITS == 4 ? 8 : 4),
+    TILE_SLOTS = TILE_PIECES < (ZM_BITS <= 4 ? 8 : 4) ? TILE_PIECES : (ZM_BITS <= 4 ? 8 : 4),
     TILE_VECTORS = TILE_K * ZM_BITS / 128,
+    TILE_SPACE = TILE_VECTORS % 8 ? TILE_VECTORS + 1 : TILE_VECTORS,
     TILE_GROUPS = TILE_K / ZM_GROUP,
     ROW_GROUPS = ZM_K / ZM_GROUP,
     /* Vectors of 16 bytes: of x, and of the scales, or the biases, of 8 rows, which are neighbours in memory. */
@@ -19,12 +20,13 @@ enum {
 /* A warp's part of shared memory: pieces of 16 rows, and for a task and the next the scales of the first 8 rows, their
  * biases, and those of the others. */
 struct alignas(128) tile_ring {
-    uint4 codes[TILE_SLOTS][TILE_ROWS][TILE_VECTORS];
+    uint4 codes[TILE_SLOTS][TILE_ROWS][TILE_SPACE];
     uint4 groups[2][4][LIST_SPACE];
 };
-/* Where a vector of a row, or of a list, is: 8 rows' lie in different banks, and copies fill lines. */
-ZM_FUNCTION uint row_place(uint row, uint vector) { return vector ^ row % 8; }
-ZM_FUNCTION uint list_place(uint vector) { return row_place(vector / 8, vector); }
+/* Where a vector of a list, or of a row, is: 8 rows' lie in different banks, and where rows are whole lines copies fill
+ * lines. */
+ZM_FUNCTION uint list_place(uint vector) { return vector ^ vector / 8 % 8; }
+ZM_FUNCTION uint row_place(uint row, uint vector) { return TILE_VECTORS % 8 ? vector : vector ^ row % 8; }
 
 /* A tile's rows: 8 of one matrix from `first` on, then 8 of another from `first8` on. */
 struct tile_rows {
@@ -33,12 +35,14 @@ struct tile_rows {
 };
 
 /* Begins to copy a piece of codes. */
-ZM_FUNCTION void fill(uint4 (&to)[TILE_ROWS][TILE_VECTORS], const tile_rows &rows, uint piece, uint lane) {
-    enum { STEP_ROWS = WARP / TILE_VECTORS };
+ZM_FUNCTION void fill(uint4 (&to)[TILE_ROWS][TILE_SPACE], const tile_rows &rows, uint piece, uint lane) {
+    enum { STEPS = TILE_ROWS * TILE_VECTORS / WARP };
+    const bool whole = WARP % TILE_VECTORS == 0; /* a step has whole rows: which half is known beforehand */
 #pragma unroll
-    for (int step = 0; step < TILE_ROWS / STEP_ROWS; step++) {
-        uint row = step * STEP_ROWS + lane / TILE_VECTORS, vector = lane % TILE_VECTORS;
-        bool second = step >= TILE_ROWS / STEP_ROWS / 2;
+    for (int step = 0; step < STEPS; step++) {
+        uint first = whole ? lane : step * WARP + lane, vector = first % TILE_VECTORS;
+        uint row = first / TILE_VECTORS + (whole ? step * WARP / TILE_VECTORS : 0);
+        bool second = whole ? step >= STEPS / 2 : row >= TILE_ROWS / 2;
         const uint4 *from = (const uint4 *)(second ? rows.from8 : rows.from).weight +
                             ((second ? rows.first8 : rows.first) + row % 8) * uint(ZM_K * ZM_BITS / 128);
         copy16(uint(__cvta_generic_to_shared(&to[row][row_place(row, vector)])), from + piece * TILE_VECTORS + vector,
@@ -67,8 +71,8 @@ ZM_FUNCTION void multiply_block(float (&sums)[4], const uint (&a)[4], uint b0, u
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* A lane has, of each 8 neighbours of k, the pair that place_tile_x gives it: with 4 bits (i, i + 4), with 8 bits (i, i
- * + 2) of one word. A block's 8 products may change places: their sum is exact before it is rounded. */
+/* A lane has, of each 8 neighbours of k, the pair that place_tile_x gives it: with 8 bits (i, i + 2) of one word, else
+ * (i, i + 4). A block's 8 products may change places: their sum is exact before it is rounded. */
 struct lane_codes {
     uint words[4]; /* of a row: the first and second 8 of k in one block, then in the next */
 };
@@ -81,9 +85,24 @@ ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint row, uint pair, uint
     return {{__funnelshift_r(v.x, v.x, turn) & mask, __funnelshift_r(v.y, v.y, turn) & mask,
              __funnelshift_r(v.z, v.z, turn) & mask, __funnelshift_r(v.w, v.w, turn) & mask}};
 }
-ZM_FUNCTION uint4 x_pairs(uint4 v) {
-    return make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632), __byte_perm(v.y, v.w, 0x5410),
-                      __byte_perm(v.y, v.w, 0x7632));
+#elif ZM_BITS != 8
+ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint, uint pair, uint lane) {
+    lane_codes codes;
+    const uint *words = (const uint *)of_row + pair * ZM_BITS;
+    const uint mask = (1u << ZM_BITS) - 1, first = lane % 4 * ZM_BITS; /* the lane's first bit of 8 codes */
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int bit = i * 8 * ZM_BITS, word = bit / 32;
+        uint own = __funnelshift_r(words[word], words[word + 1 < ZM_BITS ? word + 1 : word], bit % 32);
+#if ZM_BITS < 4 /* from bit 4 of each half on */
+        own = own << 4 >> first;
+        codes.words[i] = (own & (mask << 4)) | ((own << (16 - 4 * ZM_BITS)) & (mask << 20));
+#else
+        own = __funnelshift_r(own, words[word + 1] >> bit % 32, first);
+        codes.words[i] = (own & mask) | ((own >> (4 * ZM_BITS - 16)) & (mask << 16));
+#endif
+    }
+    return codes;
 }
 #else
 ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint row, uint pair, uint lane) {
@@ -95,11 +114,15 @@ ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint row, uint pair, uint
     }
     return codes;
 }
-ZM_FUNCTION uint4 x_pairs(uint4 v) {
-    return make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
-                      __byte_perm(v.z, v.w, 0x7632));
-}
 #endif
+
+ZM_FUNCTION uint4 x_pairs(uint4 v) {
+    if (ZM_BITS == 8)
+        return make_uint4(__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632), __byte_perm(v.z, v.w, 0x5410),
+                          __byte_perm(v.z, v.w, 0x7632));
+    return make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632), __byte_perm(v.y, v.w, 0x5410),
+                      __byte_perm(v.y, v.w, 0x7632));
+}
 
 /* The vector of 8 elements `number` of x into shared memory: lane i of four reads vector 4 * pair + i. */
 ZM_FUNCTION void place_tile_x(uint4 *shared, uint number, uint4 v) {

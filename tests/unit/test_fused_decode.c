@@ -224,8 +224,8 @@ static void test_other_widths(void **state) {
         {"qwen3-30b-a3b", {.bits = 3, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
         {"qwen3-30b-a3b", {.bits = 5, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
         {"qwen3-30b-a3b", {.bits = 6, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
-        {"gpt-oss-20b", {.bits = 3, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16}, /* rows of 2880 */
-        {"gpt-oss-20b", {.bits = 5, .n_layers = 1, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16},
+        {"gpt-oss-20b", {.bits = 3, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_BFLOAT16}, /* rows of 2880 */
+        {"gpt-oss-20b", {.bits = 5, .n_layers = 2, .vocab_size = 4096}, ZMLX_DTYPE_FLOAT16},
     };
     visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }

@@ -563,17 +563,16 @@ static void test_refusals(void **state) {
     end_well(&scope);
 }
 
-static void test_float16(void **state) {
+static int use_float16(void **state) {
+    (void)state;
     is_float16 = true;
-    test_few(state);
-    test_linear(state);
-    test_gated(state);
-    test_experts(state);
-    test_mxfp4_experts(state);
-    test_route(state);
-    test_embed(state);
-    test_convolve(state);
+    return 0;
+}
+
+static int use_bfloat16(void **state) {
+    (void)state;
     is_float16 = false;
+    return 0;
 }
 
 /* An argument chooses tests by a pattern of cmocka's. */
@@ -587,7 +586,11 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_refusals),      cmocka_unit_test(test_few),     cmocka_unit_test(test_linear),
         cmocka_unit_test(test_gated),         cmocka_unit_test(test_experts), cmocka_unit_test(test_sees_a_difference),
         cmocka_unit_test(test_mxfp4_experts), cmocka_unit_test(test_route),   cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_convolve),      cmocka_unit_test(test_streams), cmocka_unit_test(test_float16),
+        cmocka_unit_test(test_convolve),      cmocka_unit_test(test_streams),
+#define FLOAT16(name) {"float16_" #name, test_##name, use_float16, use_bfloat16, NULL}
+        FLOAT16(few), FLOAT16(linear), FLOAT16(gated), FLOAT16(experts),
+        FLOAT16(mxfp4_experts), FLOAT16(route), FLOAT16(embed), FLOAT16(convolve),
+#undef FLOAT16
     };
     return cmocka_run_group_tests(tests, open_streams, close_streams);
 }

@@ -106,11 +106,11 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
 
 #if ZM_TOP_K < 8
 /* h_next = h (NULL: nothing) + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum
- * rounded. A block has OUT_ROWS rows: a warp OUT_WARP_ROWS of them, two at a time, for one expert. */
+ * rounded. A block has block_rows rows; of them a warp takes two at a time, for one expert, up to OUT_MOST_ROUNDS
+ * times. */
 enum {
-    OUT_WARP_ROWS = 4,
+    OUT_MOST_ROUNDS = 4,
     OUT_GROUPS = WARPS / ZM_TOP_K,
-    OUT_ROWS = OUT_WARP_ROWS * OUT_GROUPS,
     OUT_THREADS = OUT_GROUPS * WARP, /* of an expert */
     OUT_VECTORS = (layout<ZM_K>::ALL_VECTORS + OUT_THREADS - 1) / OUT_THREADS, /* of x, a thread */
     OUT_LOADS = OUT_VECTORS < 4 ? OUT_VECTORS : 4,
@@ -119,18 +119,18 @@ enum {
 ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2)
 zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
                const ushort *bias, const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon,
-               float scaling, uint n, uint n_slots, uint n_ahead, uint n_left) {
+               float scaling, uint n, uint block_rows, uint n_slots, uint n_ahead, uint n_left) {
     enum { X = layout<ZM_K>::X };
-    __shared__ float products[ZM_TOP_K][OUT_ROWS], shares[WARP];
+    __shared__ float products[ZM_TOP_K][2 * OUT_GROUPS * OUT_MOST_ROUNDS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;
-    uint block_row = blockIdx.x * OUT_ROWS;
+    uint block_row = blockIdx.x * block_rows;
     lane_matrix<ZM_K> m({dw, ds, db}, lane);
     lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);
     uint base = __shfl_sync(~0u, chosen.expert, slot) * n + block_row;
     uint own = block_row + thread;
-    bool writes = thread < OUT_ROWS && own < n;
+    bool writes = thread < block_rows && own < n;
     ushort before;
-    uint n_tasks = n - block_row < OUT_ROWS ? (n - block_row) / 2 : OUT_ROWS / 2;
+    uint n_tasks = min(n - block_row, block_rows) / 2;
     multiply<ZM_K, 2, ALL_EARLY>(
         warp / ZM_TOP_K, OUT_GROUPS, n_tasks, staged + slot * X, staged + ZM_TOP_K * X, n_slots, n_ahead, n_left,
         [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {

@@ -9,7 +9,7 @@
 enum {
     ROUTER_WARPS = 8, /* so many threads as hold the norm's weights */
     MOST_EXPERTS = 256,
-    OUT_WARP_ROWS = 4,
+    OUT_MOST_ROUNDS = 4,
     /* Pieces that copies are ahead of products: many, as nothing could be copied before the router's choice. */
     IN_AHEAD = 4,
     IN_AHEAD_MXFP4 = 2, /* of longer pieces, which leave fewer warps room */
@@ -68,8 +68,7 @@ static void add_weighting(zm_launch *launch, const zm_moe_arguments *arguments) 
 
 /* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles.cuh. */
 static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
-    int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k,
-        rows = OUT_WARP_ROWS * groups; /* of a block of out */
+    int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k;
     bool is_mxfp4 = !strcmp(gate->quantization.mode, "mxfp4");
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
                                .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD, .n_left = ZM_ALL_LEFT};
@@ -77,9 +76,14 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
     zm_launch_add_ring_and_left(in, &in_plan);
     zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = OUT_AHEAD};
+    /* As many rows of a block as leave one for each multiprocessor. */
+    int round_rows = out_plan.task_rows * groups;
+    int rounds = zm_divide_up(down->out_features, round_rows * ZM_MULTIPROCESSORS);
+    if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
     if (is_mxfp4) out_plan.n_ahead = OUT_AHEAD_MXFP4, out_plan.n_left = ZM_ALL_LEFT;
-    out->record.grid = zm_divide_up(down->out_features, rows);
-    zm_launch_reserve(out, &out_plan, top_k * groups, OUT_WARP_ROWS / out_plan.task_rows);
+    out->record.grid = zm_divide_up(down->out_features, round_rows * rounds);
+    zm_launch_reserve(out, &out_plan, top_k * groups, rounds);
+    zm_launch_add_int(out, round_rows * rounds);
     zm_launch_add_ring_and_left(out, &out_plan);
 }
 

@@ -37,12 +37,12 @@ ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "me
 template <int pending> ZM_FUNCTION void finish_copies() {
     asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory");
 }
-/* The same for up to three that are known when the kernel runs. */
+/* The same for up to three that are known when the kernel runs, without a jump. */
 ZM_FUNCTION void finish_copies(uint pending) {
-    if (pending == 0) finish_copies<0>();
-    else if (pending == 1) finish_copies<1>();
-    else if (pending == 2) finish_copies<2>();
-    else finish_copies<3>();
+    asm volatile("{ .reg .pred is_0, is_1, is_2, is_3; setp.eq.u32 is_0, %0, 0; setp.eq.u32 is_1, %0, 1;"
+                 "  setp.eq.u32 is_2, %0, 2; setp.ge.u32 is_3, %0, 3;"
+                 "  @is_0 cp.async.wait_group 0; @is_1 cp.async.wait_group 1;"
+                 "  @is_2 cp.async.wait_group 2; @is_3 cp.async.wait_group 3; }" :: "r"(pending) : "memory");
 }
 /* What earlier kernels wrote: neither from the read-only path nor from what this multiprocessor kept. Values are
  * converted where they are used, so that nothing waits for one load before the next begins. */

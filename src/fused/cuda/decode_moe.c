@@ -13,8 +13,8 @@ enum {
     /* Pieces that copies are ahead of products: many, as nothing could be copied before the router's choice. */
     IN_AHEAD = 4,
     IN_AHEAD_MXFP4 = 2, /* of longer pieces, which leave fewer warps room */
-    OUT_AHEAD = 2, /* all of a warp's rows; in mxfp4 they would take memory's time from the kernel before */
-    OUT_AHEAD_MXFP4 = 1,
+    OUT_AHEAD = 2, /* all of a warp's rows */
+    OUT_AHEAD_LESS = 1, /* in mxfp4 and of 8 bits, where they would take memory's time from the kernel before */
 };
 
 /* Places of a token's normed hidden state, of the experts' scores, from which blocks choose, and of words with the
@@ -80,7 +80,8 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     int round_rows = out_plan.task_rows * groups;
     int rounds = zm_divide_up(down->out_features, round_rows * ZM_MULTIPROCESSORS);
     if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
-    if (is_mxfp4) out_plan.n_ahead = OUT_AHEAD_MXFP4, out_plan.n_left = ZM_ALL_LEFT;
+    if (is_mxfp4 || down->quantization.bits == 8) out_plan.n_ahead = OUT_AHEAD_LESS;
+    if (is_mxfp4) out_plan.n_left = ZM_ALL_LEFT;
     out->record.grid = zm_divide_up(down->out_features, round_rows * rounds);
     zm_launch_reserve(out, &out_plan, top_k * groups, rounds);
     zm_launch_add_int(out, round_rows * rounds);

@@ -5,11 +5,6 @@
 
 #include "ir/lower.h"
 
-static zmlx_status failure_of(const zm_ir *ir, zmlx_error *error) {
-    if (ir->failure.code && error) *error = ir->failure;
-    return ir->failure.code;
-}
-
 static const char *text_of(const zm_grad *grad, zm_id value, int i) {
     zm_op op = grad->from->values[value].op;
     return op == ZM_OP_FOLD ? NULL : zm_op_get(op)->vjp[i];
@@ -33,7 +28,7 @@ static bool is_active(const zm_grad *grad, zm_id id, const bool *chosen) {
 zmlx_status zm_grad_begin(zm_grad *grad, const zm_ir *from, const char *suffix, const bool *chosen,
                           zmlx_error *error) {
     *grad = (zm_grad){.from = from};
-    ZM_TRY(failure_of(from, error));
+    ZM_TRY(zm_ir_status(from, error));
     zm_ir *ir = grad->ir = zm_ir_new_like(from);
     if (!ir) return zm_fail_memory(error);
     size_t n = (size_t)from->n_values;
@@ -77,7 +72,7 @@ int zm_grad_add_input(zm_grad *grad, const char *prefix, const char *name, zm_le
 zmlx_status zm_grad_copy_values(zm_grad *grad, zmlx_error *error) {
     for (int i = 0; i < grad->from->n_values; i++) {
         if (grad->map[i] < 0) grad->map[i] = zm_ir_copy_value(grad->ir, grad->from, i, grad->map);
-        ZM_TRY(failure_of(grad->ir, error));
+        ZM_TRY(zm_ir_status(grad->ir, error));
     }
     return ZMLX_OK;
 }
@@ -91,7 +86,7 @@ zmlx_status zm_grad_text(zm_id *result, zm_grad *grad, zm_id value, int i, zm_id
     static const char *const names[] = {"a", "b", "c"};
     const char *text = text_of(grad, value, i);
     if (!text) return zm_grad_refuse(grad, value, error);
-    ZM_TRY(failure_of(grad->ir, error));
+    ZM_TRY(zm_ir_status(grad->ir, error));
     zm_binding bindings[5] = {{"g", g}, {"y", grad->map[value]}};
     int n_bindings = 2;
     for (int k = 0; k < zm_ir_operand_count(grad->from, value); k++)
@@ -117,6 +112,6 @@ void zm_grad_add_output(zm_grad *grad, const char *prefix, const char *name, zm_
 }
 
 zmlx_status zm_grad_finish(zm_ir **finished, const zm_grad *grad, zmlx_error *error) {
-    ZM_TRY(failure_of(grad->ir, error));
+    ZM_TRY(zm_ir_status(grad->ir, error));
     return zm_ir_simplify(finished, grad->ir, error);
 }

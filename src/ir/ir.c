@@ -38,6 +38,11 @@ void zm_ir_free(zm_ir *ir) {
     if (ir) zm_arena_free(ir->arena);
 }
 
+zmlx_status zm_ir_status(const zm_ir *ir, zmlx_error *error) {
+    if (ir->failure.code && error) *error = ir->failure;
+    return ir->failure.code;
+}
+
 zmlx_status zm_ir_fail(zm_ir *ir, zmlx_status code, const char *where, const char *format, ...) {
     if (ir->failure.code) return ir->failure.code;
     char message[sizeof ir->failure.message];

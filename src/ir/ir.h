@@ -167,9 +167,11 @@ zm_ir *zm_ir_new(const char *name);
 /* With ir's name, inputs and parameters. */
 zm_ir *zm_ir_new_like(const zm_ir *ir);
 void zm_ir_free(zm_ir *ir);
+/* ir's failure, which error receives, or ZMLX_OK. */
+zmlx_status zm_ir_status(const zm_ir *ir, zmlx_error *error);
 
-/* Building. The first failure is kept in ir->failure; then these do nothing and return -1 (zm_id) or -1 (int), so
- * one check at the end is enough. Texts are copied. */
+/* Building. The first failure is kept in ir->failure; then these do nothing and return -1, so one check at
+ * the end is enough. Texts are copied. */
 int zm_ir_add_input(zm_ir *ir, const char *name, zm_type type, zm_level level);
 int zm_ir_add_parameter(zm_ir *ir, const char *name, bool is_seed);
 void zm_ir_add_output(zm_ir *ir, const char *name, zm_id value, zm_level level);

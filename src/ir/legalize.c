@@ -34,11 +34,6 @@ static bool has_any(const legalizer *with, const zm_value *values, int n_values)
     return false;
 }
 
-static zmlx_status failure_of(const zm_ir *ir, zmlx_error *error) {
-    if (ir->failure.code && error) *error = ir->failure;
-    return ir->failure.code;
-}
-
 static zmlx_status expand_value(zm_id *result, zm_ir *ir, const zm_ir *from, zm_id id, const zm_id *map,
                                 const legalizer *with) {
     static const char *const names[] = {"a", "b", "c"};
@@ -51,7 +46,7 @@ static zmlx_status expand_value(zm_id *result, zm_ir *ir, const zm_ir *from, zm_
     }
     if (!is_to_expand(with, value->op)) {
         *result = zm_ir_copy_value(ir, from, id, map);
-        return failure_of(ir, with->error);
+        return zm_ir_status(ir, with->error);
     }
     zm_binding bindings[3];
     for (int i = 0; i < info->arity; i++) bindings[i] = (zm_binding){names[i], map[value->operands[i]]};
@@ -64,7 +59,7 @@ static zmlx_status expand_into(zm_ir *ir, const zm_ir *from, const legalizer *wi
     for (int i = 0; i < from->n_values; i++) ZM_TRY(expand_value(&map[i], ir, from, i, map, with));
     for (int i = 0; i < from->n_outputs; i++)
         zm_ir_add_output(ir, from->outputs[i].name, map[from->outputs[i].value], from->outputs[i].level);
-    return failure_of(ir, with->error);
+    return zm_ir_status(ir, with->error);
 }
 
 /* A definition may use operations that have one themselves: a level of them goes in each round. */

@@ -190,9 +190,5 @@ zmlx_status zm_lower_formula(zm_id *result, zm_ir *ir, const char *text, const z
     if (!status) status = lower_in_scratch(result, NULL, &lowerer, &lowering, body, false);
     if (!status) *result = zm_lower_to_float(ir, *result);
     zm_arena_free(scratch);
-    if (!status && ir->failure.code) {
-        if (error) *error = ir->failure;
-        return ir->failure.code;
-    }
-    return status;
+    return status ? status : zm_ir_status(ir, error);
 }

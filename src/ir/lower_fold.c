@@ -18,11 +18,6 @@ typedef struct fold_builder {
     int n_captures;
 } fold_builder;
 
-static zmlx_status failure_of(const zm_ir *ir, zmlx_error *error) {
-    if (ir->failure.code && error) *error = ir->failure;
-    return ir->failure.code;
-}
-
 static zmlx_status lower_init(fold_builder *builder) {
     const zm_fold_text *text = builder->text;
     zm_front *front = builder->front;
@@ -85,7 +80,7 @@ static zmlx_status split_update(fold_builder *builder) {
         builder->outer[i] = value->op == ZM_OP_ARGUMENT ? builder->text->update_bindings[value->index - 1].value
                                                         : zm_ir_copy_value(front->ir, update, i, builder->outer);
     }
-    return failure_of(front->ir, front->error);
+    return zm_ir_status(front->ir, front->error);
 }
 
 static const struct {
@@ -256,8 +251,8 @@ static zmlx_status build_region(fold_builder *builder) {
         if (!needed[i]) continue;
         builder->inner[i] = builder->depends[i] ? zm_ir_copy_value(builder->region, update, i, builder->inner)
                                                 : bring_in(builder, i);
-        ZM_TRY(failure_of(front->ir, front->error));
-        ZM_TRY(failure_of(builder->region, front->error));
+        ZM_TRY(zm_ir_status(front->ir, front->error));
+        ZM_TRY(zm_ir_status(builder->region, front->error));
     }
     return ZMLX_OK;
 }
@@ -285,7 +280,7 @@ static zmlx_status build_fold(zm_id *result, fold_builder *builder) {
     }
     if (!copied) return zm_fail_memory(front->error);
     *result = zm_ir_fold(front->ir, &fold);
-    return failure_of(front->ir, front->error);
+    return zm_ir_status(front->ir, front->error);
 }
 
 static zmlx_status build(zm_id *result, fold_builder *builder) {
@@ -295,7 +290,7 @@ static zmlx_status build(zm_id *result, fold_builder *builder) {
     ZM_TRY(check_neutral(builder));
     ZM_TRY(split_update(builder));
     if (!find_row_operation(result, builder)) return build_fold(result, builder);
-    return failure_of(builder->front->ir, builder->front->error);
+    return zm_ir_status(builder->front->ir, builder->front->error);
 }
 
 zmlx_status zm_lower_fold(zm_id *result, zm_front *front, const zm_fold_text *text) {

@@ -131,8 +131,7 @@ static zmlx_status add_output(map_builder *builder, const char *name, zm_id valu
     if (value >= 0)
         zm_ir_add_output(ir, name, value,
                          ir->values[value].level == ZM_LEVEL_ROW ? ZM_LEVEL_ROW : ZM_LEVEL_ELEMENT);
-    if (ir->failure.code && builder->front.error) *builder->front.error = ir->failure;
-    return ir->failure.code;
+    return zm_ir_status(ir, builder->front.error);
 }
 
 /* Given, or y (y0, y1, ...) with "_" appended while an input has that name. */

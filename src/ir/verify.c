@@ -84,10 +84,7 @@ static zmlx_status check_outputs(const zm_ir *ir, zmlx_error *error) {
 }
 
 zmlx_status zm_ir_verify(const zm_ir *ir, zmlx_error *error) {
-    if (ir->failure.code) {
-        if (error) *error = ir->failure;
-        return ir->failure.code;
-    }
+    ZM_TRY(zm_ir_status(ir, error));
     for (const char *c = ir->name; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             return zm_fail(error, ZMLX_ERROR_FORMAT, NULL, "the kernel's name has a control character");

@@ -25,10 +25,12 @@ target_compile_options(zmlx_compile INTERFACE
   $<$<C_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 target_compile_definitions(zmlx_compile INTERFACE _GNU_SOURCE)
 
-# The check of virtual tables needs type information that libmlx, built without, does not have.
+# The check of virtual tables needs type information that libmlx, built without, does not have. Reports need lines, no
+# types, and the C++, which holds no loops over elements, compiles in half the time with less effort.
 if(ZMLX_SANITIZE)
   target_compile_options(zmlx_compile INTERFACE
     -fsanitize=${ZMLX_SANITIZE} -fno-sanitize=vptr -fno-sanitize-recover=all -fno-omit-frame-pointer
+    -g1 $<$<COMPILE_LANGUAGE:CXX>:-O1>
     $<$<BOOL:${ZMLX_FUZZ}>:-fsanitize=fuzzer-no-link>)
   target_link_options(zmlx_compile INTERFACE -fsanitize=${ZMLX_SANITIZE} -fno-sanitize=vptr)
 endif()

@@ -71,12 +71,12 @@ ZMLX_API const zmlx_tokenizer *zmlx_model_tokenizer(const zmlx_model *model);
 /* Whether token ends a text: the EOS set of generation_config.json, config.json and the tokenizer. */
 ZMLX_API bool zmlx_model_is_eos(const zmlx_model *model, int32_t token);
 
-/* One sequence: what was fed so far, in caches that grow as mlx-lm's do. */
+/* One sequence: what was fed so far, in caches that grow as mlx-lm's do. It borrows its model. */
 typedef struct zmlx_session zmlx_session;
 ZMLX_API zmlx_status zmlx_session_new(zmlx_session **session, zmlx_model *model, zmlx_error *error);
-ZMLX_API void zmlx_session_free(zmlx_session *session);
+ZMLX_API void zmlx_session_free(zmlx_session *session); /* NULL is fine */
 ZMLX_API size_t zmlx_session_length(const zmlx_session *session); /* tokens fed so far */
-/* Feeds n_tokens (>= 1) in one call of the model. logits, if not NULL, receives float32 logits, [n_tokens,
+/* Feeds n_tokens (>= 1; a session takes 2^30 - 1) in one call of the model. logits, if not NULL, receives float32 logits, [n_tokens,
  * vocab_size] with all_positions, else [vocab_size] of the last one. After a failure inside the model the
  * session refuses to go on. */
 ZMLX_API zmlx_status zmlx_session_feed(zmlx_session *session, const int32_t *tokens, size_t n_tokens,

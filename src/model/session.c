@@ -43,8 +43,6 @@ static zmlx_status build(zmlx_session *session, model_call call, mlx_array *resu
                          zmlx_error *error) {
     if (session->broken)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "an earlier call failed; start a new session");
-    if (n_tokens > INT_MAX / 2 - session->length)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "%zu tokens are too many", n_tokens);
     zm_scope scope;
     zm_scope_begin(&scope, session->model->stream);
     mlx_array output = call(session->model->root, &scope, tokens, session->caches);
@@ -96,6 +94,8 @@ static zmlx_status check_tokens(const zmlx_session *session, const int32_t *toke
                                 zmlx_error *error) {
     if (!session) return zm_fail_null(error, "session");
     if (!n_tokens) return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "there are none");
+    if (n_tokens > INT_MAX / 2 - session->length)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "%zu are too many", n_tokens);
     if (!tokens) return zm_fail_null(error, "tokens");
     for (size_t i = 0; i < n_tokens; i++)
         if (tokens[i] < 0 || tokens[i] >= session->model->info.vocab_size)

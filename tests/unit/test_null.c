@@ -34,6 +34,9 @@ static void test_models(void **state) {
     expect_null(zmlx_validate(&validation, NULL, &token, 1, NULL, &error), "model");
     check(zmlx_session_new(&session, model, &error));
     expect_null(zmlx_session_feed(session, NULL, 1, NULL, false, &error), "tokens");
+    /* Refused before they are read. */
+    assert_int_equal(zmlx_session_feed(session, &token, (size_t)1 << 32, NULL, false, &error), ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.message, "4294967296 are too many");
     check(zmlx_session_feed(session, &token, 1, NULL, false, &error));
     zmlx_session_free(session);
 }

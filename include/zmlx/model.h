@@ -76,9 +76,9 @@ typedef struct zmlx_session zmlx_session;
 ZMLX_API zmlx_status zmlx_session_new(zmlx_session **session, zmlx_model *model, zmlx_error *error);
 ZMLX_API void zmlx_session_free(zmlx_session *session); /* NULL is fine */
 ZMLX_API size_t zmlx_session_length(const zmlx_session *session); /* tokens fed so far */
-/* Feeds n_tokens (>= 1; a session takes 2^30 - 1) in one call of the model. logits, if not NULL, receives float32 logits, [n_tokens,
- * vocab_size] with all_positions, else [vocab_size] of the last one. After a failure inside the model the
- * session refuses to go on. */
+/* Feeds n_tokens (>= 1; a session takes 2^30 - 1) in one call of the model. logits, if not NULL, receives float32
+ * logits, [n_tokens, vocab_size] with all_positions, else [vocab_size] of the last one. After a failure inside the
+ * model the session refuses to go on. */
 ZMLX_API zmlx_status zmlx_session_feed(zmlx_session *session, const int32_t *tokens, size_t n_tokens,
                                        float *logits /* may be NULL */, bool all_positions, zmlx_error *error);
 

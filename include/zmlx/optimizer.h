@@ -29,8 +29,9 @@ typedef struct zmlx_adamw_parameter {
 } zmlx_adamw_parameter;
 
 /* Puts the (lazy) results in the places of p, m and v, whose handles are freed, so that a step works in the memory of
- * the one before where nobody else needs that (CPU). Up to 16 parameters are one operation of MLX on the CPU, and on CUDA
- * 16 of the same types; others are one each. A failure, which names the parameter, changes nothing. Not differentiable. */
+ * the one before where nobody else needs that (CPU). Up to 16 parameters are one operation of MLX on the CPU, and
+ * on CUDA 16 of the same types; others are one each. A failure, which names the parameter, changes nothing. Not
+ * differentiable. */
 ZMLX_API zmlx_status zmlx_adamw_update(zmlx_adamw_parameter *parameters, size_t count, const zmlx_adamw *how,
                                        mlx_stream stream, zmlx_error *error);
 

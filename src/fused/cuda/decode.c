@@ -17,6 +17,9 @@ enum {
     HEAD_WARPS = 4,
     ATTENTION_BLOCKS = 4, /* a cluster for each head */
     ATTENTION_WARPS = 8,
+    KEY_WARPS = 32,    /* of all those blocks */
+    ROWS_AT_ONCE = 8,  /* of a warp's keys and values: launches change seldom */
+    MOST_ROW_BYTES = 96 * 1024, /* of all those, so that blocks of the kernels before and behind have room beside */
     MOST_SHORT_KEYS = 1024, /* MLX's: from where on long attention goes in parts */
     LONG_BLOCKS = 32,
     LONG_WARPS = 8,
@@ -268,9 +271,15 @@ static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attent
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention, weight);
     launch.record.block = 32 * ATTENTION_WARPS;
     launch.record.grid = arguments->n_heads * ATTENTION_BLOCKS;
+    int row_bytes = ATTENTION_WARPS * decode->head_dim * (int)sizeof(uint16_t);
+    int n_keys = zm_divide_up(arguments->n_keys, KEY_WARPS * ROWS_AT_ONCE) * ROWS_AT_ONCE;
+    int room = MOST_ROW_BYTES / row_bytes - n_keys, n_values = n_keys < room ? n_keys : room;
+    launch.record.shared_bytes = (n_keys + n_values) * row_bytes;
     add_caches(&launch, qkv, arguments);
     zm_launch_add_place(&launch, y);
     add_keys(&launch, arguments);
+    zm_launch_add_int(&launch, n_keys);
+    zm_launch_add_int(&launch, n_values);
     zm_launch_end(&launch);
 }
 

@@ -9,10 +9,11 @@
 
 enum { THREADS = 512, WARPS = THREADS / WARP };
 
-/* Everything older than the kernel before this one is complete when a kernel begins; that one behind this. */
+/* Behind this the kernel before is complete, and with it all older ones. What is older than that one is complete when a
+ * kernel begins, except behind norm_linear and conv. */
 ZM_FUNCTION void wait_only() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-/* Behind it: the next kernel may begin, once all blocks have come here or ended. Its first copies share memory with
- * what is still under way. */
+/* The next kernel may begin, once all blocks have come here or ended; before wait_only() only where that one reads
+ * nothing of this token without its own. Its first copies share memory with what is still under way. */
 ZM_FUNCTION void begin_next() { asm volatile("griddepcontrol.launch_dependents;"); }
 ZM_FUNCTION void wait_for_last() {
     wait_only();
@@ -79,10 +80,37 @@ ZM_FUNCTION float warp_most(float value) {
 ZM_FUNCTION void begin_cluster() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 ZM_FUNCTION void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
 ZM_FUNCTION void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
-/* Into another block's shared memory, where this block has *to; that block must have begun. */
+/* Where another block has what this one has at p. */
+ZM_FUNCTION uint place_in_block(uint block, const void *p) {
+    uint place;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(place) : "r"(uint(__cvta_generic_to_shared(p))), "r"(block));
+    return place;
+}
+/* There; that block must have begun. */
 ZM_FUNCTION void store_to_block(uint block, const void *to, uint value) {
-    asm volatile("{ .reg .b32 place; mapa.shared::cluster.u32 place, %1, %0; st.shared::cluster.u32 [place], %2; }"
-                 :: "r"(block), "r"(uint(__cvta_generic_to_shared(to))), "r"(value) : "memory");
+    asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(place_in_block(block, to)), "r"(value) : "memory");
+}
+/* What other blocks of a cluster send to this one, so many bytes in all: who has waited sees it. One thread begins,
+ * before it arrives at the cluster; behind that they may send. */
+ZM_FUNCTION void begin_arrivals(const unsigned long long *barrier, uint bytes) {
+    asm volatile("mbarrier.init.shared.b64 [%0], 1; fence.mbarrier_init.release.cluster;\n"
+                 "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" :: "r"(uint(__cvta_generic_to_shared(barrier))),
+                 "r"(bytes) : "memory");
+}
+ZM_FUNCTION void wait_for_arrivals(const unsigned long long *barrier) {
+    asm volatile("{ .reg .pred there; again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 there, [%0], 0; @!there bra again; }"
+                 :: "r"(uint(__cvta_generic_to_shared(barrier))) : "memory");
+}
+ZM_FUNCTION void send_to_block(uint block, const void *to, const float (&v)[2], const unsigned long long *barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];"
+                 :: "r"(place_in_block(block, to)), "r"(place_in_block(block, barrier)), "f"(v[0]), "f"(v[1])
+                 : "memory");
+}
+ZM_FUNCTION void send_to_block(uint block, const void *to, const float (&v)[4], const unsigned long long *barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, [%1];"
+                 :: "r"(place_in_block(block, to)), "r"(place_in_block(block, barrier)), "f"(v[0]), "f"(v[1]),
+                    "f"(v[2]), "f"(v[3]) : "memory");
 }
 
 /* The sums over a warp of a and b, in one set of exchanges: a's in lanes 0 to 15, b's in the others. */

@@ -99,9 +99,7 @@ enum {
     LONG_BLOCKS = 32,
     LONG_WARPS = 8,
     LONG_HEADS = 4, /* queries of one group that meet its keys together */
-    /* Keys that a warp meets at once; their order in the sums stays. */
-    SHORT_KEYS = 8,
-    LONG_KEYS = 8,
+    LONG_KEYS = 8, /* that a warp meets at once; their order in the sums stays */
     LONG_RESIDENT = 2, /* blocks of a multiprocessor */
 };
 
@@ -134,7 +132,7 @@ template <int HEADS> struct token_heads {
     }
 };
 
-struct lane_vector {
+struct alignas(LANE_DIM * 2) lane_vector {
     uint words[(LANE_DIM + 1) / 2];
 };
 
@@ -145,6 +143,7 @@ ZM_FUNCTION lane_vector load_lane(const ushort *head, int lane) {
     else asm volatile("ld.v2.u32 {%0, %1}, [%2];" : "=r"(v.words[0]), "=r"(v.words[LANE_DIM / 4]) : "l"(from));
     return v;
 }
+ZM_FUNCTION lane_vector shared_lane(const uint4 *head, int lane) { return ((const lane_vector *)head)[lane]; }
 ZM_FUNCTION float element(const lane_vector &v, int i) { return i % 2 ? high(v.words[i / 2]) : low(v.words[i / 2]); }
 
 /* The sums over a warp of N values, a power of 2: each as warp_sum's, and a lane gets that of value lane * N / WARP. */
@@ -165,19 +164,6 @@ struct key_rows {
     const ushort *keys, *values;
     int n, own;
 };
-
-/* Of the rows that a warp meets behind its first ones, as many as lanes on their way to the L2 cache: the tokens in
- * between have pushed them out, and each of few steps would wait for memory. The heads of a group share the pieces. */
-ZM_FUNCTION void prefetch_rows(const key_rows &rows, int first, int step, int part, int parts, int lane) {
-    enum { PIECE = 32 /* of 64 bytes */, ROW_PIECES = ZM_HEAD_DIM / PIECE };
-    int row = first + lane * step;
-    if (row >= rows.n) return;
-    for (int piece = part; piece < 2 * ROW_PIECES; piece += parts) {
-        const ushort *from = piece < ROW_PIECES ? rows.keys : rows.values;
-        from += (long long)row * ZM_HEAD_DIM + piece % ROW_PIECES * PIECE;
-        asm volatile("prefetch.global.L2 [%0];" :: "l"(from));
-    }
-}
 
 template <int HEADS> struct attention_state {
     float most[HEADS], sum[HEADS], value[HEADS][LANE_DIM];
@@ -287,50 +273,203 @@ ZM_FUNCTION attention_state<HEADS> attend(const token_heads<HEADS> &token, const
     return state;
 }
 
+/* A warp's rows of up to KEY_WARPS * WARP keys and values of one head: place, place + KEY_WARPS, ... below n. They are
+ * copied to shared memory while the kernel before is at work, so that little but arithmetic is left behind it.
+ *
+ * Scores are computed by quarters of the warp, each of one key at a time. A lane multiplies what four lanes of MLX's
+ * would, in PARTS. */
+struct kept_rows {
+    enum {
+        PARTS = 4,
+        PART_LANES = WARP / PARTS,
+        TURN = HEAD_VECTORS / PARTS, /* vectors; rows side by side begin so far apart, as quarters read them */
+        COPY_ROWS = WARP / HEAD_VECTORS,
+        STEP = KEY_WARPS * ZM_HEAD_DIM, /* elements from one of a warp's rows to the next */
+    };
+    uint4 *keys, *values;
+    const ushort *all_keys, *all_values; /* the warp's first rows in the caches */
+    int count, n_values;                 /* so many values have a place beside the keys: a multiple of PARTS */
+    int own;                             /* this token's row, which the caches may not have yet; none: negative */
+
+    ZM_FUNCTION uint4 *key_vector(int row, int vector) const {
+        return keys + (row * HEAD_VECTORS + (vector ^ row % PARTS * TURN));
+    }
+    /* Keys, and values as far as there is place for them. */
+    ZM_FUNCTION void copy(int lane) const {
+        const int vector = lane % HEAD_VECTORS;
+#pragma unroll 4
+        for (int row = lane / HEAD_VECTORS; row < count; row += COPY_ROWS) {
+            copy16(uint(__cvta_generic_to_shared(key_vector(row, vector))), all_keys + row * STEP + vector * 8, true);
+            copy16(uint(__cvta_generic_to_shared(values + row * HEAD_VECTORS + vector)),
+                   all_values + row * STEP + vector * 8, row < n_values);
+        }
+        clear_behind(values, count < n_values ? count : n_values, lane);
+    }
+    /* The values that had none, to where the keys were. */
+    ZM_FUNCTION void copy_late(int lane) const {
+        const int vector = lane % HEAD_VECTORS;
+#pragma unroll 1
+        for (int row = n_values + lane / HEAD_VECTORS; row < count; row += COPY_ROWS)
+            copy16(uint(__cvta_generic_to_shared(keys + (row - n_values) * HEAD_VECTORS + vector)),
+                   all_values + row * STEP + vector * 8, true);
+        clear_behind(keys, count - n_values, lane);
+    }
+    /* Products meet whole PARTS of rows. */
+    ZM_FUNCTION void clear_behind(uint4 *rows, int n, int lane) const {
+#pragma unroll 1
+        for (int i = n * HEAD_VECTORS + lane; i < (n + PARTS - 1) / PARTS * PARTS * HEAD_VECTORS; i += WARP)
+            rows[i] = make_uint4(0, 0, 0, 0);
+    }
+    /* Behind the copies of rows first to end: this token's. */
+    ZM_FUNCTION void put_value(uint4 *to, int first, int end, const uint4 *value, int lane) const {
+        if (own >= first && own < end && lane < HEAD_VECTORS) to[(own - first) * HEAD_VECTORS + lane] = value[lane];
+    }
+    ZM_FUNCTION void put_key(const uint4 *key, int lane) const {
+        if (own >= 0 && lane < HEAD_VECTORS) *key_vector(own, lane) = key[lane];
+    }
+    /* Lane i's: the product of the query with key i, in the order of warp_sum. */
+    ZM_FUNCTION float scores(const uint4 *query, float scale_log2, int lane) const {
+        const int quarter = lane / PART_LANES, own = lane % PART_LANES;
+        float q[PARTS][LANE_DIM], sums[PART_LANES];
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            lane_vector v = shared_lane(query, part * PART_LANES + own);
+#pragma unroll
+            for (int j = 0; j < LANE_DIM; j++) q[part][j] = scale_log2 * element(v, j);
+        }
+#pragma unroll
+        for (int i = 0; i < PART_LANES; i++) {
+            sums[i] = 0.0f;
+            if (i * PARTS < count) {
+                const uint4 *row = keys + (i * PARTS + quarter) * HEAD_VECTORS;
+                float parts[PARTS];
+#pragma unroll
+                for (int part = 0; part < PARTS; part++) {
+                    lane_vector k = shared_lane(row + (part ^ quarter) * TURN, own);
+                    parts[part] = 0.0f;
+#pragma unroll
+                    for (int j = 0; j < LANE_DIM; j++) parts[part] = fmaf(q[part][j], element(k, j), parts[part]);
+                }
+                sums[i] = (parts[0] + parts[2]) + (parts[1] + parts[3]);
+            }
+        }
+        float sum = transposed_sums<PART_LANES, PART_LANES / 2>(sums, lane); /* of key own * PARTS + quarter */
+        return __shfl_sync(~0u, sum, lane % PARTS * PART_LANES + lane / PARTS);
+    }
+};
+
+/* A warp's keys and the query of `token`, as attend() has them; sink: whether `sink_score` takes part. Values that had
+ * no place come to where the keys were. */
+ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, const token_heads<1> &token, bool sink,
+                                           float sink_score, float scale_log2, float2 *shares, int lane) {
+    enum { AT_ONCE = kept_rows::PARTS };
+    attention_state<1> state;
+    float score = rows.scores(token.ready[0], scale_log2, lane), most = sink ? sink_score : -3.402823466e+38f;
+    bool is_late = rows.count > rows.n_values;
+    if (is_late) {
+        __syncwarp(); /* the keys have been read */
+        rows.copy_late(lane);
+        commit_copies();
+    }
+    bool in = lane < rows.count;
+    float largest = in ? score : __uint_as_float(0xff800000u);
+#pragma unroll
+    for (int step = 1; step < WARP; step *= 2) {
+        float before = __shfl_up_sync(~0u, largest, step);
+        if (lane >= step) largest = fmaxf(before, largest);
+    }
+    largest = fmaxf(most, largest);
+    float before = __shfl_up_sync(~0u, largest, 1);
+    if (lane == 0) before = most;
+    /* Behind the last key: what leaves every sum as it is, -0 too. */
+    shares[lane] = make_float2(exp2f(before - largest), in ? exp2f(score - largest) : -0.0f);
+    state.most[0] = __shfl_sync(~0u, largest, WARP - 1);
+    state.sum[0] = sink ? 1.0f : 0.0f;
+#pragma unroll
+    for (int j = 0; j < LANE_DIM; j++) state.value[0][j] = 0.0f;
+    __syncwarp();
+    const uint4 *values = rows.values;
+#pragma unroll 2
+    for (int key = 0; key < rows.count; key += AT_ONCE, values += AT_ONCE * HEAD_VECTORS) {
+        if (is_late && key == rows.n_values) {
+            values = rows.keys;
+            finish_copies<0>();
+            __syncwarp();
+            rows.put_value(rows.keys, rows.n_values, rows.count, token.ready[token.VALUE], lane);
+            __syncwarp();
+        }
+        lane_vector v[AT_ONCE];
+        float4 two[AT_ONCE / 2];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) v[i] = shared_lane(values + i * HEAD_VECTORS, lane);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE / 2; i++) two[i] = *(const float4 *)(shares + key + i * 2);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            float factor = i % 2 ? two[i / 2].z : two[i / 2].x, share = i % 2 ? two[i / 2].w : two[i / 2].y;
+            state.sum[0] = fmaf(factor, state.sum[0], share);
+#pragma unroll
+            for (int j = 0; j < LANE_DIM; j++)
+                state.value[0][j] = fmaf(factor, state.value[0][j], share * element(v[i], j));
+        }
+    }
+    return state;
+}
+
 /* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads
  * does goes on here, in each block of a query head's cluster; the first of a group writes the caches. sinks: a head's
- * each, or NULL. */
+ * each, or NULL. Dynamic shared memory: n_keys keys and n_values values for each warp; where it has more values than
+ * that, the others find room where the keys were. */
 extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_WARPS *WARP)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                  ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale,
-                 int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n) {
-    __shared__ float most[KEY_WARPS], sums[KEY_WARPS], parts[LANE_DIM][BLOCK_WARPS][KEY_WARPS + 1];
+                 int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n,
+                 int n_keys, int n_values) {
+    __shared__ alignas(16) float parts[BLOCK_WARPS][KEY_WARPS][LANE_DIM];
+    __shared__ alignas(8) float ends[KEY_WARPS][2]; /* largest scores and sums */
+    __shared__ unsigned long long arrivals;
     __shared__ alignas(16) float2 shares[BLOCK_WARPS][WARP];
     __shared__ token_heads<1> token;
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP;
     int head = int(blockIdx.x) / HEAD_BLOCKS, block = int(blockIdx.x) % HEAD_BLOCKS, place = block * BLOCK_WARPS + warp;
     int group = n_heads / n_kv_heads, kv_head = head / group;
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
-    long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
-    float scale_log2 = float(double(scale) * 1.44269504088896340736);
-    const key_rows own_rows = {keys + cache, values + cache, n, row};
+    if (threadIdx.x == 0) begin_arrivals(&arrivals, sizeof parts + sizeof ends);
     begin_cluster();
-    attention_state<1> state = attend<1, SHORT_KEYS, KEY_WARPS>(
-        token, own_rows, sinks ? sinks + head : nullptr, 1, scale_log2, place,
-        shares[warp], lane, [&] {
-            prefetch_rows(own_rows, place + SHORT_KEYS * KEY_WARPS, KEY_WARPS, head % group, group, lane);
-            token.prepare(all, head, kv_head, head % group == 0 && block == 0, freqs, log2_base,
-                          position_scale * float(offset), lane, warp);
-        });
+    long long first = ((long long)kv_head * rows + place) * ZM_HEAD_DIM;
+    uint4 *own_rows = staged + warp * ((n_keys + n_values) * HEAD_VECTORS);
+    const kept_rows kept = {own_rows, own_rows + n_keys * HEAD_VECTORS, keys + first, values + first,
+                            (n - place + KEY_WARPS - 1) / KEY_WARPS, n_values,
+                            row % KEY_WARPS == place ? row / KEY_WARPS : -1};
+    kept.copy(lane);
+    commit_copies();
+    bool sink = sinks && place == 0;
+    float sink_score = sink ? float(1.44269504088896340736 * double(widen(__ldg(sinks + head)))) : 0.0f;
+    token.prepare(all, head, kv_head, head % group == 0 && block == 0, freqs, log2_base, position_scale * float(offset),
+                  lane, warp);
+    finish_copies<0>();
     begin_next(); /* earlier, its copies would come before keys and values */
+    __syncwarp();
+    kept.put_key(token.ready[token.KEY], lane);
+    kept.put_value(kept.values, 0, n_values, token.ready[token.VALUE], lane);
+    __syncwarp();
+    attention_state<1> state = attend_kept(kept, token, sink, sink_score,
+                                           float(double(scale) * 1.44269504088896340736), shares[warp], lane);
     wait_for_cluster(); /* all blocks have begun */
     /* Lane l's elements are merged by warp l of the cluster. */
     if (lane < HEAD_BLOCKS) {
-        store_to_block(lane, most + place, __float_as_uint(state.most[0]));
-        store_to_block(lane, sums + place, __float_as_uint(state.sum[0]));
+        const float end[2] = {state.most[0], state.sum[0]};
+        send_to_block(lane, ends[place], end, &arrivals);
     }
+    send_to_block(lane / BLOCK_WARPS, parts[lane % BLOCK_WARPS][place], state.value[0], &arrivals);
+    wait_for_arrivals(&arrivals);
+    float factor = exp2f(ends[lane][0] - warp_most(ends[lane][0])), sum = warp_sum(ends[lane][1] * factor);
+    float inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum), own[LANE_DIM];
 #pragma unroll
-    for (int i = 0; i < LANE_DIM; i++)
-        store_to_block(lane / BLOCK_WARPS, &parts[i][lane % BLOCK_WARPS][place], __float_as_uint(state.value[0][i]));
-    arrive_at_cluster();
-    wait_for_cluster();
-    float factor = exp2f(most[lane] - warp_most(most[lane])), sum = warp_sum(sums[lane] * factor);
-    float inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum);
-#pragma unroll
-    for (int i = 0; i < LANE_DIM; i++) {
-        float merged = warp_sum(parts[i][warp][lane] * factor) * inverse;
-        if (lane == 0) y[head * ZM_HEAD_DIM + LANE_DIM * place + i] = narrow(merged);
-    }
+    for (int i = 0; i < LANE_DIM; i++) own[i] = parts[warp][lane][i] * factor;
+    float merged = transposed_sums(own, lane) * inverse;
+    if (lane % (WARP / LANE_DIM) == 0)
+        y[head * ZM_HEAD_DIM + LANE_DIM * place + lane / (WARP / LANE_DIM)] = narrow(merged);
 }
 
 /* The same for more keys, in two kernels: this one has LONG_BLOCKS blocks for LONG_HEADS heads of a group; each leaves,

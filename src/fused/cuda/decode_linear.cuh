@@ -57,6 +57,7 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
                const ushort *bs, const ushort *bb, const uint2 *cw, const ushort *cs, const ushort *cb,
                const ushort *a_bias, const ushort *b_bias, const ushort *c_bias, ushort *y, float eps, uint n_a,
                uint n_b, uint n_c, uint n_slots, uint n_ahead) {
+    begin_next(); /* attention reads nothing younger than the last token before its own wait */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread, blockDim.x);
@@ -78,7 +79,6 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
         [&] {
             wait_only();
             stage_norm(staged, h, n, eps, nullptr, thread, blockDim.x);
-            begin_next(); /* attention would begin to read keys and values before this has h */
         },
         [&](uint task, const float *parts) {
             float both = warp_sum2(parts[0], parts[1], lane);
@@ -96,6 +96,7 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
 ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
                               const ushort *biases, const ushort *taps, ushort *state, ushort *y, float eps, uint size,
                               uint n_slots, uint n_ahead) {
+    begin_next(); /* the output projection reads weights alone before its own wait */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread, blockDim.x);
@@ -115,7 +116,7 @@ ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *we
         },
         [&] {
             fetch(first);
-            wait_for_last();
+            wait_only();
             stage_norm(staged, h, n, eps, nullptr, thread, blockDim.x);
         },
         [&](uint channel, const float *parts) {

@@ -10,7 +10,15 @@ ZM_FUNCTION float power_of_e(float x) {
     return power;
 }
 
-/* MLX's precise softmax of up to 256 numbers by one warp: a lane has 8 neighbours, -inf where there are none. */
+/* Numbers of 16 bits leave as many bits of their choice_key free: there is the place of the expert, so that keys
+ * differ. */
+enum : uint { PLACE_BITS = 13, PLACE = (1u << PLACE_BITS) - 1 };
+ZM_FUNCTION float number_of_key(uint key) {
+    return __uint_as_float((key & 0x80000000u ? key ^ 0x80000000u : ~key) & ~PLACE);
+}
+
+/* MLX's precise softmax of up to 256 numbers of 16 bits by one warp: a lane has 8 neighbours, -inf where there are
+ * none. */
 ZM_FUNCTION void softmax(float (&values)[LANE_EXPERTS]) {
     float largest = -3.402823466e+38f, sum = 0.0f;
 #pragma unroll
@@ -18,7 +26,7 @@ ZM_FUNCTION void softmax(float (&values)[LANE_EXPERTS]) {
 #pragma unroll
     for (int i = 0; i < LANE_EXPERTS; i++) sum += power_of_e(values[i] - largest);
     float before = largest;
-    largest = warp_most(largest);
+    largest = number_of_key(warp_max(choice_key(largest)));
     sum = warp_sum(sum * power_of_e(before - largest));
     float inverse = 1.0f / sum;
 #pragma unroll
@@ -52,13 +60,17 @@ struct router_scores {
 
     ZM_FUNCTION bool is_low() const { return gating == TOP_K_THEN_SOFTMAX_LOW; }
     ZM_FUNCTION float bias(uint expert) const { return expert_bias && expert < n ? __ldg(expert_bias + expert) : 0.0f; }
-    ZM_FUNCTION float score(uint expert) const { return __uint_as_float(read_fresh((const uint *)scores + expert)); }
+    ZM_FUNCTION float score(uint expert) const {
+        return expert < n ? __uint_as_float(read_fresh((const uint *)scores + expert)) : 0.0f;
+    }
     /* Of a lane's neighbours; -inf behind n. */
     ZM_FUNCTION void read(float (&values)[LANE_EXPERTS], uint lane) const {
         uint4 v[LANE_EXPERTS / 4];
 #pragma unroll
-        for (int i = 0; i < LANE_EXPERTS / 4; i++)
-            v[i] = read_fresh((const uint4 *)scores + lane * (LANE_EXPERTS / 4) + i);
+        for (int i = 0; i < LANE_EXPERTS / 4; i++) {
+            uint number = lane * (LANE_EXPERTS / 4) + i;
+            v[i] = number * 4 < n ? read_fresh((const uint4 *)scores + number) : make_uint4(0, 0, 0, 0);
+        }
 #pragma unroll
         for (int i = 0; i < LANE_EXPERTS; i++) {
             uint word = i % 4 == 0 ? v[i / 4].x : i % 4 == 1 ? v[i / 4].y : i % 4 == 2 ? v[i / 4].z : v[i / 4].w;
@@ -91,11 +103,21 @@ ZM_FUNCTION lane_choice choose_of_32(const router_scores &from, float bias, uint
     return {rank < ZM_TOP_K && expert < from.n ? slot_of(rank, low) : ZM_TOP_K, expert, score};
 }
 
-/* Numbers of 16 bits leave as many bits of their choice_key free: there is the place of the expert, so that keys
- * differ. */
-enum : uint { PLACE_BITS = 13, PLACE = (1u << PLACE_BITS) - 1 };
-ZM_FUNCTION float number_of_key(uint key) {
-    return __uint_as_float((key & 0x80000000u ? key ^ 0x80000000u : ~key) & ~PLACE);
+/* The largest keys, in rounds; lane i < ZM_TOP_K gets the one in slot i. */
+template <int COUNT> ZM_FUNCTION lane_choice largest_keys(uint (&keys)[COUNT], bool low, uint lane) {
+    uint own = 0;
+#pragma unroll 1
+    for (uint r = 0; r < ZM_TOP_K; r++) {
+        uint most = 0;
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) most = max(most, keys[i]);
+        most = warp_max(most);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) keys[i] = keys[i] == most ? 0 : keys[i];
+        if (lane == slot_of(r, low)) own = most;
+    }
+    uint place = own & PLACE;
+    return {lane, low ? PLACE - place : place, number_of_key(own)};
 }
 
 /* The same for up to 256 scores that are chosen by their softmax or themselves, in rounds. */
@@ -110,19 +132,14 @@ ZM_FUNCTION lane_choice choose_of_256(const router_scores &from, uint lane) {
         uint expert = lane * LANE_EXPERTS + i, place = low ? PLACE - expert : expert;
         keys[i] = expert < from.n ? (choice_key(values[i]) & ~PLACE) | place : 0;
     }
-    uint own = 0;
-#pragma unroll 1
-    for (uint r = 0; r < ZM_TOP_K; r++) {
-        uint most = 0;
+    if (from.n > MOST_EXPERTS / 2) return largest_keys(keys, low, lane);
+    uint halves[LANE_EXPERTS / 2];
 #pragma unroll
-        for (int i = 0; i < LANE_EXPERTS; i++) most = max(most, keys[i]);
-        most = warp_max(most);
-#pragma unroll
-        for (int i = 0; i < LANE_EXPERTS; i++) keys[i] = keys[i] == most ? 0 : keys[i];
-        if (lane == slot_of(r, low)) own = most;
+    for (int i = 0; i < LANE_EXPERTS / 2; i++) {
+        uint other = __shfl_sync(~0u, keys[i + LANE_EXPERTS / 2], lane % (WARP / 2));
+        halves[i] = lane < WARP / 2 ? keys[i] : other;
     }
-    uint place = own & PLACE;
-    return {lane, low ? PLACE - place : place, number_of_key(own)};
+    return largest_keys(halves, low, lane);
 }
 
 /* And where biases are added first. */

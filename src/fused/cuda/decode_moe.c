@@ -71,10 +71,9 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k;
     bool is_mxfp4 = !strcmp(gate->quantization.mode, "mxfp4");
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
-                               .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD, .n_left = ZM_ALL_LEFT};
+                               .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD};
     zm_launch_spread(in, &in_plan);
     in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
-    zm_launch_add_ring_and_left(in, &in_plan);
     zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = OUT_AHEAD};
     /* As many rows of a block as leave one for each multiprocessor. */
     int round_rows = out_plan.task_rows * groups;
@@ -84,6 +83,10 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     if (is_mxfp4) out_plan.n_left = ZM_ALL_LEFT;
     out->record.grid = zm_divide_up(down->out_features, round_rows * rounds);
     zm_launch_reserve(out, &out_plan, top_k * groups, rounds);
+    /* Where most copies begin at once, the next kernel does when the first has come. */
+    bool is_long = in_plan.n_pieces > 2 * IN_AHEAD;
+    in_plan.n_left = is_long ? zm_launch_left(&in_plan, &out_plan) : ZM_ALL_LEFT;
+    zm_launch_add_ring_and_left(in, &in_plan);
     zm_launch_add_int(out, round_rows * rounds);
     zm_launch_add_ring_and_left(out, &out_plan);
 }

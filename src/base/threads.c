@@ -13,10 +13,13 @@
 #include <unistd.h>
 
 enum {
-    SHARE = 4, /* a thread takes 1/SHARE of its own part of the pieces that is left */
+    LEAST_KEPT = 2, /* what a thread leaves of its part at first is 1/2 to 1/8 */
+    MOST_KEPT = 8,
+    TELLING_PIECES = 32, /* a thread, in a loop that tells whether threads end together */
+    TELLING_SHARE = 16,  /* they do where none waits for more than that part of the loop */
     LINE = 64, /* bytes of a cache line */
     AHEAD_BYTES = 384 * 1024, /* a thread fetches before a loop: less than its second cache holds */
-    AHEAD_ROUND = 4096,       /* between two looks for work */
+    AHEAD_ROUND = 1024,       /* between two pauses: processors drop what they are asked for faster than it comes */
     PAUSES_PER_LOOK = 32,   /* between two looks at the clock */
     SPIN_NANOSECONDS = 200000
 };
@@ -25,6 +28,8 @@ typedef struct job {
     zm_range_body body;
     void *context;
     size_t count, grain;
+    uint64_t kept; /* a thread leaves 1/kept of its part to those that come to an end before it */
+    bool telling;
     zm_ahead ahead;
 } job;
 
@@ -32,6 +37,7 @@ typedef struct job {
  * other, so that what it reads is one stream; threads that have none left take theirs from the back. */
 typedef struct part {
     _Alignas(LINE) atomic_uint_least64_t pieces;
+    atomic_int_least64_t end; /* when a telling loop had no more for it */
 } part;
 
 /* One loop runs at a time. The caller publishes it in `current`, opens it and then works on it itself;
@@ -50,7 +56,8 @@ struct zm_pool {
     pthread_cond_t wake;
     zm_scratch scratch;
     atomic_int n_numbered;     /* workers that know which part is theirs */
-    zm_ahead expected;         /* under turn */
+    zm_ahead expected;         /* under turn, like the next */
+    uint64_t kept;
     int n_workers;
     pthread_t workers[];
 };
@@ -101,13 +108,13 @@ static uint64_t first_piece(uint64_t pieces) { return pieces >> 32; }
 
 static uint64_t pieces_left(uint64_t pieces) { return (pieces & UINT32_MAX) - first_piece(pieces); }
 
-/* Splits size pieces off, from the front or from the back; what it returns is the caller's alone. */
-static bool take_pieces(part *from, bool front, uint64_t *taken) {
+/* Splits pieces off, from the front all but 1/kept, from the back half; what it returns is the caller's alone. */
+static bool take_pieces(part *from, bool front, uint64_t kept, uint64_t *taken) {
     uint64_t all = atomic_load_explicit(&from->pieces, memory_order_relaxed), rest;
     do {
         uint64_t first = first_piece(all), left = pieces_left(all);
         if (!left) return false;
-        uint64_t size = front ? (left + SHARE - 1) / SHARE : (left + 1) / 2;
+        uint64_t size = front ? left - left / kept : (left + 1) / 2;
         *taken = front ? pack_pieces(first, first + size) : pack_pieces(first + left - size, first + left);
         rest = front ? pack_pieces(first + size, first + left) : pack_pieces(first, first + left - size);
     } while (!atomic_compare_exchange_weak_explicit(&from->pieces, &all, rest, memory_order_relaxed,
@@ -125,7 +132,7 @@ static bool take_over(zm_pool *pool, int thread) {
             if (left > most) most = left, richest = i;
         }
         if (!most) return false;
-        if (!take_pieces(&pool->parts[richest], false, &taken)) continue;
+        if (!take_pieces(&pool->parts[richest], false, 0, &taken)) continue;
         atomic_store_explicit(&pool->parts[thread].pieces, taken, memory_order_relaxed);
         return true;
     }
@@ -140,8 +147,24 @@ static void run_pieces(const job *loop, uint64_t pieces) {
 static void work_through(zm_pool *pool, int thread) {
     uint64_t pieces;
     do {
-        while (take_pieces(&pool->parts[thread], true, &pieces)) run_pieces(&pool->current, pieces);
+        while (take_pieces(&pool->parts[thread], true, pool->current.kept, &pieces)) run_pieces(&pool->current, pieces);
     } while (take_over(pool, thread));
+    if (pool->current.telling)
+        atomic_store_explicit(&pool->parts[thread].end, nanoseconds(), memory_order_relaxed);
+}
+
+/* Few long pieces read memory faster than many short ones, but a slow thread has to finish those that it began: where
+ * threads end together pieces become longer, else short again. */
+static void learn(zm_pool *pool, int64_t begin) {
+    int64_t first = INT64_MAX, last = begin;
+    for (int i = 0; i <= pool->n_workers; i++) {
+        int64_t end = atomic_load_explicit(&pool->parts[i].end, memory_order_relaxed);
+        if (end < begin) continue; /* it came too late for this loop */
+        if (end < first) first = end;
+        if (end > last) last = end;
+    }
+    if (last - first > (last - begin) / TELLING_SHARE) pool->kept = LEAST_KEPT;
+    else if (pool->kept < MOST_KEPT) pool->kept++;
 }
 
 static void share_out(zm_pool *pool, size_t n_pieces) {
@@ -183,6 +206,7 @@ static bool fetch_some(fetching *of) {
         for (size_t at = (size_t)(share * (double)done) / LINE * LINE; at < last; at += LINE)
             __builtin_prefetch(data + at, 0, 2);
     }
+    pause_processor();
     of->done = next;
     return true;
 }
@@ -262,6 +286,9 @@ void zm_pool_run_ahead(zm_pool *pool, size_t count, size_t grain, zm_range_body 
     pthread_mutex_lock(&pool->turn);
     pool->current = (job){.body = body, .context = context, .count = count, .grain = grain};
     pool->current.ahead = ahead ? *ahead : pool->expected;
+    pool->current.kept = pool->kept;
+    pool->current.telling = n_pieces >= TELLING_PIECES * ((size_t)pool->n_workers + 1);
+    int64_t begin = pool->current.telling ? nanoseconds() : 0;
     share_out(pool, n_pieces);
     atomic_store(&pool->open, 1);
     atomic_fetch_add(&pool->generation, 1);
@@ -269,6 +296,7 @@ void zm_pool_run_ahead(zm_pool *pool, size_t count, size_t grain, zm_range_body 
     work_through(pool, 0);
     atomic_store(&pool->open, 0);
     wait_for_workers(pool);
+    if (pool->current.telling) learn(pool, begin);
     pthread_mutex_unlock(&pool->turn);
 }
 
@@ -316,10 +344,12 @@ zmlx_status zm_pool_new(zm_pool **result, int n_threads, zmlx_error *error) {
         free(pool);
         return zm_fail_memory(error);
     }
+    memset(pool->parts, 0, (size_t)n_threads * sizeof *pool->parts);
     pthread_mutex_init(&pool->turn, NULL);
     pthread_mutex_init(&pool->sleep_lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     zm_scratch_init(&pool->scratch);
+    pool->kept = LEAST_KEPT;
     pool->n_workers = n_workers;
 
     sigset_t all, previous; /* signals are for the program's own threads */

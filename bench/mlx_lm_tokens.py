@@ -32,7 +32,7 @@ def mlx_lm_tokens(model, prompt):
 
 
 print(f"mlx {mx.__version__}, {mx.default_device()}, {COUNT} tokens a prompt")
-failed = False
+failed, compared = False, False
 with concurrent.futures.ThreadPoolExecutor(4) as pool:
     for vectors in sorted(ROOT.glob("tests/vectors/*.json")):
         prompts = [vector["prompt_ids"] for vector in json.loads(vectors.read_text())["vectors"]]
@@ -49,5 +49,8 @@ with concurrent.futures.ThreadPoolExecutor(4) as pool:
                 reference = mlx_lm_tokens(model, prompt)
                 same.append(next((i for i in range(COUNT) if tokens[i] != reference[i]), COUNT))
             failed |= min(same) < COUNT
+            compared = True
             print(f"{vectors.stem}, {name}: equal tokens of each prompt {same}, patched {patched}", flush=True)
+if not compared:
+    sys.exit(f"no checkpoint of {MODELS} has prompts in {ROOT / 'tests/vectors'}")
 sys.exit(failed)

@@ -56,6 +56,7 @@ static void written_windows_become_large_ones(void **state) {
     bool possible = !madvise(first + 4 * (size_t)LARGE, LARGE, COLLAPSE);
     size_t before = present_pages(first + 3 * (size_t)LARGE);
     long large = large_kilobytes(first);
+    if (large <= 0) possible = false; /* an emulator says that it was done */
     zm_gather_pages(data, 3 * (size_t)LARGE);
     for (size_t i = 0; i < 3 * (size_t)LARGE + 5000; i++) assert_int_equal(first[i], (char)(i * 7 + i / 4096));
     assert_int_equal(present_pages(first + 3 * (size_t)LARGE), before); /* not worth its memory */

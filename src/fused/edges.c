@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "fused/fused.h"
 #include "mlx/node.h"
 
@@ -24,20 +25,6 @@ typedef struct search {
     atomic_size_t n_stored;
 } search;
 
-static inline float of_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint32_t bits_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static inline float widen(uint32_t half) { return of_bits(half << 16); }
-
 static void find_largest(void *context, size_t begin, size_t end) {
     search *of = context;
     const uint16_t *biases = of->biases;
@@ -53,10 +40,10 @@ static void find_largest(void *context, size_t begin, size_t end) {
 /* The word of a group; zm_edge_none(bits) where its scale is not what the word says. Without branches, for vectors. */
 static inline uint32_t edge_of(uint32_t scale, uint32_t bias, int bits, int first_exponent) {
     uint32_t first = zm_edge_first(bits), none = zm_edge_none(bits);
-    float ratio = -widen(bias) / widen(scale);
+    float edge = zm_bfloat16_to_float((uint16_t)bias), ratio = -edge / zm_bfloat16_to_float((uint16_t)scale);
     uint32_t usual = (ratio > 0) & (ratio < 64); /* not so where it is no number */
-    uint32_t n = (uint32_t)(int32_t)(of_bits(bits_of(ratio) & -usual) + 0.5f);
-    uint32_t quotient = bits_of(widen(bias) / -(float)(int32_t)n);
+    uint32_t n = (uint32_t)(int32_t)(zm_float_from_bits(zm_float_bits(ratio) & -usual) + 0.5f);
+    uint32_t quotient = zm_float_bits(edge / -(float)(int32_t)n);
     uint32_t magnitude = (bias & 0x7fffu) - ((uint32_t)first_exponent << ZM_EDGE_MANTISSA_BITS);
     uint32_t fits = (n - first <= first) & (magnitude < none) & ((quotient + 0x8000u) >> 16 == scale);
     uint32_t word = (bias & 0x8000u) | (n - first) << (16 - bits) | magnitude;

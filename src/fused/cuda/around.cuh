@@ -4,7 +4,7 @@
  * Behind halves.cuh and the type's text (bfloat16.cuh, float16.cuh). The text before that defines ZM_ROUTE, ZM_PLAN,
  * ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and for a table ZM_BITS (2 to 6 or 8) and
  * ZM_GROUP. */
-enum { WARP = 32, ROUTE_WARPS = 8, ROUTE_EXPERTS = 256, PLAN_THREADS = 1024, MOST_EXPERTS = 512, CONV_TOKENS = 4 };
+enum { ROUTE_WARPS = AROUND_THREADS / WARP, MOST_EXPERTS = PROMPT_MOST_EXPERTS };
 
 #if ZM_ROUTE
 /* For each token, by one warp: the top_k experts of the largest sigmoid(logit) + bias, in ascending order, of equals
@@ -97,9 +97,9 @@ ZM_FUNCTION uint add_weighted(uint sum, uint y, float weight) {
 
 /* out[t] = sum over i, in order, of weights[t, i] * y[t, i], each product and sum rounded. A thread has eight
  * columns. */
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(AROUND_THREADS)
     zm_combine(const uint4 *y, const ushort *weights, uint4 *out, uint n_vectors, uint row_vectors, uint top_k) {
-    uint at = blockIdx.x * 256 + threadIdx.x, token = at / row_vectors, column = at % row_vectors;
+    uint at = blockIdx.x * AROUND_THREADS + threadIdx.x, token = at / row_vectors, column = at % row_vectors;
     if (at >= n_vectors) return;
     uint4 sum = make_uint4(0, 0, 0, 0);
     for (uint i = 0; i < top_k; i++) {
@@ -120,10 +120,10 @@ ZM_FUNCTION float convolve(float c, float x0, float x1, float x2, const ushort *
 
 /* y = c * conv(b * v) of three taps, (b, c, v) the thirds of a row of `projected`; before: the last two b * v of
  * earlier tokens, if has_before, after: those behind these. A thread has eight channels of CONV_TOKENS tokens. */
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(AROUND_THREADS)
     zm_convolve(const uint4 *projected, const uint4 *taps, const uint4 *before, uint4 *y, uint4 *after, uint n_tokens,
                 uint vectors, uint has_before) {
-    uint at = blockIdx.x * 256 + threadIdx.x, vector = at % vectors, first = at / vectors * CONV_TOKENS;
+    uint at = blockIdx.x * AROUND_THREADS + threadIdx.x, vector = at % vectors, first = at / vectors * CONV_TOKENS;
     if (first >= n_tokens) return;
     uint4 loaded[3];
 #pragma unroll
@@ -152,10 +152,10 @@ extern "C" __global__ void __launch_bounds__(256)
 #elif ZM_EMBED
 /* Rows of a table of n_rows, of which a token names one (MLX counts a negative one from the end): a thread has eight
  * columns. */
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(AROUND_THREADS)
     zm_embed_rows(const int *tokens, const uint *codes, const ushort *scales, const ushort *biases, uint4 *y,
                   uint n_tokens, uint vectors, uint n_rows) {
-    uint at = blockIdx.x * 256 + threadIdx.x;
+    uint at = blockIdx.x * AROUND_THREADS + threadIdx.x;
     if (at >= n_tokens * vectors) return;
     int token = tokens[at / vectors];
     size_t vector = size_t(token < 0 ? token + int(n_rows) : token) * vectors + at % vectors,

@@ -6,24 +6,16 @@
 #include <string.h>
 
 #include "fused/cuda/launch.h"
+#include "fused/cuda/sizes.cuh"
 #include "mlx/streams.h"
 
-/* As in decode*.cuh. */
 enum {
-    THREADS = 32 * ZM_DECODE_WARPS,
-    CHOOSE_BLOCKS = 8, /* a cluster */
-    CHOOSE_WARPS = 4,
+    THREADS = WARP * DECODE_WARPS,
     LINEAR_AHEAD = 3, /* pieces: most or all of a row, while the kernel before is at work */
-    HEAD_WARPS = 4,
-    ATTENTION_BLOCKS = 4, /* a cluster for each head */
-    ATTENTION_WARPS = 8,
-    KEY_WARPS = 32,    /* of all those blocks */
+    ATTENTION_WARPS = KEY_WARPS / HEAD_BLOCKS,
     ROWS_AT_ONCE = 8,  /* of a warp's keys and values: launches change seldom */
     MOST_ROW_BYTES = 96 * 1024, /* of all those, so that blocks of the kernels before and behind have room beside */
     MOST_SHORT_KEYS = 1024, /* MLX's: from where on long attention goes in parts */
-    LONG_BLOCKS = 32,
-    LONG_WARPS = 8,
-    LONG_HEADS = 4, /* of a group, in one block */
 };
 
 static const char name[] = "zmlx.decode";
@@ -242,7 +234,7 @@ void zm_decode_heads(zm_decode *decode, zm_place qkv, const zm_decode_attention_
                      const zm_weight *weight, zm_place queries) {
     int heads = arguments->n_heads + 2 * arguments->n_kv_heads;
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_heads, weight);
-    launch.record.block = 32 * HEAD_WARPS;
+    launch.record.block = WARP * HEAD_WARPS;
     launch.record.grid = zm_divide_up(heads, HEAD_WARPS);
     add_qkv(&launch, qkv, arguments);
     zm_launch_add_place(&launch, queries);
@@ -269,8 +261,8 @@ static void add_keys(zm_launch *launch, const zm_decode_attention_arguments *arg
 static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                          const zm_weight *weight, zm_place y) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention, weight);
-    launch.record.block = 32 * ATTENTION_WARPS;
-    launch.record.grid = arguments->n_heads * ATTENTION_BLOCKS;
+    launch.record.block = WARP * ATTENTION_WARPS;
+    launch.record.grid = arguments->n_heads * HEAD_BLOCKS;
     int row_bytes = ATTENTION_WARPS * decode->head_dim * (int)sizeof(uint16_t);
     int n_keys = zm_divide_up(arguments->n_keys, KEY_WARPS * ROWS_AT_ONCE) * ROWS_AT_ONCE;
     int room = MOST_ROW_BYTES / row_bytes - n_keys, n_values = n_keys < room ? n_keys : room;
@@ -293,7 +285,7 @@ static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attenti
     zm_place sums = zm_chain_temporary(decode->chain, n_parts * sizeof(float));
     zm_place values = zm_chain_temporary(decode->chain, n_parts * (size_t)decode->head_dim * sizeof(float));
     int pieces = zm_divide_up(arguments->n_heads / arguments->n_kv_heads, LONG_HEADS);
-    parts.record.block = 32 * LONG_WARPS;
+    parts.record.block = WARP * LONG_WARPS;
     parts.record.grid = arguments->n_kv_heads * pieces * LONG_BLOCKS;
     add_caches(&parts, qkv, arguments);
     zm_launch_add_place(&parts, most);
@@ -301,7 +293,7 @@ static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attenti
     zm_launch_add_place(&parts, values);
     add_keys(&parts, arguments);
     zm_launch_end(&parts);
-    merge.record.block = 32 * LONG_BLOCKS;
+    merge.record.block = WARP * LONG_BLOCKS;
     merge.record.grid = arguments->n_heads;
     zm_launch_add_place(&merge, most);
     zm_launch_add_place(&merge, sums);
@@ -382,7 +374,7 @@ static int logsumexp_threads(int n) {
 void zm_decode_choose(zm_decode *decode, zm_place logits, const zm_weight *weight, zm_place to) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_choose, weight);
     launch.record.grid = CHOOSE_BLOCKS;
-    launch.record.block = 32 * CHOOSE_WARPS;
+    launch.record.block = WARP * CHOOSE_WARPS;
     int n = weight->out_features, threads = logsumexp_threads(n);
     launch.record.shared_bytes = zm_divide_up(zm_divide_up(n, 8), threads) * launch.record.block * 16;
     zm_launch_add_place(&launch, logits);

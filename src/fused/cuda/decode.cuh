@@ -7,7 +7,7 @@
  * ZM_K, the length of their rows, ZM_HIDDEN, the size of the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
 #define ZM_KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 
-enum { THREADS = 512, WARPS = THREADS / WARP };
+enum { WARPS = DECODE_WARPS, THREADS = WARPS * WARP };
 
 /* Behind this the kernel before is complete, and with it all older ones. What is older than that one is complete when a
  * kernel begins, except behind norm_linear and conv. */

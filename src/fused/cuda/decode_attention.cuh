@@ -1,7 +1,5 @@
 #if ZM_K == ZM_HIDDEN
 /* Attention of one query: what it reads (norms of heads, rotary embedding, the write into the caches), and itself. */
-enum { HEAD_WARPS = 4 };
-
 /* The norm of a head, as MLX spreads it: 8 elements a lane. */
 ZM_FUNCTION uint4 norm_head_vector(uint4 v, const uint4 *norm, float eps, int lane, bool in) {
     uint4 weight = in ? __ldg(norm + lane) : make_uint4(0, 0, 0, 0);
@@ -93,12 +91,7 @@ ZM_KERNEL(HEAD_WARPS * WARP) zm_heads(const uint4 *qkv, const uint4 *q_norm, con
  * LONG_WARPS in each of LONG_BLOCKS blocks. They take turns with the keys; a lane has LANE_DIM neighbours of a head. */
 enum {
     LANE_DIM = ZM_HEAD_DIM / WARP,
-    KEY_WARPS = 32,
-    HEAD_BLOCKS = 4,
     BLOCK_WARPS = KEY_WARPS / HEAD_BLOCKS,
-    LONG_BLOCKS = 32,
-    LONG_WARPS = 8,
-    LONG_HEADS = 4, /* queries of one group that meet its keys together */
     LONG_KEYS = 8, /* that a warp meets at once; their order in the sums stays */
     LONG_RESIDENT = 2, /* blocks of a multiprocessor */
 };

@@ -1,6 +1,6 @@
 /* Which experts a token goes to, and their weights. Blocks that multiply with the experts choose for themselves from
  * the router's scores; the first of them tells the kernel behind. */
-enum { MOST_EXPERTS = 256, LANE_EXPERTS = MOST_EXPERTS / WARP };
+enum { MOST_EXPERTS = DECODE_MOST_EXPERTS, LANE_EXPERTS = MOST_EXPERTS / WARP };
 /* zm_gating of fused/kinds.h, in its order. */
 enum { SIGMOID_BIAS, SOFTMAX_THEN_TOP_K, TOP_K_THEN_SOFTMAX_LOW, TOP_K_THEN_SOFTMAX_HIGH };
 

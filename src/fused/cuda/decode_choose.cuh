@@ -1,6 +1,6 @@
 #if ZM_K == ZM_HIDDEN
 /* The greedy choice: arg-max of logits - logsumexp(logits), as MLX computes both in bfloat16. */
-enum { CHOOSE_BLOCKS = 8, CHOOSE_WARPS = 4, CHOOSE_AT_ONCE = 4 };
+enum { CHOOSE_AT_ONCE = 4 };
 enum : uint { NO_LOGITS = two_to(EXPONENT_BIAS + 1) | 0x80008000u }; /* -inf twice */
 
 /* A thread's part of the sum of exp(logit - largest): MLX's online sum, a vector of 8 at a time. */

@@ -109,7 +109,6 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
  * rounded. A block has block_rows rows; of them a warp takes two at a time, for one expert, up to OUT_MOST_ROUNDS
  * times. */
 enum {
-    OUT_MOST_ROUNDS = 4,
     OUT_GROUPS = WARPS / ZM_TOP_K,
     OUT_THREADS = OUT_GROUPS * WARP, /* of an expert */
     OUT_VECTORS = (layout<ZM_K>::ALL_VECTORS + OUT_THREADS - 1) / OUT_THREADS, /* of x, a thread */

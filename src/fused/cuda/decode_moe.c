@@ -4,12 +4,10 @@
 #include <string.h>
 
 #include "fused/cuda/launch.h"
+#include "fused/cuda/sizes.cuh"
 
-/* As in decode_choice.cuh, decode_router.cuh and decode_mlp.cuh. */
 enum {
     ROUTER_WARPS = 8, /* so many threads as hold the norm's weights */
-    MOST_EXPERTS = 256,
-    OUT_MOST_ROUNDS = 4,
     /* Pieces that copies are ahead of products: many, as nothing could be copied before the router's choice. */
     IN_AHEAD = 4,
     IN_AHEAD_MXFP4 = 2, /* of longer pieces, which leave fewer warps room */
@@ -39,7 +37,7 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
     if (zm_decode_failed(decode)) return places;
     bool has_norm = zm_is_set(norm.weight);
     places.normed = has_norm ? zm_decode_temporary(decode, decode->hidden_size) : h;
-    places.scores = zm_chain_temporary(decode->chain, MOST_EXPERTS * sizeof(float));
+    places.scores = zm_chain_temporary(decode->chain, DECODE_MOST_EXPERTS * sizeof(float));
     places.words = zm_chain_temporary(decode->chain, (size_t)decode->top_k * sizeof(uint32_t));
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
@@ -68,7 +66,7 @@ static void add_weighting(zm_launch *launch, const zm_moe_arguments *arguments) 
 
 /* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles.cuh. */
 static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
-    int top_k = in->decode->top_k, groups = ZM_DECODE_WARPS / top_k;
+    int top_k = in->decode->top_k, groups = DECODE_WARPS / top_k;
     bool is_mxfp4 = !strcmp(gate->quantization.mode, "mxfp4");
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
                                .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD};
@@ -93,34 +91,34 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
 
 /* Shared memory that a warp needs for its weights: tile_ring of decode_tiles.cuh. */
 static int tile_bytes(const zm_weight *weight) {
-    enum { ROWS = 16, PIECE = 256, MOST_SLOTS_4 = 8, MOST_SLOTS_8 = 4, LISTS = 8, LINE = 8, VECTOR = 16 };
-    int bits = weight->quantization.bits, n_pieces = weight->in_features / PIECE;
-    int most = bits <= 4 ? MOST_SLOTS_4 : MOST_SLOTS_8, n_slots = n_pieces < most ? n_pieces : most;
-    int row_vectors = PIECE * bits / 8 / VECTOR, row_space = row_vectors % LINE ? row_vectors + 1 : row_vectors;
+    enum { LISTS = 8, LINE = 8, VECTOR = 16 };
+    int bits = weight->quantization.bits, n_pieces = weight->in_features / EXPERT_TILE_K;
+    int most = bits <= 4 ? EXPERT_TILE_SLOTS_4 : EXPERT_TILE_SLOTS_8, n_slots = n_pieces < most ? n_pieces : most;
+    int row_vectors = EXPERT_TILE_K * bits / 8 / VECTOR, row_space = row_vectors % LINE ? row_vectors + 1 : row_vectors;
     int list_vectors = zm_divide_up(weight->in_features / weight->quantization.group_size, LINE) * LINE;
-    return (n_slots * ROWS * row_space + LISTS * list_vectors) * VECTOR;
+    return (n_slots * EXPERT_TILE_ROWS * row_space + LISTS * list_vectors) * VECTOR;
 }
 
 static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
-    enum { IN_ROWS = 8, OUT_ROWS = 16 };
+    enum { OUT_ROWS = EXPERT_TILE_ROWS, IN_ROWS = OUT_ROWS / 2 }; /* half gate's, half up's */
     int top_k = in->decode->top_k, n_tasks = top_k * gate->out_features / IN_ROWS;
     int x_bytes = gate->in_features * (int)sizeof(uint16_t), warp_bytes = tile_bytes(gate);
     int most = (ZM_DECODE_MAX_SHARED - x_bytes) / warp_bytes;
-    if (most > ZM_DECODE_WARPS) most = ZM_DECODE_WARPS;
+    if (most > DECODE_WARPS) most = DECODE_WARPS;
     int rounds = zm_divide_up(n_tasks, ZM_MULTIPROCESSORS * most),
         warps = zm_divide_up(n_tasks, ZM_MULTIPROCESSORS * rounds);
     in->record.grid = zm_divide_up(n_tasks, warps * rounds);
-    in->record.block = 32 * warps;
+    in->record.block = WARP * warps;
     in->record.shared_bytes = x_bytes + warps * warp_bytes;
     zm_launch_add_int(in, ZM_ALL_LEFT);
     out->record.grid = down->out_features / OUT_ROWS;
-    out->record.block = 32 * top_k;
+    out->record.block = WARP * top_k;
     out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));
 }
 
 bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_activation activation, int top_k,
                               const char **reason) {
-    enum { PIECE = 256, MLX_COLUMNS = 128 };
+    enum { MLX_COLUMNS = 128 };
     if (!zm_decode_takes_tiles(top_k)) {
         *reason = "its hidden layer does not fit shared memory";
         return zm_decode_fits(down, top_k);
@@ -130,11 +128,11 @@ bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_a
         strcmp(down->quantization.mode, "affine") != 0 || zm_is_set(gate->bias) || zm_is_set(down->bias))
         return false;
     *reason = "its experts' sizes are not those of MLX's matrix kernel that its own for many chosen experts follow";
-    if (gate->in_features % PIECE || down->in_features % PIECE || gate->out_features % MLX_COLUMNS ||
+    if (gate->in_features % EXPERT_TILE_K || down->in_features % EXPERT_TILE_K || gate->out_features % MLX_COLUMNS ||
         down->out_features % MLX_COLUMNS)
         return false;
     *reason = "its experts do not fit shared memory";
-    return top_k <= ZM_DECODE_WARPS &&
+    return top_k <= DECODE_WARPS &&
            tile_bytes(gate) + gate->in_features * (int)sizeof(uint16_t) <= ZM_DECODE_MAX_SHARED &&
            top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down)) <= ZM_DECODE_MAX_SHARED;
 }

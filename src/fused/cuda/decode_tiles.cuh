@@ -2,11 +2,12 @@
  * of mma.m16n8k16 in the order of k. Here the weights are the 16 rows and x each of the 8 columns. */
 #if ZM_TOP_K >= 8 && ZM_K % 256 == 0 && !ZM_MXFP4
 enum {
-    TILE_ROWS = 16,
-    TILE_K = 256, /* of a piece */
+    TILE_ROWS = EXPERT_TILE_ROWS,
+    TILE_K = EXPERT_TILE_K,
     TILE_PAIRS = TILE_K / 32, /* of blocks of 16 */
     TILE_PIECES = ZM_K / TILE_K,
-    TILE_SLOTS = TILE_PIECES < (ZM_BITS <= 4 ? 8 : 4) ? TILE_PIECES : (ZM_BITS <= 4 ? 8 : 4),
+    TILE_MOST_SLOTS = ZM_BITS <= 4 ? EXPERT_TILE_SLOTS_4 : EXPERT_TILE_SLOTS_8,
+    TILE_SLOTS = TILE_PIECES < TILE_MOST_SLOTS ? TILE_PIECES : TILE_MOST_SLOTS,
     TILE_VECTORS = TILE_K * ZM_BITS / 128,
     TILE_SPACE = TILE_VECTORS % 8 ? TILE_VECTORS + 1 : TILE_VECTORS,
     TILE_GROUPS = TILE_K / ZM_GROUP,

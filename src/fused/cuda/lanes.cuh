@@ -2,7 +2,6 @@
 /* What a lane multiplies of a row of weights and of x: in each step it has LANE_ELEMENTS neighbours, as in MLX's vector
  * kernels. Behind halves.cuh and the type's text, before decode.cuh, which says what is defined. */
 enum {
-    WARP = 32,
     LANE_ELEMENTS = ZM_MXFP4       ? 32
                     : ZM_BITS <= 4 ? 16
                                    : 8,

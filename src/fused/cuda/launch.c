@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "fused/cuda/sizes.cuh"
+
 enum {
     VECTOR_BYTES = 16,
     LINE_BYTES = 128, /* shared memory's, with which pieces begin */
@@ -34,7 +36,7 @@ static int steps_of(int row_steps) {
 }
 
 static row_layout layout_of(const zm_weight *weight) {
-    enum { WARP = 32, X_BYTES = 2 };
+    enum { X_BYTES = 2 };
     zm_quantization quantization = weight->quantization;
     bool is_mxfp4 = !strcmp(quantization.mode, "mxfp4");
     int lane_elements = is_mxfp4 ? 32 : quantization.bits <= 4 ? 16 : 8, k = weight->in_features;
@@ -67,7 +69,7 @@ zm_place zm_decode_residual(zm_decode *decode) {
 
 zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight) {
     zm_launch made = {.decode = decode};
-    made.record.block = 32 * ZM_DECODE_WARPS;
+    made.record.block = WARP * DECODE_WARPS;
     made.record.grid = 1;
     if (zm_decode_failed(decode)) return made;
     const zm_decode_program *program;
@@ -86,13 +88,13 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
     plan->round_bytes = all_bytes;
     plan->n_pieces = n_pieces;
     plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;
-    launch->record.block = 32 * warps;
+    launch->record.block = WARP * warps;
     launch->record.shared_bytes = plan->n_inputs * row.staged_bytes + plan->n_slots * all_bytes;
 }
 
 void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
     enum { LEAST_WARPS = 4 };
-    int most = ZM_DECODE_WARPS;
+    int most = DECODE_WARPS;
     for (;;) {
         int rounds = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * most);
         int warps = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * rounds);

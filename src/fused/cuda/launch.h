@@ -6,8 +6,6 @@
 #include "fused/cuda/decode.h"
 #include "fused/cuda/program.h"
 
-/* As in decode.cuh. */
-enum { ZM_DECODE_WARPS = 16 };
 enum { ZM_MULTIPROCESSORS = 132 }; /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
 
 typedef struct zm_launch {

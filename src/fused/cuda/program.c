@@ -7,14 +7,14 @@
 
 #include "base/text.h"
 #include "fused/cuda/decode.h"
+#include "fused/cuda/sizes.cuh"
 #include "mlx/chain.h"
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 
-/* halves.cuh and so on */
-extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[], zm_cuda_decode[];
-
-enum { TILE_K = 256 }; /* as in decode_tiles.cuh */
+/* sizes.cuh and so on */
+extern const char zm_cuda_sizes[], zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[],
+    zm_cuda_decode[];
 
 static const char *const symbols[] = {
 #define ZM_DECODE_KERNEL(name, rows) "zm_" #name,
@@ -51,7 +51,8 @@ static bool same(zm_decode_settings a, zm_decode_settings b) {
 static bool is_in_text(zm_decode_settings settings, zm_decode_kernel kernel) {
     if (kernel == ZM_DECODE_KERNEL_embed) return !settings.is_mxfp4;
     bool experts = kernel == ZM_DECODE_KERNEL_experts_in || kernel == ZM_DECODE_KERNEL_experts_out;
-    return !experts || !zm_decode_takes_tiles(settings.top_k) || (settings.k % TILE_K == 0 && !settings.is_mxfp4);
+    if (!experts || !zm_decode_takes_tiles(settings.top_k)) return true;
+    return settings.k % EXPERT_TILE_K == 0 && !settings.is_mxfp4;
 }
 
 static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *module, zmlx_error *error) {
@@ -75,6 +76,7 @@ static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
         "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n#define ZM_FLOAT16 %d\n",
         settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim, settings.top_k,
         settings.is_mxfp4, settings.is_float16);
+    zm_text_append_string(&text, zm_cuda_sizes);
     zm_text_append_string(&text, zm_cuda_halves);
     zm_text_append_string(&text, settings.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
     zm_text_append_string(&text, zm_cuda_lanes);

@@ -5,12 +5,11 @@
 
 #include "fused/cuda/launch.h"
 #include "fused/cuda/prompt_node.h"
+#include "fused/cuda/sizes.cuh"
 #include "mlx/gpu.h"
 
-/* As in prompt.cuh and around.cuh. */
-enum { THREADS = 256, WARP = 32, TILE_K = 64, PLAN_THREADS = 1024, VECTOR = 8, CONV_TOKENS = 4 };
+enum { THREADS = AROUND_THREADS, VECTOR = 8 };
 enum { CAPABILITY = 90 };
-enum { MULTIPROCESSORS = 132 }; /* of an H100; elsewhere the work is shared less evenly */
 
 bool zm_prompt_available(void) {
     int capability;
@@ -27,7 +26,7 @@ static bool serves_mxfp4(const zm_weight *weight, const char **reason) {
     *reason = "MLX has another kernel for mxfp4 weights of its size";
     if (!weight->n_experts || weight->out_features % MLX_COLUMNS == 0 || weight->out_features % UNIT) return false;
     *reason = "it has too many experts, or rows that do not fit shared memory";
-    return weight->n_experts <= ZM_PROMPT_MOST_EXPERTS &&
+    return weight->n_experts <= PROMPT_MOST_EXPERTS &&
            ZM_PROMPT_SORTED_ROWS * zm_launch_staged_bytes(weight) <= ZM_DECODE_MAX_SHARED;
 }
 
@@ -45,16 +44,16 @@ bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
     mlx_dtype dtype = mlx_array_dtype(weight->scales);
     if ((dtype != MLX_BFLOAT16 && dtype != MLX_FLOAT16) || mlx_array_dtype(weight->biases) != dtype) return false;
     *reason = "it has too many experts";
-    if (weight->n_experts > ZM_PROMPT_MOST_EXPERTS) return false;
+    if (weight->n_experts > PROMPT_MOST_EXPERTS) return false;
     /* MLX has another kernel for rows of one group. */
     *reason = "its sizes are not multiples of 64 and 2, or its rows are one group or an odd number of them";
-    return weight->in_features % TILE_K == 0 && weight->in_features % (2 * quantization.group_size) == 0 &&
+    return weight->in_features % PROMPT_TILE_K == 0 && weight->in_features % (2 * quantization.group_size) == 0 &&
            weight->out_features % 2 == 0;
 }
 
 bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **reason) {
     *reason = "its gating is not a sigmoid's of up to 256 experts, of which up to 8 are chosen";
-    return gating->gating == ZM_GATING_SIGMOID_BIAS && gating->n_experts <= 256 && gating->top_k <= 8 &&
+    return gating->gating == ZM_GATING_SIGMOID_BIAS && gating->n_experts <= ROUTE_EXPERTS && gating->top_k <= 8 &&
            (!zm_is_set(gating->expert_bias) || mlx_array_dtype(gating->expert_bias) == MLX_FLOAT32);
 }
 
@@ -132,7 +131,7 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
     static const struct {
         int rows, weight_rows;
     } tiles[] = {{128, ZM_PROMPT_MANY_WEIGHTS}, {64, ZM_PROMPT_FEW_WEIGHTS}, {32, ZM_PROMPT_FEW_WEIGHTS}};
-    enum { COUNT = sizeof tiles / sizeof *tiles, LEAST_BLOCKS = 9 * MULTIPROCESSORS / 10 };
+    enum { COUNT = sizeof tiles / sizeof *tiles, LEAST_BLOCKS = 9 * ZM_MULTIPROCESSORS / 10 };
     request of = {.weight = weight, .kind = kind, .rows = rows_of(x)};
     for (int i = 0; i < COUNT; i++) {
         of.tile_rows = tiles[i].rows;
@@ -172,11 +171,11 @@ static zm_prompt_code_key few_code(const zm_weight *weight, int rows) {
 static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *weight, const inputs *from) {
     enum { MANY_ROWS = 4 }; /* as in decode_few.cuh */
     int rows = rows_of(x), task_rows = rows < MANY_ROWS ? 2 : 1;
-    int n_blocks = divide_up(weight->out_features / task_rows, ZM_DECODE_WARPS);
+    int n_blocks = divide_up(weight->out_features / task_rows, DECODE_WARPS);
     zm_prompt_kernel kernel = {
         .code = few_code(weight, rows),
-        .block = WARP * ZM_DECODE_WARPS,
-        .n_blocks = n_blocks < MULTIPROCESSORS ? n_blocks : MULTIPROCESSORS,
+        .block = WARP * DECODE_WARPS,
+        .n_blocks = n_blocks < ZM_MULTIPROCESSORS ? n_blocks : ZM_MULTIPROCESSORS,
         .shared_bytes = rows * zm_launch_staged_bytes(weight),
     };
     zm_prompt_add_word(&kernel, weight->out_features);

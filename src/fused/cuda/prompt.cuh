@@ -14,12 +14,11 @@
  * out; and of experts ZM_FIRST or ZM_SECOND: tiles say which rows a block takes (around.cuh). FIRST reads each row of x
  * for the experts chosen for it and leaves rows sorted by expert, SECOND takes them so and leaves each at its place. */
 enum {
-    WARP = 32,
     THREADS = 2 * ZM_WEIGHTS, /* a warp has 16 rows of weights: of two weights 8 of each */
     COLUMNS = ZM_GATED ? ZM_WEIGHTS / 2 : ZM_WEIGHTS, /* of the result */
     WARP_COLUMNS = ZM_GATED ? 8 : 16,
-    TILE_K = 64,
-    STAGES = 4,
+    TILE_K = PROMPT_TILE_K,
+    STAGES = PROMPT_STAGES,
     AHEAD = STAGES - 2, /* steps that copies of x are ahead */
     WIDTH = ZM_BITS <= 4 ? 4 : 8, /* of a code in shared memory: bits */
     VECTORS = WIDTH / 4, /* of 16 bytes of codes there, a thread: 32 weights of a row */

@@ -13,7 +13,7 @@
 
 #include "fused/fused.h"
 
-enum { ZM_PROMPT_LEAST_FEW = 2, ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_EXPERTS = 512, ZM_PROMPT_MOST_SORTED = 65535 };
+enum { ZM_PROMPT_LEAST_FEW = 2, ZM_PROMPT_LEAST_ROWS = 8, ZM_PROMPT_MOST_SORTED = 65535 };
 
 /* Whether MLX here runs on a GPU that can run the kernels: CUDA, compute capability 9.0 (their instructions are
  * Hopper's). */

@@ -5,12 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fused/cuda/sizes.cuh"
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 
-/* bfloat16.cuh and so on */
-extern const char zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[], zm_cuda_decode[],
-    zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[];
+/* sizes.cuh and so on */
+extern const char zm_cuda_sizes[], zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[],
+    zm_cuda_decode[], zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[];
 
 typedef struct entry {
     struct entry *next;
@@ -60,6 +61,7 @@ static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_e
     zm_text text = {0};
     define_kernel(&text, key);
     if (key.is_float16) zm_text_append_string(&text, "#define ZM_FLOAT16 1\n");
+    zm_text_append_string(&text, zm_cuda_sizes);
     zm_text_append_string(&text, zm_cuda_halves);
     zm_text_append_string(&text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
     if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
@@ -102,13 +104,13 @@ zmlx_status zm_prompt_code_get(const zm_text **cubin, zm_prompt_code_key key, zm
 /* Dynamic shared memory. */
 static int shared_bytes(const zm_prompt_kernel *kernel) {
     zm_prompt_code_key key = kernel->code;
-    /* As in prompt.cuh. */
-    enum { ROW_BYTES = 128, TILE_K = 64, STAGES = 4, HALF_BYTES = 2, UNIT = 1024, ROWS_UNIT = 16 };
+    enum { HALF_BYTES = 2, ROW_BYTES = PROMPT_TILE_K * HALF_BYTES, UNIT = 1024, ROWS_UNIT = 16 };
     if (!is_product(key)) return kernel->shared_bytes;
-    int width = key.bits <= 4 ? 4 : 8, codes = key.weight_rows * TILE_K * width / 8, spans = key.span == 2 ? 4 : 2;
+    int width = key.bits <= 4 ? 4 : 8, spans = key.span == 2 ? 4 : 2;
+    int codes = key.weight_rows * PROMPT_TILE_K * width / 8;
     int scales = spans * 2 * key.weight_rows * key.span * HALF_BYTES;
     int rows = (kernel->tile_rows + ROWS_UNIT - 1) / ROWS_UNIT * ROWS_UNIT;
-    return 2 * codes + (scales + UNIT - 1) / UNIT * UNIT + STAGES * rows * ROW_BYTES;
+    return 2 * codes + (scales + UNIT - 1) / UNIT * UNIT + PROMPT_STAGES * rows * ROW_BYTES;
 }
 
 static const char *symbol_of(zm_prompt_code_key key) {

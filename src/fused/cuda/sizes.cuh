@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* Sizes that kernels and those who launch them must agree on: the first part of every text of kernels, and included by
+ * the host's files. */
+enum {
+    WARP = 32,
+
+    /* decode*.cuh */
+    DECODE_WARPS = 16,        /* of a block, at most */
+    HEAD_WARPS = 4,           /* a head each */
+    KEY_WARPS = 32,           /* that share a head's keys, up to MLX's limit for its vector attention in one part */
+    HEAD_BLOCKS = 4,          /* a cluster, in which those warps are */
+    LONG_BLOCKS = 32,         /* beyond that limit, for up to LONG_HEADS heads of a group */
+    LONG_WARPS = 8,           /* of each of those blocks */
+    LONG_HEADS = 4,           /* that meet their keys together */
+    CHOOSE_BLOCKS = 8,        /* a cluster */
+    CHOOSE_WARPS = 4,         /* of each of those blocks */
+    DECODE_MOST_EXPERTS = 256,
+    OUT_MOST_ROUNDS = 4,      /* of rows, a warp of experts_out */
+    EXPERT_TILE_ROWS = 16,    /* of weights: the tensor cores' first matrix */
+    EXPERT_TILE_K = 256,      /* of a piece of those rows */
+    EXPERT_TILE_SLOTS_4 = 8,  /* pieces of a warp in shared memory, at most, up to 4 bits */
+    EXPERT_TILE_SLOTS_8 = 4,  /* and of more */
+
+    /* prompt.cuh */
+    PROMPT_TILE_K = 64,
+    PROMPT_STAGES = 4,        /* of x in shared memory */
+
+    /* around.cuh */
+    AROUND_THREADS = 256,
+    PLAN_THREADS = 1024,
+    PROMPT_MOST_EXPERTS = 512,
+    ROUTE_EXPERTS = 256,      /* at most, of a router's choice */
+    CONV_TOKENS = 4,          /* of a thread */
+};

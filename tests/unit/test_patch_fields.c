@@ -211,6 +211,46 @@ static void test_fields_of_blocks(void **state) {
     expect_refused("add_rms_norm", &block.base, "it has a forward of its own");
 }
 
+static void set_mxfp4(zm_linear *linear, int in, int out) {
+    static const uint8_t scales[1] = {127};
+    mlx_array_free(linear->weight.scales);
+    linear->weight.scales = mlx_array_new_data(scales, (const int[]){1}, 1, MLX_UINT8);
+    linear->weight.quantization = (zm_quantization){32, 4, "mxfp4"};
+    linear->weight.in_features = in;
+    linear->weight.out_features = out;
+}
+
+static void set_dtype(mlx_array *array, mlx_dtype dtype) {
+    assert_int_equal(mlx_astype(array, *array, dtype, model.stream), 0);
+}
+
+/* What the kernels for prompts compute in is said by the weights; in mxfp4 by their bias, and without one it is
+ * bfloat16. */
+static void test_types_of_prompts(void **state) {
+    (void)state;
+    static const char other_type[] = "its weights are not of the model's type, or mxfp4 without a bias in another "
+                                     "than bfloat16";
+    static const char no_cuda[] = "needs an MLX with CUDA and a GPU of compute capability 9.0";
+    zm_decoder decoder = {.norm = tree.norm};
+    tree.root.decoder = &decoder;
+    zm_switch_glu *experts = tree.moe[3]->experts;
+    set_mxfp4(experts->gate_proj, 512, 576);
+    set_mxfp4(experts->up_proj, 512, 576);
+    set_mxfp4(experts->down_proj, 576, 520);
+    set_dtype(&tree.norm->weight, MLX_FLOAT16);
+    expect_refused("prompt", &tree.moe[3]->base, other_type);
+    set_dtype(&tree.head->weight.scales, MLX_BFLOAT16);
+    set_dtype(&tree.head->weight.biases, MLX_BFLOAT16);
+    expect_refused("prompt", &tree.head->base, other_type);
+    set_dtype(&tree.norm->weight, MLX_BFLOAT16);
+    const zm_module *served[] = {&tree.moe[3]->base, &tree.head->base};
+    for (size_t i = 0; i < 2; i++) {
+        const char *reason = NULL;
+        if (zm_patch_prompt_match(served[i], &reason) != ZM_MATCH_YES) assert_string_equal(reason, no_cuda);
+    }
+    expect_refused("prompt", &tree.norm->base, NULL);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_tree, close_model)
 
 int main(void) {
@@ -220,6 +260,7 @@ int main(void) {
         TEST(test_fields_of_linear_maps),
         TEST(test_fields_of_attention),
         TEST(test_fields_of_blocks),
+        TEST(test_types_of_prompts),
         TEST(test_fields_of_heads),
         TEST(test_fields_of_convolutions_and_norms),
     };

@@ -104,6 +104,15 @@ static mlx_dtype dtype_of(const zm_module *module) {
     return zm_decode_dtype(weight_of(module));
 }
 
+/* Calls of another type run MLX's operations. A model's type is that of its norms. */
+static bool serves_dtype(const zm_module *module, const char **reason) {
+    const zm_module *root = module;
+    while (root->parent) root = root->parent;
+    const zm_decoder *decoder = root->kind == ZM_MODULE_CAUSAL_LM ? ((const zm_causal_lm *)root)->decoder : NULL;
+    *reason = "its weights are not of the model's type, or mxfp4 without a bias in another than bfloat16";
+    return !decoder || !decoder->norm || mlx_array_dtype(decoder->norm->weight) == dtype_of(module);
+}
+
 /* The products' arithmetic bounds scales; reads them. */
 static bool serves_scales(const zm_module *module, const char **reason) {
     if (module->kind == ZM_MODULE_LINEAR) return zm_decode_serves_weight(weight_of(module), reason);
@@ -126,11 +135,11 @@ zm_match zm_patch_prompt_match(const zm_module *module, const char **reason) {
     if (module->kind != ZM_MODULE_LINEAR && module->kind != ZM_MODULE_MOE && module->kind != ZM_MODULE_GATED_MLP &&
         module->kind != ZM_MODULE_SHORT_CONV && module->kind != ZM_MODULE_EMBEDDING)
         return ZM_MATCH_NO;
-    *reason = "needs an MLX with CUDA and a GPU of compute capability 9.0";
-    if (!zm_prompt_available()) return ZM_MATCH_REFUSED;
     *reason = "it has a forward of its own";
     if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;
-    if (!serves(module, reason) || !serves_scales(module, reason)) return ZM_MATCH_REFUSED;
+    if (!serves(module, reason) || !serves_dtype(module, reason)) return ZM_MATCH_REFUSED;
+    *reason = "needs an MLX with CUDA and a GPU of compute capability 9.0";
+    if (!zm_prompt_available() || !serves_scales(module, reason)) return ZM_MATCH_REFUSED;
     *reason = "its kernels do not compile for this GPU";
     if (module->kind == ZM_MODULE_SHORT_CONV) return ZM_MATCH_YES; /* its projections are asked themselves */
     return zm_prompt_prepare(weight_of(module), NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;

@@ -44,8 +44,10 @@ static int fail_pattern(const cli_command *command, const char *name, bool allow
         if (i) strcat(list, ", ");
         strcat(list, known[i].name);
     }
-    return cli_fail_usage(command, "--patterns: unknown pattern \"%s\"; expected auto%s or some of %s", name,
-                          allow_none ? ", none" : "", list);
+    const char *instead = zmlx_pattern_instead(name);
+    return cli_fail_usage(command, "--patterns: unknown pattern \"%s\"%s%s%s; expected auto%s or some of %s", name,
+                          instead ? " (" : "", instead ? instead : "", instead ? ")" : "", allow_none ? ", none" : "",
+                          list);
 }
 
 int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const char *text,

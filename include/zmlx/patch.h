@@ -83,6 +83,8 @@ typedef struct zmlx_pattern_info {
 } zmlx_pattern_info;
 /* Every known pattern; static storage. */
 ZMLX_API const zmlx_pattern_info *zmlx_pattern_list(size_t *count);
+/* What to do about a name that is none of these but one of ZMLX's: static text; NULL: it is not known at all. */
+ZMLX_API const char *zmlx_pattern_instead(const char *name);
 
 typedef struct zmlx_smart_patch_options {
     const char *const *patterns; /* candidates in order; NULL: the proven ones */

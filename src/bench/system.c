@@ -128,17 +128,9 @@ static void read_gpu(zmlx_system_info *info) {
     mlx_device_free(device);
 }
 
-static zmlx_status read_mlx_version(zmlx_system_info *info, zmlx_error *error) {
-    mlx_string version = mlx_string_new();
-    zmlx_status status = mlx_version(&version) ? zm_mlx_fail(error, "version") : ZMLX_OK;
-    if (!status) copy_text(info->mlx_version, sizeof info->mlx_version, mlx_string_data(version));
-    mlx_string_free(version);
-    return status;
-}
-
 zmlx_status zmlx_system_get_info(zmlx_system_info *info, zmlx_error *error) {
     *info = (zmlx_system_info){0};
-    ZM_TRY(read_mlx_version(info, error));
+    ZM_TRY(zm_mlx_version(info->mlx_version, sizeof info->mlx_version, error));
     read_cpu(info);
     read_operating_system(info);
     read_gpu(info);

@@ -134,3 +134,11 @@ mlx_array zm_node(zm_scope *scope, const zm_node_output *spec, const zm_node_cla
         return result;
     return zm_scope_own(scope, result);
 }
+
+zmlx_status zm_mlx_version(char *version, size_t size, zmlx_error *error) {
+    mlx_string text = mlx_string_new();
+    zmlx_status status = mlx_version(&text) ? zm_mlx_fail(error, "version") : ZMLX_OK;
+    snprintf(version, size, "%s", status ? "" : mlx_string_data(text));
+    mlx_string_free(text);
+    return status;
+}

@@ -55,6 +55,8 @@ mlx_array zm_scope_own(zm_scope *scope, mlx_array array);
 
 /* The last mlx-c error of this thread as a zmlx_error. */
 zmlx_status zm_mlx_fail(zmlx_error *error, const char *where);
+/* MLX's version as "1.2.3", cut where it is longer. */
+zmlx_status zm_mlx_version(char *version, size_t size, zmlx_error *error);
 
 /* Element-wise. */
 mlx_array zm_add(zm_scope *, mlx_array a, mlx_array b);

@@ -169,6 +169,7 @@ zmlx_status zmlx_model_load(zmlx_model **model, const char *folder, const zmlx_m
     if (!result) return zm_fail_memory(error);
     result->arena = zm_arena_new();
     zmlx_status status = result->arena ? ZMLX_OK : zm_fail_memory(error);
+    if (!status) status = zm_mlx_version(result->mlx_version, sizeof result->mlx_version, error);
     if (!status) status = choose_device(result, options, error);
     if (!status && result->device == ZMLX_DEVICE_CPU) status = zm_check_stack(error);
     if (!status) status = zm_pool_new(&result->pool, options->n_threads, error);

@@ -17,6 +17,7 @@ struct zmlx_model {
     mlx_stream stream;
     mlx_dtype dtype;
     zmlx_device device; /* CPU or GPU */
+    char mlx_version[32]; /* "": not asked */
     zmlx_model_info info;
     int32_t *eos_tokens;
     size_t n_eos_tokens;

@@ -11,12 +11,16 @@ static const char no_kernels[] = "no kernels for this device";
 static const char half_precision[] =
     "not proven in this type: MLX's CPU kernels accumulate in it, so equal tokens cannot be promised";
 static const char no_proof[] = "not proven for this family";
-static const char *const reasons[] = {no_kernels, half_precision, no_proof};
+/* On a GPU proofs are about bits, and those belong to one version. */
+static const char other_mlx[] = "proven with MLX " ZMLX_PROVEN_MLX_VERSION " and not with this one";
+static const char *const reasons[] = {no_kernels, other_mlx, half_precision, no_proof};
 enum { N_REASONS = sizeof reasons / sizeof *reasons };
 
 /* NULL: the pattern may be applied without being asked for. */
 static const char *unproven(const zm_patch_pattern *pattern, const zmlx_model *model) {
     if (pattern->device != model->device) return no_kernels;
+    bool is_other = model->mlx_version[0] && strcmp(model->mlx_version, ZMLX_PROVEN_MLX_VERSION) != 0;
+    if (model->device == ZMLX_DEVICE_GPU && is_other) return other_mlx;
     if (model->family && zm_patch_pattern_proof(pattern, model->family, model->device, model->dtype))
         return NULL;
     return model->device == ZMLX_DEVICE_CPU && model->dtype != MLX_FLOAT32 ? half_precision : no_proof;
@@ -28,8 +32,9 @@ static zmlx_status unknown_pattern(const char *name, zmlx_error *error) {
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", zm_patch_pattern_at(i)->name);
     }
-    return zm_fail(error, ZMLX_ERROR_ARGUMENT, "patterns", "unknown pattern '%.100s'; known are: %s", name,
-                   known);
+    const char *instead = zmlx_pattern_instead(name);
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, "patterns", "unknown pattern '%.100s'%s%s%s; known are: %s", name,
+                   instead ? " (" : "", instead ? instead : "", instead ? ")" : "", known);
 }
 
 static zmlx_status find_pattern(const zm_patch_pattern **pattern, const char *name, zmlx_error *error) {

@@ -51,6 +51,17 @@ const zmlx_pattern_info *zmlx_pattern_list(size_t *count) {
     return infos;
 }
 
+const char *zmlx_pattern_instead(const char *name) {
+    static const zmlx_pattern_info others[] = {
+#define ZM_NO_PATTERN(name, instead) {#name, instead},
+#include "patch/patterns.def"
+#undef ZM_NO_PATTERN
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!strcmp(others[i].name, name)) return others[i].summary;
+    return NULL;
+}
+
 static bool is_same_family(const zm_family *family, const char *model_type) {
     if (!strcmp(family->model_type, model_type)) return true;
     const zm_family *named = zm_family_find(model_type);

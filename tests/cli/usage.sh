@@ -28,6 +28,8 @@ for command in generate validate patch smart-patch; do
     expect_bad '--threads: expected an integer of at most 256, got "257"' "$command" "$model" --threads=257
     expect_bad '--json: takes no value, got "yes"' "$command" "$model" --json=yes
     expect_bad '--patterns: unknown pattern "all_mlp"; expected auto' "$command" "$model" --patterns all_mlp
+    expect_bad '--patterns: unknown pattern "residual_norm" (here it is add_rms_norm); expected auto' "$command" "$model" \
+        --patterns residual_norm
     expect_bad '--patterns: unknown pattern ""' "$command" "$model" --patterns moe_mlp,
     expect_bad '--patterns: moe_mlp is named twice' "$command" "$model" --patterns moe_mlp,moe_mlp
 done

@@ -257,6 +257,11 @@ static void test_unknown_names_are_refused(void **state) {
                                        "short_conv, attention, rmsnorm, quantized_linear, "
                                        "lm_head, decoder_block, add_rms_norm, decode, prompt");
     assert_int_equal(zmlx_patch(&report, &model, &wrong_exclude, &error), ZMLX_ERROR_ARGUMENT);
+    static const char *const others[] = {"layernorm"};
+    zmlx_patch_options other_name = {.patterns = others, .n_patterns = 1};
+    assert_int_equal(zmlx_patch(&report, &model, &other_name, &error), ZMLX_ERROR_ARGUMENT);
+    assert_ptr_equal(strstr(error.message, "unknown pattern 'layernorm' (no family here has layer norms); known are: "),
+                     error.message);
     assert_int_equal(n_patched(), 0);
 }
 
@@ -328,6 +333,11 @@ static void test_only_proven_by_default(void **state) {
     expect_nothing_by_default(
         "[zmlx.patch] llama model detected — excluded ['decode', 'prompt'] (not proven for this family). "
         "Override with --patterns decode,prompt");
+    strcpy(model.mlx_version, "0.1.2");
+    report = patch(NULL);
+    assert_int_equal(report->n_patterns, 0);
+    assert_non_null(strstr(report->notes[0], "excluded ['decode', 'prompt'] (proven with MLX "));
+    zmlx_unpatch(&model);
     report = patch_only("moe_mlp");
     assert_int_equal(report->patched_count, 0);
     assert_string_equal(report->notes[0], "[zmlx.patch] WARNING: ['moe_mlp'] not applied to this llama model "

@@ -1,8 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #include "fused/step.h"
 
-zm_step zm_step_new(const zm_node_class *node_class, void *state, mlx_array x) {
-    return (zm_step){.node_class = node_class, .state = state, .inputs = {.arrays = {x}, .count = 1}};
+#include <stdlib.h>
+
+zmlx_status zm_step_begin(zm_step *step, const zm_node_class *node_class, size_t state_size, mlx_array x,
+                          zmlx_error *error) {
+    void *state = calloc(1, state_size);
+    if (!state) return zm_fail_memory(error);
+    *step = (zm_step){.node_class = node_class, .state = state, .inputs = {.arrays = {x}, .count = 1}};
+    return ZMLX_OK;
+}
+
+zmlx_status zm_step_end(zm_step *step, zmlx_status status) {
+    if (status) zm_step_free(step);
+    return status;
 }
 
 void zm_step_add_output(zm_step *step, zm_node_output output) { step->outputs[step->n_outputs++] = output; }

@@ -17,8 +17,11 @@ typedef struct zm_step {
     int n_first;
 } zm_step;
 
-/* A step without outputs on x alone. */
-zm_step zm_step_new(const zm_node_class *node_class, void *state, mlx_array x);
+/* A step without outputs on x alone, with a zeroed state. */
+zmlx_status zm_step_begin(zm_step *step, const zm_node_class *node_class, size_t state_size, mlx_array x,
+                          zmlx_error *error);
+/* status: of setting it up, which is returned. A failure frees the state. */
+zmlx_status zm_step_end(zm_step *step, zmlx_status status);
 void zm_step_add_output(zm_step *step, zm_node_output output);
 void zm_step_add_first(zm_step *step, const zm_operand *weight);
 /* Frees the state of a step that became no node. */

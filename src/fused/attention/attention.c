@@ -390,10 +390,23 @@ static zmlx_status make_workspace(attention *self, mlx_array x, zmlx_error *erro
     return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
-/* inputs holds x alone; the weights follow. */
-static zmlx_status set_up(attention *self, zm_inputs *inputs, const zm_attention_arguments *arguments,
+static void add_outputs(zm_step *step, const attention *self, mlx_array x) {
+    zm_node_output cache = {.shape = {1, self->arguments.n_kv_heads, (int)self->capacity, self->arguments.head_dim},
+                            .n_dims = 4,
+                            .dtype = mlx_array_dtype(x),
+                            .continues = self->keys};
+    zm_step_add_first(step, &self->q_proj);
+    zm_step_add_output(step, zm_output_like(x, self->o_proj.matrix.out_features));
+    zm_step_add_output(step, cache);
+    cache.continues = self->values;
+    zm_step_add_output(step, cache);
+}
+
+static zmlx_status set_up(attention *self, zm_step *step, const zm_attention_arguments *arguments, zm_compute compute,
                           zmlx_error *error) {
+    zm_inputs *inputs = &step->inputs;
     mlx_array x = inputs->arrays[0];
+    self->engine = zm_engine_new(compute);
     ZM_TRY(check_heads(arguments, error));
     self->arguments = *arguments;
     self->n_heads = (size_t)arguments->n_heads;
@@ -411,49 +424,27 @@ static zmlx_status set_up(attention *self, zm_inputs *inputs, const zm_attention
     self->n_tokens = zm_token_count(x, self->q_proj.matrix.in_features);
     ZM_TRY(check_cache(self, x, error));
     ZM_TRY(add_arrays(self, inputs, error));
+    add_outputs(step, self, x);
     return make_workspace(self, x, error);
-}
-
-static void add_outputs(zm_step *step, const attention *self, mlx_array x) {
-    zm_node_output cache = {.shape = {1, self->arguments.n_kv_heads, (int)self->capacity, self->arguments.head_dim},
-                            .n_dims = 4,
-                            .dtype = mlx_array_dtype(x),
-                            .continues = self->keys};
-    zm_step_add_first(step, &self->q_proj);
-    zm_step_add_output(step, zm_output_like(x, self->o_proj.matrix.out_features));
-    zm_step_add_output(step, cache);
-    cache.continues = self->values;
-    zm_step_add_output(step, cache);
 }
 
 zmlx_status zm_attention_step(zm_step *step, mlx_array x, const zm_attention_arguments *arguments, zm_compute compute,
                               zmlx_error *error) {
-    attention *self = calloc(1, sizeof *self);
-    if (!self) return zm_fail_memory(error);
-    *step = zm_step_new(&attention_class, self, x);
-    self->engine = zm_engine_new(compute);
-    zmlx_status status = set_up(self, &step->inputs, arguments, error);
-    if (status) {
-        zm_step_free(step);
-        return status;
-    }
-    add_outputs(step, self, x);
-    return ZMLX_OK;
+    ZM_TRY(zm_step_begin(step, &attention_class, sizeof(attention), x, error));
+    return zm_step_end(step, set_up(step->state, step, arguments, compute, error));
 }
 
 zmlx_status zm_attention_renew(zm_step *step, const void *state, mlx_array x, const zm_attention_arguments *arguments,
                                zmlx_error *error) {
-    attention *self = malloc(sizeof *self);
-    if (!self) return zm_fail_memory(error);
+    ZM_TRY(zm_step_begin(step, &attention_class, sizeof(attention), x, error));
+    attention *self = step->state;
     memcpy(self, state, sizeof *self);
-    *step = zm_step_new(&attention_class, self, x);
     self->arguments = *arguments;
     self->workspace = (zm_workspace){.size = 0};
     zmlx_status status = check_cache(self, x, error);
     if (!status) status = make_workspace(self, x, error);
-    if (status) zm_step_free(step);
-    else add_outputs(step, self, x);
-    return status;
+    if (!status) add_outputs(step, self, x);
+    return zm_step_end(step, status);
 }
 
 mlx_array zm_fused_attention(zm_scope *scope, mlx_array *keys, mlx_array *values, mlx_array x,

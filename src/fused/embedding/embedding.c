@@ -76,11 +76,10 @@ static zmlx_status set_up(embedding *self, zm_step *step, mlx_array ids, const z
 
 mlx_array zm_fused_embedding(zm_scope *scope, mlx_array ids, const zm_weight *table) {
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    if (zm_scope_failed(scope)) return results[0];
-    embedding *self = calloc(1, sizeof *self);
-    if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, embedding_class.name, "out of memory");
-    zm_step step = zm_step_new(&embedding_class, self, ids);
-    if (set_up(self, &step, ids, table, &scope->failure)) zm_step_free(&step);
-    else zm_step_apply(scope, results, &step);
+    zmlx_error *error = &scope->failure;
+    zm_step step;
+    if (!zm_scope_failed(scope) && !zm_step_begin(&step, &embedding_class, sizeof(embedding), ids, error) &&
+        !zm_step_end(&step, set_up(step.state, &step, ids, table, error)))
+        zm_step_apply(scope, results, &step);
     return results[0];
 }

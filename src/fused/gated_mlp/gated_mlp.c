@@ -102,9 +102,10 @@ static zmlx_status make_workspace(gated_mlp *self, mlx_array x, zmlx_error *erro
     return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
-/* inputs holds x alone; the weights follow. */
-static zmlx_status set_up(gated_mlp *self, zm_inputs *inputs, const zm_gated_mlp_arguments *arguments,
+static zmlx_status set_up(gated_mlp *self, zm_step *step, const zm_gated_mlp_arguments *arguments, zm_compute compute,
                           zmlx_error *error) {
+    zm_inputs *inputs = &step->inputs;
+    self->engine = zm_engine_new(compute);
     ZM_TRY(zm_operand_new(&self->gate, inputs, arguments->gate, "zmlx.gated_mlp: gate", error));
     ZM_TRY(zm_operand_new(&self->up, inputs, arguments->up, "zmlx.gated_mlp: up", error));
     ZM_TRY(zm_operand_new(&self->down, inputs, arguments->down, "zmlx.gated_mlp: down", error));
@@ -112,24 +113,16 @@ static zmlx_status set_up(gated_mlp *self, zm_inputs *inputs, const zm_gated_mlp
     self->activation = arguments->activation;
     mlx_array x = inputs->arrays[0];
     ZM_TRY(zm_check_activations(x, self->gate.matrix.in_features, gated_mlp_class.name, error));
+    zm_step_add_first(step, &self->gate);
+    zm_step_add_first(step, &self->up);
+    zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
     return make_workspace(self, x, error);
 }
 
 zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute,
                               zmlx_error *error) {
-    gated_mlp *self = calloc(1, sizeof *self);
-    if (!self) return zm_fail_memory(error);
-    *step = zm_step_new(&gated_mlp_class, self, x);
-    self->engine = zm_engine_new(compute);
-    zmlx_status status = set_up(self, &step->inputs, arguments, error);
-    if (status) {
-        zm_step_free(step);
-        return status;
-    }
-    zm_step_add_first(step, &self->gate);
-    zm_step_add_first(step, &self->up);
-    zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
-    return status;
+    ZM_TRY(zm_step_begin(step, &gated_mlp_class, sizeof(gated_mlp), x, error));
+    return zm_step_end(step, set_up(step->state, step, arguments, compute, error));
 }
 
 mlx_array zm_fused_gated_mlp(zm_scope *scope, mlx_array x, const zm_gated_mlp_arguments *arguments,

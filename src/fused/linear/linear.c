@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "fused/cpu/product.h"
-#include "fused/operand.h"
+#include "fused/step.h"
 
 typedef struct linear {
     zm_engine engine;
@@ -34,12 +34,11 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 static const zm_node_class linear_class = {
     .name = "zmlx.linear", .evaluate_cpu = evaluate, .free_state = free};
 
-static zmlx_status set_up(linear *self, zm_inputs *inputs, mlx_array x, const zm_weight *weight,
-                          zm_compute compute, zmlx_error *error) {
+static zmlx_status set_up(linear *self, zm_step *step, const zm_weight *weight, zm_compute compute, zmlx_error *error) {
     const zm_matrix *matrix = &self->weight.matrix;
+    mlx_array x = step->inputs.arrays[0];
     self->engine = zm_engine_new(compute);
-    zm_inputs_add(inputs, x);
-    ZM_TRY(zm_operand_new(&self->weight, inputs, weight, linear_class.name, error));
+    ZM_TRY(zm_operand_new(&self->weight, &step->inputs, weight, linear_class.name, error));
     ZM_TRY(zm_check_activations(x, matrix->in_features, linear_class.name, error));
     if (weight->n_experts)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, linear_class.name, "the weight is a stack of experts");
@@ -49,18 +48,16 @@ static zmlx_status set_up(linear *self, zm_inputs *inputs, mlx_array x, const zm
     self->prepared_place = zm_workspace_add(&self->workspace, self->n_tokens, self->prepared.stride);
     self->x_place = zm_workspace_add(&self->workspace, widened, matrix->in_features);
     self->y_place = zm_workspace_add(&self->workspace, widened, matrix->out_features);
+    zm_step_add_output(step, zm_output_like(x, matrix->out_features));
     return zm_workspace_reserve(&self->workspace, self->engine.pool, error);
 }
 
 mlx_array zm_fused_linear(zm_scope *scope, mlx_array x, const zm_weight *weight, zm_compute compute) {
-    if (zm_scope_failed(scope)) return (mlx_array){NULL};
-    linear *state = calloc(1, sizeof *state);
-    if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, linear_class.name, "out of memory");
-    zm_inputs inputs = {.count = 0};
-    if (set_up(state, &inputs, x, weight, compute, &scope->failure)) {
-        free(state);
-        return (mlx_array){NULL};
-    }
-    zm_node_output output = zm_output_like(x, state->weight.matrix.out_features);
-    return zm_node(scope, &output, &linear_class, state, inputs.arrays, inputs.count);
+    zmlx_error *error = &scope->failure;
+    zm_step step;
+    mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
+    if (!zm_scope_failed(scope) && !zm_step_begin(&step, &linear_class, sizeof(linear), x, error) &&
+        !zm_step_end(&step, set_up(step.state, &step, weight, compute, error)))
+        zm_step_apply(scope, results, &step);
+    return results[0];
 }

@@ -107,10 +107,12 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 static const zm_node_class lm_head_class = {
     .name = "zmlx.lm_head", .evaluate_cpu = evaluate, .free_state = free};
 
-static zmlx_status set_up(lm_head *self, zm_inputs *inputs, const zm_weight *weight, zmlx_error *error) {
+static zmlx_status set_up(lm_head *self, zm_step *step, const zm_weight *weight, zm_compute compute,
+                          zmlx_error *error) {
     const zm_matrix *matrix = &self->weight.matrix;
-    mlx_array x = inputs->arrays[0];
-    ZM_TRY(zm_operand_new(&self->weight, inputs, weight, lm_head_class.name, error));
+    mlx_array x = step->inputs.arrays[0];
+    self->engine = zm_engine_new(compute);
+    ZM_TRY(zm_operand_new(&self->weight, &step->inputs, weight, lm_head_class.name, error));
     ZM_TRY(zm_check_activations(x, matrix->in_features, lm_head_class.name, error));
     if (weight->n_experts || mlx_array_ndim(x) != 3)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, lm_head_class.name, "not one matrix and (batch, length, in)");
@@ -125,22 +127,17 @@ static zmlx_status set_up(lm_head *self, zm_inputs *inputs, const zm_weight *wei
     self->stored_place = zm_workspace_add(&self->workspace, widens ? 1 : 0, matrix->out_features);
     self->largest_place = zm_workspace_add(&self->workspace, 1, self->n_pieces);
     self->sums_place = zm_workspace_add(&self->workspace, 1, self->n_pieces);
+    zm_step_add_output(
+        step, (zm_node_output){.shape = {zm_dim(x, 0), zm_dim(x, 1)}, .n_dims = 2, .dtype = MLX_UINT32});
     return zm_workspace_reserve(&self->workspace, self->engine.pool, error);
 }
 
 mlx_array zm_fused_lm_head(zm_scope *scope, mlx_array x, const zm_weight *weight, zm_compute compute) {
-    if (zm_scope_failed(scope)) return (mlx_array){NULL};
-    lm_head *self = calloc(1, sizeof *self);
-    if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, lm_head_class.name, "out of memory");
-    zm_step step = zm_step_new(&lm_head_class, self, x);
+    zmlx_error *error = &scope->failure;
+    zm_step step;
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    self->engine = zm_engine_new(compute);
-    if (set_up(self, &step.inputs, weight, &scope->failure)) {
-        zm_step_free(&step);
-        return results[0];
-    }
-    zm_step_add_output(&step, (zm_node_output){
-                                  .shape = {zm_dim(x, 0), zm_dim(x, 1)}, .n_dims = 2, .dtype = MLX_UINT32});
-    zm_step_apply(scope, results, &step);
+    if (!zm_scope_failed(scope) && !zm_step_begin(&step, &lm_head_class, sizeof(lm_head), x, error) &&
+        !zm_step_end(&step, set_up(step.state, &step, weight, compute, error)))
+        zm_step_apply(scope, results, &step);
     return results[0];
 }

@@ -271,9 +271,10 @@ static zmlx_status make_workspace(moe *self, mlx_array x, zmlx_error *error) {
     return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
-/* inputs holds x alone; the weights follow. */
-static zmlx_status set_up(moe *self, zm_inputs *inputs, const zm_moe_arguments *arguments,
+static zmlx_status set_up(moe *self, zm_step *step, const zm_moe_arguments *arguments, zm_compute compute,
                           zmlx_error *error) {
+    zm_inputs *inputs = &step->inputs;
+    self->engine = zm_engine_new(compute);
     ZM_TRY(zm_operand_new(&self->router, inputs, arguments->router, "zmlx.moe: router", error));
     ZM_TRY(zm_operand_new(&self->gate, inputs, arguments->gate, "zmlx.moe: gate", error));
     ZM_TRY(zm_operand_new(&self->up, inputs, arguments->up, "zmlx.moe: up", error));
@@ -291,23 +292,15 @@ static zmlx_status set_up(moe *self, zm_inputs *inputs, const zm_moe_arguments *
                                   .normalize_top_k = arguments->normalize_top_k,
                                   .normalize_epsilon = arguments->normalize_epsilon,
                                   .routed_scaling_factor = arguments->routed_scaling_factor};
+    zm_step_add_first(step, &self->router);
+    zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
     return make_workspace(self, x, error);
 }
 
 zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute,
                         zmlx_error *error) {
-    moe *self = calloc(1, sizeof *self);
-    if (!self) return zm_fail_memory(error);
-    *step = zm_step_new(&moe_class, self, x);
-    self->engine = zm_engine_new(compute);
-    zmlx_status status = set_up(self, &step->inputs, arguments, error);
-    if (status) {
-        zm_step_free(step);
-        return status;
-    }
-    zm_step_add_first(step, &self->router);
-    zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
-    return status;
+    ZM_TRY(zm_step_begin(step, &moe_class, sizeof(moe), x, error));
+    return zm_step_end(step, set_up(step->state, step, arguments, compute, error));
 }
 
 mlx_array zm_fused_moe(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute) {

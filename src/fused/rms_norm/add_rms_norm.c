@@ -52,9 +52,11 @@ static zmlx_status check(mlx_array x, mlx_array residual, mlx_array weight, zmlx
                 : zm_fail(error, ZMLX_ERROR_ARGUMENT, add_rms_norm_class.name, "the residual is not like x");
 }
 
-static zmlx_status set_up(add_rms_norm *self, zm_inputs *inputs, mlx_array residual, mlx_array weight,
+static zmlx_status set_up(add_rms_norm *self, zm_step *step, mlx_array residual, mlx_array weight, float eps,
                           zmlx_error *error) {
+    zm_inputs *inputs = &step->inputs;
     mlx_array x = inputs->arrays[0];
+    self->eps = eps;
     zm_workspace *workspace = &self->workspace;
     ZM_TRY(check(x, residual, weight, error));
     zm_inputs_add(inputs, residual);
@@ -67,24 +69,20 @@ static zmlx_status set_up(add_rms_norm *self, zm_inputs *inputs, mlx_array resid
     self->residual_place = zm_workspace_add(workspace, widened, self->size);
     self->normed_place = zm_workspace_add(workspace, widened, self->size);
     self->weight_place = zm_workspace_add(workspace, 1, self->size);
+    zm_step_add_output(step, zm_output_like(x, self->size));
+    zm_step_add_output(step, zm_output_like(x, self->size));
     return zm_workspace_reserve(workspace, NULL, error);
 }
 
 mlx_array zm_fused_add_rms_norm(zm_scope *scope, mlx_array *h, mlx_array x, mlx_array residual, mlx_array weight,
                                 float eps) {
     *h = (mlx_array){NULL};
-    if (zm_scope_failed(scope)) return *h;
-    add_rms_norm *self = calloc(1, sizeof *self);
-    if (!self) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, add_rms_norm_class.name, "out of memory");
-    zm_step step = zm_step_new(&add_rms_norm_class, self, x);
+    zmlx_error *error = &scope->failure;
+    zm_step step;
     mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
-    self->eps = eps;
-    if (set_up(self, &step.inputs, residual, weight, &scope->failure)) {
-        zm_step_free(&step);
+    if (zm_scope_failed(scope) || zm_step_begin(&step, &add_rms_norm_class, sizeof(add_rms_norm), x, error) ||
+        zm_step_end(&step, set_up(step.state, &step, residual, weight, eps, error)))
         return *h;
-    }
-    zm_step_add_output(&step, zm_output_like(x, self->size));
-    zm_step_add_output(&step, zm_output_like(x, self->size));
     zm_step_apply(scope, results, &step);
     *h = results[1];
     return results[0];

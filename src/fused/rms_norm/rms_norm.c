@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "fused/cpu/product.h"
-#include "fused/operand.h"
+#include "fused/step.h"
 #include "fused/rms_norm/norm.h"
 
 typedef struct rms_norm {
@@ -32,13 +32,15 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
 static const zm_node_class rms_norm_class = {
     .name = "zmlx.rms_norm", .evaluate_cpu = evaluate, .free_state = free};
 
-static zmlx_status set_up(rms_norm *self, mlx_array x, mlx_array weight, zmlx_error *error) {
+static zmlx_status set_up(rms_norm *self, zm_step *step, mlx_array weight, float eps, zmlx_error *error) {
     zm_storage storage;
+    mlx_array x = step->inputs.arrays[0];
     if (!zm_is_set(weight) || mlx_array_ndim(weight) != 1 || !zm_dim(weight, 0) ||
         !zm_storage_of(&storage, mlx_array_dtype(weight)))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, rms_norm_class.name,
                        "the weight is not a row of floating-point numbers");
     self->level = zm_fused_best_level();
+    self->eps = eps;
     self->size = (size_t)zm_dim(weight, 0);
     ZM_TRY(zm_check_activations(x, self->size, rms_norm_class.name, error));
     self->n_rows = zm_token_count(x, self->size);
@@ -46,19 +48,17 @@ static zmlx_status set_up(rms_norm *self, mlx_array x, mlx_array weight, zmlx_er
     self->x_place = zm_workspace_add(&self->workspace, widens_x ? self->n_rows : 0, self->size);
     self->y_place = zm_workspace_add(&self->workspace, widens_x ? self->n_rows : 0, self->size);
     self->weight_place = zm_workspace_add(&self->workspace, widens_weight ? 1 : 0, self->size);
+    zm_inputs_add(&step->inputs, weight);
+    zm_step_add_output(step, zm_output_like(x, self->size));
     return zm_workspace_reserve(&self->workspace, NULL, error);
 }
 
 mlx_array zm_fused_rms_norm(zm_scope *scope, mlx_array x, mlx_array weight, float eps) {
-    if (zm_scope_failed(scope)) return (mlx_array){NULL};
-    rms_norm *state = calloc(1, sizeof *state);
-    if (!state) return zm_scope_fail(scope, ZMLX_ERROR_MEMORY, rms_norm_class.name, "out of memory");
-    state->eps = eps;
-    if (set_up(state, x, weight, &scope->failure)) {
-        free(state);
-        return (mlx_array){NULL};
-    }
-    zm_node_output output = zm_output_like(x, state->size);
-    const mlx_array inputs[2] = {x, weight};
-    return zm_node(scope, &output, &rms_norm_class, state, inputs, 2);
+    zmlx_error *error = &scope->failure;
+    zm_step step;
+    mlx_array results[ZM_STEP_OUTPUTS] = {{NULL}};
+    if (!zm_scope_failed(scope) && !zm_step_begin(&step, &rms_norm_class, sizeof(rms_norm), x, error) &&
+        !zm_step_end(&step, set_up(step.state, &step, weight, eps, error)))
+        zm_step_apply(scope, results, &step);
+    return results[0];
 }

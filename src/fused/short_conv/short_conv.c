@@ -156,8 +156,10 @@ static zmlx_status make_workspace(short_conv *self, mlx_array x, zmlx_error *err
     return zm_workspace_reserve(workspace, self->engine.pool, error);
 }
 
-static zmlx_status set_up(short_conv *self, zm_inputs *inputs, const zm_short_conv_arguments *arguments,
-                          zmlx_error *error) {
+static zmlx_status set_up(short_conv *self, zm_step *step, const zm_short_conv_arguments *arguments,
+                          zm_compute compute, zmlx_error *error) {
+    zm_inputs *inputs = &step->inputs;
+    self->engine = zm_engine_new(compute);
     ZM_TRY(zm_operand_new(&self->in_proj, inputs, arguments->in_proj, "zmlx.short_conv: in_proj", error));
     ZM_TRY(zm_operand_new(&self->out_proj, inputs, arguments->out_proj, "zmlx.short_conv: out_proj", error));
     mlx_array x = inputs->arrays[0];
@@ -168,26 +170,18 @@ static zmlx_status set_up(short_conv *self, zm_inputs *inputs, const zm_short_co
     self->taps = (size_t)arguments->taps;
     self->n_tokens = zm_token_count(x, self->in_proj.matrix.in_features);
     ZM_TRY(add_arrays(self, inputs, arguments, error));
-    return make_workspace(self, x, error);
-}
-
-zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_compute compute,
-                               zmlx_error *error) {
-    short_conv *self = calloc(1, sizeof *self);
-    if (!self) return zm_fail_memory(error);
-    *step = zm_step_new(&short_conv_class, self, x);
-    self->engine = zm_engine_new(compute);
-    zmlx_status status = set_up(self, &step->inputs, arguments, error);
-    if (status) {
-        zm_step_free(step);
-        return status;
-    }
     zm_step_add_first(step, &self->in_proj);
     zm_step_add_output(step, zm_output_like(x, self->out_proj.matrix.out_features));
     zm_step_add_output(step, (zm_node_output){.shape = {1, arguments->taps - 1, (int)self->size},
                                               .n_dims = 3,
                                               .dtype = mlx_array_dtype(x)});
-    return ZMLX_OK;
+    return make_workspace(self, x, error);
+}
+
+zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_compute compute,
+                               zmlx_error *error) {
+    ZM_TRY(zm_step_begin(step, &short_conv_class, sizeof(short_conv), x, error));
+    return zm_step_end(step, set_up(step->state, step, arguments, compute, error));
 }
 
 mlx_array zm_fused_short_conv(zm_scope *scope, mlx_array *last, mlx_array x,

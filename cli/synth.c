@@ -24,9 +24,10 @@ static const cli_option options[] = {
 static const cli_page page = {
     .arguments = "SHAPE DIR",
     .about =
-        "SHAPE is lfm2-8b-a1b, lfm2-24b-a2b, qwen3-30b-a3b, mixtral-8x7b, gpt-oss-20b, qwen3-4b,\n"
-        "llama-3.2-1b, or a config.json. DIR is made, or empty before; it becomes a complete checkpoint\n"
-        "with a tokenizer of single bytes. What the model says is noise: it is for timing.\n",
+        "SHAPE is lfm2-8b-a1b, lfm2-24b-a2b, qwen3-30b-a3b, qwen3-next-80b-a3b, mixtral-8x7b,\n"
+        "gpt-oss-20b, qwen3-4b, llama-3.2-1b, or a config.json. DIR is made, or empty before; it\n"
+        "becomes a complete checkpoint with a tokenizer of single bytes. What the model says is noise:\n"
+        "it is for timing.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };

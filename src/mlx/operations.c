@@ -8,6 +8,7 @@ mlx_array zm_multiply(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(
 mlx_array zm_divide(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(scope, divide, a, b); }
 mlx_array zm_minimum(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(scope, minimum, a, b); }
 mlx_array zm_maximum(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(scope, maximum, a, b); }
+mlx_array zm_logaddexp(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(scope, logaddexp, a, b); }
 mlx_array zm_less(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(scope, less, a, b); }
 mlx_array zm_power(zm_scope *scope, mlx_array a, mlx_array b) { ZM_OPERATION(scope, power, a, b); }
 

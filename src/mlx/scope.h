@@ -65,6 +65,7 @@ mlx_array zm_multiply(zm_scope *, mlx_array a, mlx_array b);
 mlx_array zm_divide(zm_scope *, mlx_array a, mlx_array b);
 mlx_array zm_minimum(zm_scope *, mlx_array a, mlx_array b);
 mlx_array zm_maximum(zm_scope *, mlx_array a, mlx_array b);
+mlx_array zm_logaddexp(zm_scope *, mlx_array a, mlx_array b); /* log(e^a + e^b) */
 mlx_array zm_less(zm_scope *, mlx_array a, mlx_array b);
 mlx_array zm_greater_equal(zm_scope *, mlx_array a, mlx_array b);
 mlx_array zm_logical_and(zm_scope *, mlx_array a, mlx_array b);

@@ -13,6 +13,7 @@ void zm_cache_release(zm_cache *cache) {
     mlx_array_free(cache->keys);
     mlx_array_free(cache->values);
     mlx_array_free(cache->state);
+    mlx_array_free(cache->memory);
     zm_cache_init(cache, cache->kind, cache->max_size);
 }
 
@@ -152,6 +153,7 @@ zm_mask zm_cache_mask(const zm_cache *cache, zm_scope *scope, int length, int wi
 int zm_cache_arrays(const zm_cache *cache, mlx_array arrays[2]) {
     int count = 0;
     if (zm_is_set(cache->state)) arrays[count++] = cache->state;
+    if (zm_is_set(cache->memory)) arrays[count++] = cache->memory;
     if (zm_is_set(cache->keys)) {
         arrays[count++] = cache->keys;
         arrays[count++] = cache->values;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The state a layer keeps between calls: mlx-lm's KVCache, RotatingKVCache and ArraysCache(1). Buffers
+/* The state a layer keeps between calls: mlx-lm's KVCache, RotatingKVCache and ArraysCache. Buffers
  * have the same lengths and the same order of rows as mlx-lm's. */
 #ifndef ZM_MODEL_CACHE_H
 #define ZM_MODEL_CACHE_H
@@ -12,6 +12,7 @@ struct zm_cache {
     zm_cache_kind kind;
     mlx_array keys, values; /* (batch, n_kv_heads, rows, head_dim); buffers, may exceed what is filled */
     mlx_array state;        /* ARRAY: the convolution's last inputs, or empty */
+    mlx_array memory;       /* ARRAY of a delta net: (batch, n_v_heads, head_v_dim, head_k_dim) float32, or empty */
     int offset;             /* tokens seen */
     int max_size;           /* ROTATING: the window */
     int next_row;           /* ROTATING: where the next single token goes */

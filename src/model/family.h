@@ -26,7 +26,7 @@ zmlx_status zm_family_of(const zm_family **family, zm_json_object config, zmlx_e
 /* Fails where family's build would refuse config. */
 zmlx_status zm_family_check(const zm_family *family, zm_json_object config, zmlx_error *error);
 
-/* Cache of one block: rotating for a window, array for a short convolution, KV otherwise. */
+/* Cache of one block: rotating for a window, array for a short convolution or a delta net, KV otherwise. */
 void zm_block_cache_init(zm_cache *cache, const zm_block *block);
 
 /* token ids (1, length) int32 -> logits (1, length, vocab_size); caches: one a block, or NULL. */

@@ -50,6 +50,7 @@ typedef struct zm_attention {
     zm_rope_parameters rope;
     int n_heads, n_kv_heads, head_dim;
     float scale;
+    bool has_output_gate; /* q_proj gives a gate behind each head's query: o_proj takes output * sigmoid(gate) */
 } zm_attention;
 
 typedef struct zm_short_conv {
@@ -58,6 +59,21 @@ typedef struct zm_short_conv {
     zm_depthwise_conv *conv;
     int hidden_size;
 } zm_short_conv;
+
+/* The gated delta rule. Of each token, with a state S (head_v_dim, head_k_dim) a value head, whose key head is
+ * head / (n_v_heads / n_k_heads):
+ * S *= exp(-exp(A_log) softplus(a + dt_bias)); S += sigmoid(b) (v - S k) k^T; y = S q. */
+typedef struct zm_delta_net {
+    zm_module base;
+    /* qwen3_next: in_proj[0] gives [q, k, v, z] of each key head and in_proj[1] [b, a]; qwen3_5: four maps give
+     * [q, k, v], z, b and a. */
+    zm_linear *in_proj[4], *out_proj;
+    int n_in_proj;           /* 2 or 4 */
+    zm_depthwise_conv *conv; /* of [q, k, v] */
+    mlx_array A_log, dt_bias; /* (n_v_heads,); A_log in float32 */
+    zm_norm *norm;            /* of each head's y, before it is multiplied by silu(z) */
+    int n_k_heads, n_v_heads, head_k_dim, head_v_dim;
+} zm_delta_net;
 
 typedef struct zm_gated_mlp { /* down(h(gate(x), up(x))) */
     zm_module base;
@@ -80,12 +96,14 @@ typedef struct zm_moe {
     int n_experts, top_k;
     bool normalize_top_k;
     float normalize_epsilon, routed_scaling_factor;
+    zm_gated_mlp *shared_experts; /* of every token, added to the sum; NULL: none */
+    zm_linear *shared_gate;       /* one output, whose sigmoid multiplies what they give; NULL: none */
 } zm_moe;
 
 typedef struct zm_block { /* h = x + op(norm1(x)); h + feed_forward(norm2(h)) */
     zm_module base;
     zm_norm *operator_norm, *feed_forward_norm;
-    zm_module *operator;     /* ATTENTION or SHORT_CONV */
+    zm_module *operator;     /* ATTENTION, SHORT_CONV or DELTA_NET */
     zm_module *feed_forward; /* GATED_MLP or MOE */
     int sliding_window;      /* 0: full attention */
 } zm_block;
@@ -117,6 +135,8 @@ typedef struct zm_routing {
     mlx_array indices, weights; /* (..., top_k) */
 } zm_routing;
 zm_routing zm_moe_route(const zm_moe *moe, zm_scope *scope, mlx_array logits, mlx_dtype dtype);
+/* The experts' sum y for x, and what the shared experts add to it. */
+mlx_array zm_moe_add_shared(const zm_moe *moe, zm_scope *scope, mlx_array y, mlx_array x);
 /* SwitchGLU: x (..., in), indices (..., top_k) -> (..., top_k, in). */
 mlx_array zm_switch_glu_call(zm_switch_glu *experts, zm_scope *scope, mlx_array x, mlx_array indices);
 /* Rotates x (batch, heads, length, head_dim) from position offset. */

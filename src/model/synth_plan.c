@@ -27,6 +27,8 @@ static const double query_gain = 2;
 typedef struct sizes {
     int vocab, hidden, layers, heads, kv_heads, head_dim, intermediate, experts, expert_intermediate;
     int conv_taps, dense_layers, sparse_step;
+    int full_attention_interval; /* 0: every layer has attention */
+    int k_heads, v_heads, k_dim, v_dim, shared_intermediate;
     bool tied, attention_bias, mlp_bias, conv_bias, qk_norm;
 } sizes;
 
@@ -158,13 +160,33 @@ static void add_attention(zm_synth_plan *plan, const sizes *s, int layer, const 
     int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
     bool bias = s->attention_bias;
     double gain = s->qk_norm ? 1 : query_gain;
+    bool has_gate = s->full_attention_interval > 0;
     add_layer_linear(plan, layer, "self_attn.q_proj",
-                     (linear){.out = q, .in = s->hidden, .bias = bias, .gain = gain});
+                     (linear){.out = has_gate ? 2 * q : q, .in = s->hidden, .bias = bias, .gain = gain});
     add_layer_linear(plan, layer, "self_attn.k_proj",
                      (linear){.out = kv, .in = s->hidden, .bias = bias, .gain = gain});
     add_layer_linear(plan, layer, "self_attn.v_proj",
                      (linear){.out = kv, .in = s->hidden, .bias = bias, .gain = 1});
     add_layer_linear(plan, layer, out_name, (linear){.out = s->hidden, .in = q, .bias = bias, .gain = 1});
+}
+
+/* Projections and a state that forgets a tenth of itself a token. */
+static void add_delta_net(zm_synth_plan *plan, const sizes *s, int layer) {
+    int mixed = 2 * s->k_heads * s->k_dim + s->v_heads * s->v_dim, values = s->v_heads * s->v_dim;
+    const struct {
+        const char *name;
+        linear map;
+    } maps[] = {
+        {"linear_attn.in_proj_qkvz", {.out = mixed + values, .in = s->hidden, .gain = 1}},
+        {"linear_attn.in_proj_ba", {.out = 2 * s->v_heads, .in = s->hidden, .gain = 1}},
+        {"linear_attn.out_proj", {.out = s->hidden, .in = values, .gain = 1}},
+    };
+    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; i++) add_layer_linear(plan, layer, maps[i].name, maps[i].map);
+    add_values(plan, in_layer(plan, layer, "linear_attn.conv1d"), "weight", (int[3]){mixed, s->conv_taps, 1},
+               ZM_SYNTH_BFLOAT16, 0, 0.5);
+    add_values(plan, in_layer(plan, layer, "linear_attn.A_log"), "", (int[3]){s->v_heads}, ZM_SYNTH_FLOAT32, -2, 0.5);
+    add_values(plan, in_layer(plan, layer, "linear_attn.dt_bias"), "", (int[3]){s->v_heads}, ZM_SYNTH_BFLOAT16, 0, 0.5);
+    add_layer_norm(plan, layer, "linear_attn.norm", s->v_dim);
 }
 
 /* names: gate, up, down under path. */
@@ -200,6 +222,14 @@ static void add_router(zm_synth_plan *plan, const sizes *s, int layer, const cha
     add_layer_linear(
         plan, layer, path,
         (linear){.out = s->experts, .in = s->hidden, .bias = bias, .gain = 2, .is_router = own_bits});
+}
+
+static void add_shared_expert(zm_synth_plan *plan, const sizes *s, int layer) {
+    sizes shared = *s;
+    shared.intermediate = s->shared_intermediate;
+    add_mlp(plan, &shared, layer, "mlp.shared_expert", projections);
+    add_layer_linear(plan, layer, "mlp.shared_expert_gate",
+                     (linear){.out = 1, .in = s->hidden, .gain = 2, .is_router = true});
 }
 
 static bool lists_layer(const json_t *list, int layer) {
@@ -260,7 +290,7 @@ static zmlx_status plan_lfm2(zm_synth_plan *plan, sizes *s, zmlx_error *error) {
     return ZMLX_OK;
 }
 
-/* llama, qwen3, qwen3_moe, mixtral, gpt_oss: what differs is in sizes and the feed-forward. */
+/* llama, qwen3, qwen3_moe, qwen3_next, mixtral, gpt_oss: what differs is in sizes and the feed-forward. */
 static void add_feed_forward(zm_synth_plan *plan, const sizes *s, int layer, const char *model_type) {
     bool sparse = s->experts && !lists_layer(zm_json_get(plan->config, "mlp_only_layers"), layer) &&
                   (layer + 1) % s->sparse_step == 0;
@@ -275,6 +305,7 @@ static void add_feed_forward(zm_synth_plan *plan, const sizes *s, int layer, con
     } else {
         add_router(plan, s, layer, "mlp.gate", false, true);
         add_experts(plan, s, layer, "mlp.switch_mlp");
+        if (s->shared_intermediate) add_shared_expert(plan, s, layer);
     }
 }
 
@@ -291,18 +322,25 @@ static zmlx_status complete_layer_types(zm_synth_plan *plan, int n_layers, zmlx_
     return json_object_set_new(plan->config.value, "layer_types", types) ? zm_fail_memory(error) : ZMLX_OK;
 }
 
+static void add_operator(zm_synth_plan *plan, const sizes *s, int layer) {
+    if (s->full_attention_interval && (layer + 1) % s->full_attention_interval) {
+        add_delta_net(plan, s, layer);
+        return;
+    }
+    add_attention(plan, s, layer, "self_attn.o_proj");
+    if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.q_norm");
+    if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.k_norm");
+    if (plan->is_mxfp4)
+        add_values(plan, in_layer(plan, layer, "self_attn.sinks"), "", (int[3]){s->heads}, ZM_SYNTH_BFLOAT16, 0, 1);
+}
+
 static zmlx_status plan_transformer(zm_synth_plan *plan, sizes *s, const char *model_type,
                                     zmlx_error *error) {
     if (plan->is_mxfp4) ZM_TRY(complete_layer_types(plan, s->layers, error));
     for (int layer = 0; layer < s->layers; layer++) {
         add_layer_norm(plan, layer, "input_layernorm", s->hidden);
         add_layer_norm(plan, layer, "post_attention_layernorm", s->hidden);
-        add_attention(plan, s, layer, "self_attn.o_proj");
-        if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.q_norm");
-        if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.k_norm");
-        if (plan->is_mxfp4)
-            add_values(plan, in_layer(plan, layer, "self_attn.sinks"), "", (int[3]){s->heads},
-                       ZM_SYNTH_BFLOAT16, 0, 1);
+        add_operator(plan, s, layer);
         add_feed_forward(plan, s, layer, model_type);
     }
     add_norm(plan, "model.norm", s->hidden, 1);
@@ -338,7 +376,7 @@ static zmlx_status read_flags(sizes *s, zm_json_object config, const char *model
     ZM_TRY(zm_json_bool_or(&s->conv_bias, config, "conv_bias", false, error));
     s->qk_norm = !strncmp(model_type, "qwen3", 5) || !strncmp(model_type, "lfm2", 4);
     if (is_gpt_oss) s->tied = false, s->attention_bias = true;
-    if (!is_llama && !is_gpt_oss) s->attention_bias = false;
+    if (!is_llama && !is_gpt_oss && !s->full_attention_interval) s->attention_bias = false;
     if (!is_llama) s->mlp_bias = false;
     return ZMLX_OK;
 }
@@ -350,6 +388,19 @@ static void read_heads(sizes *s, zm_json_object config, const char *model_type) 
     if (!s->kv_heads) s->kv_heads = has_default ? 8 : s->heads;
     if (!s->head_dim && is_gpt_oss) s->head_dim = 64;
     if (!s->head_dim || is_mixtral || !strncmp(model_type, "lfm2", 4)) s->head_dim = s->hidden / s->heads;
+}
+
+static zmlx_status read_delta_net(sizes *s, zm_json_object config, zmlx_error *error) {
+    const size_field fields[] = {
+        {"full_attention_interval", &s->full_attention_interval, MAX_LAYERS, 4},
+        {"linear_num_key_heads", &s->k_heads, 4096, -1},
+        {"linear_num_value_heads", &s->v_heads, 4096, -1},
+        {"linear_key_head_dim", &s->k_dim, 65536, -1},
+        {"linear_value_head_dim", &s->v_dim, 65536, -1},
+        {"linear_conv_kernel_dim", &s->conv_taps, 1024, -1},
+        {"shared_expert_intermediate_size", &s->shared_intermediate, MAX_SIZE, 0},
+    };
+    return read_fields(fields, sizeof fields / sizeof fields[0], config, error);
 }
 
 static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model_type, zmlx_error *error) {
@@ -367,7 +418,7 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
         {"num_key_value_heads", &s->kv_heads, 4096, 0},
         {"head_dim", &s->head_dim, 65536, 0},
         {"intermediate_size", &s->intermediate, MAX_SIZE, 0},
-        {experts_key, &s->experts, MAX_EXPERTS, has_experts ? -1 : 0},
+        {experts_key, &s->experts, MAX_EXPERTS, has_experts && strcmp(model_type, "qwen3_next") ? -1 : 0},
         {"moe_intermediate_size", &s->expert_intermediate, MAX_SIZE, 0},
         {"conv_L_cache", &s->conv_taps, 1024, is_lfm2 ? -1 : 0},
         {"num_dense_layers", &s->dense_layers, MAX_LAYERS, 0},
@@ -375,6 +426,7 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
     };
     ZM_TRY(read_fields(fields, sizeof fields / sizeof fields[0], config, error));
     if (!has_experts) s->experts = 0;
+    if (!strcmp(model_type, "qwen3_next")) ZM_TRY(read_delta_net(s, config, error));
     read_heads(s, config, model_type);
     if (!s->expert_intermediate || !strcmp(experts_key, "num_local_experts"))
         s->expert_intermediate = s->intermediate;

@@ -37,6 +37,12 @@ LLAMA = dict(SIZES, rms_norm_eps=1e-5)
 QWEN3 = dict(SIZES, rms_norm_eps=1e-6, head_dim=48, tie_word_embeddings=True, rope_theta=1e6)
 QWEN3_MOE = dict(QWEN3, tie_word_embeddings=False, num_experts=8, num_experts_per_tok=2,
                  decoder_sparse_step=1, mlp_only_layers=[1], moe_intermediate_size=64, norm_topk_prob=True)
+DELTA_NET = dict(rms_norm_eps=1e-6, head_dim=32, full_attention_interval=3, linear_num_value_heads=4,
+                 linear_num_key_heads=2, linear_key_head_dim=32, linear_value_head_dim=48, linear_conv_kernel_dim=4)
+SHARED_EXPERT = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64,
+                     shared_expert_intermediate_size=96)
+QWEN3_NEXT = dict(SIZES, **DELTA_NET, **SHARED_EXPERT, rope_theta=1e5, partial_rotary_factor=0.25,
+                  decoder_sparse_step=1, mlp_only_layers=[1], norm_topk_prob=True)
 MIXTRAL = dict(SIZES, num_local_experts=4, num_experts_per_tok=2, rms_norm_eps=1e-5)
 GPT_OSS = dict(SIZES, head_dim=32, num_local_experts=8, num_experts_per_tok=3, sliding_window=48,
                rope_theta=150000)
@@ -84,6 +90,21 @@ def publish_lfm2_moe(weights):
 
 def publish_qwen3_moe(weights):
     return split_experts(weights, "mlp", {name: name for name in ("gate_proj", "up_proj", "down_proj")})
+
+
+def publish_delta_net(weights):
+    """Convolutions as (channels, 1, taps), norms without the 1 that the model adds, a head for tokens further on."""
+    shifted = ("layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight")
+    result = {}
+    for name, array in weights.items():
+        if "conv1d.weight" in name:
+            array = array.transpose(0, 2, 1)
+        result[name] = array - 1 if name.endswith(shifted) else array
+    return dict(result, **{"mtp.layers.0.input_layernorm.weight": mx.ones((8,))})
+
+
+def publish_qwen3_next(weights):
+    return publish_qwen3_moe(publish_delta_net(weights))
 
 
 def publish_mixtral(weights):
@@ -174,6 +195,13 @@ CASES = [
     ("4-bit, router 8-bit", "qwen3_moe",
      dict(QWEN3_MOE, decoder_sparse_step=2, mlp_only_layers=[], norm_topk_prob=False,
           tie_word_embeddings=True), affine(4), None, LONG),
+    ("float32, published names", "qwen3_next", QWEN3_NEXT, None, publish_qwen3_next, LONG),
+    ("4-bit, router 8-bit, tied", "qwen3_next",
+     dict(QWEN3_NEXT, norm_topk_prob=False, tie_word_embeddings=True, attention_bias=True, mlp_only_layers=[],
+          linear_num_key_heads=4, linear_value_head_dim=32, rope_scaling=dict(type="linear", factor=2.0)),
+     affine(4), None, LONG),
+    ("4-bit, no experts", "qwen3_next",
+     dict(QWEN3_NEXT, num_experts=0, full_attention_interval=2, partial_rotary_factor=1.0), affine(4), None, SHORT),
     ("float32, published names", "mixtral", dict(MIXTRAL, rope_traditional=True), None, publish_mixtral,
      LONG),
     ("4-bit, published names", "mixtral", MIXTRAL, affine(4), publish_mixtral, LONG),

@@ -107,8 +107,20 @@ static const tensor gpt_oss_tensors[] = {
     {"model.layers.%d.mlp.experts.down_proj_bias", "F32", -1, {2, 32}},
 };
 
+static const char qwen3_next_config[] =
+    "{\"model_type\":\"qwen3_next\",\"hidden_size\":8,\"num_hidden_layers\":2,\"intermediate_size\":12,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":8,\"rms_norm_eps\":1e-5,\"vocab_size\":10,"
+    "\"max_position_embeddings\":64,\"rope_theta\":10000,\"partial_rotary_factor\":0.5,\"full_attention_interval\":2,"
+    "\"linear_num_key_heads\":1,\"linear_num_value_heads\":2,\"linear_key_head_dim\":4,\"linear_value_head_dim\":4,"
+    "\"linear_conv_kernel_dim\":4,\"num_experts\":2,\"num_experts_per_tok\":1,\"moe_intermediate_size\":6,"
+    "\"shared_expert_intermediate_size\":6,\"decoder_sparse_step\":1,\"mlp_only_layers\":[]}";
+static const tensor qwen3_next_tensors[] = {
+    {"model.embed_tokens.weight", "F32", 0, {10, 8}},
+};
+
 static const checkpoint llama = {llama_config, llama_tensors, COUNT(llama_tensors), 2};
 static const checkpoint lfm2_moe = {lfm2_moe_config, lfm2_moe_tensors, COUNT(lfm2_moe_tensors), 2};
+static const checkpoint qwen3_next = {qwen3_next_config, qwen3_next_tensors, COUNT(qwen3_next_tensors), 2};
 static const checkpoint gpt_oss = {gpt_oss_config, gpt_oss_tensors, COUNT(gpt_oss_tensors), 2};
 
 static char folder[TEMPORARY_SIZE];
@@ -287,6 +299,18 @@ static const refusal refusals[] = {
     {&lfm2_moe, "layer_types", "[\"conv\",\"conv\"]", "config.json: layer_types", "no layer has attention"},
     {&lfm2_moe, "full_attn_idxs", "[2]", "config.json: full_attn_idxs", "entry 0"},
     {&lfm2_moe, "rope_parameters", "{\"rope_theta\":-5}", "rope_parameters: rope_theta", "greater than 0"},
+    {&qwen3_next, "head_dim", NULL, "config.json: head_dim", "missing"},
+    {&qwen3_next, "rope_theta", NULL, "config.json: rope_theta", "missing"},
+    {&qwen3_next, "partial_rotary_factor", "0.4", "config.json: partial_rotary_factor", "no even number"},
+    {&qwen3_next, "partial_rotary_factor", "1.5", "config.json: partial_rotary_factor", "1.5 of 8 features"},
+    {&qwen3_next, "full_attention_interval", "0", "config.json: full_attention_interval", "integer from 1"},
+    {&qwen3_next, "linear_num_key_heads", "4", "config.json: linear_num_value_heads", "no multiple"},
+    {&qwen3_next, "linear_key_head_dim", "99999999", "config.json: linear_key_head_dim", "from 1 to"},
+    {&qwen3_next, "linear_value_head_dim", "16777216", "config.json: linear_value_head_dim", "times 2 heads"},
+    {&qwen3_next, "linear_conv_kernel_dim", "1", "config.json: linear_conv_kernel_dim", "one tap"},
+    {&qwen3_next, "num_experts_per_tok", "3", "config.json: num_experts_per_tok", "from 1 to 2"},
+    {&qwen3_next, "shared_expert_intermediate_size", NULL, "shared_expert_intermediate_size", "missing"},
+    {&qwen3_next, "mlp_only_layers", "0", "config.json: mlp_only_layers", "expected an array"},
     {&gpt_oss, "num_experts_per_tok", "5", "config.json: num_experts_per_tok", "from 1 to 2"},
     {&gpt_oss, "num_hidden_layers", "3", "config.json: layer_types", "odd number"},
     {&gpt_oss, "layer_types", "[\"full_attention\",\"full_attention\"]", "layer_types", "needs both"},

@@ -10,6 +10,7 @@ static double add(double a, double b) { return a + b; }
 static double subtract(double a, double b) { return a - b; }
 static double multiply(double a, double b) { return a * b; }
 static double divide(double a, double b) { return a / b; }
+static double logaddexp(double a, double b) { return log(exp(a) + exp(b)); }
 static double less(double a, double b) { return a < b; }
 static double greater_equal(double a, double b) { return a >= b; }
 static double logical_and(double a, double b) { return a != 0 && b != 0; }
@@ -28,6 +29,7 @@ static const struct {
     {"divide", zm_divide, divide, false},
     {"minimum", zm_minimum, fmin, false},
     {"maximum", zm_maximum, fmax, false},
+    {"logaddexp", zm_logaddexp, logaddexp, false},
     {"less", zm_less, less, false},
     {"greater_equal", zm_greater_equal, greater_equal, false},
     {"logical_and", zm_logical_and, logical_and, false},

@@ -216,6 +216,14 @@ static const char tiny_lfm2[] =
 static const char tiny_mixtral[] =
     "{\"model_type\":\"mixtral\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":1,"
     "\"intermediate_size\":64,\"num_attention_heads\":8,\"head_dim\":32,\"num_local_experts\":4}";
+static const char tiny_qwen3_next[] =
+    "{\"model_type\": \"qwen3_next\", \"vocab_size\": 300, \"hidden_size\": 128, \"num_hidden_layers\": 4,"
+    "\"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"head_dim\": 64, \"intermediate_size\": 192,"
+    "\"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000, \"partial_rotary_factor\": 0.25,"
+    "\"full_attention_interval\": 2, \"linear_num_key_heads\": 2, \"linear_num_value_heads\": 4,"
+    "\"linear_key_head_dim\": 32, \"linear_value_head_dim\": 48, \"linear_conv_kernel_dim\": 4,"
+    "\"num_experts\": 4, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 64, \"decoder_sparse_step\": 1,"
+    "\"mlp_only_layers\": [0], \"shared_expert_intermediate_size\": 96, \"attention_bias\": true}";
 static const char tiny_mistral[] =
     "{\"model_type\":\"mistral\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":3,"
     "\"intermediate_size\":64,\"num_attention_heads\":4,\"rms_norm_eps\":0,\"sliding_window\":8,"
@@ -252,6 +260,7 @@ static void test_what_is_written_loads(void **state) {
     expect_loads(config, 2);
     expect_loads(tiny_mixtral, 0);
     expect_loads(tiny_mistral, 2);
+    expect_loads(tiny_qwen3_next, 2);
     expect_loads(tiny, 3);
 }
 
@@ -320,7 +329,7 @@ static void test_shape_names(void **state) {
     assert_string_equal(zmlx_synth_shape_name(0), "lfm2-8b-a1b");
     int count = 0;
     while (zmlx_synth_shape_name(count)) count++;
-    assert_int_equal(count, 7);
+    assert_int_equal(count, 8);
     assert_null(zmlx_synth_shape_name(-1));
 }
 

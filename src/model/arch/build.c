@@ -68,16 +68,18 @@ zmlx_status zm_build_norm(zm_norm **norm, zm_builder *builder, zm_module *parent
 static zmlx_status build_projections(zm_attention *attention, zm_builder *builder,
                                      const zm_attention_plan *plan) {
     zm_module *base = &attention->base;
-    int queries = plan->heads.n_heads * plan->heads.head_dim;
+    int values = plan->heads.n_heads * plan->heads.head_dim, queries = plan->has_output_gate ? 2 * values : values;
     int keys = plan->heads.n_kv_heads * plan->heads.head_dim;
     zm_linear_shape to_queries = {plan->hidden_size, queries, 0, plan->has_bias};
     zm_linear_shape to_keys = {plan->hidden_size, keys, 0, plan->has_bias};
-    zm_linear_shape to_hidden = {queries, plan->hidden_size, 0, plan->has_bias};
+    zm_linear_shape to_hidden = {values, plan->hidden_size, 0, plan->has_bias};
     ZM_TRY(zm_build_linear(&attention->q_proj, builder, base, "q_proj", to_queries));
     ZM_TRY(zm_build_linear(&attention->k_proj, builder, base, "k_proj", to_keys));
     ZM_TRY(zm_build_linear(&attention->v_proj, builder, base, "v_proj", to_keys));
     return zm_build_linear(&attention->o_proj, builder, base, plan->o_proj, to_hidden);
 }
+
+static int rope_dims(const zm_attention_plan *plan) { return plan->rope_dims ? plan->rope_dims : plan->heads.head_dim; }
 
 /* Made once here; dynamic scaling makes them for each call. */
 static zmlx_status keep_inverse_freqs(zm_rope_parameters *rope, zm_builder *builder, zm_module *module) {
@@ -99,6 +101,7 @@ zmlx_status zm_build_attention(zm_module **module, zm_builder *builder, zm_modul
     attention->n_kv_heads = plan->heads.n_kv_heads;
     attention->head_dim = head_dim;
     attention->scale = (float)(1 / sqrt(head_dim));
+    attention->has_output_gate = plan->has_output_gate;
     ZM_TRY(build_projections(attention, builder, plan));
     if (plan->q_norm)
         ZM_TRY(zm_build_norm(&attention->q_norm, builder, *module, plan->q_norm, head_dim, plan->norm_eps));
@@ -107,21 +110,21 @@ zmlx_status zm_build_attention(zm_module **module, zm_builder *builder, zm_modul
     if (plan->has_sinks)
         ZM_TRY(take_vector(&attention->sinks, builder, *module, "sinks", attention->n_heads, false));
     ZM_TRY(declare(builder, *module, "rope.freqs", &attention->rope.freqs));
-    ZM_TRY(zm_rope_init(&attention->rope, builder, head_dim, &plan->rope));
+    ZM_TRY(zm_rope_init(&attention->rope, builder, rope_dims(plan), &plan->rope));
     return keep_inverse_freqs(&attention->rope, builder, *module);
 }
 
 zmlx_status zm_check_attention(const zm_builder *builder, const zm_attention_plan *plan) {
     zm_rope_parameters rope;
-    zmlx_status status = zm_rope_init(&rope, builder, plan->heads.head_dim, &plan->rope);
+    zmlx_status status = zm_rope_init(&rope, builder, rope_dims(plan), &plan->rope);
     mlx_array_free(rope.freqs);
     return status;
 }
 
-static zmlx_status build_depthwise(zm_depthwise_conv **conv, zm_builder *builder, zm_module *parent,
+static zmlx_status build_depthwise(zm_depthwise_conv **conv, zm_builder *builder, zm_module *parent, const char *name,
                                    int channels, int taps, bool has_bias) {
     zm_module *base;
-    ZM_TRY(make(&base, builder, sizeof **conv, ZM_MODULE_CONV1D, parent, "conv"));
+    ZM_TRY(make(&base, builder, sizeof **conv, ZM_MODULE_CONV1D, parent, name));
     *conv = (zm_depthwise_conv *)base;
     (*conv)->channels = channels;
     (*conv)->taps = taps;
@@ -140,9 +143,40 @@ zmlx_status zm_build_short_conv(zm_module **module, zm_builder *builder, zm_modu
     conv->hidden_size = hidden_size;
     zm_linear_shape in = {hidden_size, 3 * hidden_size, 0, has_bias};
     zm_linear_shape out = {hidden_size, hidden_size, 0, has_bias};
-    ZM_TRY(build_depthwise(&conv->conv, builder, *module, hidden_size, taps, has_bias));
+    ZM_TRY(build_depthwise(&conv->conv, builder, *module, "conv", hidden_size, taps, has_bias));
     ZM_TRY(zm_build_linear(&conv->in_proj, builder, *module, "in_proj", in));
     return zm_build_linear(&conv->out_proj, builder, *module, "out_proj", out);
+}
+
+static zmlx_status build_delta_projections(zm_delta_net *net, zm_builder *builder, const zm_delta_net_plan *plan) {
+    static const char *const interleaved[] = {"in_proj_qkvz", "in_proj_ba"};
+    static const char *const separate[] = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"};
+    int heads = plan->n_v_heads, values = heads * plan->head_v_dim;
+    int mixed = 2 * plan->n_k_heads * plan->head_k_dim + values;
+    const int widths[2][4] = {{mixed, values, heads, heads}, {mixed + values, 2 * heads}};
+    net->n_in_proj = plan->is_interleaved ? 2 : 4;
+    for (int i = 0; i < net->n_in_proj; i++) {
+        zm_linear_shape shape = {plan->hidden_size, widths[plan->is_interleaved][i], 0, false};
+        const char *name = plan->is_interleaved ? interleaved[i] : separate[i];
+        ZM_TRY(zm_build_linear(&net->in_proj[i], builder, &net->base, name, shape));
+    }
+    zm_linear_shape out = {values, plan->hidden_size, 0, false};
+    ZM_TRY(build_depthwise(&net->conv, builder, &net->base, "conv1d", mixed, plan->taps, false));
+    return zm_build_linear(&net->out_proj, builder, &net->base, "out_proj", out);
+}
+
+zmlx_status zm_build_delta_net(zm_module **module, zm_builder *builder, zm_module *parent,
+                               const zm_delta_net_plan *plan) {
+    ZM_TRY(make(module, builder, sizeof(zm_delta_net), ZM_MODULE_DELTA_NET, parent, plan->name));
+    zm_delta_net *net = (zm_delta_net *)*module;
+    net->n_k_heads = plan->n_k_heads;
+    net->n_v_heads = plan->n_v_heads;
+    net->head_k_dim = plan->head_k_dim;
+    net->head_v_dim = plan->head_v_dim;
+    ZM_TRY(build_delta_projections(net, builder, plan));
+    ZM_TRY(take_vector(&net->A_log, builder, *module, "A_log", net->n_v_heads, true));
+    ZM_TRY(take_vector(&net->dt_bias, builder, *module, "dt_bias", net->n_v_heads, false));
+    return zm_build_norm(&net->norm, builder, *module, "norm", net->head_v_dim, plan->norm_eps);
 }
 
 static zmlx_status build_gated_projections(zm_linear *projections[3], zm_builder *builder, zm_module *parent,
@@ -182,6 +216,16 @@ static zmlx_status build_switch_glu(zm_switch_glu **experts, zm_builder *builder
     return ZMLX_OK;
 }
 
+static zmlx_status build_shared_expert(zm_moe *moe, zm_builder *builder, const zm_moe_plan *plan) {
+    if (!plan->shared.name) return ZMLX_OK;
+    zm_module *shared;
+    ZM_TRY(zm_build_gated_mlp(&shared, builder, &moe->base, &plan->shared));
+    moe->shared_experts = (zm_gated_mlp *)shared;
+    if (!plan->shared_gate) return ZMLX_OK;
+    zm_linear_shape gate = {plan->experts.hidden_size, 1, 0, false};
+    return zm_build_linear(&moe->shared_gate, builder, &moe->base, plan->shared_gate, gate);
+}
+
 zmlx_status zm_build_moe(zm_module **module, zm_builder *builder, zm_module *parent,
                          const zm_moe_plan *plan) {
     ZM_TRY(make(module, builder, sizeof(zm_moe), ZM_MODULE_MOE, parent, plan->name));
@@ -197,7 +241,7 @@ zmlx_status zm_build_moe(zm_module **module, zm_builder *builder, zm_module *par
     ZM_TRY(build_switch_glu(&moe->experts, builder, *module, &plan->experts));
     if (plan->has_expert_bias)
         ZM_TRY(take_vector(&moe->expert_bias, builder, *module, "expert_bias", moe->n_experts, true));
-    return ZMLX_OK;
+    return build_shared_expert(moe, builder, plan);
 }
 
 static zmlx_status build_block(zm_block **block, zm_builder *builder, zm_module *list, int layer,
@@ -250,16 +294,18 @@ static zmlx_status build_tied_head(zm_linear **head, zm_builder *builder, zm_emb
     return ZMLX_OK;
 }
 
-static zmlx_status build_lm_head(zm_causal_lm *model, zm_builder *builder, const zm_model_plan *plan) {
+static zmlx_status build_lm_head(zm_causal_lm *model, zm_builder *builder, zm_module *parent,
+                                 const zm_model_plan *plan) {
     if (plan->is_tied) return build_tied_head(&model->lm_head, builder, model->decoder->embed_tokens);
     zm_linear_shape head = {plan->hidden_size, plan->vocab_size, 0, false};
-    return zm_build_linear(&model->lm_head, builder, &model->base, "lm_head", head);
+    return zm_build_linear(&model->lm_head, builder, parent, "lm_head", head);
 }
 
 static zmlx_status build_tree(zm_causal_lm *model, zm_builder *builder, const zm_model_plan *plan) {
-    ZM_TRY(build_decoder(&model->decoder, builder, &model->base, plan));
-    ZM_TRY(build_lm_head(model, builder, plan));
-    zm_module *base;
+    zm_module *base, *parent = &model->base;
+    if (plan->prefix) ZM_TRY(make(&parent, builder, sizeof *parent, ZM_MODULE_LIST, parent, plan->prefix));
+    ZM_TRY(build_decoder(&model->decoder, builder, parent, plan));
+    ZM_TRY(build_lm_head(model, builder, parent, plan));
     ZM_TRY(make(&base, builder, sizeof *model->greedy_head, ZM_MODULE_GREEDY_HEAD, &model->base, "greedy_head"));
     model->greedy_head = (zm_greedy_head *)base;
     model->greedy_head->lm_head = model->lm_head;

@@ -15,10 +15,10 @@ typedef struct zm_linear_shape {
 typedef struct zm_attention_plan {
     const char *name;
     zm_heads heads;
-    int hidden_size;
+    int hidden_size, rope_dims; /* rope_dims 0: all of head_dim */
     double norm_eps;
     const char *o_proj, *q_norm, *k_norm; /* names; norms NULL: none */
-    bool has_bias, has_sinks;
+    bool has_bias, has_sinks, has_output_gate;
     zm_rope_config rope;
 } zm_attention_plan;
 
@@ -33,14 +33,24 @@ typedef struct zm_gated_plan { /* an MLP, or with n_experts a switch_glu */
 typedef struct zm_moe_plan {
     const char *name, *router;
     zm_gated_plan experts;
+    zm_gated_plan shared;    /* name NULL: none */
+    const char *shared_gate; /* name; NULL: none */
     zm_gating gating;
     int top_k;
     bool has_router_bias, has_expert_bias, normalize_top_k;
     double normalize_epsilon, routed_scaling_factor;
 } zm_moe_plan;
 
+typedef struct zm_delta_net_plan {
+    const char *name;
+    int hidden_size, n_k_heads, n_v_heads, head_k_dim, head_v_dim, taps;
+    double norm_eps;
+    bool is_interleaved; /* two projections in, by key head; else four */
+} zm_delta_net_plan;
+
 /* Everything of a model but its blocks. */
 typedef struct zm_model_plan {
+    const char *prefix; /* of all names but this one's: "language_model"; NULL: none */
     int n_layers, hidden_size, vocab_size;
     double norm_eps;
     const char *norm;                              /* the final norm's name */
@@ -64,6 +74,8 @@ zmlx_status zm_build_attention(zm_module **attention, zm_builder *builder, zm_mo
                                const zm_attention_plan *plan);
 zmlx_status zm_build_short_conv(zm_module **short_conv, zm_builder *builder, zm_module *parent,
                                 int hidden_size, int taps, bool has_bias);
+zmlx_status zm_build_delta_net(zm_module **delta_net, zm_builder *builder, zm_module *parent,
+                               const zm_delta_net_plan *plan);
 zmlx_status zm_build_gated_mlp(zm_module **mlp, zm_builder *builder, zm_module *parent,
                                const zm_gated_plan *plan);
 zmlx_status zm_build_moe(zm_module **moe, zm_builder *builder, zm_module *parent, const zm_moe_plan *plan);

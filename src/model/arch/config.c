@@ -103,6 +103,27 @@ zmlx_status zm_config_layer_types(bool **is_name, const zm_builder *builder, int
     return ZMLX_OK;
 }
 
+zmlx_status zm_config_moe_layers(bool **is_moe, const zm_builder *builder, int n_layers) {
+    int step;
+    *is_moe = NULL;
+    ZM_TRY(zm_config_int(&step, builder, "decoder_sparse_step", ZM_MAX_SIZE));
+    json_t *dense = zm_json_get(builder->config, "mlp_only_layers");
+    if (!json_is_array(dense))
+        return zm_config_fail(builder, "mlp_only_layers", "expected an array of layer numbers");
+    bool *flags = zm_arena_alloc(builder->arena, (size_t)n_layers, sizeof *flags);
+    if (!flags) return zm_fail_memory(builder->error);
+    for (int i = 0; i < n_layers; i++) flags[i] = (i + 1) % step == 0;
+    for (size_t i = 0; i < json_array_size(dense); i++) {
+        json_t *layer = json_array_get(dense, i);
+        if (!json_is_integer(layer))
+            return zm_config_fail(builder, "mlp_only_layers", "entry %zu is not a layer number", i);
+        json_int_t index = json_integer_value(layer);
+        if (index >= 0 && index < n_layers) flags[index] = false;
+    }
+    *is_moe = flags;
+    return ZMLX_OK;
+}
+
 zmlx_status zm_config_object(zm_json_object *object, const zm_builder *builder, const char *key) {
     *object = (zm_json_object){.value = zm_json_get(builder->config, key)};
     if (!object->value) return ZMLX_OK;

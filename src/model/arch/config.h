@@ -53,6 +53,8 @@ zmlx_status zm_config_heads(zm_heads *heads, const zm_builder *builder, int hidd
  * the field is absent. */
 zmlx_status zm_config_layer_types(bool **is_name, const zm_builder *builder, int n_layers, const char *name,
                                   const char *other_name);
+/* For each layer whether it has experts, by decoder_sparse_step and mlp_only_layers. */
+zmlx_status zm_config_moe_layers(bool **is_moe, const zm_builder *builder, int n_layers);
 /* The object under key as config; value NULL where it is absent. */
 zmlx_status zm_config_object(zm_json_object *object, const zm_builder *builder, const char *key);
 

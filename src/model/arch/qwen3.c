@@ -57,26 +57,6 @@ static zmlx_status read_common(qwen3_config *config, const zm_builder *builder) 
     return read_attention(config, builder);
 }
 
-/* A layer has experts unless mlp_only_layers names it or decoder_sparse_step passes it over. */
-static zmlx_status read_moe_layers(qwen3_config *config, const zm_builder *builder) {
-    int n_layers = config->model.n_layers, step;
-    ZM_TRY(zm_config_int(&step, builder, "decoder_sparse_step", ZM_MAX_SIZE));
-    json_t *dense = zm_json_get(builder->config, "mlp_only_layers");
-    if (!json_is_array(dense))
-        return zm_config_fail(builder, "mlp_only_layers", "expected an array of layer numbers");
-    config->is_moe = zm_arena_alloc(builder->arena, (size_t)n_layers, sizeof(bool));
-    if (!config->is_moe) return zm_fail_memory(builder->error);
-    for (int i = 0; i < n_layers; i++) config->is_moe[i] = (i + 1) % step == 0;
-    for (size_t i = 0; i < json_array_size(dense); i++) {
-        json_t *layer = json_array_get(dense, i);
-        if (!json_is_integer(layer))
-            return zm_config_fail(builder, "mlp_only_layers", "entry %zu is not a layer number", i);
-        json_int_t index = json_integer_value(layer);
-        if (index >= 0 && index < n_layers) config->is_moe[index] = false;
-    }
-    return ZMLX_OK;
-}
-
 static zmlx_status read_moe(qwen3_config *config, const zm_builder *builder) {
     zm_json_object json = builder->config;
     zm_moe_plan *moe = &config->moe;
@@ -94,7 +74,7 @@ static zmlx_status read_moe(qwen3_config *config, const zm_builder *builder) {
     ZM_TRY(zm_config_int(&moe->top_k, builder, "num_experts_per_tok", moe->experts.n_experts));
     ZM_TRY(zm_config_int(&moe->experts.intermediate_size, builder, "moe_intermediate_size", ZM_MAX_SIZE));
     ZM_TRY(zm_json_bool(&moe->normalize_top_k, json, "norm_topk_prob", builder->error));
-    return read_moe_layers(config, builder);
+    return zm_config_moe_layers(&config->is_moe, builder, config->model.n_layers);
 }
 
 static zmlx_status build_block(zm_builder *builder, zm_block *block, int layer, const void *context) {

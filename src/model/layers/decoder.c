@@ -88,7 +88,8 @@ mlx_array zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array to
 
 void zm_block_cache_init(zm_cache *cache, const zm_block *block) {
     zm_cache_kind kind = block->sliding_window ? ZM_CACHE_ROTATING : ZM_CACHE_KV;
-    if (block->operator->kind == ZM_MODULE_SHORT_CONV) kind = ZM_CACHE_ARRAY;
+    if (block->operator->kind == ZM_MODULE_SHORT_CONV || block->operator->kind == ZM_MODULE_DELTA_NET)
+        kind = ZM_CACHE_ARRAY;
     zm_cache_init(cache, kind, block->sliding_window);
 }
 
@@ -100,6 +101,7 @@ zm_forward zm_standard_forward(zm_module_kind kind) {
         [ZM_MODULE_GATED_MLP] = zm_gated_mlp_forward,   [ZM_MODULE_MOE] = zm_moe_forward,
         [ZM_MODULE_BLOCK] = zm_block_forward,           [ZM_MODULE_DECODER] = zm_decoder_forward,
         [ZM_MODULE_CAUSAL_LM] = zm_causal_lm_forward,   [ZM_MODULE_GREEDY_HEAD] = zm_greedy_head_forward,
+        [ZM_MODULE_DELTA_NET] = zm_delta_net_forward,
     };
     return (int)kind < 0 || kind >= ZM_MODULE_KIND_COUNT ? NULL : forwards[kind];
 }

@@ -61,6 +61,16 @@ zm_routing zm_moe_route(const zm_moe *moe, zm_scope *scope, mlx_array logits, ml
     return (zm_routing){none, none};
 }
 
+mlx_array zm_moe_add_shared(const zm_moe *moe, zm_scope *scope, mlx_array y, mlx_array x) {
+    if (!moe->shared_experts) return y;
+    mlx_array shared = zm_module_call(&moe->shared_experts->base, scope, x, NULL);
+    if (moe->shared_gate) {
+        mlx_array gate = zm_module_call(&moe->shared_gate->base, scope, x, NULL);
+        shared = zm_multiply(scope, zm_sigmoid(scope, gate), shared);
+    }
+    return zm_add(scope, y, shared);
+}
+
 mlx_array zm_moe_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     (void)call;
     const zm_moe *moe = (const zm_moe *)self;
@@ -69,5 +79,5 @@ mlx_array zm_moe_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm
     zm_routing chosen = zm_moe_route(moe, scope, logits, mlx_array_dtype(x));
     mlx_array y = zm_switch_glu_call(moe->experts, scope, x, chosen.indices);
     y = zm_multiply(scope, y, zm_expand_dims(scope, chosen.weights, -1));
-    return zm_sum(scope, y, -2, false);
+    return zm_moe_add_shared(moe, scope, zm_sum(scope, y, -2, false), x);
 }

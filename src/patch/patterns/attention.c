@@ -16,6 +16,8 @@ bool zm_patch_serves_attention(const zm_attention *module, const char **reason) 
         !zm_patch_serves_linear(v, 0, reason) || !zm_patch_serves_linear(o, 0, reason))
         return false;
     if (!serves_head_norm(module->q_norm, reason) || !serves_head_norm(module->k_norm, reason)) return false;
+    *reason = "it has an output gate";
+    if (module->has_output_gate) return false;
     *reason = "its head size is not a multiple of 16 up to 1024";
     if (module->head_dim < 1 || module->head_dim > ZM_MAX_HEAD_DIM || module->head_dim % ZM_HEAD_UNIT) return false;
     *reason = "its heads do not fit together";

@@ -54,6 +54,8 @@ static bool serves_attention(const zm_attention *attention, int hidden_size, dem
     *reason = "its projections are packed in different ways";
     if (!same_packing(attention->q_proj, attention->k_proj) || !same_packing(attention->q_proj, attention->v_proj))
         return false;
+    *reason = "its attention has an output gate";
+    if (attention->has_output_gate) return false;
     *reason = "its heads or projections do not fit together";
     if (attention->q_proj->weight.out_features != attention->n_heads * head_dim ||
         attention->k_proj->weight.out_features != attention->n_kv_heads * head_dim ||
@@ -106,6 +108,8 @@ static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_line
 enum { MOST_CHOSEN = 8, MOST_EXPERTS = 256 }; /* of a router */
 
 static bool serves_moe(const zm_moe *moe, int hidden_size, demands of, const char **reason) {
+    *reason = "it has experts for every token";
+    if (moe->shared_experts) return false;
     *reason = "a token has more than 8 experts, or there are more than 256";
     if (moe->top_k > MOST_CHOSEN || moe->n_experts > MOST_EXPERTS) return false;
     if (zm_is_set(moe->expert_bias) && mlx_array_dtype(moe->expert_bias) != MLX_FLOAT32) return false;
@@ -129,6 +133,8 @@ static bool serves_block(const zm_block *block, int hidden_size, demands of, con
         !zm_patch_is_standard(block->feed_forward))
         return false;
     bool is_attention = block->operator->kind == ZM_MODULE_ATTENTION;
+    *reason = "its operator is of another kind";
+    if (!is_attention && block->operator->kind != ZM_MODULE_SHORT_CONV) return false;
     *reason = "a block has a sliding window without attention";
     if (block->sliding_window && !is_attention) return false;
     if (!serves_norm(block->operator_norm, hidden_size, of, reason) ||

@@ -44,6 +44,8 @@ bool zm_patch_serves_moe(const zm_moe *moe, const char **reason) {
     if (!serves_gating(moe, reason) || !zm_patch_serves_linear(moe->router, 0, reason)) return false;
     *reason = "its router has another number of experts";
     if (moe->router->weight.out_features != moe->n_experts) return false;
+    *reason = "it has experts for every token";
+    if (moe->shared_experts) return false;
     return serves_experts(moe, reason);
 }
 

@@ -176,6 +176,7 @@ int mlx_floor_divide(mlx_array *res, const mlx_array a, const mlx_array b, const
 int mlx_power(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_minimum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_maximum(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
+int mlx_logaddexp(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_less(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_greater_equal(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);
 int mlx_logical_and(mlx_array *res, const mlx_array a, const mlx_array b, const mlx_stream s);

@@ -24,9 +24,11 @@ typedef struct zm_moe_arguments {
     const zm_weight *router;           /* (n_experts, in) */
     mlx_array expert_bias;             /* (n_experts,) float32, or empty */
     const zm_weight *gate, *up, *down; /* stacked */
-    zm_activation activation;
+    const zm_weight *shared_gate, *shared_up, *shared_down; /* an MLP for every token, added to the sum; or NULL */
+    zm_activation activation;                               /* of both */
     zm_gating gating;
     int top_k;
+    int n_groups, top_groups; /* ZM_GATING_SIGMOID_GROUPS: of the experts, and those to choose from */
     bool normalize_top_k;    /* divide the weights by their sum */
     float normalize_epsilon; /* added to that sum (lfm2_moe: 1e-6) */
     float routed_scaling_factor;
@@ -100,8 +102,8 @@ mlx_array zm_fused_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_c
 mlx_array zm_fused_lm_head(zm_scope *, mlx_array x, const zm_weight *weight, zm_compute compute);
 /* y = down(h(gate(x), up(x))): the whole MLP in one node. */
 mlx_array zm_fused_gated_mlp(zm_scope *, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute);
-/* y = sum over the chosen experts of weight * down(h(gate(x), up(x))): router, choice, experts and combine
- * in one node. */
+/* y = sum over the chosen experts of weight * down(h(gate(x), up(x))), and the shared MLP's result: router, choice,
+ * experts and combine in one node. */
 mlx_array zm_fused_moe(zm_scope *, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute);
 /* y = x * (mean(x^2) + eps)^(-1/2) * weight over the last dimension: mlx.fast.rms_norm. */
 mlx_array zm_fused_rms_norm(zm_scope *, mlx_array x, mlx_array weight, float eps);

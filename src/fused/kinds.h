@@ -11,12 +11,14 @@ typedef enum zm_activation {
     ZM_ACTIVATION_SWIGLU_OAI
 } zm_activation;
 
-/* How a router turns logits into chosen experts and weights: the rules G1 to G4 of the families. */
+/* How a router turns logits into chosen experts and weights: the rules G1 to G5 of the families. */
 typedef enum zm_gating {
     ZM_GATING_SIGMOID_BIAS,        /* lfm2_moe: sigmoid; the expert bias takes part in the choice alone */
     ZM_GATING_SOFTMAX_THEN_TOP_K,  /* qwen3_moe */
     ZM_GATING_TOP_K_THEN_SOFTMAX_LOW,  /* mixtral: equal logits take the lower index */
     ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH, /* gpt_oss: equal logits take the higher index */
+    /* glm4_moe, deepseek_v3: sigmoid and bias in float32; the best groups of experts are chosen first */
+    ZM_GATING_SIGMOID_GROUPS,
 } zm_gating;
 
 /* How products take their activations. */

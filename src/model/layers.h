@@ -94,6 +94,7 @@ typedef struct zm_moe {
     mlx_array expert_bias; /* (n_experts,) float32, or empty */
     zm_gating gating;
     int n_experts, top_k;
+    int n_groups, top_groups; /* SIGMOID_GROUPS: of experts, and how many of them a token chooses from; else 0 */
     bool normalize_top_k;
     float normalize_epsilon, routed_scaling_factor;
     zm_gated_mlp *shared_experts; /* of every token, added to the sum; NULL: none */
@@ -130,7 +131,8 @@ typedef struct zm_causal_lm { /* the root: token ids -> logits */
 
 /* h(gate, up) in MLX operations, as mlx-lm's activation functions. */
 mlx_array zm_activation_apply(zm_scope *scope, zm_activation activation, mlx_array gate, mlx_array up);
-/* The experts that a token's logits (..., n_experts) choose; dtype: x's, in which weights of sigmoid gating come. */
+/* The experts that a token's logits (..., n_experts) choose; dtype: x's, in which weights come but those of
+ * SIGMOID_GROUPS, which are float32. */
 typedef struct zm_routing {
     mlx_array indices, weights; /* (..., top_k) */
 } zm_routing;

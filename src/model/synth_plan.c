@@ -3,26 +3,14 @@
 #include "model/synth_plan.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/map.h"
 #include "model/family.h"
+#include "model/synth_tensors.h"
 
 enum { MAX_SIZE = 1 << 20, MAX_VOCAB = 1 << 24, MAX_LAYERS = 1024, MAX_EXPERTS = 4096 };
-
-/* Root mean square of a code minus its group's n: codes are uniform numbers of that many bits, and n is on average
- * away from their mean by half a step and half its spread. Or of the values of e2m1. */
-static double code_size(int bits) {
-    double spread = zm_synth_spread(bits);
-    return sqrt((pow(4, bits) - 1) / 12 + spread * spread / 3 - 1.0 / 12);
-}
-static const double e2m1_size = 2.926174;
-
-/* Of queries and keys. Sharp attention makes a token depend on all before it, else the text soon repeats. */
-static const double query_gain = 2;
 
 typedef struct sizes {
     int vocab, hidden, layers, heads, kv_heads, head_dim, intermediate, experts, expert_intermediate;
@@ -32,142 +20,24 @@ typedef struct sizes {
     bool tied, attention_bias, mlp_bias, conv_bias, qk_norm;
 } sizes;
 
-typedef struct linear {
-    int experts, out, in; /* experts 0: one matrix */
-    bool bias;
-    double gain; /* of the output's size over the input's */
-    bool is_router, is_mxfp4;
-} linear;
-
-static zm_synth_tensor *add(zm_synth_plan *plan, const char *path, const char *part) {
-    if (plan->n_tensors == plan->capacity) {
-        size_t capacity = plan->capacity ? plan->capacity * 2 : 256;
-        zm_synth_tensor *larger = zm_arena_alloc(plan->arena, capacity, sizeof larger[0]);
-        if (larger && plan->n_tensors) memcpy(larger, plan->tensors, plan->n_tensors * sizeof larger[0]);
-        if (larger) {
-            plan->tensors = larger;
-            plan->capacity = capacity;
-        }
-    }
-    char *name = zm_arena_printf(plan->arena, "%s%s%s", path, *part ? "." : "", part);
-    if (!name || plan->n_tensors == plan->capacity) {
-        plan->out_of_memory = true;
-        return NULL;
-    }
-    zm_synth_tensor *tensor = &plan->tensors[plan->n_tensors++];
-    *tensor = (zm_synth_tensor){.name = name};
-    tensor->seed = zm_hash(name, strlen(name)) ^ (plan->seed * 0xd1342543de82ef95u + 1);
-    return tensor;
-}
-
-static void set_shape(zm_synth_tensor *tensor, int experts, int rows, int columns) {
-    tensor->n_dims = 0;
-    if (experts) tensor->shape[tensor->n_dims++] = experts;
-    tensor->shape[tensor->n_dims++] = rows;
-    if (columns) tensor->shape[tensor->n_dims++] = columns;
-}
-
-/* Uniform values with that mean and standard deviation. */
-static void add_values(zm_synth_plan *plan, const char *path, const char *part, const int shape[3],
-                       zm_synth_fill fill, double mean, double deviation) {
-    zm_synth_tensor *tensor = add(plan, path, part);
-    if (!tensor) return;
-    for (int i = 0; i < 3 && shape[i]; i++) tensor->shape[tensor->n_dims++] = shape[i];
-    tensor->fill = fill;
-    tensor->mean = (float)mean;
-    tensor->width = (float)(deviation * sqrt(3));
-}
-
-static void add_norm(zm_synth_plan *plan, const char *path, int size, double mean) {
-    add_values(plan, path, "weight", (int[3]){size}, ZM_SYNTH_BFLOAT16, mean, 0.05 * mean);
-}
-
-/* Mixes 2^e and 2^(e + 1) so that their mean square is scale squared. */
-static void set_scale(zm_synth_tensor *tensor, double scale) {
-    tensor->exponent = (int)floor(log2(scale));
-    double excess = pow(scale / ldexp(1, tensor->exponent), 2); /* in [1, 4) */
-    tensor->high_part = (uint16_t)((excess - 1) / 3 * 65535);
-}
-
-static void set_entry(zm_synth_plan *plan, const char *path, int bits, int group_size, bool with_mode) {
-    json_t *entry = json_pack("{s:i, s:i}", "group_size", group_size, "bits", bits);
-    if (with_mode && entry) json_object_set_new(entry, "mode", json_string("affine"));
-    if (json_object_set_new(plan->entries, path, entry)) plan->out_of_memory = true;
-}
-
-static void add_packed(zm_synth_plan *plan, const char *path, const linear *map, int bits, int group_size,
-                       double deviation) {
-    zm_synth_tensor *weight = add(plan, path, "weight");
-    if (weight) set_shape(weight, map->experts, map->out, (int)((int64_t)map->in * bits / 32));
-    if (weight) weight->fill = ZM_SYNTH_PACKED;
-    zm_synth_tensor *scales = add(plan, path, "scales");
-    if (!scales) return;
-    set_shape(scales, map->experts, map->out, map->in / group_size);
-    scales->bits = bits;
-    scales->fill = map->is_mxfp4 ? ZM_SYNTH_EXPONENTS : ZM_SYNTH_SCALES;
-    set_scale(scales, deviation / (map->is_mxfp4 ? e2m1_size : code_size(bits)));
-    zm_synth_tensor copy = *scales;
-    zm_synth_tensor *biases = map->is_mxfp4 ? NULL : add(plan, path, "biases");
-    if (!biases) return;
-    copy.name = biases->name;
-    copy.fill = ZM_SYNTH_BIASES;
-    *biases = copy; /* with the seed of scales */
-}
-
-static void add_linear(zm_synth_plan *plan, const char *path, linear map) {
-    double deviation = map.gain / sqrt(map.in);
-    bool fits = map.in % plan->group_size == 0;
-    if (map.is_mxfp4 && map.in % 32 == 0) {
-        add_packed(plan, path, &map, 4, 32, deviation);
-    } else if (plan->bits != 16 && fits && map.is_router && map.in % 64 == 0) {
-        set_entry(plan, path, 8, 64, plan->is_mxfp4);
-        map.is_mxfp4 = false;
-        add_packed(plan, path, &map, 8, 64, deviation);
-    } else if (plan->bits != 16 && fits && !map.is_mxfp4) {
-        if (plan->is_mxfp4) set_entry(plan, path, plan->bits, plan->group_size, true);
-        add_packed(plan, path, &map, plan->bits, plan->group_size, deviation);
-    } else {
-        int shape[3] = {map.out, map.in, 0};
-        if (map.experts) memcpy(shape, (int[3]){map.experts, map.out, map.in}, sizeof shape);
-        add_values(plan, path, "weight", shape, ZM_SYNTH_BFLOAT16, 0, deviation);
-    }
-    if (!map.bias) return;
-    int shape[3] = {map.out, 0, 0};
-    if (map.experts) memcpy(shape, (int[3]){map.experts, map.out, 0}, sizeof shape);
-    add_values(plan, path, "bias", shape, ZM_SYNTH_BFLOAT16, 0, 0.1);
-}
-
-/* A name inside layer: "model.layers.<layer>.<rest>"; NULL never comes back, an empty text may. */
-static const char *in_layer(zm_synth_plan *plan, int layer, const char *rest) {
-    const char *name = zm_arena_printf(plan->arena, "model.layers.%d.%s", layer, rest);
-    if (!name) plan->out_of_memory = true;
-    return name ? name : "";
-}
-
-static void add_layer_linear(zm_synth_plan *plan, int layer, const char *rest, linear map) {
-    add_linear(plan, in_layer(plan, layer, rest), map);
-}
-
-static void add_layer_norm(zm_synth_plan *plan, int layer, const char *rest, int size) {
-    add_norm(plan, in_layer(plan, layer, rest), size, 1);
-}
-
 static void add_head_norm(zm_synth_plan *plan, const sizes *s, int layer, const char *rest) {
-    add_norm(plan, in_layer(plan, layer, rest), s->head_dim, query_gain);
+    zm_synth_add_norm(plan, zm_synth_in_layer(plan, layer, rest), s->head_dim, ZM_SYNTH_QUERY_GAIN);
 }
 
 static void add_attention(zm_synth_plan *plan, const sizes *s, int layer, const char *out_name) {
     int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
     bool bias = s->attention_bias;
-    double gain = s->qk_norm ? 1 : query_gain;
+    double gain = s->qk_norm ? 1 : ZM_SYNTH_QUERY_GAIN;
     bool has_gate = s->full_attention_interval > 0;
-    add_layer_linear(plan, layer, "self_attn.q_proj",
-                     (linear){.out = has_gate ? 2 * q : q, .in = s->hidden, .bias = bias, .gain = gain});
-    add_layer_linear(plan, layer, "self_attn.k_proj",
-                     (linear){.out = kv, .in = s->hidden, .bias = bias, .gain = gain});
-    add_layer_linear(plan, layer, "self_attn.v_proj",
-                     (linear){.out = kv, .in = s->hidden, .bias = bias, .gain = 1});
-    add_layer_linear(plan, layer, out_name, (linear){.out = s->hidden, .in = q, .bias = bias, .gain = 1});
+    zm_synth_add_layer_linear(
+        plan, layer, "self_attn.q_proj",
+        (zm_synth_linear){.out = has_gate ? 2 * q : q, .in = s->hidden, .bias = bias, .gain = gain});
+    zm_synth_add_layer_linear(plan, layer, "self_attn.k_proj",
+                              (zm_synth_linear){.out = kv, .in = s->hidden, .bias = bias, .gain = gain});
+    zm_synth_add_layer_linear(plan, layer, "self_attn.v_proj",
+                              (zm_synth_linear){.out = kv, .in = s->hidden, .bias = bias, .gain = 1});
+    zm_synth_add_layer_linear(plan, layer, out_name,
+                              (zm_synth_linear){.out = s->hidden, .in = q, .bias = bias, .gain = 1});
 }
 
 /* Projections and a state that forgets a tenth of itself a token. */
@@ -175,29 +45,31 @@ static void add_delta_net(zm_synth_plan *plan, const sizes *s, int layer) {
     int mixed = 2 * s->k_heads * s->k_dim + s->v_heads * s->v_dim, values = s->v_heads * s->v_dim;
     const struct {
         const char *name;
-        linear map;
+        zm_synth_linear map;
     } maps[] = {
         {"linear_attn.in_proj_qkvz", {.out = mixed + values, .in = s->hidden, .gain = 1}},
         {"linear_attn.in_proj_ba", {.out = 2 * s->v_heads, .in = s->hidden, .gain = 1}},
         {"linear_attn.out_proj", {.out = s->hidden, .in = values, .gain = 1}},
     };
-    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; i++) add_layer_linear(plan, layer, maps[i].name, maps[i].map);
-    add_values(plan, in_layer(plan, layer, "linear_attn.conv1d"), "weight", (int[3]){mixed, s->conv_taps, 1},
-               ZM_SYNTH_BFLOAT16, 0, 0.5);
-    add_values(plan, in_layer(plan, layer, "linear_attn.A_log"), "", (int[3]){s->v_heads}, ZM_SYNTH_FLOAT32, -2, 0.5);
-    add_values(plan, in_layer(plan, layer, "linear_attn.dt_bias"), "", (int[3]){s->v_heads}, ZM_SYNTH_BFLOAT16, 0, 0.5);
-    add_layer_norm(plan, layer, "linear_attn.norm", s->v_dim);
+    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; i++)
+        zm_synth_add_layer_linear(plan, layer, maps[i].name, maps[i].map);
+    zm_synth_add_values(plan, zm_synth_in_layer(plan, layer, "linear_attn.conv1d"), "weight",
+                        (int[3]){mixed, s->conv_taps, 1}, ZM_SYNTH_BFLOAT16, 0, 0.5);
+    zm_synth_add_values(plan, zm_synth_in_layer(plan, layer, "linear_attn.A_log"), "", (int[3]){s->v_heads},
+                        ZM_SYNTH_FLOAT32, -2, 0.5);
+    zm_synth_add_values(plan, zm_synth_in_layer(plan, layer, "linear_attn.dt_bias"), "", (int[3]){s->v_heads},
+                        ZM_SYNTH_BFLOAT16, 0, 0.5);
+    zm_synth_add_layer_norm(plan, layer, "linear_attn.norm", s->v_dim);
 }
 
 /* names: gate, up, down under path. */
-static void add_mlp(zm_synth_plan *plan, const sizes *s, int layer, const char *path,
-                    const char *const names[3]) {
+static void add_mlp(zm_synth_plan *plan, const sizes *s, int layer, const char *path, const char *const names[3]) {
     char name[64];
     for (int i = 0; i < 3; i++) {
         snprintf(name, sizeof name, "%s.%s", path, names[i]);
-        linear map = {.out = s->intermediate, .in = s->hidden, .bias = s->mlp_bias, .gain = 1};
-        if (i == 2) map = (linear){.out = s->hidden, .in = s->intermediate, .bias = s->mlp_bias, .gain = 1};
-        add_layer_linear(plan, layer, name, map);
+        zm_synth_linear map = {.out = s->intermediate, .in = s->hidden, .bias = s->mlp_bias, .gain = 1};
+        if (i == 2) map = (zm_synth_linear){.out = s->hidden, .in = s->intermediate, .bias = s->mlp_bias, .gain = 1};
+        zm_synth_add_layer_linear(plan, layer, name, map);
     }
 }
 
@@ -207,36 +79,34 @@ static void add_experts(zm_synth_plan *plan, const sizes *s, int layer, const ch
     char name[64];
     for (int i = 0; i < 3; i++) {
         snprintf(name, sizeof name, "%s.%s", path, projections[i]);
-        linear map = {.experts = s->experts,
-                      .out = i == 2 ? s->hidden : s->expert_intermediate,
-                      .in = i == 2 ? s->expert_intermediate : s->hidden,
-                      .bias = plan->is_mxfp4,
-                      .gain = 1,
-                      .is_mxfp4 = plan->is_mxfp4};
-        add_layer_linear(plan, layer, name, map);
+        zm_synth_linear map = {.experts = s->experts,
+                               .out = i == 2 ? s->hidden : s->expert_intermediate,
+                               .in = i == 2 ? s->expert_intermediate : s->hidden,
+                               .bias = plan->is_mxfp4,
+                               .gain = 1,
+                               .is_mxfp4 = plan->is_mxfp4};
+        zm_synth_add_layer_linear(plan, layer, name, map);
     }
 }
 
-static void add_router(zm_synth_plan *plan, const sizes *s, int layer, const char *path, bool bias,
-                       bool own_bits) {
-    add_layer_linear(
+static void add_router(zm_synth_plan *plan, const sizes *s, int layer, const char *path, bool bias, bool own_bits) {
+    zm_synth_add_layer_linear(
         plan, layer, path,
-        (linear){.out = s->experts, .in = s->hidden, .bias = bias, .gain = 2, .is_router = own_bits});
+        (zm_synth_linear){.out = s->experts, .in = s->hidden, .bias = bias, .gain = 2, .is_router = own_bits});
 }
 
 static void add_shared_expert(zm_synth_plan *plan, const sizes *s, int layer) {
     sizes shared = *s;
     shared.intermediate = s->shared_intermediate;
     add_mlp(plan, &shared, layer, "mlp.shared_expert", projections);
-    add_layer_linear(plan, layer, "mlp.shared_expert_gate",
-                     (linear){.out = 1, .in = s->hidden, .gain = 2, .is_router = true});
+    zm_synth_add_layer_linear(plan, layer, "mlp.shared_expert_gate",
+                              (zm_synth_linear){.out = 1, .in = s->hidden, .gain = 2, .is_router = true});
 }
 
 static bool lists_layer(const json_t *list, int layer) {
     size_t i;
     json_t *value;
-    json_array_foreach(list, i,
-                       value) if (json_is_integer(value) && json_integer_value(value) == layer) return true;
+    json_array_foreach(list, i, value) if (json_is_integer(value) && json_integer_value(value) == layer) return true;
     return false;
 }
 
@@ -255,13 +125,13 @@ static void add_lfm2_operator(zm_synth_plan *plan, const sizes *s, int layer) {
         return;
     }
     bool bias = s->conv_bias;
-    add_layer_linear(plan, layer, "conv.in_proj",
-                     (linear){.out = 3 * s->hidden, .in = s->hidden, .bias = bias, .gain = 1});
-    add_layer_linear(plan, layer, "conv.out_proj",
-                     (linear){.out = s->hidden, .in = s->hidden, .bias = bias, .gain = 1});
-    const char *conv = in_layer(plan, layer, "conv.conv");
-    add_values(plan, conv, "weight", (int[3]){s->hidden, s->conv_taps, 1}, ZM_SYNTH_BFLOAT16, 0, 0.6);
-    if (bias) add_values(plan, conv, "bias", (int[3]){s->hidden}, ZM_SYNTH_BFLOAT16, 0, 0.1);
+    zm_synth_add_layer_linear(plan, layer, "conv.in_proj",
+                              (zm_synth_linear){.out = 3 * s->hidden, .in = s->hidden, .bias = bias, .gain = 1});
+    zm_synth_add_layer_linear(plan, layer, "conv.out_proj",
+                              (zm_synth_linear){.out = s->hidden, .in = s->hidden, .bias = bias, .gain = 1});
+    const char *conv = zm_synth_in_layer(plan, layer, "conv.conv");
+    zm_synth_add_values(plan, conv, "weight", (int[3]){s->hidden, s->conv_taps, 1}, ZM_SYNTH_BFLOAT16, 0, 0.6);
+    if (bias) zm_synth_add_values(plan, conv, "bias", (int[3]){s->hidden}, ZM_SYNTH_BFLOAT16, 0, 0.1);
 }
 
 static zmlx_status plan_lfm2(zm_synth_plan *plan, sizes *s, zmlx_error *error) {
@@ -270,11 +140,11 @@ static zmlx_status plan_lfm2(zm_synth_plan *plan, sizes *s, zmlx_error *error) {
     int n_attention = 0;
     for (int layer = 0; layer < s->layers; layer++) n_attention += is_lfm2_attention(plan->config, layer);
     if (!n_attention)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers",
-                       "none of the first %d layers has attention; take more", s->layers);
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers", "none of the first %d layers has attention; take more",
+                       s->layers);
     for (int layer = 0; layer < s->layers; layer++) {
-        add_layer_norm(plan, layer, "operator_norm", s->hidden);
-        add_layer_norm(plan, layer, "ffn_norm", s->hidden);
+        zm_synth_add_layer_norm(plan, layer, "operator_norm", s->hidden);
+        zm_synth_add_layer_norm(plan, layer, "ffn_norm", s->hidden);
         add_lfm2_operator(plan, s, layer);
         if (!s->experts || layer < s->dense_layers) {
             add_mlp(plan, s, layer, "feed_forward", s->experts ? projections : plain);
@@ -283,10 +153,10 @@ static zmlx_status plan_lfm2(zm_synth_plan *plan, sizes *s, zmlx_error *error) {
         add_router(plan, s, layer, "feed_forward.gate", false, true);
         add_experts(plan, s, layer, "feed_forward.switch_mlp");
         if (uses_bias)
-            add_values(plan, in_layer(plan, layer, "feed_forward.expert_bias"), "", (int[3]){s->experts},
-                       ZM_SYNTH_FLOAT32, 0, 0.05);
+            zm_synth_add_values(plan, zm_synth_in_layer(plan, layer, "feed_forward.expert_bias"), "",
+                                (int[3]){s->experts}, ZM_SYNTH_FLOAT32, 0, 0.05);
     }
-    add_norm(plan, "model.embedding_norm", s->hidden, 1);
+    zm_synth_add_norm(plan, "model.embedding_norm", s->hidden, 1);
     return ZMLX_OK;
 }
 
@@ -312,8 +182,7 @@ static void add_feed_forward(zm_synth_plan *plan, const sizes *s, int layer, con
 /* Sliding and full attention in turn is only understood of an even number of layers. */
 static zmlx_status complete_layer_types(zm_synth_plan *plan, int n_layers, zmlx_error *error) {
     if (n_layers < 2)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers",
-                       "at least 2 layers are needed, one of each attention");
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers", "at least 2 layers are needed, one of each attention");
     if (zm_json_get(plan->config, "layer_types")) return ZMLX_OK;
     json_t *types = json_array();
     for (int i = 0; i < n_layers; i++)
@@ -331,20 +200,20 @@ static void add_operator(zm_synth_plan *plan, const sizes *s, int layer) {
     if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.q_norm");
     if (s->qk_norm) add_head_norm(plan, s, layer, "self_attn.k_norm");
     if (plan->is_mxfp4)
-        add_values(plan, in_layer(plan, layer, "self_attn.sinks"), "", (int[3]){s->heads}, ZM_SYNTH_BFLOAT16, 0, 1);
+        zm_synth_add_values(plan, zm_synth_in_layer(plan, layer, "self_attn.sinks"), "", (int[3]){s->heads},
+                            ZM_SYNTH_BFLOAT16, 0, 1);
 }
 
-static zmlx_status plan_transformer(zm_synth_plan *plan, sizes *s, const char *model_type,
-                                    zmlx_error *error) {
+static zmlx_status plan_transformer(zm_synth_plan *plan, sizes *s, const char *model_type, zmlx_error *error) {
     if (plan->is_mxfp4) ZM_TRY(complete_layer_types(plan, s->layers, error));
     for (int layer = 0; layer < s->layers; layer++) {
-        add_layer_norm(plan, layer, "input_layernorm", s->hidden);
-        add_layer_norm(plan, layer, "post_attention_layernorm", s->hidden);
+        zm_synth_add_layer_norm(plan, layer, "input_layernorm", s->hidden);
+        zm_synth_add_layer_norm(plan, layer, "post_attention_layernorm", s->hidden);
         add_operator(plan, s, layer);
         add_feed_forward(plan, s, layer, model_type);
     }
-    add_norm(plan, "model.norm", s->hidden, 1);
-    if (!s->tied) add_linear(plan, "lm_head", (linear){.out = s->vocab, .in = s->hidden, .gain = 1});
+    zm_synth_add_norm(plan, "model.norm", s->hidden, 1);
+    if (!s->tied) zm_synth_add_linear(plan, "lm_head", (zm_synth_linear){.out = s->vocab, .in = s->hidden, .gain = 1});
     return ZMLX_OK;
 }
 
@@ -354,15 +223,13 @@ typedef struct size_field {
     int maximum, fallback; /* fallback -1: required */
 } size_field;
 
-static zmlx_status read_fields(const size_field *fields, int count, zm_json_object config,
-                               zmlx_error *error) {
+static zmlx_status read_fields(const size_field *fields, int count, zm_json_object config, zmlx_error *error) {
     for (int i = 0; i < count; i++) {
         int64_t value;
         if (fields[i].fallback < 0)
             ZM_TRY(zm_json_int(&value, config, fields[i].key, 1, fields[i].maximum, error));
         else
-            ZM_TRY(zm_json_int_or(&value, config, fields[i].key, 0, fields[i].maximum, fields[i].fallback,
-                                  error));
+            ZM_TRY(zm_json_int_or(&value, config, fields[i].key, 0, fields[i].maximum, fields[i].fallback, error));
         *fields[i].value = (int)value;
     }
     return ZMLX_OK;
@@ -405,11 +272,9 @@ static zmlx_status read_delta_net(sizes *s, zm_json_object config, zmlx_error *e
 
 static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model_type, zmlx_error *error) {
     bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
-    const char *experts_key = !strcmp(model_type, "mixtral") || !strcmp(model_type, "gpt_oss")
-                                  ? "num_local_experts"
-                                  : "num_experts";
-    bool has_experts =
-        strcmp(model_type, "llama") && strcmp(model_type, "qwen3") && strcmp(model_type, "lfm2");
+    const char *experts_key =
+        !strcmp(model_type, "mixtral") || !strcmp(model_type, "gpt_oss") ? "num_local_experts" : "num_experts";
+    bool has_experts = strcmp(model_type, "llama") && strcmp(model_type, "qwen3") && strcmp(model_type, "lfm2");
     const size_field fields[] = {
         {"vocab_size", &s->vocab, MAX_VOCAB, -1},
         {"hidden_size", &s->hidden, MAX_SIZE, -1},
@@ -428,8 +293,7 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
     if (!has_experts) s->experts = 0;
     if (!strcmp(model_type, "qwen3_next")) ZM_TRY(read_delta_net(s, config, error));
     read_heads(s, config, model_type);
-    if (!s->expert_intermediate || !strcmp(experts_key, "num_local_experts"))
-        s->expert_intermediate = s->intermediate;
+    if (!s->expert_intermediate || !strcmp(experts_key, "num_local_experts")) s->expert_intermediate = s->intermediate;
     if (!s->sparse_step) s->sparse_step = 1;
     return read_flags(s, config, model_type, error);
 }
@@ -446,8 +310,7 @@ static zmlx_status read_lfm2_width(sizes *s, zm_json_object config, zmlx_error *
     if (adjust) {
         double adjusted = floor(multiplier * (double)(2 * width / 3));
         if (!(adjusted >= 1 && adjusted <= MAX_SIZE))
-            return zm_fail(error, ZMLX_ERROR_FORMAT, config.file,
-                           "block_ffn_dim_multiplier gives no valid size");
+            return zm_fail(error, ZMLX_ERROR_FORMAT, config.file, "block_ffn_dim_multiplier gives no valid size");
         width = ((int64_t)adjusted + multiple - 1) / multiple * multiple;
     }
     s->intermediate = (int)width;
@@ -459,10 +322,9 @@ static zmlx_status start_quantization(zm_synth_plan *plan, zmlx_error *error) {
     json_object_del(config, "quantization");
     json_object_del(config, "quantization_config");
     if (plan->bits == 16 && !plan->is_mxfp4) return ZMLX_OK;
-    plan->entries = plan->is_mxfp4
-                        ? json_pack("{s:i, s:i, s:s}", "group_size", 32, "bits", 4, "mode", "mxfp4")
-                        : json_pack("{s:i, s:i, s:s}", "group_size", plan->group_size, "bits", plan->bits,
-                                    "mode", "affine");
+    plan->entries = plan->is_mxfp4 ? json_pack("{s:i, s:i, s:s}", "group_size", 32, "bits", 4, "mode", "mxfp4")
+                                   : json_pack("{s:i, s:i, s:s}", "group_size", plan->group_size, "bits", plan->bits,
+                                               "mode", "affine");
     if (json_object_set_new(config, "quantization", plan->entries)) return zm_fail_memory(error);
     return ZMLX_OK;
 }
@@ -477,8 +339,7 @@ static zmlx_status check_total(const zm_synth_plan *plan, zmlx_error *error) {
     }
     if (plan->out_of_memory) return zm_fail_memory(error);
     if (total > 1e15)
-        return zm_fail(error, ZMLX_ERROR_FORMAT, plan->config.file, "the sizes make %.3g bytes of tensors",
-                       total);
+        return zm_fail(error, ZMLX_ERROR_FORMAT, plan->config.file, "the sizes make %.3g bytes of tensors", total);
     return ZMLX_OK;
 }
 
@@ -486,9 +347,21 @@ static zmlx_status check_total(const zm_synth_plan *plan, zmlx_error *error) {
 static zmlx_status check_general(zm_json_object config, zmlx_error *error) {
     int64_t positions;
     if (zm_json_get(config, "model_file"))
-        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file,
-                       "model_file: a model's own code is not run");
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file, "model_file: a model's own code is not run");
     return zm_json_int_or(&positions, config, "max_position_embeddings", 1, INT32_MAX, 0, error);
+}
+
+static zmlx_status add_tensors(zm_synth_plan *plan, const char *model_type, zmlx_error *error) {
+    sizes s = {0};
+    ZM_TRY(read_sizes(&s, plan->config, model_type, error));
+    bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
+    if (!strcmp(model_type, "lfm2")) ZM_TRY(read_lfm2_width(&s, plan->config, error));
+    if (!s.head_dim || !s.intermediate || (s.experts && !s.expert_intermediate))
+        return zm_fail(error, ZMLX_ERROR_FORMAT, plan->config.file, "head_dim or intermediate_size is missing or 0");
+    plan->is_mxfp4 = !strcmp(model_type, "gpt_oss");
+    ZM_TRY(start_quantization(plan, error));
+    zm_synth_add_linear(plan, "model.embed_tokens", (zm_synth_linear){.out = s.vocab, .in = s.hidden, .gain = 1});
+    return is_lfm2 ? plan_lfm2(plan, &s, error) : plan_transformer(plan, &s, model_type, error);
 }
 
 zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error) {
@@ -497,17 +370,12 @@ zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error) {
     ZM_TRY(check_general(plan->config, error));
     /* Whose tensors it has: mistral and others are llamas. */
     const char *model_type = strcmp(family->group, "llama") ? family->model_type : "llama";
-    sizes s = {0};
-    ZM_TRY(read_sizes(&s, plan->config, model_type, error));
-    bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
-    if (!strcmp(model_type, "lfm2")) ZM_TRY(read_lfm2_width(&s, plan->config, error));
-    if (!s.head_dim || !s.intermediate || (s.experts && !s.expert_intermediate))
-        return zm_fail(error, ZMLX_ERROR_FORMAT, plan->config.file,
-                       "head_dim or intermediate_size is missing or 0");
-    plan->is_mxfp4 = !strcmp(model_type, "gpt_oss");
-    ZM_TRY(start_quantization(plan, error));
-    add_linear(plan, "model.embed_tokens", (linear){.out = s.vocab, .in = s.hidden, .gain = 1});
-    ZM_TRY(is_lfm2 ? plan_lfm2(plan, &s, error) : plan_transformer(plan, &s, model_type, error));
+    if (!strcmp(family->group, "glm") || !strcmp(family->group, "deepseek")) {
+        ZM_TRY(start_quantization(plan, error));
+        ZM_TRY(zm_synth_add_grouped(plan, model_type, error));
+    } else {
+        ZM_TRY(add_tensors(plan, model_type, error));
+    }
     ZM_TRY(check_total(plan, error));
     return zm_family_check(family, plan->config, error);
 }

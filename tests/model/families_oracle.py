@@ -46,6 +46,10 @@ QWEN3_NEXT = dict(SIZES, **DELTA_NET, **SHARED_EXPERT, rope_theta=1e5, partial_r
 MIXTRAL = dict(SIZES, num_local_experts=4, num_experts_per_tok=2, rms_norm_eps=1e-5)
 GPT_OSS = dict(SIZES, head_dim=32, num_local_experts=8, num_experts_per_tok=3, sliding_window=48,
                rope_theta=150000)
+GROUPED = dict(moe_intermediate_size=64, norm_topk_prob=True, n_group=1, topk_group=1, n_shared_experts=1,
+               n_routed_experts=8, routed_scaling_factor=1.5, num_experts_per_tok=3, first_k_dense_replace=1)
+GLM4_MOE = dict(SIZES, **GROUPED, head_dim=32, rms_norm_eps=1e-5, rope_theta=1e5, rope_scaling=None,
+                use_qk_norm=True, tie_word_embeddings=False, attention_bias=True, partial_rotary_factor=0.5)
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64)
 YARN = dict(rope_type="yarn", factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
@@ -105,6 +109,13 @@ def publish_delta_net(weights):
 
 def publish_qwen3_next(weights):
     return publish_qwen3_moe(publish_delta_net(weights))
+
+
+def publish_glm4_moe(weights):
+    """Experts one by one, and a layer that predicts the token after the next."""
+    weights = publish_qwen3_moe(weights)
+    return dict(weights, **{"model.layers.4.eh_proj.weight": mx.ones((128, 256)),
+                            "model.layers.4.mlp.gate.e_score_correction_bias": mx.ones((8,))})
 
 
 def publish_mixtral(weights):
@@ -206,6 +217,16 @@ CASES = [
      LONG),
     ("4-bit, published names", "mixtral", MIXTRAL, affine(4), publish_mixtral, LONG),
     ("5-bit, tied", "mixtral", dict(MIXTRAL, tie_word_embeddings=True), affine(5, 32), None, SHORT),
+    ("float32, published names", "glm4_moe", dict(GLM4_MOE, n_group=4, topk_group=2), None, publish_glm4_moe,
+     LONG),
+    ("4-bit, published names", "glm4_moe",
+     dict(GLM4_MOE, use_qk_norm=False, n_shared_experts=2, partial_rotary_factor=1.0), affine(4),
+     publish_glm4_moe, LONG),
+    ("8-bit, plain weights", "glm4_moe",
+     dict(GLM4_MOE, norm_topk_prob=False, attention_bias=False, n_shared_experts=None, n_group=2,
+          topk_group=2, first_k_dense_replace=0), affine(8, 32), None, LONG),
+    ("6-bit, one expert", "glm4_moe", dict(GLM4_MOE, num_experts_per_tok=1, n_group=2), affine(6), None, SHORT),
+    ("float32, no experts", "glm4_moe", dict(GLM4_MOE, n_routed_experts=None), None, None, SHORT),
     ("float32", "gpt_oss", dict(GPT_OSS, sliding_window=200), None, None, LONG),
     ("4-bit, router 8-bit, yarn", "gpt_oss", dict(GPT_OSS, rope_scaling=YARN), affine(4), None, LONG),
     ("mxfp4, published names", "gpt_oss", dict(GPT_OSS, rope_scaling=YARN), "mxfp4", publish_gpt_oss, LONG),

@@ -118,10 +118,19 @@ static const tensor qwen3_next_tensors[] = {
     {"model.embed_tokens.weight", "F32", 0, {10, 8}},
 };
 
+/* Whose config is refused before its tensors are looked at. */
+static const char glm4_moe_config[] =
+    "{\"model_type\":\"glm4_moe\",\"hidden_size\":8,\"num_hidden_layers\":2,\"intermediate_size\":12,"
+    "\"moe_intermediate_size\":6,\"n_routed_experts\":4,\"num_experts_per_tok\":2,\"n_shared_experts\":1,\"n_group\":2,"
+    "\"topk_group\":1,\"norm_topk_prob\":true,\"routed_scaling_factor\":1.0,\"first_k_dense_replace\":1,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"use_qk_norm\":false,\"attention_bias\":false,"
+    "\"partial_rotary_factor\":0.5,\"rope_theta\":10000,\"rms_norm_eps\":1e-5,\"vocab_size\":10}";
+
 static const checkpoint llama = {llama_config, llama_tensors, COUNT(llama_tensors), 2};
 static const checkpoint lfm2_moe = {lfm2_moe_config, lfm2_moe_tensors, COUNT(lfm2_moe_tensors), 2};
 static const checkpoint qwen3_next = {qwen3_next_config, qwen3_next_tensors, COUNT(qwen3_next_tensors), 2};
 static const checkpoint gpt_oss = {gpt_oss_config, gpt_oss_tensors, COUNT(gpt_oss_tensors), 2};
+static const checkpoint glm4_moe = {glm4_moe_config, llama_tensors, COUNT(llama_tensors), 2};
 
 static char folder[TEMPORARY_SIZE];
 
@@ -316,6 +325,22 @@ static const refusal refusals[] = {
     {&gpt_oss, "layer_types", "[\"full_attention\",\"full_attention\"]", "layer_types", "needs both"},
     {&gpt_oss, "rms_norm_eps", "-1e-5", "config.json: rms_norm_eps", "from 0 to 1"},
     {&gpt_oss, "rope_theta", "0.5", "config.json: rope_theta", "greater than 1"},
+    {&glm4_moe, "n_group", "3", "config.json: n_group", "does not divide n_routed_experts 4"},
+    {&glm4_moe, "n_group", "4", "config.json: n_group", "fewer than two"},
+    {&glm4_moe, "n_group", NULL, "config.json: n_group", "missing"},
+    {&glm4_moe, "topk_group", "3", "config.json: topk_group", "3 of 2 groups"},
+    {&glm4_moe, "num_experts_per_tok", "5", "config.json: num_experts_per_tok", "5 of 4 experts"},
+    {&glm4_moe, "n_routed_experts", NULL, "config.json: n_routed_experts", "missing"},
+    {&glm4_moe, "n_shared_experts", "0", "config.json: n_shared_experts", "integer from 1"},
+    {&glm4_moe, "topk_method", "\"greedy\"", "config.json: topk_method", "\"greedy\" is not supported"},
+    {&glm4_moe, "scoring_func", "\"softmax\"", "config.json: scoring_func", "only \"sigmoid\""},
+    {&glm4_moe, "routed_scaling_factor", "0", "config.json: routed_scaling_factor", "greater than 0"},
+    {&glm4_moe, "norm_topk_prob", NULL, "config.json: norm_topk_prob", "missing"},
+    {&glm4_moe, "first_k_dense_replace", "-1", "config.json: first_k_dense_replace", "integer from 0"},
+    {&glm4_moe, "partial_rotary_factor", "1.5", "config.json: partial_rotary_factor", "1.5 gives no even number"},
+    {&glm4_moe, "partial_rotary_factor", "0.25", "config.json: partial_rotary_factor", "of 4 features"},
+    {&glm4_moe, "head_dim", NULL, "config.json: head_dim", "missing"},
+    {&glm4_moe, "use_qk_norm", "1", "config.json: use_qk_norm", "true or false"},
 };
 
 static void test_refused_configs(void **state) {
@@ -438,7 +463,7 @@ static void test_gpt_oss_with_published_names(void **state) {
 static void test_list(void **state) {
     (void)state;
     static const char *const types[] = {"lfm2_moe", "lfm2", "llama", "mistral", "xverse", "iquestcoder",
-                                        "qwen3", "qwen3_moe", "mixtral", "gpt_oss"};
+                                        "qwen3", "qwen3_moe", "mixtral", "gpt_oss", "glm4_moe"};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         assert_string_equal(zm_family_find(types[i])->model_type, types[i]);
     assert_string_equal(zm_family_find("mistral")->group, "llama");

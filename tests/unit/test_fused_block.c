@@ -6,6 +6,7 @@ enum { HIDDEN = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, ROWS = 64, LENGTH = 
 
 typedef struct parts {
     zm_weight q, k, v, o, in_proj, out_proj, gate, up, down, router, expert_gate, expert_up, expert_down;
+    bool shared; /* the mixture has groups and, for all tokens, the MLP */
     mlx_array norms[2], freqs, keys, values, conv, last, expert_bias, x;
 } parts;
 
@@ -59,10 +60,14 @@ static zm_gated_mlp_arguments gated_mlp_of(const parts *of) {
 }
 
 static zm_moe_arguments moe_of(const parts *of) {
-    return (zm_moe_arguments){.router = &of->router, .expert_bias = of->expert_bias, .gate = &of->expert_gate,
+    zm_moe_arguments made = {.router = &of->router, .expert_bias = of->expert_bias, .gate = &of->expert_gate,
                               .up = &of->expert_up, .down = &of->expert_down, .activation = ZM_ACTIVATION_SWIGLU,
                               .gating = ZM_GATING_SIGMOID_BIAS, .top_k = 2, .normalize_top_k = true,
                               .normalize_epsilon = 1e-6f, .routed_scaling_factor = 1};
+    if (!of->shared) return made;
+    made.gating = ZM_GATING_SIGMOID_GROUPS, made.n_groups = 3, made.top_groups = 2;
+    made.shared_gate = &of->gate, made.shared_up = &of->up, made.shared_down = &of->down;
+    return made;
 }
 
 /* What the arguments of a block point to. */
@@ -111,10 +116,12 @@ static void equals_its_parts(void **state) {
     (void)state;
     static const mlx_dtype types[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
     for (int t = 0; t < 3; t++)
-        for (int which = 0; which < 4; which++) {
+        for (int kind = 0; kind < 5; kind++) {
+            int which = kind < 4 ? kind : 2;
             zm_scope scope;
             zm_scope_begin(&scope, stream);
             parts of = random_parts(&scope, types[t]);
+            of.shared = kind == 4;
             mlx_array expected_kept[2] = {{NULL}, {NULL}}, kept[2];
             mlx_array expected = chain(&scope, expected_kept, &of, which);
             assert_int_equal(mlx_array_eval(expected), 0);
@@ -191,6 +198,7 @@ static void blocks_equal_one_by_one(void **state) {
             zm_blocks_plan *plan = NULL;
             zm_scope_begin(&scope, stream);
             for (int i = 0; i < n_blocks; i++) of[i] = random_parts(&scope, types[t]);
+            of[n_blocks - 1].shared = n_blocks > 1;
             for (int call = 0; call < 5; call++) {
                 parts new = random_parts(&scope, types[t]);
                 zm_blocks_plan *before = plan;

@@ -3,7 +3,7 @@
  * against MLX's own gathered product. */
 #include "fused_node_testing.h"
 
-enum { EXPERTS = 7, IN = 128, HIDDEN = 192, OUT = 70, TOKENS = 5, MANY = 600 /* more than one slice */ };
+enum { EXPERTS = 8, GROUPS = 4, IN = 128, HIDDEN = 192, OUT = 70, TOKENS = 5, MANY = 600 /* more than one slice */ };
 
 /* A linear map in float64: value[expert][row][i], bias[expert][row]. */
 typedef struct exact_map {
@@ -46,25 +46,38 @@ static double unit(double gate, double up, zm_activation activation) {
 }
 
 typedef struct mixture {
-    zm_weight router, gate, up, down;
+    zm_weight router, gate, up, down, shared_gate, shared_up, shared_down;
     zm_moe_arguments arguments;
 } mixture;
+
+/* Experts outside the best groups, by the sums of their two experts, count as 0. */
+static void keep_groups(double *choice, int n_kept) {
+    double sum[GROUPS];
+    for (int g = 0; g < GROUPS; g++) sum[g] = choice[2 * g] + choice[2 * g + 1];
+    for (int g = 0; g < GROUPS; g++) {
+        int n_better = 0;
+        for (int other = 0; other < GROUPS; other++) n_better += sum[other] > sum[g];
+        if (n_better >= n_kept) choice[2 * g] = choice[2 * g + 1] = 0;
+    }
+}
 
 /* The weight of every expert for one token; 0 where it is not chosen. */
 static void route(double *weights, const double *logits, const double *bias,
                   const zm_moe_arguments *arguments) {
     double score[EXPERTS], choice[EXPERTS], softmax_sum = 0, sum = 0;
-    bool late = arguments->gating >= ZM_GATING_TOP_K_THEN_SOFTMAX_LOW;
+    bool groups = arguments->gating == ZM_GATING_SIGMOID_GROUPS;
+    bool late = !groups && arguments->gating >= ZM_GATING_TOP_K_THEN_SOFTMAX_LOW;
     for (int e = 0; e < EXPERTS; e++) {
         score[e] = exp(logits[e]);
         softmax_sum += score[e];
     }
     for (int e = 0; e < EXPERTS; e++) {
-        if (arguments->gating == ZM_GATING_SIGMOID_BIAS) score[e] = 1 / (1 + exp(-logits[e]));
+        if (groups || arguments->gating == ZM_GATING_SIGMOID_BIAS) score[e] = 1 / (1 + exp(-logits[e]));
         else if (!late) score[e] /= softmax_sum;
         choice[e] = score[e] + (bias ? bias[e] : 0);
         weights[e] = 0;
     }
+    if (groups) keep_groups(choice, arguments->top_groups);
     for (int k = 0; k < arguments->top_k; k++) {
         int best = -1;
         for (int e = 0; e < EXPERTS; e++)
@@ -77,6 +90,20 @@ static void route(double *weights, const double *logits, const double *bias,
         else if (arguments->normalize_top_k) weights[e] /= sum + (double)arguments->normalize_epsilon;
         weights[e] *= (double)arguments->routed_scaling_factor;
     }
+}
+
+/* The shared MLP's part of a token's result. */
+static void add_shared(zm_scope *scope, double *y, const double *x, const mixture *of) {
+    if (!of->arguments.shared_gate) return;
+    exact_map gate = exact(scope, &of->shared_gate), up = exact(scope, &of->shared_up);
+    exact_map down = exact(scope, &of->shared_down);
+    double gates[HIDDEN], ups[HIDDEN], part[OUT];
+    apply(gates, &gate, 0, x);
+    apply(ups, &up, 0, x);
+    for (size_t i = 0; i < HIDDEN; i++) gates[i] = unit(gates[i], ups[i], of->arguments.activation);
+    apply(part, &down, 0, gates);
+    for (size_t i = 0; i < OUT; i++) y[i] += part[i];
+    free_map(&gate), free_map(&up), free_map(&down);
 }
 
 static double *expected_result(zm_scope *scope, mlx_array x_array, const mixture *of, size_t tokens) {
@@ -97,6 +124,7 @@ static double *expected_result(zm_scope *scope, mlx_array x_array, const mixture
             apply(part, &down, e, gates);
             for (size_t i = 0; i < OUT; i++) y[t * OUT + i] += weights[e] * part[i];
         }
+        add_shared(scope, y + t * OUT, x + t * IN, of);
     }
     free_map(&router), free_map(&gate), free_map(&up), free_map(&down);
     free(x);
@@ -125,7 +153,17 @@ static void random_mixture(mixture *of, zm_scope *scope, zm_gating gating, zm_qu
                                        .gating = gating,
                                        .top_k = 3,
                                        .routed_scaling_factor = 1};
-    if (gating == ZM_GATING_SIGMOID_BIAS) {
+    if (gating == ZM_GATING_SIGMOID_GROUPS) {
+        of->shared_gate = random_weight(scope, 0, HIDDEN, IN, format, MLX_FLOAT32);
+        of->shared_up = random_weight(scope, 0, HIDDEN, IN, format, MLX_FLOAT32);
+        of->shared_down = random_weight(scope, 0, OUT, HIDDEN, format, MLX_FLOAT32);
+        of->arguments.shared_gate = &of->shared_gate;
+        of->arguments.shared_up = &of->shared_up;
+        of->arguments.shared_down = &of->shared_down;
+        of->arguments.n_groups = GROUPS;
+        of->arguments.top_groups = biases ? 2 : GROUPS;
+    }
+    if (gating == ZM_GATING_SIGMOID_BIAS || gating == ZM_GATING_SIGMOID_GROUPS) {
         of->arguments.expert_bias = random_array(scope, (const int[]){EXPERTS}, 1, MLX_FLOAT32, 0.5f);
         of->arguments.normalize_top_k = true;
         of->arguments.normalize_epsilon = 0.01f;
@@ -135,13 +173,14 @@ static void random_mixture(mixture *of, zm_scope *scope, zm_gating gating, zm_qu
     if (gating == ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH) of->arguments.activation = ZM_ACTIVATION_SWIGLU_OAI;
 }
 
+enum { N_GATINGS = ZM_GATING_SIGMOID_GROUPS + 1 };
 static const zm_quantization stacks[] = {
     {64, 4, "affine"}, {32, 4, "mxfp4"}, {0, 0, NULL}, {32, 5, "affine"}};
 
 static void every_gating_agrees_with_float64(void **state) {
     (void)state;
     for (size_t f = 0; f < 4; f++) {
-        for (int gating = ZM_GATING_SIGMOID_BIAS; gating <= ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH; gating++) {
+        for (int gating = 0; gating < N_GATINGS; gating++) {
             for (int biases = 0; biases < 2; biases++) {
                 zm_scope scope;
                 zm_scope_begin(&scope, stream);
@@ -170,7 +209,7 @@ static void a_wrong_expert_scale_is_noticed(void **state) {
     of.arguments.top_k = EXPERTS;
     mlx_array x = random_array(&scope, (const int[]){TOKENS, IN}, 2, MLX_FLOAT32, 1);
     double *expected = expected_result(&scope, x, &of, TOKENS);
-    float factors[EXPERTS] = {1, 1, 1, 1.01f, 1, 1, 1};
+    float factors[EXPERTS] = {1, 1, 1, 1.01f, 1, 1, 1, 1};
     mlx_array factor = zm_from_data(&scope, factors, (const int[]){EXPERTS, 1, 1}, 3, MLX_FLOAT32);
     zm_weight wrong = of.down;
     wrong.scales = zm_multiply(&scope, wrong.scales, factor);
@@ -184,12 +223,11 @@ static void a_wrong_expert_scale_is_noticed(void **state) {
     end_well(&scope);
 }
 
-static void tokens_and_threads_do_not_change_the_bits(void **state) {
-    (void)state;
+static void check_bits(zm_gating gating) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mixture of;
-    random_mixture(&of, &scope, ZM_GATING_SOFTMAX_THEN_TOP_K, stacks[0], true);
+    random_mixture(&of, &scope, gating, stacks[0], true);
     mlx_array x = random_array(&scope, (const int[]){MANY, IN}, 2, MLX_FLOAT32, 1);
     double *expected = numbers(&scope, zm_fused_moe(&scope, x, &of.arguments, (zm_compute){0}));
     for (int n_threads = 1; n_threads <= 4; n_threads++) {
@@ -208,6 +246,12 @@ static void tokens_and_threads_do_not_change_the_bits(void **state) {
     }
     free(expected);
     end_well(&scope);
+}
+
+static void tokens_and_threads_do_not_change_the_bits(void **state) {
+    (void)state;
+    check_bits(ZM_GATING_SOFTMAX_THEN_TOP_K);
+    check_bits(ZM_GATING_SIGMOID_GROUPS);
 }
 
 /* With one expert the mixture is that expert's MLP, by MLX's gathered products. */
@@ -240,11 +284,11 @@ static void one_expert_agrees_with_mlx(void **state) {
 
 static void wrong_arguments_are_refused(void **state) {
     (void)state;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 11; i++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
         mixture of;
-        random_mixture(&of, &scope, ZM_GATING_SIGMOID_BIAS, stacks[0], false);
+        random_mixture(&of, &scope, i < 6 ? ZM_GATING_SIGMOID_BIAS : ZM_GATING_SIGMOID_GROUPS, stacks[0], false);
         mlx_array x = random_array(&scope, (const int[]){1, IN}, 2, MLX_FLOAT32, 1);
         zm_weight other = random_weight(&scope, EXPERTS + 1, HIDDEN, IN, stacks[0], MLX_FLOAT32);
         if (i == 0) of.arguments.top_k = 0;
@@ -253,6 +297,11 @@ static void wrong_arguments_are_refused(void **state) {
         if (i == 3) of.arguments.down = &of.gate;
         if (i == 4) of.arguments.expert_bias = zm_astype(&scope, of.arguments.expert_bias, MLX_FLOAT16);
         if (i == 5) of.arguments.router = &of.gate;
+        if (i == 6) of.arguments.n_groups = 3;
+        if (i == 7) of.arguments.n_groups = EXPERTS;
+        if (i == 8) of.arguments.top_groups = 0;
+        if (i == 9) of.arguments.top_groups = GROUPS + 1;
+        if (i == 10) of.shared_down = random_weight(&scope, 0, IN, HIDDEN, stacks[0], MLX_FLOAT32);
         assert_false(zm_is_set(zm_fused_moe(&scope, x, &of.arguments, compute)));
         zmlx_error error;
         assert_int_equal(zm_scope_end(&scope, &error), ZMLX_ERROR_ARGUMENT);

@@ -94,13 +94,17 @@ typedef struct gating_case {
     double weights[4];
 } gating_case;
 
-#define RULE(kind, k, normalize, epsilon, factor) \
-    {.gating = kind, .n_experts = 5, .top_k = k, .normalize_top_k = normalize, .normalize_epsilon = epsilon, \
-     .routed_scaling_factor = factor}
+#define RULE(kind, k, normalize, epsilon, factor)                                                          \
+    {.gating = kind, .n_experts = 5, .n_groups = 1, .top_groups = 1, .top_k = k, .normalize_top_k = normalize, \
+     .normalize_epsilon = epsilon, .routed_scaling_factor = factor}
+/* Three groups of two. */
+#define GROUPS(n_kept, k, normalize, factor)                                                           \
+    {.gating = ZM_GATING_SIGMOID_GROUPS, .n_experts = 6, .n_groups = 3, .top_groups = n_kept, .top_k = k, \
+     .normalize_top_k = normalize, .routed_scaling_factor = factor}
 
 static void check_gating(const gating_case *test) {
     uint32_t experts[5];
-    float weights[5], scores[10];
+    float weights[5], scores[18];
     zm_gating_choose(experts, weights, &test->rule, zm_fused_best_level(), test->logits, test->bias, scores);
     for (size_t j = 0; j < test->rule.top_k; j++) {
         assert_int_equal(experts[j], test->experts[j]);
@@ -130,6 +134,23 @@ static void gating_follows_its_rule(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) check_gating(&cases[i]);
 }
 
+static void groups_are_chosen_first(void **state) {
+    (void)state;
+    const float odds[6] = {logf(1), logf(3), logf(0.25f), logf(3), logf(1), logf(4)}; /* 1/2 3/4  1/5 3/4  1/2 4/5 */
+    const float bias[6] = {0, 0, 0.4f, 0, 0, 0}, equal[6] = {0};
+    const gating_case cases[] = {
+        /* Choices .5 .75 .2 .75 .5 .8: sums 1.25, .95, 1.3. What is left out counts as 0, and can still be taken. */
+        {GROUPS(3, 2, false, 1), odds, NULL, {5, 1}, {0.8, 0.75}},
+        {GROUPS(1, 2, true, 2), odds, NULL, {5, 4}, {1.6 / 1.3, 1 / 1.3}},
+        {GROUPS(1, 3, true, 1), odds, NULL, {5, 4, 0}, {8.0 / 18, 5.0 / 18, 5.0 / 18}},
+        /* The bias makes the second group's sum 1.35; weights are without it. */
+        {GROUPS(2, 3, false, 1), odds, bias, {5, 3, 2}, {0.8, 0.75, 0.2}},
+        {GROUPS(1, 2, false, 1), equal, NULL, {4, 5}, {0.5, 0.5}},
+        {GROUPS(3, 2, false, 1), equal, NULL, {0, 1}, {0.5, 0.5}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) check_gating(&cases[i]);
+}
+
 static void hostile_logits_stay_in_range(void **state) {
     (void)state;
     const float rows[][5] = {{NAN, NAN, NAN, NAN, NAN},
@@ -137,11 +158,11 @@ static void hostile_logits_stay_in_range(void **state) {
                              {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY},
                              {0, 0, 0, 0, 0}};
     for (size_t r = 0; r < 4; r++) {
-        for (int gating = ZM_GATING_SIGMOID_BIAS; gating <= ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH; gating++) {
+        for (int gating = ZM_GATING_SIGMOID_BIAS; gating <= ZM_GATING_SIGMOID_GROUPS; gating++) {
             for (size_t k = 1; k <= 5; k++) {
                 zm_gating_rule rule = RULE((zm_gating)gating, k, true, 0, 1);
                 uint32_t experts[5];
-                float weights[5], scores[10];
+                float weights[5], scores[15];
                 unsigned seen = 0;
                 zm_gating_choose(experts, weights, &rule, zm_fused_best_level(), rows[r], NULL, scores);
                 for (size_t j = 0; j < k; j++) {
@@ -158,6 +179,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(activations_are_right),   cmocka_unit_test(sigmoid_is_within_four_ulp),
         cmocka_unit_test(widening_is_exact),       cmocka_unit_test(gating_follows_its_rule),
+        cmocka_unit_test(groups_are_chosen_first),
         cmocka_unit_test(hostile_logits_stay_in_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

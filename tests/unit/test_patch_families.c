@@ -28,6 +28,11 @@ enum { SHORT_PROMPT = 12, LONG_PROMPT = 40, N_TOKENS = 40 };
     SIZES "\"norm_eps\":1e-5,\"conv_bias\":false,\"conv_L_cache\":3,\"rope_theta\":50000.0," \
           "\"layer_types\":[\"conv\",\"full_attention\",\"conv\",\"full_attention\"],"
 
+#define GROUPED                                                                                          \
+    "\"moe_intermediate_size\":64,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"n_shared_experts\":1," \
+    "\"n_group\":4,\"topk_group\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":1.5,"                \
+    "\"first_k_dense_replace\":1,"
+
 enum { N_COUNTED = 10 };
 static const char *const counted[N_COUNTED] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
                                                "short_conv", "attention", "rmsnorm",
@@ -64,6 +69,10 @@ static const family_case cases[] = {
      "\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,\"beta_slow\":1.0,"
      "\"original_max_position_embeddings\":128}}",
      {0, 0, 4, 0, 4, 9, 1, 1, 5}},
+    /* The shared experts of each mixture are an MLP. */
+    {"{\"model_type\":\"glm4_moe\"," SIZES GROUPED "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"rope_theta\":1000000.0,"
+     "\"use_qk_norm\":true,\"tie_word_embeddings\":false,\"attention_bias\":true,\"partial_rotary_factor\":0.5}",
+     {4, 0, 3, 0, 4, 17, 1, 1, 5}},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 

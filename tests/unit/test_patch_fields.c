@@ -68,6 +68,9 @@ static void test_fields_of_mixtures(void **state) {
     REFUSES(moe.expert_bias = tree.moe[0]->expert_bias, "an expert bias does not belong to its gating");
     REFUSES(moe.routed_scaling_factor = 2, "a scaling factor or an epsilon does not belong to its gating");
     REFUSES(moe.normalize_epsilon = 1e-6f, "a scaling factor or an epsilon does not belong to its gating");
+    REFUSES(moe.n_groups = 2, "its groups of experts do not fit its gating");
+    REFUSES(moe.gating = ZM_GATING_SIGMOID_GROUPS, "its groups of experts do not fit its gating");
+    REFUSES(moe.shared_experts = tree.geglu, "its shared experts are of another kind or have another activation");
     REFUSES(moe.top_k = 0, "its number of experts per token is out of range");
     REFUSES(moe.top_k = N_EXPERTS + 1, "its number of experts per token is out of range");
     REFUSES(moe.router = tree.plain, "its router has another number of experts");
@@ -82,6 +85,9 @@ static void test_fields_of_mixtures(void **state) {
     REFUSES(moe.base.forward = doubling_forward, "it has a forward of its own");
 #undef REFUSES
     const char *reason;
+    assert_int_equal(zm_patch_moe_mlp_match(&moe.base, &reason), ZM_MATCH_YES);
+    moe.shared_experts = tree.swiglu;
+    moe.gating = ZM_GATING_SIGMOID_GROUPS, moe.n_groups = moe.top_groups = 1;
     assert_int_equal(zm_patch_moe_mlp_match(&moe.base, &reason), ZM_MATCH_YES);
 }
 

@@ -82,9 +82,15 @@ static void add_moe(zm_block_parts *parts, const zm_moe_arguments *arguments) {
     ADD(arguments->activation);
     ADD(arguments->gating);
     ADD(arguments->top_k);
+    ADD(arguments->n_groups);
+    ADD(arguments->top_groups);
     ADD(arguments->normalize_top_k);
     ADD(arguments->normalize_epsilon);
     ADD(arguments->routed_scaling_factor);
+    if (!arguments->shared_gate) return;
+    add_weight(parts, arguments->shared_gate);
+    add_weight(parts, arguments->shared_up);
+    add_weight(parts, arguments->shared_down);
 }
 
 /* A block has one operator and one feed-forward part, or is refused later. */

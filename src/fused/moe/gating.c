@@ -35,19 +35,33 @@ static void softmax(float *values, size_t count) {
     for (size_t i = 0; i < count; i++) values[i] /= sum;
 }
 
+/* The experts outside the top_groups groups with the largest sums of two choices get 0. scratch: n_experts floats. */
+static void keep_groups(float *choice, const zm_gating_rule *rule, float *scratch) {
+    size_t size = rule->n_experts / rule->n_groups, n_others = rule->n_groups - rule->top_groups;
+    uint32_t two[2], *others = (uint32_t *)(void *)(scratch + rule->n_groups);
+    for (size_t group = 0; n_others && group < rule->n_groups; group++) {
+        const float *values = choice + group * size;
+        select_experts(two, values, size, 2, true);
+        scratch[group] = values[two[0]] + values[two[1]];
+    }
+    select_experts(others, scratch, rule->n_groups, n_others, false);
+    for (size_t i = 0; i < n_others; i++)
+        for (size_t j = 0; j < size; j++) choice[others[i] * size + j] = 0;
+}
+
 void zm_gating_choose(uint32_t *experts, float *weights, const zm_gating_rule *rule, const zm_cpu_level *level,
                       const float *logits, const float *expert_bias, float *scores) {
     size_t n = rule->n_experts, k = rule->top_k;
-    bool low = rule->gating == ZM_GATING_TOP_K_THEN_SOFTMAX_LOW;
-    bool late = low || rule->gating == ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH;
+    bool groups = rule->gating == ZM_GATING_SIGMOID_GROUPS;
+    bool low = groups || rule->gating == ZM_GATING_TOP_K_THEN_SOFTMAX_LOW;
+    bool late = !groups && (low || rule->gating == ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH);
     float *choice = scores + n;
     for (size_t i = 0; i < n; i++) scores[i] = logits[i];
-    if (rule->gating == ZM_GATING_SIGMOID_BIAS) level->sigmoid(scores, logits, n);
+    if (groups || rule->gating == ZM_GATING_SIGMOID_BIAS) level->sigmoid(scores, logits, n);
     else if (!late) softmax(scores, n);
-    for (size_t i = 0; i < n; i++) {
-        choice[i] = expert_bias ? scores[i] + expert_bias[i] : scores[i];
-        if (low) choice[i] = -choice[i];
-    }
+    for (size_t i = 0; i < n; i++) choice[i] = expert_bias ? scores[i] + expert_bias[i] : scores[i];
+    if (groups) keep_groups(choice, rule, choice + n);
+    for (size_t i = 0; low && i < n; i++) choice[i] = -choice[i];
     select_experts(experts, choice, n, k, !low);
 
     float sum = 0;

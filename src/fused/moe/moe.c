@@ -23,11 +23,13 @@ typedef struct moe {
     bool gate_shared, up_shared; /* gate reads the router's prepared x; up reads gate's */
     zm_activation activation;
     zm_gating_rule rule;
+    zm_step shared;   /* the MLP of every token; its arrays but x are the inputs from first_shared on */
+    int first_shared;
     size_t n_tokens;
     zm_workspace workspace;
     size_t router_place, gate_place, up_place, down_place, h_place, outputs_place;
     size_t logits_place, scores_place, weights_place, experts_place, tokens_place, slots_place, groups_place;
-    size_t x_place, y_place;
+    size_t x_place, y_place, shared_place, added_place;
 } moe;
 
 /* An expert and its tokens: slots [first, first + count) of the order by expert. */
@@ -194,6 +196,30 @@ static void run_slice(run *of, const float *x, const float *expert_bias) {
     zm_pool_run(engine.pool, zm_row_blocks(&of->down, tokens), zm_row_grain(&of->down, tokens, pairs), run_down, of);
 }
 
+typedef struct addition {
+    float *y;
+    const float *with;
+    size_t size;
+} addition;
+
+static void add_rows(void *context, size_t begin, size_t end) {
+    const addition *of = context;
+    for (size_t i = begin * of->size; i < end * of->size; i++) of->y[i] += of->with[i];
+}
+
+/* y += the shared MLP's result, which has the type of the output as it has as a node. */
+static void add_shared(const moe *self, float *scratch, float *y, const zm_view *inputs, const zm_view *output) {
+    const zm_step *step = &self->shared;
+    zm_view views[ZM_MAX_INPUTS] = {inputs[0]}, result = *output;
+    memcpy(views + 1, inputs + self->first_shared, (size_t)(step->inputs.count - 1) * sizeof *views);
+    result.data = scratch + self->shared_place;
+    step->node_class->evaluate_cpu(step->state, views, step->inputs.count, &result, 1);
+    addition sum = {.y = y,
+                    .with = zm_read_floats(self->engine.level, &result, scratch + self->added_place),
+                    .size = self->down.matrix.out_features};
+    zm_pool_run(self->engine.pool, self->n_tokens, zm_value_grain(sum.size), add_rows, &sum);
+}
+
 static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_view *outputs,
                      int n_outputs) {
     (void)n_inputs;
@@ -209,12 +235,28 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
         of.y = y + token * of.down.out_features;
         run_slice(&of, x + token * of.gate.in_features, expert_bias);
     }
+    if (self->shared.node_class) add_shared(self, of.scratch, y, inputs, &outputs[0]);
     zm_round_floats(&outputs[0], y);
     zm_workspace_close(&self->workspace);
 }
 
-static const zm_node_class moe_class = {
-    .name = "zmlx.moe", .evaluate_cpu = evaluate, .free_state = free};
+static void free_moe(void *state) {
+    moe *self = state;
+    zm_step_free(&self->shared);
+    free(self);
+}
+
+static const zm_node_class moe_class = {.name = "zmlx.moe", .evaluate_cpu = evaluate, .free_state = free_moe};
+
+static zmlx_status check_groups(const zm_moe_arguments *arguments, size_t n_experts, zmlx_error *error) {
+    int n_groups = arguments->n_groups, top_groups = arguments->top_groups;
+    if (arguments->gating != ZM_GATING_SIGMOID_GROUPS) return ZMLX_OK;
+    if (n_groups >= 1 && top_groups >= 1 && top_groups <= n_groups && n_experts % (size_t)n_groups == 0 &&
+        (n_groups == 1 || n_experts / (size_t)n_groups > 1))
+        return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, moe_class.name, "%d of %d groups of %zu experts", top_groups, n_groups,
+                   n_experts);
+}
 
 static zmlx_status check_sizes(const moe *self, const zm_moe_arguments *arguments, zmlx_error *error) {
     const zm_matrix *router = &self->router.matrix, *gate = &self->gate.matrix;
@@ -229,6 +271,7 @@ static zmlx_status check_sizes(const moe *self, const zm_moe_arguments *argument
     if (arguments->top_k < 1 || (size_t)arguments->top_k > gate->n_experts)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, moe_class.name, "top_k is %d with %zu experts",
                        arguments->top_k, gate->n_experts);
+    ZM_TRY(check_groups(arguments, gate->n_experts, error));
     mlx_array bias = arguments->expert_bias;
     if (!zm_is_set(bias)) return ZMLX_OK;
     if (mlx_array_ndim(bias) != 1 || (size_t)mlx_array_shape(bias)[0] != gate->n_experts ||
@@ -263,12 +306,28 @@ static zmlx_status make_workspace(moe *self, mlx_array x, zmlx_error *error) {
     self->slots_place = zm_workspace_add(workspace, pairs, 1);
     self->groups_place = zm_workspace_add(workspace, self->rule.n_experts, sizeof(group) / sizeof(float));
     self->logits_place = zm_workspace_add(workspace, tokens, router->out_features);
-    self->scores_place = zm_workspace_add(workspace, 2, router->out_features);
+    self->scores_place = zm_workspace_add(workspace, 3, router->out_features);
     self->weights_place = zm_workspace_add(workspace, pairs, 1);
     self->experts_place = zm_workspace_add(workspace, pairs, 1);
     self->x_place = zm_workspace_add(workspace, widened, gate->in_features);
     self->y_place = zm_workspace_add(workspace, widened, down->out_features);
+    size_t shared = self->shared.node_class ? self->n_tokens : 0;
+    self->shared_place = zm_workspace_add(workspace, shared, down->out_features);
+    self->added_place = zm_workspace_add(workspace, widened ? shared : 0, down->out_features);
     return zm_workspace_reserve(workspace, self->engine.pool, error);
+}
+
+/* Sets the shared MLP up, whose inputs come last. */
+static zmlx_status set_up_shared(moe *self, zm_inputs *inputs, const zm_moe_arguments *arguments, zm_compute compute,
+                                 zmlx_error *error) {
+    if (!arguments->shared_gate) return ZMLX_OK;
+    zm_gated_mlp_arguments shared = {arguments->shared_gate, arguments->shared_up, arguments->shared_down,
+                                     arguments->activation};
+    ZM_TRY(zm_gated_mlp_step(&self->shared, inputs->arrays[0], &shared, compute, error));
+    self->first_shared = inputs->count;
+    for (int i = 1; i < self->shared.inputs.count; i++) zm_inputs_add(inputs, self->shared.inputs.arrays[i]);
+    if ((size_t)arguments->shared_down->out_features == self->down.matrix.out_features) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, moe_class.name, "the shared MLP's result has another size");
 }
 
 static zmlx_status set_up(moe *self, zm_step *step, const zm_moe_arguments *arguments, zm_compute compute,
@@ -289,9 +348,12 @@ static zmlx_status set_up(moe *self, zm_step *step, const zm_moe_arguments *argu
     self->rule = (zm_gating_rule){.gating = arguments->gating,
                                   .n_experts = self->gate.matrix.n_experts,
                                   .top_k = (size_t)arguments->top_k,
+                                  .n_groups = (size_t)arguments->n_groups,
+                                  .top_groups = (size_t)arguments->top_groups,
                                   .normalize_top_k = arguments->normalize_top_k,
                                   .normalize_epsilon = arguments->normalize_epsilon,
                                   .routed_scaling_factor = arguments->routed_scaling_factor};
+    ZM_TRY(set_up_shared(self, inputs, arguments, compute, error));
     zm_step_add_first(step, &self->router);
     zm_step_add_output(step, zm_output_like(x, self->down.matrix.out_features));
     return make_workspace(self, x, error);

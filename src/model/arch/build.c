@@ -72,7 +72,7 @@ static zmlx_status build_projections(zm_attention *attention, zm_builder *builde
     int keys = plan->heads.n_kv_heads * plan->heads.head_dim;
     zm_linear_shape to_queries = {plan->hidden_size, queries, 0, plan->has_bias};
     zm_linear_shape to_keys = {plan->hidden_size, keys, 0, plan->has_bias};
-    zm_linear_shape to_hidden = {values, plan->hidden_size, 0, plan->has_bias};
+    zm_linear_shape to_hidden = {values, plan->hidden_size, 0, plan->has_output_bias};
     ZM_TRY(zm_build_linear(&attention->q_proj, builder, base, "q_proj", to_queries));
     ZM_TRY(zm_build_linear(&attention->k_proj, builder, base, "k_proj", to_keys));
     ZM_TRY(zm_build_linear(&attention->v_proj, builder, base, "v_proj", to_keys));
@@ -226,6 +226,19 @@ static zmlx_status build_shared_expert(zm_moe *moe, zm_builder *builder, const z
     return zm_build_linear(&moe->shared_gate, builder, &moe->base, plan->shared_gate, gate);
 }
 
+static zmlx_status build_expert_bias(zm_moe *moe, zm_builder *builder, const zm_moe_plan *plan) {
+    if (plan->has_expert_bias)
+        ZM_TRY(take_vector(&moe->expert_bias, builder, &moe->base, "expert_bias", moe->n_experts, true));
+    if (plan->gating == ZM_GATING_SIGMOID_GROUPS) {
+        if (zm_weight_is_quantized(&moe->router->weight))
+            return zm_fail(builder->error, ZMLX_ERROR_UNSUPPORTED, moe->router->base.path,
+                           "a router of this kind is never quantised, but this one is");
+        ZM_TRY(take_vector(&moe->expert_bias, builder, &moe->router->base, "e_score_correction_bias", moe->n_experts,
+                           true));
+    }
+    return ZMLX_OK;
+}
+
 zmlx_status zm_build_moe(zm_module **module, zm_builder *builder, zm_module *parent,
                          const zm_moe_plan *plan) {
     ZM_TRY(make(module, builder, sizeof(zm_moe), ZM_MODULE_MOE, parent, plan->name));
@@ -233,14 +246,15 @@ zmlx_status zm_build_moe(zm_module **module, zm_builder *builder, zm_module *par
     moe->gating = plan->gating;
     moe->n_experts = plan->experts.n_experts;
     moe->top_k = plan->top_k;
+    moe->n_groups = plan->n_groups;
+    moe->top_groups = plan->top_groups;
     moe->normalize_top_k = plan->normalize_top_k;
     moe->normalize_epsilon = (float)plan->normalize_epsilon;
     moe->routed_scaling_factor = (float)plan->routed_scaling_factor;
     zm_linear_shape router = {plan->experts.hidden_size, moe->n_experts, 0, plan->has_router_bias};
     ZM_TRY(zm_build_linear(&moe->router, builder, *module, plan->router, router));
     ZM_TRY(build_switch_glu(&moe->experts, builder, *module, &plan->experts));
-    if (plan->has_expert_bias)
-        ZM_TRY(take_vector(&moe->expert_bias, builder, *module, "expert_bias", moe->n_experts, true));
+    ZM_TRY(build_expert_bias(moe, builder, plan));
     return build_shared_expert(moe, builder, plan);
 }
 

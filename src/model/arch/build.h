@@ -18,7 +18,7 @@ typedef struct zm_attention_plan {
     int hidden_size, rope_dims; /* rope_dims 0: all of head_dim */
     double norm_eps;
     const char *o_proj, *q_norm, *k_norm; /* names; norms NULL: none */
-    bool has_bias, has_sinks, has_output_gate;
+    bool has_bias, has_output_bias, has_sinks, has_output_gate;
     zm_rope_config rope;
 } zm_attention_plan;
 
@@ -36,7 +36,7 @@ typedef struct zm_moe_plan {
     zm_gated_plan shared;    /* name NULL: none */
     const char *shared_gate; /* name; NULL: none */
     zm_gating gating;
-    int top_k;
+    int top_k, n_groups, top_groups;
     bool has_router_bias, has_expert_bias, normalize_top_k;
     double normalize_epsilon, routed_scaling_factor;
 } zm_moe_plan;

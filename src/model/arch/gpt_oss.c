@@ -38,6 +38,7 @@ static zmlx_status read_attention(gpt_oss_config *config, const zm_builder *buil
                                 .hidden_size = config->model.hidden_size,
                                 .o_proj = "o_proj",
                                 .has_bias = true,
+                                .has_output_bias = true,
                                 .has_sinks = true};
     zm_heads defaults = {64, 8, 64};
     ZM_TRY(zm_config_heads(&plan->heads, builder, config->model.hidden_size, defaults, true));

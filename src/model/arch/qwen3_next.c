@@ -53,6 +53,7 @@ static zmlx_status read_heads(zm_attention_plan *plan, const zm_builder *builder
         ZM_TRY(zm_config_int(&value, builder, required[i], ZM_MAX_SIZE));
     }
     ZM_TRY(zm_json_bool_or(&plan->has_bias, builder->config, "attention_bias", false, builder->error));
+    plan->has_output_bias = plan->has_bias;
     return zm_config_heads(&plan->heads, builder, plan->hidden_size, defaults, true);
 }
 

@@ -44,8 +44,8 @@ static bool serves_gated(const zm_linear *gate, const zm_linear *up, const zm_li
 
 static bool serves_moe(const zm_moe *moe, const char **reason) {
     const zm_switch_glu *experts = moe->experts;
-    *reason = "it has experts for every token";
-    if (moe->shared_experts) return false;
+    *reason = "its gating is not known, or it has experts for every token";
+    if (moe->gating == ZM_GATING_SIGMOID_GROUPS || moe->shared_experts) return false;
     *reason = "its experts are missing or of another kind";
     if (!experts || experts->base.kind != ZM_MODULE_SWITCH_GLU) return false;
     if (!serves_gated(experts->gate_proj, experts->up_proj, experts->down_proj, experts->activation, moe->n_experts,

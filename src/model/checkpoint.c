@@ -234,6 +234,11 @@ static zmlx_status rename_entry(zm_checkpoint *checkpoint, size_t index, const c
     return ZMLX_OK;
 }
 
+zmlx_status zm_checkpoint_move(zm_checkpoint *checkpoint, const char *name, const char *new_name, zmlx_error *error) {
+    zm_checkpoint_entry *entry = zm_checkpoint_find(checkpoint, name);
+    return entry ? rename_entry(checkpoint, (size_t)(entry - checkpoint->entries), new_name, error) : ZMLX_OK;
+}
+
 zmlx_status zm_checkpoint_rename(zm_checkpoint *checkpoint, const char *old_part, const char *new_part,
                                  zmlx_error *error) {
     zmlx_status status = ZMLX_OK;

@@ -40,6 +40,8 @@ mlx_array zm_checkpoint_get(const zm_checkpoint *checkpoint, const char *name);
 zmlx_status zm_checkpoint_put(zm_checkpoint *checkpoint, const char *name, mlx_array array,
                               zmlx_error *error);
 void zm_checkpoint_remove(zm_checkpoint *checkpoint, const char *name);
+/* Gives a tensor another name, which must be free; nothing where it has it already or name is absent. */
+zmlx_status zm_checkpoint_move(zm_checkpoint *checkpoint, const char *name, const char *new_name, zmlx_error *error);
 /* Replaces old_part by new_part in every name that contains it. */
 zmlx_status zm_checkpoint_rename(zm_checkpoint *checkpoint, const char *old_part, const char *new_part,
                                  zmlx_error *error);

@@ -64,10 +64,11 @@ static zmlx_status cut_layers(json_t *config, const char *shape, int n_layers, z
 
 static zmlx_status adapt_config(json_t *config, const char *shape, const zmlx_synth_options *options,
                                 int *vocab_size, zmlx_error *error) {
-    ZM_TRY(cut_layers(config, shape, options->n_layers, error));
-    if (options->vocab_size) json_object_set_new(config, "vocab_size", json_integer(options->vocab_size));
+    json_t *sizes = zm_synth_sizes(config);
+    ZM_TRY(cut_layers(sizes, shape, options->n_layers, error));
+    if (options->vocab_size) json_object_set_new(sizes, "vocab_size", json_integer(options->vocab_size));
     int64_t vocab;
-    ZM_TRY(zm_json_int(&vocab, (zm_json_object){.value = config, .file = shape}, "vocab_size",
+    ZM_TRY(zm_json_int(&vocab, (zm_json_object){.value = sizes, .file = shape}, "vocab_size",
                        ZM_SYNTH_MIN_VOCAB, 1 << 24, error));
     *vocab_size = (int)vocab;
     json_object_set_new(config, "pad_token_id", json_integer(ZM_SYNTH_PAD));

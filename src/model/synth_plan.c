@@ -17,6 +17,7 @@ typedef struct sizes {
     int conv_taps, dense_layers, sparse_step;
     int full_attention_interval; /* 0: every layer has attention */
     int k_heads, v_heads, k_dim, v_dim, shared_intermediate;
+    bool is_interleaved, all_sparse; /* projections into a delta net; every layer has experts */
     bool tied, attention_bias, mlp_bias, conv_bias, qk_norm;
 } sizes;
 
@@ -47,11 +48,16 @@ static void add_delta_net(zm_synth_plan *plan, const sizes *s, int layer) {
         const char *name;
         zm_synth_linear map;
     } maps[] = {
+        {"linear_attn.out_proj", {.out = s->hidden, .in = values, .gain = 1}},
         {"linear_attn.in_proj_qkvz", {.out = mixed + values, .in = s->hidden, .gain = 1}},
         {"linear_attn.in_proj_ba", {.out = 2 * s->v_heads, .in = s->hidden, .gain = 1}},
-        {"linear_attn.out_proj", {.out = s->hidden, .in = values, .gain = 1}},
+        {"linear_attn.in_proj_qkv", {.out = mixed, .in = s->hidden, .gain = 1}},
+        {"linear_attn.in_proj_z", {.out = values, .in = s->hidden, .gain = 1}},
+        {"linear_attn.in_proj_b", {.out = s->v_heads, .in = s->hidden, .gain = 1}},
+        {"linear_attn.in_proj_a", {.out = s->v_heads, .in = s->hidden, .gain = 1}},
     };
-    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; i++)
+    zm_synth_add_layer_linear(plan, layer, maps[0].name, maps[0].map);
+    for (int i = s->is_interleaved ? 1 : 3; i < (s->is_interleaved ? 3 : 7); i++)
         zm_synth_add_layer_linear(plan, layer, maps[i].name, maps[i].map);
     zm_synth_add_values(plan, zm_synth_in_layer(plan, layer, "linear_attn.conv1d"), "weight",
                         (int[3]){mixed, s->conv_taps, 1}, ZM_SYNTH_BFLOAT16, 0, 0.5);
@@ -160,10 +166,11 @@ static zmlx_status plan_lfm2(zm_synth_plan *plan, sizes *s, zmlx_error *error) {
     return ZMLX_OK;
 }
 
-/* llama, qwen3, qwen3_moe, qwen3_next, mixtral, gpt_oss: what differs is in sizes and the feed-forward. */
+/* llama, qwen3, qwen3_moe, qwen3_next, qwen3_5, mixtral, gpt_oss: what differs is in sizes and the feed-forward. */
 static void add_feed_forward(zm_synth_plan *plan, const sizes *s, int layer, const char *model_type) {
-    bool sparse = s->experts && !lists_layer(zm_json_get(plan->config, "mlp_only_layers"), layer) &&
-                  (layer + 1) % s->sparse_step == 0;
+    bool sparse = s->experts &&
+                  (s->all_sparse || (!lists_layer(zm_json_get(plan->config, "mlp_only_layers"), layer) &&
+                                     (layer + 1) % s->sparse_step == 0));
     if (!sparse) {
         add_mlp(plan, s, layer, "mlp", projections);
     } else if (!strcmp(model_type, "mixtral")) {
@@ -248,10 +255,13 @@ static zmlx_status read_flags(sizes *s, zm_json_object config, const char *model
     return ZMLX_OK;
 }
 
+static bool is_qwen3_5(const char *model_type) { return !strncmp(model_type, "qwen3_5", strlen("qwen3_5")); }
+
 /* What config leaves out or the family does not look at. */
 static void read_heads(sizes *s, zm_json_object config, const char *model_type) {
     bool is_gpt_oss = !strcmp(model_type, "gpt_oss"), is_mixtral = !strcmp(model_type, "mixtral");
-    bool has_default = is_gpt_oss || (is_mixtral && !json_object_get(config.value, "num_key_value_heads"));
+    bool has_default = is_gpt_oss || is_qwen3_5(model_type) ||
+                       (is_mixtral && !json_object_get(config.value, "num_key_value_heads"));
     if (!s->kv_heads) s->kv_heads = has_default ? 8 : s->heads;
     if (!s->head_dim && is_gpt_oss) s->head_dim = 64;
     if (!s->head_dim || is_mixtral || !strncmp(model_type, "lfm2", 4)) s->head_dim = s->hidden / s->heads;
@@ -274,6 +284,7 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
     bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
     const char *experts_key =
         !strcmp(model_type, "mixtral") || !strcmp(model_type, "gpt_oss") ? "num_local_experts" : "num_experts";
+    bool has_delta_nets = !strcmp(model_type, "qwen3_next") || is_qwen3_5(model_type);
     bool has_experts = strcmp(model_type, "llama") && strcmp(model_type, "qwen3") && strcmp(model_type, "lfm2");
     const size_field fields[] = {
         {"vocab_size", &s->vocab, MAX_VOCAB, -1},
@@ -283,7 +294,7 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
         {"num_key_value_heads", &s->kv_heads, 4096, 0},
         {"head_dim", &s->head_dim, 65536, 0},
         {"intermediate_size", &s->intermediate, MAX_SIZE, 0},
-        {experts_key, &s->experts, MAX_EXPERTS, has_experts && strcmp(model_type, "qwen3_next") ? -1 : 0},
+        {experts_key, &s->experts, MAX_EXPERTS, has_experts && !has_delta_nets ? -1 : 0},
         {"moe_intermediate_size", &s->expert_intermediate, MAX_SIZE, 0},
         {"conv_L_cache", &s->conv_taps, 1024, is_lfm2 ? -1 : 0},
         {"num_dense_layers", &s->dense_layers, MAX_LAYERS, 0},
@@ -291,7 +302,10 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
     };
     ZM_TRY(read_fields(fields, sizeof fields / sizeof fields[0], config, error));
     if (!has_experts) s->experts = 0;
-    if (!strcmp(model_type, "qwen3_next")) ZM_TRY(read_delta_net(s, config, error));
+    if (has_delta_nets) ZM_TRY(read_delta_net(s, config, error));
+    s->is_interleaved = has_delta_nets && !is_qwen3_5(model_type);
+    s->all_sparse = is_qwen3_5(model_type);
+    if (s->all_sparse && !s->intermediate) s->intermediate = 14336; /* the family's default */
     read_heads(s, config, model_type);
     if (!s->expert_intermediate || !strcmp(experts_key, "num_local_experts")) s->expert_intermediate = s->intermediate;
     if (!s->sparse_step) s->sparse_step = 1;
@@ -346,14 +360,22 @@ static zmlx_status check_total(const zm_synth_plan *plan, zmlx_error *error) {
 /* What loading asks of a config besides what the family does. */
 static zmlx_status check_general(zm_json_object config, zmlx_error *error) {
     int64_t positions;
+    zm_json_object object = {zm_synth_sizes(config.value), config.file};
     if (zm_json_get(config, "model_file"))
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file, "model_file: a model's own code is not run");
-    return zm_json_int_or(&positions, config, "max_position_embeddings", 1, INT32_MAX, 0, error);
+    return zm_json_int_or(&positions, object, "max_position_embeddings", 1, INT32_MAX, 0, error);
+}
+
+json_t *zm_synth_sizes(json_t *config) {
+    const char *model_type = json_string_value(json_object_get(config, "model_type"));
+    json_t *text = json_object_get(config, "text_config");
+    return json_is_object(text) && model_type && is_qwen3_5(model_type) ? text : config;
 }
 
 static zmlx_status add_tensors(zm_synth_plan *plan, const char *model_type, zmlx_error *error) {
     sizes s = {0};
-    ZM_TRY(read_sizes(&s, plan->config, model_type, error));
+    zm_json_object object = {zm_synth_sizes(plan->config.value), plan->config.file};
+    ZM_TRY(read_sizes(&s, object, model_type, error));
     bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
     if (!strcmp(model_type, "lfm2")) ZM_TRY(read_lfm2_width(&s, plan->config, error));
     if (!s.head_dim || !s.intermediate || (s.experts && !s.expert_intermediate))
@@ -370,6 +392,7 @@ zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error) {
     ZM_TRY(check_general(plan->config, error));
     /* Whose tensors it has: mistral and others are llamas. */
     const char *model_type = strcmp(family->group, "llama") ? family->model_type : "llama";
+    plan->prefix = is_qwen3_5(model_type) ? "language_model." : "";
     if (!strcmp(family->group, "glm") || !strcmp(family->group, "deepseek")) {
         ZM_TRY(start_quantization(plan, error));
         ZM_TRY(zm_synth_add_grouped(plan, model_type, error));

@@ -31,6 +31,7 @@ typedef struct zm_synth_tensor {
 typedef struct zm_synth_plan {
     zm_arena *arena;       /* borrowed; holds all of the plan */
     zm_json_object config; /* quantisation entries are written into it */
+    const char *prefix;    /* of all names; set from the config */
     int bits, group_size;  /* bits 16: dense */
     uint64_t seed;
     zm_synth_tensor *tensors;
@@ -39,6 +40,9 @@ typedef struct zm_synth_plan {
     json_t *entries; /* borrowed: config's "quantization", or NULL */
     bool out_of_memory;
 } zm_synth_plan;
+
+/* Where the sizes of config's language model are: config itself, or its text_config in qwen3_5. */
+json_t *zm_synth_sizes(json_t *config);
 
 /* Fills plan->tensors and the config's quantization from the config's model_type and sizes. Fails where the
  * family would refuse to load the config. */

@@ -24,7 +24,7 @@ static zm_synth_tensor *add(zm_synth_plan *plan, const char *path, const char *p
             plan->capacity = capacity;
         }
     }
-    char *name = zm_arena_printf(plan->arena, "%s%s%s", path, *part ? "." : "", part);
+    char *name = zm_arena_printf(plan->arena, "%s%s%s%s", plan->prefix, path, *part ? "." : "", part);
     if (!name || plan->n_tensors == plan->capacity) {
         plan->out_of_memory = true;
         return NULL;
@@ -67,7 +67,8 @@ static void set_scale(zm_synth_tensor *tensor, double scale) {
 static void set_entry(zm_synth_plan *plan, const char *path, int bits, int group_size, bool with_mode) {
     json_t *entry = json_pack("{s:i, s:i}", "group_size", group_size, "bits", bits);
     if (with_mode && entry) json_object_set_new(entry, "mode", json_string("affine"));
-    if (json_object_set_new(plan->entries, path, entry)) plan->out_of_memory = true;
+    const char *name = zm_arena_printf(plan->arena, "%s%s", plan->prefix, path);
+    if (!name || json_object_set_new(plan->entries, name, entry)) plan->out_of_memory = true;
 }
 
 static void add_packed(zm_synth_plan *plan, const char *path, const zm_synth_linear *map, int bits, int group_size,

@@ -43,6 +43,10 @@ SHARED_EXPERT = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size
                      shared_expert_intermediate_size=96)
 QWEN3_NEXT = dict(SIZES, **DELTA_NET, **SHARED_EXPERT, rope_theta=1e5, partial_rotary_factor=0.25,
                   decoder_sparse_step=1, mlp_only_layers=[1], norm_topk_prob=True)
+QWEN3_5 = dict(SIZES, **DELTA_NET,
+               rope_parameters=dict(rope_type="default", mrope_section=[2, 1, 1], rope_theta=1e6,
+                                    partial_rotary_factor=0.5))
+QWEN3_5_MOE = dict(QWEN3_5, **SHARED_EXPERT)
 MIXTRAL = dict(SIZES, num_local_experts=4, num_experts_per_tok=2, rms_norm_eps=1e-5)
 GPT_OSS = dict(SIZES, head_dim=32, num_local_experts=8, num_experts_per_tok=3, sliding_window=48,
                rope_theta=150000)
@@ -116,6 +120,26 @@ def publish_glm4_moe(weights):
     weights = publish_qwen3_moe(weights)
     return dict(weights, **{"model.layers.4.eh_proj.weight": mx.ones((128, 256)),
                             "model.layers.4.mlp.gate.e_score_correction_bias": mx.ones((8,))})
+
+
+def publish_qwen3_5(weights):
+    """Names of a model that sees images, with some of its other tensors."""
+    result = {}
+    for name, array in publish_delta_net(weights).items():
+        name = name.replace("language_model.model.", "model.language_model.")
+        result[name.removeprefix("language_model.")] = array
+    return dict(result, **{"model.visual.blocks.0.norm1.weight": mx.ones((8,))})
+
+
+def publish_qwen3_5_moe(weights):
+    """Experts in two tensors, gate above up."""
+    result = publish_qwen3_5(weights)
+    for name in [name for name in result if name.endswith("switch_mlp.gate_proj.weight")]:
+        layer = name.removesuffix("switch_mlp.gate_proj.weight")
+        parts = [result.pop(f"{layer}switch_mlp.{part}.weight") for part in ("gate_proj", "up_proj", "down_proj")]
+        result[f"{layer}experts.gate_up_proj"] = mx.concatenate(parts[:2], axis=1)
+        result[f"{layer}experts.down_proj"] = parts[2]
+    return result
 
 
 def publish_mixtral(weights):
@@ -213,6 +237,17 @@ CASES = [
      affine(4), None, LONG),
     ("4-bit, no experts", "qwen3_next",
      dict(QWEN3_NEXT, num_experts=0, full_attention_interval=2, partial_rotary_factor=1.0), affine(4), None, SHORT),
+    ("float32, published names", "qwen3_5", dict(text_config=QWEN3_5), None, publish_qwen3_5, LONG),
+    ("4-bit, tied, flat config", "qwen3_5",
+     {key: value for key, value in dict(QWEN3_5, tie_word_embeddings=True, attention_bias=True, rope_theta=5.0,
+                                        linear_num_key_heads=4, linear_value_head_dim=32).items()
+      if key != "rope_parameters"}, affine(4), None, LONG),
+    ("8-bit, fields for the rotation", "qwen3_5",
+     dict(text_config=dict(QWEN3_5, rope_parameters=None, rope_theta=3e4, partial_rotary_factor=0.75,
+                           rope_scaling=dict(type="linear", factor=4.0))), affine(8, 32), None, SHORT),
+    ("float32, published names", "qwen3_5_moe", dict(text_config=QWEN3_5_MOE), None, publish_qwen3_5_moe, LONG),
+    ("4-bit, router 8-bit", "qwen3_5_moe",
+     dict(text_config=dict(QWEN3_5_MOE, norm_topk_prob=False, full_attention_interval=2)), affine(4), None, LONG),
     ("float32, published names", "mixtral", dict(MIXTRAL, rope_traditional=True), None, publish_mixtral,
      LONG),
     ("4-bit, published names", "mixtral", MIXTRAL, affine(4), publish_mixtral, LONG),
@@ -301,18 +336,18 @@ def run_zmlx(driver, folder, tokens, calls):
 
 
 def check_case(driver, case, seed):
-    name, model_type, config, _, _, calls = case
+    name, model_type, _, _, _, calls = case
     with tempfile.TemporaryDirectory() as path:
         folder = pathlib.Path(path)
         write_checkpoint(folder, case, seed)
-        tokens = np.random.default_rng(seed).integers(0, config["vocab_size"], sum(calls))
+        tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], sum(calls))
         expected = run_mlx_lm(folder, tokens, calls)
         actual = run_zmlx(driver, folder, tokens, calls)
     error = float("inf")
     if actual is not None and actual.shape == expected.shape:
         error = float(np.abs(actual - expected).max() / np.abs(expected).max())
     passed = error <= LIMIT
-    print(f"{model_type:10} {name:26} {len(tokens):4} tokens  {error:8.1e}  {'ok' if passed else 'FAIL'}",
+    print(f"{model_type:11} {name:30} {len(tokens):4} tokens  {error:8.1e}  {'ok' if passed else 'FAIL'}",
           flush=True)
     return passed
 

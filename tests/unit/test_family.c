@@ -125,10 +125,14 @@ static const char glm4_moe_config[] =
     "\"topk_group\":1,\"norm_topk_prob\":true,\"routed_scaling_factor\":1.0,\"first_k_dense_replace\":1,"
     "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"use_qk_norm\":false,\"attention_bias\":false,"
     "\"partial_rotary_factor\":0.5,\"rope_theta\":10000,\"rms_norm_eps\":1e-5,\"vocab_size\":10}";
+static const char qwen3_5_config[] =
+    "{\"model_type\":\"qwen3_5\",\"text_config\":{\"hidden_size\":8,\"num_hidden_layers\":2,\"vocab_size\":10,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"intermediate_size\":12}}";
 
 static const checkpoint llama = {llama_config, llama_tensors, COUNT(llama_tensors), 2};
 static const checkpoint lfm2_moe = {lfm2_moe_config, lfm2_moe_tensors, COUNT(lfm2_moe_tensors), 2};
 static const checkpoint qwen3_next = {qwen3_next_config, qwen3_next_tensors, COUNT(qwen3_next_tensors), 2};
+static const checkpoint qwen3_5 = {qwen3_5_config, qwen3_next_tensors, COUNT(qwen3_next_tensors), 2};
 static const checkpoint gpt_oss = {gpt_oss_config, gpt_oss_tensors, COUNT(gpt_oss_tensors), 2};
 static const checkpoint glm4_moe = {glm4_moe_config, llama_tensors, COUNT(llama_tensors), 2};
 
@@ -320,6 +324,14 @@ static const refusal refusals[] = {
     {&qwen3_next, "num_experts_per_tok", "3", "config.json: num_experts_per_tok", "from 1 to 2"},
     {&qwen3_next, "shared_expert_intermediate_size", NULL, "shared_expert_intermediate_size", "missing"},
     {&qwen3_next, "mlp_only_layers", "0", "config.json: mlp_only_layers", "expected an array"},
+    {&qwen3_5, NULL, NULL, "config.json: text_config: partial_rotary_factor", "0.25 of 4 features"},
+    {&qwen3_5, "text_config", "7", "config.json: text_config", "object"},
+    {&qwen3_5, "text_config", "{\"vocab_size\":0}", "config.json: text_config: vocab_size", "integer from 1"},
+    {&qwen3_5, "text_config", "{\"rope_parameters\":{\"rope_theta\":-1}}", "rope_parameters: rope_theta",
+     "greater than 0"},
+    {&qwen3_5, "text_config", "{\"rope_parameters\":{\"partial_rotary_factor\":2}}",
+     "rope_parameters: partial_rotary_factor", "2 of 128 features"},
+    {&qwen3_5, "text_config", "{\"num_experts\":4}", "config.json: text_config: num_experts_per_tok", "missing"},
     {&gpt_oss, "num_experts_per_tok", "5", "config.json: num_experts_per_tok", "from 1 to 2"},
     {&gpt_oss, "num_hidden_layers", "3", "config.json: layer_types", "odd number"},
     {&gpt_oss, "layer_types", "[\"full_attention\",\"full_attention\"]", "layer_types", "needs both"},

@@ -224,6 +224,15 @@ static const char tiny_qwen3_next[] =
     "\"linear_key_head_dim\": 32, \"linear_value_head_dim\": 48, \"linear_conv_kernel_dim\": 4,"
     "\"num_experts\": 4, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 64, \"decoder_sparse_step\": 1,"
     "\"mlp_only_layers\": [0], \"shared_expert_intermediate_size\": 96, \"attention_bias\": true}";
+#define QWEN3_5 \
+    "\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":8,\"head_dim\":16,"  \
+    "\"full_attention_interval\":2,\"linear_num_key_heads\":2,\"linear_num_value_heads\":2,"                 \
+    "\"linear_key_head_dim\":16,\"linear_value_head_dim\":32,\"linear_conv_kernel_dim\":3,"                  \
+    "\"tie_word_embeddings\":true"
+static const char tiny_qwen3_5[] = "{\"model_type\":\"qwen3_5\",\"intermediate_size\":64," QWEN3_5 "}";
+static const char tiny_qwen3_5_moe[] =
+    "{\"model_type\":\"qwen3_5_moe\",\"text_config\":{\"num_experts\":4,\"num_experts_per_tok\":2,"
+    "\"mlp_only_layers\":[1],\"moe_intermediate_size\":32,\"shared_expert_intermediate_size\":64," QWEN3_5 "}}";
 static const char tiny_mistral[] =
     "{\"model_type\":\"mistral\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":3,"
     "\"intermediate_size\":64,\"num_attention_heads\":4,\"rms_norm_eps\":0,\"sliding_window\":8,"
@@ -261,6 +270,8 @@ static void test_what_is_written_loads(void **state) {
     expect_loads(tiny_mixtral, 0);
     expect_loads(tiny_mistral, 2);
     expect_loads(tiny_qwen3_next, 2);
+    expect_loads(tiny_qwen3_5, 2);
+    expect_loads(tiny_qwen3_5_moe, 3);
     expect_loads(tiny, 3);
 }
 

@@ -137,13 +137,13 @@ static bool is_shifted_norm(const char *name) {
     return false;
 }
 
-zmlx_status zm_qwen3_next_sanitize(zm_builder *builder, bool with_norms) {
+zmlx_status zm_qwen3_next_sanitize(zm_builder *builder) {
     zm_checkpoint *checkpoint = builder->checkpoint;
     for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++) {
         const char *name = zm_checkpoint_name(checkpoint, i);
         mlx_array stored = zm_checkpoint_get(checkpoint, name), changed = {0};
         bool is_conv = strstr(name, "conv1d.weight") && mlx_array_ndim(stored) == 3 && zm_dim(stored, -1) != 1;
-        bool is_norm = with_norms && is_shifted_norm(name) && mlx_array_ndim(stored) == 1;
+        bool is_norm = is_shifted_norm(name) && mlx_array_ndim(stored) == 1;
         if (!is_conv && !is_norm) continue;
         zm_scope scope;
         zm_scope_begin(&scope, builder->stream);
@@ -156,13 +156,6 @@ zmlx_status zm_qwen3_next_sanitize(zm_builder *builder, bool with_norms) {
         ZM_TRY(zm_checkpoint_put(checkpoint, name, kept, builder->error));
     }
     return ZMLX_OK;
-}
-
-void zm_qwen3_next_drop(zm_checkpoint *checkpoint, const char *part) {
-    for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++) {
-        const char *name = zm_checkpoint_name(checkpoint, i);
-        if (strstr(name, part)) zm_checkpoint_remove(checkpoint, name);
-    }
 }
 
 static zmlx_status build_block(zm_builder *builder, zm_block *block, int layer, const void *context) {
@@ -216,9 +209,12 @@ zmlx_status zm_build_qwen3_next(zm_causal_lm **root, zm_checkpoint *checkpoint, 
     ZM_TRY(read_qwen3_next(&config, &builder));
     if (config.model.is_tied) zm_checkpoint_remove(checkpoint, "lm_head.weight");
     if (config.is_moe && is_published(checkpoint)) {
-        zm_qwen3_next_drop(checkpoint, "mtp.");
+        for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++) { /* what looks further on than a token */
+            const char *name = zm_checkpoint_name(checkpoint, i);
+            if (strstr(name, "mtp.")) zm_checkpoint_remove(checkpoint, name);
+        }
         ZM_TRY(zm_build_stack_layers(&builder, "mlp", config.model.n_layers, config.moe.experts.n_experts));
-        ZM_TRY(zm_qwen3_next_sanitize(&builder, true));
+        ZM_TRY(zm_qwen3_next_sanitize(&builder));
     }
     return zm_qwen3_next_build(root, &builder, &config);
 }

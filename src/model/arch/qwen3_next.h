@@ -25,11 +25,9 @@ zmlx_status zm_qwen3_next_read_moe(zm_qwen3_next_config *config, const zm_builde
 /* attention.rope_dims from head_dim and factor; object: where that was found. */
 zmlx_status zm_qwen3_next_rotate(zm_qwen3_next_config *config, const zm_builder *builder, zm_json_object object,
                                  double fallback);
-/* Weights of convolutions stored as (channels, 1, taps) become (channels, taps, 1); with_norms: 1 is added to the norms
- * that are stored without it. */
-zmlx_status zm_qwen3_next_sanitize(zm_builder *builder, bool with_norms);
-/* Drops the tensors whose names contain part. */
-void zm_qwen3_next_drop(zm_checkpoint *checkpoint, const char *part);
+/* Of a published checkpoint: weights of convolutions stored as (channels, 1, taps) become (channels, taps, 1), and 1 is
+ * added to the norms, which are stored without it. */
+zmlx_status zm_qwen3_next_sanitize(zm_builder *builder);
 zmlx_status zm_qwen3_next_build(zm_causal_lm **root, zm_builder *builder, zm_qwen3_next_config *config);
 
 #endif

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
+
+#include "base/limits.h"
 
 enum {
     LEAST_KEPT = 2, /* what a thread leaves of its part at first is 1/2 to 1/8 */
@@ -74,18 +75,6 @@ static int64_t nanoseconds(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
-int zm_processor_count(void) {
-#if defined(__linux__)
-    cpu_set_t set;
-    if (!sched_getaffinity(0, sizeof set, &set)) {
-        int count = CPU_COUNT(&set);
-        if (count > 0) return count;
-    }
-#endif
-    long count = sysconf(_SC_NPROCESSORS_ONLN);
-    return count < 1 ? 1 : count > ZM_MAX_THREADS ? ZM_MAX_THREADS : (int)count;
 }
 
 zmlx_status zm_check_stack(zmlx_error *error) {

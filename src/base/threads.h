@@ -37,7 +37,8 @@ int zm_pool_threads(const zm_pool *pool);
 void zm_pool_rest(zm_pool *pool);
 
 /* Calls body over [0, count) in pieces of at least grain indices and returns when all are done.
- * pool NULL, one piece or one thread: one plain call. Calls from several threads take turns. */
+ * pool NULL, one piece or one thread: one plain call. Calls from several threads take turns; a body runs no loop on
+ * its own pool. */
 void zm_pool_run(zm_pool *pool, size_t count, size_t grain, zm_range_body body, void *context);
 
 /* The same. Threads that find no more to do meanwhile fetch the beginning of their parts of what the loop after this
@@ -53,8 +54,5 @@ zm_scratch *zm_pool_scratch(zm_pool *pool);
 /* Kernels run on MLX's threads and on a pool's, which all have the process's default stack; the largest, of a block of
  * many tokens, takes 280 KB of it. ZMLX_ERROR_UNSUPPORTED where that default is less than 512 KB. */
 zmlx_status zm_check_stack(zmlx_error *error);
-
-/* Processors this process may run on; at least 1. */
-int zm_processor_count(void);
 
 #endif

@@ -11,7 +11,7 @@
 #include <sys/sysctl.h>
 #endif
 
-#include "base/memory.h"
+#include "base/limits.h"
 #include "base/text.h"
 #include "base/threads.h"
 #include "fused/cpu/level.h"

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/memory.h"
+#include "base/limits.h"
 #include "kernels/compose.h"
 
 static atomic_bool checks_indices;

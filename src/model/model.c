@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/memory.h"
+#include "base/limits.h"
 #include "mlx/streams.h"
 
 static bool gpu_available(void) {

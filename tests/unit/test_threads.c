@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/limits.h"
 #include "base/threads.h"
 
 enum { COUNT = 10007, CALLERS = 3 };

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/memory.h"
+#include "base/limits.h"
 #include "temporary.h"
 
 static char root[TEMPORARY_SIZE];
@@ -82,8 +82,38 @@ static void test_version_1(void **state) {
     assert_int_equal(zm_memory_limit(root), 1073741824);
 }
 
+static void test_processors(void **state) {
+    (void)state;
+    assert_true(zm_processor_limit(root) == UINT64_MAX);
+    put("proc/self/cgroup", "0::/job\n");
+    put("sys/fs/cgroup/job/cpu.max", "max 100000\n");
+    assert_true(zm_processor_limit(root) == UINT64_MAX);
+    put("sys/fs/cgroup/job/cpu.max", "150000 100000\n"); /* one and a half */
+    assert_int_equal(zm_processor_limit(root), 2);
+    put("sys/fs/cgroup/cpu.max", "100000 100000\n"); /* of the group above */
+    assert_int_equal(zm_processor_limit(root), 1);
+    put("sys/fs/cgroup/cpu.max", "nonsense\n");
+    put("sys/fs/cgroup/job/cpu.max", "1 0\n");
+    assert_true(zm_processor_limit(root) == UINT64_MAX);
+    put("sys/fs/cgroup/job/cpu.max", "1\n");
+    assert_true(zm_processor_limit(root) == UINT64_MAX);
+    assert_true(zm_memory_limit(root) == UINT64_MAX);
+}
+
+static void test_processors_of_version_1(void **state) {
+    (void)state;
+    put("proc/self/cgroup", "4:cpuset:/other\n3:cpu,cpuacct:/job\n");
+    put("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
+    assert_true(zm_processor_limit(root) == UINT64_MAX);
+    put("sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n");
+    assert_true(zm_processor_limit(root) == UINT64_MAX);
+    put("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "300000\n");
+    assert_int_equal(zm_processor_limit(root), 3);
+}
+
 static void test_of_this_process(void **state) {
     (void)state;
+    assert_true(zm_processor_count() >= 1 && (uint64_t)zm_processor_count() <= zm_processor_limit(""));
     uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     assert_true(zm_memory_bytes() > 0 && zm_memory_bytes() <= machine);
     assert_true(zm_memory_bytes() == machine || zm_memory_bytes() == zm_memory_limit(""));
@@ -95,6 +125,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_version_2, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_inside_a_container, make_root, remove_root),
         cmocka_unit_test_setup_teardown(test_version_1, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(test_processors, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(test_processors_of_version_1, make_root, remove_root),
         cmocka_unit_test(test_of_this_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -41,9 +41,10 @@ demo: build ## prove the patched demonstration model's tokens and time it
 	$(BUILD)/zmlx validate $(MODEL)
 
 test: ## everything: all tests, then the quick ones again under sanitizers
-	@$(setup) oracles
-	@$(call build,release,$(BUILD))
-	@$(call build,asan,$(BUILD)/asan)
+	@$(setup)
+	@$(setup) oracles & \
+	{ $(call build,release,$(BUILD)); } && { $(call build,asan,$(BUILD)/asan); }; \
+	built=$$?; wait $$! && exit $$built
 	$(ctest) $(BUILD)
 	$(ctest) $(BUILD)/asan --label-regex 'unit|fuzz|cli'
 

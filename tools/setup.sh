@@ -84,7 +84,8 @@ pip_install() {
             fail "python3 cannot make a virtual environment; install python3-venv"
         }
     }
-    "$python" -m pip install $quiet --no-cache-dir --disable-pip-version-check "$@" ||
+    # Most of what is fetched is never run, so nothing is compiled beforehand.
+    "$python" -m pip install $quiet --no-compile --no-cache-dir --disable-pip-version-check "$@" ||
         fail "pip could not fetch $what; check the network and pip's settings, then run make again" \
             "(an MLX you already have: make MLX_DIR=FOLDER)"
 }

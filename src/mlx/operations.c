@@ -120,6 +120,30 @@ mlx_array zm_quantized_matmul(zm_scope *scope, mlx_array x, mlx_array weight, ml
                  set_int(quantization.bits), quantization.mode);
 }
 
+mlx_array zm_quantized_matmul_plain(zm_scope *scope, mlx_array x, mlx_array weight, mlx_array scales,
+                                    mlx_array biases, zm_quantization quantization) {
+    ZM_OPERATION(scope, quantized_matmul, x, weight, scales, biases, false, set_int(quantization.group_size),
+                 set_int(quantization.bits), quantization.mode);
+}
+
+mlx_array zm_from_fp8(zm_scope *scope, mlx_array a, mlx_dtype dtype) { ZM_OPERATION(scope, from_fp8, a, dtype); }
+
+void zm_quantize(zm_scope *scope, mlx_array parts[3], mlx_array weight, zm_quantization quantization) {
+    mlx_array no_global_scale = {NULL};
+    for (int i = 0; i < 3; i++) parts[i] = (mlx_array){NULL};
+    if (zm_scope_failed(scope)) return;
+    mlx_vector_array made = {NULL};
+    int status = mlx_quantize(&made, weight, set_int(quantization.group_size), set_int(quantization.bits),
+                              quantization.mode, no_global_scale, scope->stream);
+    for (size_t i = 0; !status && i < 3 && i < mlx_vector_array_size(made); i++) {
+        mlx_array part = {NULL};
+        status = mlx_vector_array_get(&part, made, i);
+        parts[i] = zm_scope_take(scope, "quantize", status, part);
+    }
+    if (status && !zm_scope_failed(scope)) zm_mlx_fail(&scope->failure, "quantize");
+    mlx_vector_array_free(made);
+}
+
 mlx_array zm_dequantize(zm_scope *scope, mlx_array weight, mlx_array scales, mlx_array biases,
                         zm_quantization quantization) {
     mlx_array no_global_scale = {NULL};

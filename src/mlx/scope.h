@@ -128,6 +128,13 @@ mlx_array zm_matmul(zm_scope *, mlx_array a, mlx_array b);
 mlx_array zm_addmm(zm_scope *, mlx_array c, mlx_array a, mlx_array b);
 mlx_array zm_quantized_matmul(zm_scope *, mlx_array x, mlx_array weight, mlx_array scales, mlx_array biases,
                               zm_quantization quantization);
+/* x W, where the above is x W^T. */
+mlx_array zm_quantized_matmul_plain(zm_scope *, mlx_array x, mlx_array weight, mlx_array scales, mlx_array biases,
+                                    zm_quantization quantization);
+/* The values of e4m3 bytes (uint8). */
+mlx_array zm_from_fp8(zm_scope *, mlx_array a, mlx_dtype dtype);
+/* parts: weight, scales and, of the affine mode, biases. */
+void zm_quantize(zm_scope *, mlx_array parts[3], mlx_array weight, zm_quantization quantization);
 mlx_array zm_dequantize(zm_scope *, mlx_array weight, mlx_array scales, mlx_array biases,
                         zm_quantization quantization);
 mlx_array zm_gather_qmm(zm_scope *, mlx_array x, mlx_array weight, mlx_array scales, mlx_array biases,

@@ -131,13 +131,14 @@ void zm_cache_update(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_arra
     *values = filled(scope, written.values, written.n_rows);
 }
 
-/* (length, offset + length) bool: a position sees itself and the window - 1 before it. */
-static zm_mask window_mask(zm_scope *scope, int length, int offset, int window) {
+/* (length, offset + length) bool: a position sees itself and the window - 1 before it; window 0: all before it. */
+static zm_mask array_mask(zm_scope *scope, int length, int offset, int window) {
     mlx_array columns = zm_arange(scope, 0, offset + length, 1, MLX_INT32);
     mlx_array lines = offset ? zm_arange(scope, offset, offset + length, 1, MLX_INT32) : columns;
     lines = zm_expand_dims(scope, lines, 1);
     columns = zm_expand_dims(scope, columns, 0);
     mlx_array seen = zm_greater_equal(scope, lines, columns);
+    if (!window) return (zm_mask){"array", seen};
     mlx_array end = zm_add(scope, columns, zm_scalar(scope, window, MLX_INT32));
     return (zm_mask){"array", zm_logical_and(scope, seen, zm_less(scope, lines, end))};
 }
@@ -147,7 +148,11 @@ zm_mask zm_cache_mask(const zm_cache *cache, zm_scope *scope, int length, int wi
     if (length == 1 || (cache && cache->kind == ZM_CACHE_ARRAY)) return none;
     if (!window) return causal;
     int offset = cache ? minimum(window - 1, cache->offset) : 0;
-    return length > window - offset ? window_mask(scope, length, offset, window) : causal;
+    return length > window - offset ? array_mask(scope, length, offset, window) : causal;
+}
+
+zm_mask zm_cache_array_mask(const zm_cache *cache, zm_scope *scope, int length) {
+    return length == 1 ? (zm_mask){.mode = ""} : array_mask(scope, length, cache ? cache->offset : 0, 0);
 }
 
 int zm_cache_arrays(const zm_cache *cache, mlx_array arrays[2]) {

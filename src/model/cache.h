@@ -47,6 +47,9 @@ void zm_cache_accept(zm_cache *cache, zm_scope *scope, const zm_cache_rows *writ
  * attention). cache may be NULL. */
 zm_mask zm_cache_mask(const zm_cache *cache, zm_scope *scope, int length, int window);
 
+/* The same as an array, for full attention whatever the cache: (length, offset + length) bool. */
+zm_mask zm_cache_array_mask(const zm_cache *cache, zm_scope *scope, int length);
+
 /* The arrays to evaluate after a step: at most 2, stored in arrays; returns their number. */
 int zm_cache_arrays(const zm_cache *cache, mlx_array arrays[2]);
 

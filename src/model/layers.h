@@ -7,7 +7,9 @@
 #include "fused/fused.h"
 #include "model/module.h"
 
-typedef struct zm_linear { /* LINEAR and SWITCH_LINEAR */
+/* LINEAR, SWITCH_LINEAR, and MULTI_LINEAR: x (batch, heads, length, in) -> (batch, heads, length, out), n_experts being
+ * the heads, each with a matrix of its own. */
+typedef struct zm_linear {
     zm_module base;
     zm_weight weight;
 } zm_linear;
@@ -36,7 +38,8 @@ typedef struct zm_rope_parameters {
     bool traditional;
     float base, scale;
     mlx_array freqs;   /* owned by the attention module, or empty */
-    mlx_array inverse_freqs; /* likewise: 1 / freqs or base^(-2j / dims), as MLX computes them; empty while dynamic */
+    mlx_array inverse_freqs; /* likewise: 1 / freqs or base^(-2j / dims), as MLX computes them; empty while dynamic, and
+                              * in latent attention */
     float input_scale; /* multiplies the rotated features first; 1: nothing is done */
     double dynamic_factor; /* > 0: dynamic NTK scaling */
     int max_position_embeddings;
@@ -52,6 +55,22 @@ typedef struct zm_attention {
     float scale;
     bool has_output_gate; /* q_proj gives a gate behind each head's query: o_proj takes output * sigmoid(gate) */
 } zm_attention;
+
+/* Keys and values are maps of a latent, which is what the cache holds, with one rotated key for all heads:
+ * score = scale (q_nope . embed_q(latent) + q_rope . k_rope); value = unembed_out(latent). */
+typedef struct zm_latent_attention {
+    zm_module base;
+    zm_linear *q_proj;              /* or, through a latent too: q_b_proj(q_a_layernorm(q_a_proj(x))) */
+    zm_linear *q_a_proj, *q_b_proj; /* NULL with q_proj */
+    zm_norm *q_a_layernorm;
+    zm_linear *kv_a_proj_with_mqa; /* [latent, k_rope] */
+    zm_norm *kv_a_layernorm;
+    zm_linear *embed_q, *unembed_out; /* (n_heads, kv_lora_rank, qk_nope_head_dim), (n_heads, v_head_dim, kv_lora_rank) */
+    zm_linear *o_proj;
+    zm_rope_parameters rope;
+    int n_heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    double scale;
+} zm_latent_attention;
 
 typedef struct zm_short_conv {
     zm_module base;
@@ -104,7 +123,7 @@ typedef struct zm_moe {
 typedef struct zm_block { /* h = x + op(norm1(x)); h + feed_forward(norm2(h)) */
     zm_module base;
     zm_norm *operator_norm, *feed_forward_norm;
-    zm_module *operator;     /* ATTENTION, SHORT_CONV or DELTA_NET */
+    zm_module *operator;     /* ATTENTION, LATENT_ATTENTION, SHORT_CONV or DELTA_NET */
     zm_module *feed_forward; /* GATED_MLP or MOE */
     int sliding_window;      /* 0: full attention */
 } zm_block;

@@ -56,7 +56,8 @@ static zmlx_status count_parameters(zm_module *module, void *context, zmlx_error
         if (!array.ctx) continue;
         info->weight_bytes += mlx_array_nbytes(array);
         const zm_weight *weight = NULL;
-        if (module->kind == ZM_MODULE_LINEAR || module->kind == ZM_MODULE_SWITCH_LINEAR)
+        if (module->kind == ZM_MODULE_LINEAR || module->kind == ZM_MODULE_SWITCH_LINEAR ||
+            module->kind == ZM_MODULE_MULTI_LINEAR)
             weight = &((zm_linear *)module)->weight;
         else if (module->kind == ZM_MODULE_EMBEDDING)
             weight = &((zm_embedding *)module)->weight;

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "model/family.h"
+
 /* Default group size and bits of each mode; a mode other than affine allows no others. */
 static const zm_quantization modes[] = {
     {.group_size = 64, .bits = 4, .mode = "affine"},
@@ -60,10 +62,33 @@ static zmlx_status read_parameters(zm_quantization *quantization, zm_json_object
     return check(*quantization, object.file, error);
 }
 
+/* Whether the family makes plain or affine weights of fp8 blocks and int4 packs (arch/latent_weights.h). */
+static bool rewrites_weights(zm_json_object config) {
+    const char *model_type = json_string_value(json_object_get(config.value, "model_type"));
+    const zm_family *family = model_type ? zm_family_find(model_type) : NULL;
+    return family && !strcmp(family->group, "deepseek");
+}
+
+static bool is_square(const json_t *sizes, int size) {
+    return json_array_size(sizes) == 2 && json_integer_value(json_array_get(sizes, 0)) == size &&
+           json_integer_value(json_array_get(sizes, 1)) == size;
+}
+
 static zmlx_status read_method(zm_quantization_rules *rules, zm_json_object config, zm_json_object foreign,
                                zmlx_error *error) {
     const char *method;
     ZM_TRY(zm_json_string(&method, foreign, "quant_method", error));
+    if (rewrites_weights(config)) {
+        enum { FP8_BLOCK = 128 };
+        const char *format = json_string_value(json_object_get(foreign.value, "format"));
+        if (!strcmp(method, "fp8") && is_square(json_object_get(foreign.value, "weight_block_size"), FP8_BLOCK))
+            return ZMLX_OK;
+        if (!strcmp(method, "compressed-tensors") && format && !strcmp(format, "pack-quantized")) {
+            rules->defaults = (zm_quantization){.group_size = 32, .bits = 4, .mode = modes[0].mode};
+            rules->entries = foreign;
+            return ZMLX_OK;
+        }
+    }
     if (strcmp(method, "mxfp4"))
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file,
                        "quantisation method '%.40s' is not supported; convert the model with mlx_lm.convert",

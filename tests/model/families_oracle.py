@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
+from mlx_lm.utils import MODEL_REMAPPING, load_model
 
 LIMIT = 1e-5
 LONG = [200, 101] + [1] * 32 + [7, 1, 1]
@@ -54,6 +54,8 @@ GROUPED = dict(moe_intermediate_size=64, norm_topk_prob=True, n_group=1, topk_gr
                n_routed_experts=8, routed_scaling_factor=1.5, num_experts_per_tok=3, first_k_dense_replace=1)
 GLM4_MOE = dict(SIZES, **GROUPED, head_dim=32, rms_norm_eps=1e-5, rope_theta=1e5, rope_scaling=None,
                 use_qk_norm=True, tie_word_embeddings=False, attention_bias=True, partial_rotary_factor=0.5)
+LATENT = dict(SIZES, **GROUPED, num_key_value_heads=4, rms_norm_eps=1e-5, q_lora_rank=96, kv_lora_rank=64,
+              qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=48, rope_theta=1e5)
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64)
 YARN = dict(rope_type="yarn", factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
@@ -115,11 +117,73 @@ def publish_qwen3_next(weights):
     return publish_qwen3_moe(publish_delta_net(weights))
 
 
-def publish_glm4_moe(weights):
+def publish_glm4_moe(weights, extra_layer=4):
     """Experts one by one, and a layer that predicts the token after the next."""
     weights = publish_qwen3_moe(weights)
-    return dict(weights, **{"model.layers.4.eh_proj.weight": mx.ones((128, 256)),
-                            "model.layers.4.mlp.gate.e_score_correction_bias": mx.ones((8,))})
+    return dict(weights, **{f"model.layers.{extra_layer}.eh_proj.weight": mx.ones((128, 256)),
+                            f"model.layers.{extra_layer}.mlp.gate.e_score_correction_bias": mx.ones((8,))})
+
+
+def join_kv_b(weights, bits=None):
+    """embed_q and unembed_out as the one map that they were, quantised if bits say so."""
+    result = {}
+    for name, array in weights.items():
+        if ".embed_q." in name:
+            values = weights[name.replace("embed_q", "unembed_out")]
+            joined = mx.concatenate([array.swapaxes(-1, -2), values], axis=1).flatten(0, 1)
+            path = name.replace("embed_q.weight", "kv_b_proj")
+            parts = mx.quantize(joined, group_size=32, bits=bits) if bits else [joined]
+            result.update(zip((f"{path}.weight", f"{path}.scales", f"{path}.biases"), parts))
+        elif ".unembed_out." not in name:
+            result[name] = array
+    return result
+
+
+def publish_glm4_moe_lite(weights):
+    return publish_glm4_moe(join_kv_b(weights))
+
+
+def publish_deepseek_v3(weights, kv_b_bits=None):
+    return publish_glm4_moe(join_kv_b(weights, kv_b_bits), extra_layer=61)
+
+
+def publish_6bit_kv_b(weights):
+    """Dense but for kv_b_proj; stored rotary frequencies too."""
+    return dict(publish_deepseek_v3(weights, 6),
+                **{"model.layers.0.self_attn.rotary_emb.inv_freq": mx.ones((8,))})
+
+
+def publish_fp8(weights):
+    """Projections in e4m3 with a scale for each block of 128 x 128, of which the last are not whole."""
+    result = {}
+    for name, array in publish_deepseek_v3(weights).items():
+        if not name.endswith("_proj.weight") or ".eh_proj." in name:
+            result[name] = array
+            continue
+        rows, columns = array.shape
+        scales = 0.01 + 0.01 * mx.random.uniform(shape=(-(-rows // 128), -(-columns // 128)))
+        whole = mx.repeat(mx.repeat(scales, 128, axis=0), 128, axis=1)[:rows, :columns]
+        result[name] = mx.to_fp8(array / whole)
+        result[name + "_scale_inv"] = scales
+    return result
+
+
+def publish_int4(weights):
+    """Experts in packs of eight codes whose zero is 8, a scale for each group of 32."""
+    result = {}
+    for name, array in publish_deepseek_v3(weights).items():
+        if ".experts." not in name:
+            result[name] = array
+            continue
+        groups = array.reshape(array.shape[0], -1, 32)
+        scales = mx.abs(groups).max(axis=-1, keepdims=True) / 7
+        codes = (mx.clip(mx.round(groups / scales), -8, 7) + 8).astype(mx.uint32)
+        words = (codes.reshape(array.shape[0], -1, 8) << mx.arange(0, 32, 4, dtype=mx.uint32)).sum(axis=-1)
+        path = name.removesuffix("weight")
+        result[path + "weight_packed"] = words.astype(mx.uint32).view(mx.int32)
+        result[path + "weight_scale"] = scales.squeeze(-1)
+        result[path + "weight_shape"] = mx.array(array.shape, dtype=mx.int32)
+    return result
 
 
 def publish_qwen3_5(weights):
@@ -262,6 +326,24 @@ CASES = [
           topk_group=2, first_k_dense_replace=0), affine(8, 32), None, LONG),
     ("6-bit, one expert", "glm4_moe", dict(GLM4_MOE, num_experts_per_tok=1, n_group=2), affine(6), None, SHORT),
     ("float32, no experts", "glm4_moe", dict(GLM4_MOE, n_routed_experts=None), None, None, SHORT),
+    ("float32, published names", "glm4_moe_lite", dict(LATENT, n_group=4, topk_group=2), None,
+     publish_glm4_moe_lite, LONG),
+    ("4-bit, biases", "glm4_moe_lite", dict(LATENT, attention_bias=True, moe_layer_freq=2), affine(4, 32), None,
+     LONG),
+    ("5-bit, no query latent", "glm4_moe_lite",
+     dict(LATENT, q_lora_rank=None, v_head_dim=64, num_experts_per_tok=1, norm_topk_prob=False), affine(5, 32),
+     None, CROSSING),
+    ("float32, published names", "deepseek_v3",
+     dict(LATENT, q_lora_rank=None, n_group=2, routed_scaling_factor=2.5), None, publish_deepseek_v3, LONG),
+    ("4-bit, yarn", "deepseek_v3",
+     dict(LATENT, n_group=4, topk_group=3, attention_bias=True,
+          rope_scaling=dict(type="yarn", factor=40, mscale=1.0, mscale_all_dim=0.7, beta_fast=32, beta_slow=1,
+                            original_max_position_embeddings=64)), affine(4, 32), None, LONG),
+    ("kv_b_proj 6-bit, dense", "deepseek_v3", dict(LATENT, n_shared_experts=None), "kv_b_proj", publish_6bit_kv_b,
+     SHORT),
+    ("fp8 blocks", "deepseek_v3", dict(LATENT, hidden_size=160, n_shared_experts=2), "fp8", publish_fp8, LONG),
+    ("int4 packs", "kimi_k2", LATENT, "int4", publish_int4, LONG),
+    ("8-bit, no experts", "joyai_llm_flash", dict(LATENT, n_routed_experts=None), affine(8, 32), None, SHORT),
     ("float32", "gpt_oss", dict(GPT_OSS, sliding_window=200), None, None, LONG),
     ("4-bit, router 8-bit, yarn", "gpt_oss", dict(GPT_OSS, rope_scaling=YARN), affine(4), None, LONG),
     ("mxfp4, published names", "gpt_oss", dict(GPT_OSS, rope_scaling=YARN), "mxfp4", publish_gpt_oss, LONG),
@@ -300,11 +382,17 @@ def quantise(model, config, quantization):
 def write_checkpoint(folder, case, seed):
     _, model_type, config, quantization, publish, _ = case
     config = dict(config, model_type=model_type)
-    module = importlib.import_module(f"mlx_lm.models.{'llama' if model_type == 'mistral' else model_type}")
+    module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
     model = module.Model(module.ModelArgs.from_dict(config))
     randomise(model, seed)
     if quantization == "mxfp4":
         config["quantization_config"] = {"quant_method": "mxfp4"}
+    elif quantization == "kv_b_proj":
+        config["quantization"] = affine(6, 32)
+    elif quantization == "fp8":
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    elif quantization == "int4":
+        config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
     elif quantization:
         quantise(model, config, quantization)
     weights = dict(tree_flatten(model.parameters()))

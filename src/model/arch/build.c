@@ -121,6 +121,57 @@ zmlx_status zm_check_attention(const zm_builder *builder, const zm_attention_pla
     return status;
 }
 
+static zmlx_status build_multi_linear(zm_linear **linear, zm_builder *builder, zm_module *parent, const char *name,
+                                      zm_linear_shape shape) {
+    zm_module *base;
+    ZM_TRY(make(&base, builder, sizeof **linear, ZM_MODULE_MULTI_LINEAR, parent, name));
+    *linear = (zm_linear *)base;
+    return take_weight(&(*linear)->weight, builder, base, shape);
+}
+
+static zmlx_status build_latent_queries(zm_latent_attention *attention, zm_builder *builder,
+                                        const zm_latent_attention_plan *plan) {
+    zm_module *base = &attention->base;
+    int queries = plan->n_heads * (plan->qk_nope_head_dim + plan->qk_rope_head_dim), rank = plan->q_lora_rank;
+    zm_linear_shape whole = {plan->hidden_size, queries, 0, false};
+    zm_linear_shape first = {plan->hidden_size, rank, 0, plan->has_bias}, second = {rank, queries, 0, false};
+    if (!rank) return zm_build_linear(&attention->q_proj, builder, base, "q_proj", whole);
+    ZM_TRY(zm_build_linear(&attention->q_a_proj, builder, base, "q_a_proj", first));
+    ZM_TRY(zm_build_norm(&attention->q_a_layernorm, builder, base, "q_a_layernorm", rank, plan->norm_eps));
+    return zm_build_linear(&attention->q_b_proj, builder, base, "q_b_proj", second);
+}
+
+static zmlx_status build_latent_values(zm_latent_attention *attention, zm_builder *builder,
+                                       const zm_latent_attention_plan *plan) {
+    zm_module *base = &attention->base;
+    int n_heads = plan->n_heads, rank = plan->kv_lora_rank;
+    zm_linear_shape latent = {plan->hidden_size, rank + plan->qk_rope_head_dim, 0, plan->has_bias};
+    zm_linear_shape keys = {plan->qk_nope_head_dim, rank, n_heads, false};
+    zm_linear_shape values = {rank, plan->v_head_dim, n_heads, false};
+    zm_linear_shape out = {n_heads * plan->v_head_dim, plan->hidden_size, 0, plan->has_bias};
+    ZM_TRY(zm_build_linear(&attention->kv_a_proj_with_mqa, builder, base, "kv_a_proj_with_mqa", latent));
+    ZM_TRY(zm_build_norm(&attention->kv_a_layernorm, builder, base, "kv_a_layernorm", rank, plan->norm_eps));
+    ZM_TRY(build_multi_linear(&attention->embed_q, builder, base, "embed_q", keys));
+    ZM_TRY(build_multi_linear(&attention->unembed_out, builder, base, "unembed_out", values));
+    return zm_build_linear(&attention->o_proj, builder, base, "o_proj", out);
+}
+
+zmlx_status zm_build_latent_attention(zm_module **module, zm_builder *builder, zm_module *parent,
+                                      const zm_latent_attention_plan *plan) {
+    ZM_TRY(make(module, builder, sizeof(zm_latent_attention), ZM_MODULE_LATENT_ATTENTION, parent, "self_attn"));
+    zm_latent_attention *attention = (zm_latent_attention *)*module;
+    attention->n_heads = plan->n_heads;
+    attention->kv_lora_rank = plan->kv_lora_rank;
+    attention->qk_nope_head_dim = plan->qk_nope_head_dim;
+    attention->qk_rope_head_dim = plan->qk_rope_head_dim;
+    attention->v_head_dim = plan->v_head_dim;
+    attention->scale = plan->scale;
+    ZM_TRY(build_latent_queries(attention, builder, plan));
+    ZM_TRY(build_latent_values(attention, builder, plan));
+    ZM_TRY(declare(builder, *module, "rope.freqs", &attention->rope.freqs));
+    return zm_rope_init(&attention->rope, builder, plan->qk_rope_head_dim, &plan->rope);
+}
+
 static zmlx_status build_depthwise(zm_depthwise_conv **conv, zm_builder *builder, zm_module *parent, const char *name,
                                    int channels, int taps, bool has_bias) {
     zm_module *base;

@@ -22,6 +22,14 @@ typedef struct zm_attention_plan {
     zm_rope_config rope;
 } zm_attention_plan;
 
+typedef struct zm_latent_attention_plan {
+    int hidden_size, n_heads, q_lora_rank; /* q_lora_rank 0: queries have no latent */
+    int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    double norm_eps, scale;
+    bool has_bias;
+    zm_rope_config rope;
+} zm_latent_attention_plan;
+
 typedef struct zm_gated_plan { /* an MLP, or with n_experts a switch_glu */
     const char *name;
     const char *gate, *up, *down; /* names of the projections */
@@ -72,6 +80,8 @@ zmlx_status zm_build_norm(zm_norm **norm, zm_builder *builder, zm_module *parent
                           double eps);
 zmlx_status zm_build_attention(zm_module **attention, zm_builder *builder, zm_module *parent,
                                const zm_attention_plan *plan);
+zmlx_status zm_build_latent_attention(zm_module **attention, zm_builder *builder, zm_module *parent,
+                                      const zm_latent_attention_plan *plan);
 zmlx_status zm_build_short_conv(zm_module **short_conv, zm_builder *builder, zm_module *parent,
                                 int hidden_size, int taps, bool has_bias);
 zmlx_status zm_build_delta_net(zm_module **delta_net, zm_builder *builder, zm_module *parent,

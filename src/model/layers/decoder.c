@@ -31,13 +31,20 @@ static void start(zm_scope *scope, size_t first, mlx_array x, int length, int n_
 /* Blocks of one kind have seen the same tokens, so each kind of mask is made once, for its first block. */
 mlx_array zm_decoder_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     const zm_decoder *decoder = (const zm_decoder *)self;
-    zm_mask no_mask = {.mode = ""}, full_mask = {0}, window_mask = {0};
+    zm_mask no_mask = {.mode = ""}, full_mask = {0}, window_mask = {0}, array_mask = {0};
     int length = zm_dim(x, 1), window = 0;
     x = zm_module_call(&decoder->embed_tokens->base, scope, x, NULL);
     size_t first = scope->n_arrays;
     for (int i = 0; i < decoder->n_blocks; i++) {
         zm_block *block = decoder->blocks[i];
         zm_call block_call = {.mask = no_mask, .cache = cache_of(call, i)};
+        if (block->operator->kind == ZM_MODULE_LATENT_ATTENTION && length > 1) {
+            if (!array_mask.mode) {
+                array_mask = zm_cache_array_mask(block_call.cache, scope, length);
+                first = scope->n_arrays;
+            }
+            block_call.mask = array_mask;
+        }
         if (block->operator->kind == ZM_MODULE_ATTENTION && length > 1) {
             zm_mask *mask = block->sliding_window ? &window_mask : &full_mask;
             if (!mask->mode || (block->sliding_window && window != block->sliding_window)) {
@@ -101,7 +108,8 @@ zm_forward zm_standard_forward(zm_module_kind kind) {
         [ZM_MODULE_GATED_MLP] = zm_gated_mlp_forward,   [ZM_MODULE_MOE] = zm_moe_forward,
         [ZM_MODULE_BLOCK] = zm_block_forward,           [ZM_MODULE_DECODER] = zm_decoder_forward,
         [ZM_MODULE_CAUSAL_LM] = zm_causal_lm_forward,   [ZM_MODULE_GREEDY_HEAD] = zm_greedy_head_forward,
-        [ZM_MODULE_DELTA_NET] = zm_delta_net_forward,
+        [ZM_MODULE_DELTA_NET] = zm_delta_net_forward,   [ZM_MODULE_MULTI_LINEAR] = zm_multi_linear_forward,
+        [ZM_MODULE_LATENT_ATTENTION] = zm_latent_attention_forward,
     };
     return (int)kind < 0 || kind >= ZM_MODULE_KIND_COUNT ? NULL : forwards[kind];
 }

@@ -8,10 +8,12 @@
 #include "model/layers.h"
 
 mlx_array zm_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_multi_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_embedding_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_rms_norm_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_conv1d_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_attention_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
+mlx_array zm_latent_attention_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_short_conv_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_delta_net_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 mlx_array zm_gated_mlp_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
@@ -32,5 +34,7 @@ mlx_array zm_join_state(zm_scope *scope, mlx_array x, zm_cache *cache, int n_kee
 
 /* x W^T (+ bias): what a linear module and a tied embedding compute. */
 mlx_array zm_weight_apply(zm_scope *scope, mlx_array x, const zm_weight *weight);
+/* x W^T of each head, or x W: what a multi_linear module computes, and latent attention with its keys' map. */
+mlx_array zm_heads_apply(zm_scope *scope, mlx_array x, const zm_weight *weight, bool transpose);
 
 #endif

@@ -22,6 +22,19 @@ mlx_array zm_weight_apply(zm_scope *scope, mlx_array x, const zm_weight *weight)
     return zm_matmul(scope, x, transposed);
 }
 
+mlx_array zm_heads_apply(zm_scope *scope, mlx_array x, const zm_weight *weight, bool transpose) {
+    if (!zm_weight_is_quantized(weight))
+        return zm_matmul(scope, x, transpose ? zm_swapaxes(scope, weight->weight, -1, -2) : weight->weight);
+    mlx_array scales = zm_scales_for(scope, weight->scales, x), biases = zm_scales_for(scope, weight->biases, x);
+    if (transpose) return zm_quantized_matmul(scope, x, weight->weight, scales, biases, weight->quantization);
+    return zm_quantized_matmul_plain(scope, x, weight->weight, scales, biases, weight->quantization);
+}
+
+mlx_array zm_multi_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)call;
+    return zm_heads_apply(scope, x, &((zm_linear *)self)->weight, true);
+}
+
 mlx_array zm_linear_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
     (void)call;
     return zm_weight_apply(scope, x, &((zm_linear *)self)->weight);

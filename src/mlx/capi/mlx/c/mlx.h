@@ -274,6 +274,7 @@ int mlx_gather_mm(mlx_array *res, const mlx_array a, const mlx_array b, const ml
 int mlx_quantize(mlx_vector_array *res, const mlx_array w, mlx_optional_int group_size,
                  mlx_optional_int bits, const char *mode, const mlx_array global_scale,
                  const mlx_stream s);
+int mlx_from_fp8(mlx_array *res, const mlx_array x, mlx_dtype dtype, const mlx_stream s);
 int mlx_dequantize(mlx_array *res, const mlx_array w, const mlx_array scales, const mlx_array biases,
                    mlx_optional_int group_size, mlx_optional_int bits, const char *mode,
                    const mlx_array global_scale, mlx_optional_dtype dtype, const mlx_stream s);

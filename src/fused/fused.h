@@ -95,6 +95,9 @@ bool zm_fused_embedding_supported(const zm_weight *table);
 mlx_array zm_fused_embedding(zm_scope *, mlx_array ids, const zm_weight *table);
 /* y = x W^T (+ bias). */
 mlx_array zm_fused_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_compute compute);
+/* The same with a matrix for each head: x (1, heads, length, in) or, one for all heads, (1, 1, length, in) to
+ * (1, heads, length, out), weight->n_experts being the heads. */
+mlx_array zm_fused_multi_linear(zm_scope *, mlx_array x, const zm_weight *weight, zm_compute compute);
 /* The greedy token of each position of x (batch, length, in), uint32 (batch, length): the lowest index of the largest
  * of l - log(sum(e^l)), l = x W^T (+ bias), with l and the difference rounded to x's type as MLX's operations do.
  * ZM_NO_TOKEN where that sum is not finite; as an int32 it is -1, of which an embedding takes its last row. */

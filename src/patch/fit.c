@@ -79,6 +79,11 @@ static zmlx_status fit(zm_weight *weight, bool narrow, const zmlx_model *model, 
     return status;
 }
 
+static bool is_linear(const zm_module *module) {
+    return module->kind == ZM_MODULE_LINEAR || module->kind == ZM_MODULE_SWITCH_LINEAR ||
+           module->kind == ZM_MODULE_MULTI_LINEAR;
+}
+
 static bool is_patched(const zm_module *module) {
     for (; module; module = module->parent)
         if (module->patch_state) return true;
@@ -99,7 +104,7 @@ static void gather(mlx_array array) {
 
 static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
     const zmlx_model *model = context;
-    if (module->kind != ZM_MODULE_LINEAR && module->kind != ZM_MODULE_SWITCH_LINEAR) return ZMLX_OK;
+    if (!is_linear(module)) return ZMLX_OK;
     zm_weight *weight = &((zm_linear *)module)->weight;
     bool narrow = owns(module, &weight->scales) ? is_patched(module) : module->patch_state != NULL;
     if (model->dtype == MLX_FLOAT32) ZM_TRY(fit(weight, narrow, model, error));
@@ -114,7 +119,7 @@ static zmlx_status visit(zm_module *module, void *context, zmlx_error *error) {
 zmlx_status zm_patch_drop_edges(zm_module *module, void *context, zmlx_error *error) {
     (void)context;
     (void)error;
-    if (module->kind != ZM_MODULE_LINEAR && module->kind != ZM_MODULE_SWITCH_LINEAR) return ZMLX_OK;
+    if (!is_linear(module)) return ZMLX_OK;
     zm_weight *weight = &((zm_linear *)module)->weight;
     if (zm_is_set(weight->edges)) mlx_array_free(weight->edges);
     weight->edges = (mlx_array){NULL};

@@ -83,10 +83,10 @@ bool zm_patch_serves_call(const zm_module *self, mlx_array x) {
     const zm_patch_state *state = self->patch_state;
     /* An embedding in mxfp4 gives bfloat16 in a model of any type, and MLX then promotes step by step. */
     if (!zm_is_set(x) || mlx_array_dtype(x) != state->dtype) return false;
-    /* (batch, length, ...): what follows belongs to one token. */
-    int n_dims = (int)mlx_array_ndim(x);
-    size_t tokens = n_dims > 1 ? (size_t)zm_dim(x, 0) : 0;
-    if (n_dims > 2) tokens *= (size_t)zm_dim(x, 1);
+    /* (batch, length, ...): what follows belongs to one token; or (batch, heads, length, in). */
+    int n_dims = (int)mlx_array_ndim(x), length_axis = self->kind == ZM_MODULE_MULTI_LINEAR ? 2 : 1;
+    size_t tokens = n_dims > length_axis ? (size_t)zm_dim(x, 0) : 0;
+    if (n_dims > length_axis + 1) tokens *= (size_t)zm_dim(x, length_axis);
     return tokens > 0 && state->max_fused_tokens > 0 && tokens <= (size_t)state->max_fused_tokens;
 }
 

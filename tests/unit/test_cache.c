@@ -173,6 +173,20 @@ static void expect_mask(const zm_cache *cache, int length, int window, int offse
     end_well(&scope);
 }
 
+static void expect_array(const zm_cache *cache, int length, int offset) {
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    zm_mask mask = zm_cache_array_mask(cache, &scope, length);
+    assert_string_equal(mask.mode, "array");
+    static double expected[MAX_ROWS];
+    for (int i = 0; i < length; i++)
+        for (int j = 0; j < offset + length; j++) expected[i * (offset + length) + j] = j <= offset + i;
+    expect_shape(mask.array, SHAPE(length, offset + length));
+    expect_values(&scope, mask.array, expected, length * (offset + length), 0);
+    assert_string_equal(zm_cache_array_mask(cache, &scope, 1).mode, "");
+    end_well(&scope);
+}
+
 static void expect_mode(const zm_cache *cache, int length, int window, const char *mode) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
@@ -194,7 +208,9 @@ static void test_masks(void **state) {
     expect_mode(&array, 5, 0, "");
     expect_mode(&window, 8, 8, "causal");
     expect_mask(&window, 9, 8, 0);
+    expect_array(NULL, 5, 0);
     full.offset = window.offset = 3;
+    expect_array(&full, 5, 3);
     expect_mode(&full, 5, 0, "causal");
     expect_mode(&window, 1, 8, "");
     expect_mode(&window, 5, 8, "causal");

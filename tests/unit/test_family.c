@@ -129,12 +129,42 @@ static const char qwen3_5_config[] =
     "{\"model_type\":\"qwen3_5\",\"text_config\":{\"hidden_size\":8,\"num_hidden_layers\":2,\"vocab_size\":10,"
     "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"intermediate_size\":12}}";
 
+static const char deepseek_v3_config[] =
+    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":8,\"num_hidden_layers\":1,\"intermediate_size\":12,"
+    "\"num_attention_heads\":2,\"q_lora_rank\":null,\"kv_lora_rank\":64,\"qk_nope_head_dim\":4,\"qk_rope_head_dim\":2,"
+    "\"v_head_dim\":4,\"vocab_size\":10,\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,128]}}";
+/* Weights that cannot be rewritten. */
+static const tensor wrong_blocks[] = {
+    {"model.layers.0.self_attn.o_proj.weight", "F8_E4M3", 0, {8, 130}},
+    {"model.layers.0.self_attn.o_proj.weight_scale_inv", "F32", 0, {1, 1}},
+};
+static const tensor wrong_pack[] = {
+    {"model.layers.0.mlp.up_proj.weight_packed", "I32", 0, {12, 8}},
+    {"model.layers.0.mlp.up_proj.weight_scale", "F32", 0, {12, 1}},
+    {"model.layers.0.mlp.up_proj.weight_shape", "I32", 0, {2}},
+};
+static const tensor wrong_kv_b[] = {{"model.layers.0.self_attn.kv_b_proj.weight", "F32", 0, {15, 64}}};
+static const tensor quantized_kv_b[] = {
+    {"model.layers.0.self_attn.kv_b_proj.weight", "U32", 0, {16, 8}},
+    {"model.layers.0.self_attn.kv_b_proj.scales", "F32", 0, {16, 2}},
+    {"model.layers.0.self_attn.kv_b_proj.biases", "F32", 0, {16, 2}},
+};
+static const tensor mxfp4_kv_b[] = {
+    {"model.layers.0.self_attn.kv_b_proj.weight", "U32", 0, {16, 8}},
+    {"model.layers.0.self_attn.kv_b_proj.scales", "U8", 0, {16, 2}},
+};
+
 static const checkpoint llama = {llama_config, llama_tensors, COUNT(llama_tensors), 2};
 static const checkpoint lfm2_moe = {lfm2_moe_config, lfm2_moe_tensors, COUNT(lfm2_moe_tensors), 2};
 static const checkpoint qwen3_next = {qwen3_next_config, qwen3_next_tensors, COUNT(qwen3_next_tensors), 2};
 static const checkpoint qwen3_5 = {qwen3_5_config, qwen3_next_tensors, COUNT(qwen3_next_tensors), 2};
 static const checkpoint gpt_oss = {gpt_oss_config, gpt_oss_tensors, COUNT(gpt_oss_tensors), 2};
 static const checkpoint glm4_moe = {glm4_moe_config, llama_tensors, COUNT(llama_tensors), 2};
+static const checkpoint deepseek_v3 = {deepseek_v3_config, wrong_blocks, COUNT(wrong_blocks), 1};
+static const checkpoint packed = {deepseek_v3_config, wrong_pack, COUNT(wrong_pack), 1};
+static const checkpoint joined = {deepseek_v3_config, wrong_kv_b, COUNT(wrong_kv_b), 1};
+static const checkpoint joined_in_groups = {deepseek_v3_config, quantized_kv_b, COUNT(quantized_kv_b), 1};
+static const checkpoint joined_mxfp4 = {deepseek_v3_config, mxfp4_kv_b, COUNT(mxfp4_kv_b), 1};
 
 static char folder[TEMPORARY_SIZE];
 
@@ -353,6 +383,20 @@ static const refusal refusals[] = {
     {&glm4_moe, "partial_rotary_factor", "0.25", "config.json: partial_rotary_factor", "of 4 features"},
     {&glm4_moe, "head_dim", NULL, "config.json: head_dim", "missing"},
     {&glm4_moe, "use_qk_norm", "1", "config.json: use_qk_norm", "true or false"},
+    {&deepseek_v3, "qk_rope_head_dim", "3", "config.json: qk_rope_head_dim", "odd"},
+    {&deepseek_v3, "v_head_dim", "16777216", "config.json: num_attention_heads", "2 heads of 16777220"},
+    {&deepseek_v3, "moe_layer_freq", "0", "config.json: moe_layer_freq", "integer from 1"},
+    {&deepseek_v3, "n_routed_experts", "1", "config.json: num_experts_per_tok", "4 of 3 experts"},
+    {&deepseek_v3, "rope_scaling", "{\"type\":\"yarn\",\"mscale_all_dim\":1}", "rope_scaling: factor", "number"},
+    {&deepseek_v3, "rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"mscale_all_dim\":1e300}", "rope_scaling",
+     "no finite scale"},
+    {&deepseek_v3, "quantization_config", "{\"quant_method\":\"fp8\",\"weight_block_size\":[64,64]}", "config.json",
+     "'fp8' is not supported"},
+    {&deepseek_v3, NULL, NULL, "o_proj.weight_scale_inv", "each block of 128 x 128"},
+    {&packed, NULL, NULL, "up_proj.weight_shape", "groups of 32"},
+    {&joined, NULL, NULL, "kv_b_proj.weight", "its heads make, (16, 64)"},
+    {&joined_in_groups, NULL, NULL, "kv_b_proj.weight", "qk_nope_head_dim 4 is no multiple of its group size 32"},
+    {&joined_mxfp4, NULL, NULL, "kv_b_proj.weight", "another mode than affine"},
 };
 
 static void test_refused_configs(void **state) {
@@ -475,7 +519,8 @@ static void test_gpt_oss_with_published_names(void **state) {
 static void test_list(void **state) {
     (void)state;
     static const char *const types[] = {"lfm2_moe", "lfm2", "llama", "mistral", "xverse", "iquestcoder",
-                                        "qwen3", "qwen3_moe", "mixtral", "gpt_oss", "glm4_moe"};
+                                        "qwen3", "qwen3_moe", "mixtral", "gpt_oss", "glm4_moe",
+                                        "glm4_moe_lite", "deepseek_v3", "kimi_k2", "joyai_llm_flash"};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         assert_string_equal(zm_family_find(types[i])->model_type, types[i]);
     assert_string_equal(zm_family_find("mistral")->group, "llama");

@@ -32,6 +32,59 @@ static void linear_agrees_with_mlx(void **state) {
     }
 }
 
+enum { HEADS = 5 };
+
+/* The matrix of a head alone. */
+static zm_weight head_of(zm_scope *scope, const zm_weight *weight, int head) {
+    zm_weight one = *weight;
+    one.n_experts = 0;
+    mlx_array *arrays[] = {&one.weight, &one.scales, &one.biases};
+    for (int i = 0; i < 3; i++)
+        if (zm_is_set(*arrays[i]))
+            *arrays[i] = zm_squeeze(scope, zm_slice_axis(scope, *arrays[i], 0, head, head + 1, 1), 0);
+    return one;
+}
+
+/* Each head's part is the linear node's, bit by bit; x of its own or the same for all. */
+static void multi_linear_is_a_linear_map_a_head(void **state) {
+    (void)state;
+    static const mlx_dtype types[] = {MLX_FLOAT32, MLX_BFLOAT16};
+    for (size_t f = 0; f < N_FORMATS; f++)
+        for (int kind = 0; kind < 8; kind++) {
+            int tokens = kind & 1 ? 35 : 1, x_heads = kind & 2 ? 1 : HEADS;
+            zm_scope scope;
+            zm_scope_begin(&scope, stream);
+            zm_weight weight = random_weight(&scope, HEADS, 70, 256, formats[f], MLX_FLOAT32);
+            mlx_array x = random_array(&scope, (const int[]){1, x_heads, tokens, 256}, 4, types[kind / 4], 1);
+            mlx_array y = zm_fused_multi_linear(&scope, x, &weight, compute);
+            for (int head = 0; head < HEADS; head++) {
+                int from = x_heads > 1 ? head : 0;
+                zm_weight one = head_of(&scope, &weight, head);
+                mlx_array expected =
+                    zm_fused_linear(&scope, zm_slice_axis(&scope, x, 1, from, from + 1, 1), &one, compute);
+                expect_same(&scope, zm_slice_axis(&scope, y, 1, head, head + 1, 1), expected, 0);
+            }
+            end_well(&scope);
+        }
+}
+
+static void multi_linear_refuses_what_does_not_fit(void **state) {
+    (void)state;
+    const int shapes[][4] = {{1, HEADS - 1, 2, 256}, {2, HEADS, 2, 256}, {1, HEADS, 2, 128}};
+    for (int i = 0; i < 5; i++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        zm_weight weight = random_weight(&scope, i == 3 ? 0 : HEADS, 70, 256, formats[0], MLX_FLOAT32);
+        if (i == 4) weight.bias = random_array(&scope, (const int[]){HEADS, 70}, 2, MLX_FLOAT32, 1);
+        const int right[] = {1, HEADS, 2, 256};
+        mlx_array x = random_array(&scope, i < 3 ? shapes[i] : right, 4, MLX_FLOAT32, 1);
+        assert_false(zm_is_set(zm_fused_multi_linear(&scope, x, &weight, compute)));
+        zmlx_error error;
+        assert_int_equal(zm_scope_end(&scope, &error), ZMLX_ERROR_ARGUMENT);
+        assert_string_equal(error.where, "zmlx.multi_linear");
+    }
+}
+
 /* A half-precision input: the float32 result, rounded once. */
 static void half_precision_is_rounded_once(void **state) {
     (void)state;
@@ -153,7 +206,9 @@ static void no_tokens_are_no_work(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear_agrees_with_mlx),    cmocka_unit_test(half_precision_is_rounded_once),
+        cmocka_unit_test(linear_agrees_with_mlx),
+        cmocka_unit_test(multi_linear_is_a_linear_map_a_head),
+        cmocka_unit_test(multi_linear_refuses_what_does_not_fit),    cmocka_unit_test(half_precision_is_rounded_once),
         cmocka_unit_test(gated_mlp_agrees_with_mlx), cmocka_unit_test(refusals_have_reasons),
         cmocka_unit_test(wrong_shapes_are_refused),  cmocka_unit_test(no_tokens_are_no_work),
     };

@@ -183,6 +183,15 @@ static void test_quantized(void **state) {
     expect_values(&scope, zm_quantized_matmul(&scope, x, first[0], first[1], first[2], affine), expected,
                   COUNT(expected), 1e-5);
 
+    double back[2 * PACKED_OUT], turned[2 * PACKED_IN] = {0};
+    fill(back, COUNT(back), 13);
+    for (int i = 0; i < 2 * PACKED_OUT; i++)
+        for (int j = 0; j < PACKED_IN; j++)
+            turned[i / PACKED_OUT * PACKED_IN + j] += back[i] * weight.values[i % PACKED_OUT * PACKED_IN + j];
+    mlx_array y = floats(&scope, back, SHAPE(2, PACKED_OUT));
+    expect_values(&scope, zm_quantized_matmul_plain(&scope, y, first[0], first[1], first[2], affine), turned,
+                  COUNT(turned), 1e-5);
+
     const uint32_t chosen[2] = {1, 0};
     for (int i = 0; i < 2; i++)
         product(expected + i * PACKED_OUT, a + i * PACKED_IN,
@@ -191,6 +200,39 @@ static void test_quantized(void **state) {
     x = zm_reshape3(&scope, x, 2, 1, PACKED_IN);
     expect_values(&scope, zm_gather_qmm(&scope, x, words, scales, biases, indices, affine, false), expected,
                   COUNT(expected), 1e-5);
+    end_well(&scope);
+}
+
+/* Numbers from -7.5 to 7.5 in steps of 1 are codes of 4 bits exactly: quantising loses nothing. */
+static void test_quantize(void **state) {
+    (void)state;
+    const zm_quantization affine = {GROUP, 4, "affine"};
+    double values[2 * GROUP];
+    for (int i = 0; i < 2 * GROUP; i++) values[i] = i * 5 % 16 - 7.5;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array parts[3];
+    zm_quantize(&scope, parts, floats(&scope, values, SHAPE(2, GROUP)), affine);
+    expect_shape(parts[0], SHAPE(2, GROUP / 8));
+    expect_shape(parts[1], SHAPE(2, 1));
+    expect_shape(parts[2], SHAPE(2, 1));
+    expect_values(&scope, zm_dequantize(&scope, parts[0], parts[1], parts[2], affine), values, COUNT(values), 1e-6);
+    end_well(&scope);
+
+    zm_scope_begin(&scope, stream);
+    zm_quantize(&scope, parts, floats(&scope, values, SHAPE(2 * GROUP)), affine);
+    for (int i = 0; i < 3; i++) assert_false(zm_is_set(parts[i]));
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_ERROR_MLX);
+}
+
+static void test_from_fp8(void **state) {
+    (void)state;
+    const uint8_t bytes[] = {0x38, 0xb8, 0x40, 0x7e, 0x01, 0x00, 0x3c};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array x = zm_from_fp8(&scope, zm_from_data(&scope, bytes, SHAPE(7), MLX_UINT8), MLX_BFLOAT16);
+    assert_int_equal(mlx_array_dtype(x), MLX_BFLOAT16);
+    expect_values(&scope, x, VALUES(1, -1, 2, 448, 1.0 / 512, 0, 1.5), 0);
     end_well(&scope);
 }
 
@@ -349,7 +391,8 @@ int main(void) {
         cmocka_unit_test(test_reductions), cmocka_unit_test(test_cumsum),
         cmocka_unit_test(test_order),      cmocka_unit_test(test_selection),
         cmocka_unit_test(test_matmul),     cmocka_unit_test(test_gather_mm),
-        cmocka_unit_test(test_quantized),  cmocka_unit_test(test_conv1d),
+        cmocka_unit_test(test_quantized),  cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_from_fp8),    cmocka_unit_test(test_conv1d),
         cmocka_unit_test(test_rms_norm),   cmocka_unit_test(test_rope),
         cmocka_unit_test(test_attention),  cmocka_unit_test(test_categorical),
     };

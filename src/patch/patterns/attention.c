@@ -32,6 +32,8 @@ bool zm_patch_serves_attention(const zm_attention *module, const char **reason) 
 }
 
 zm_match zm_patch_attention_match(const zm_module *module, const char **reason) {
+    *reason = "latent attention is served part by part alone";
+    if (module->kind == ZM_MODULE_LATENT_ATTENTION) return ZM_MATCH_REFUSED;
     if (module->kind != ZM_MODULE_ATTENTION) return ZM_MATCH_NO;
     *reason = "it has a forward of its own";
     if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;

@@ -65,7 +65,8 @@ typedef struct zm_latent_attention {
     zm_norm *q_a_layernorm;
     zm_linear *kv_a_proj_with_mqa; /* [latent, k_rope] */
     zm_norm *kv_a_layernorm;
-    zm_linear *embed_q, *unembed_out; /* (n_heads, kv_lora_rank, qk_nope_head_dim), (n_heads, v_head_dim, kv_lora_rank) */
+    zm_linear *embed_q;            /* (n_heads, kv_lora_rank, qk_nope_head_dim) */
+    zm_linear *unembed_out;        /* (n_heads, v_head_dim, kv_lora_rank) */
     zm_linear *o_proj;
     zm_rope_parameters rope;
     int n_heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;

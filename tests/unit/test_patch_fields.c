@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Patterns match on declared fields: each one, set to something a pattern does not know, is a refusal. */
 #include "module_testing.h"
+#include "patch/patterns/parts.h"
 
 static void expect_refused(const char *pattern, const zm_module *module, const char *expected) {
     const char *reason = NULL;
@@ -257,6 +258,28 @@ static void test_types_of_prompts(void **state) {
     expect_refused("prompt", &tree.norm->base, NULL);
 }
 
+/* For the decode kernels of a CUDA device. */
+static void test_fields_of_mixtures_for_one_token(void **state) {
+    (void)state;
+    zm_moe *moe = tree.moe[0];
+    zm_linear *const linears[] = {moe->router, moe->experts->gate_proj, moe->experts->up_proj, moe->experts->down_proj};
+    for (size_t i = 0; i < 4; i++) {
+        set_dtype(&linears[i]->weight.scales, MLX_BFLOAT16);
+        set_dtype(&linears[i]->weight.biases, MLX_BFLOAT16);
+    }
+    moe->experts->gate_proj->weight.out_features = moe->experts->up_proj->weight.out_features =
+        moe->experts->down_proj->weight.in_features = 128;
+    const char *reason = NULL;
+    if (!zm_patch_serves_one_token_moe(moe, &reason)) fail_msg("%s", reason);
+    set_dtype(&moe->expert_bias, MLX_FLOAT16);
+    assert_false(zm_patch_serves_one_token_moe(moe, &reason));
+    assert_string_equal(reason, "its expert bias is not float32");
+    set_dtype(&moe->expert_bias, MLX_FLOAT32);
+    moe->top_k = 9;
+    assert_false(zm_patch_serves_one_token_moe(moe, &reason));
+    assert_string_equal(reason, "a token has more than 8 experts, or there are more than 256");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_tree, close_model)
 
 int main(void) {
@@ -267,6 +290,7 @@ int main(void) {
         TEST(test_fields_of_attention),
         TEST(test_fields_of_blocks),
         TEST(test_types_of_prompts),
+        TEST(test_fields_of_mixtures_for_one_token),
         TEST(test_fields_of_heads),
         TEST(test_fields_of_convolutions_and_norms),
     };

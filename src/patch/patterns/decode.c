@@ -112,12 +112,15 @@ static bool serves_moe(const zm_moe *moe, int hidden_size, demands of, const cha
     if (moe->gating == ZM_GATING_SIGMOID_GROUPS || moe->shared_experts) return false;
     *reason = "a token has more than 8 experts, or there are more than 256";
     if (moe->top_k > MOST_CHOSEN || moe->n_experts > MOST_EXPERTS) return false;
+    *reason = "its expert bias is not float32";
     if (zm_is_set(moe->expert_bias) && mlx_array_dtype(moe->expert_bias) != MLX_FLOAT32) return false;
     *reason = "its experts are missing or of another kind";
     const zm_switch_glu *experts = moe->experts;
     if (!experts || experts->base.kind != ZM_MODULE_SWITCH_GLU) return false;
-    return serves_linear(moe->router, 0, of, reason) && moe->router->weight.in_features == hidden_size &&
-           serves_mlp(experts->gate_proj, experts->up_proj, experts->down_proj, moe->n_experts, moe->top_k,
+    if (!serves_linear(moe->router, 0, of, reason)) return false;
+    *reason = "its router does not fit the hidden size";
+    if (moe->router->weight.in_features != hidden_size) return false;
+    return serves_mlp(experts->gate_proj, experts->up_proj, experts->down_proj, moe->n_experts, moe->top_k,
                       experts->activation, hidden_size, of, reason);
 }
 

@@ -39,6 +39,13 @@ static bool has_shape2(mlx_array array, int rows, int columns) {
     return mlx_array_ndim(array) == 2 && zm_dim(array, 0) == rows && zm_dim(array, 1) == columns;
 }
 
+/* Rows and columns, as many as a model may have: sums and products of them stay within an int. */
+static bool is_matrix(mlx_array array, mlx_dtype dtype) {
+    if (!zm_is_set(array) || mlx_array_ndim(array) != 2 || mlx_array_dtype(array) != dtype) return false;
+    int rows = zm_dim(array, 0), columns = zm_dim(array, 1);
+    return rows > 0 && rows <= ZM_MAX_SIZE && columns > 0 && columns <= ZM_MAX_SIZE;
+}
+
 static int blocks(int size) { return size / BLOCK + (size % BLOCK != 0); }
 
 /* The numbers times those of their blocks, rounded once more to bfloat16. */
@@ -63,7 +70,7 @@ static zmlx_status rewrite_blocks(zm_builder *builder, const char *path) {
     if (!name || !scale_name) return ZMLX_ERROR_MEMORY;
     mlx_array weight = zm_checkpoint_get(checkpoint, name), scales = zm_checkpoint_get(checkpoint, scale_name),
               made = {0};
-    if (!zm_is_set(weight) || mlx_array_ndim(weight) != 2 || mlx_array_dtype(weight) != MLX_UINT8 ||
+    if (!is_matrix(weight, MLX_UINT8) ||
         !has_shape2(scales, blocks(zm_dim(weight, 0)), blocks(zm_dim(weight, 1))))
         return zm_fail(builder->error, ZMLX_ERROR_FORMAT, scale_name,
                        "does not give a scale for each block of %d x %d of an fp8 weight", BLOCK, BLOCK);
@@ -92,8 +99,8 @@ static zmlx_status rewrite_pack(zm_builder *builder, const char *path) {
     if (!names[0] || !names[1] || !names[2] || !packed_name || !scale_name || !shape_name) return ZMLX_ERROR_MEMORY;
     mlx_array packed = zm_checkpoint_get(checkpoint, packed_name), scales = zm_checkpoint_get(checkpoint, scale_name);
     mlx_array made[3] = {{0}, {0}, {0}};
-    if (!zm_is_set(packed) || !zm_is_set(scales) || mlx_array_dtype(packed) != MLX_INT32 ||
-        mlx_array_ndim(packed) != 2 || !has_shape2(scales, zm_dim(packed, 0), zm_dim(packed, 1) * 8 / PACK_GROUP))
+    if (!is_matrix(packed, MLX_INT32) || !zm_is_set(scales) ||
+        !has_shape2(scales, zm_dim(packed, 0), zm_dim(packed, 1) * 8 / PACK_GROUP))
         return zm_fail(builder->error, ZMLX_ERROR_FORMAT, shape_name,
                        "goes with no int32 weight_packed and weight_scale in groups of %d", PACK_GROUP);
     zm_scope scope;

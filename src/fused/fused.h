@@ -25,6 +25,7 @@ typedef struct zm_moe_arguments {
     mlx_array expert_bias;             /* (n_experts,) float32, or empty */
     const zm_weight *gate, *up, *down; /* stacked */
     const zm_weight *shared_gate, *shared_up, *shared_down; /* an MLP for every token, added to the sum; or NULL */
+    const zm_weight *shared_router; /* (1, in): its sigmoid multiplies that MLP's result; or NULL */
     zm_activation activation;                               /* of both */
     zm_gating gating;
     int top_k;
@@ -52,6 +53,7 @@ typedef struct zm_rotation {
 
 typedef struct zm_attention_arguments {
     const zm_weight *q_proj, *k_proj, *v_proj; /* (heads * head_dim, in) */
+    bool has_output_gate; /* q_proj has a gate behind each head's query: o_proj takes heads * sigmoid(gate) */
     const zm_weight *o_proj;                   /* (out, n_heads * head_dim) */
     mlx_array q_norm, k_norm;                  /* (head_dim,): RMS norms of each head, or empty */
     float q_norm_eps, k_norm_eps;

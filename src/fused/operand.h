@@ -6,7 +6,7 @@
 #include "fused/cpu/level.h"
 #include "fused/fused.h"
 
-enum { ZM_MAX_INPUTS = 40 };
+enum { ZM_MAX_INPUTS = 48 };
 
 /* The inputs of a node while it is made. */
 typedef struct zm_inputs {

@@ -118,7 +118,7 @@ typedef struct zm_moe {
     bool normalize_top_k;
     float normalize_epsilon, routed_scaling_factor;
     zm_gated_mlp *shared_experts; /* of every token, added to the sum; NULL: none */
-    zm_linear *shared_gate;       /* one output, whose sigmoid multiplies what they give; NULL: none */
+    zm_linear *shared_router;     /* one output, whose sigmoid multiplies what they give; NULL: none */
 } zm_moe;
 
 typedef struct zm_block { /* h = x + op(norm1(x)); h + feed_forward(norm2(h)) */

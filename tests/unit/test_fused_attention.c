@@ -107,7 +107,7 @@ static void tokens_together_have_the_bits_of_each(void **state) {
 
 typedef struct shape {
     int n_heads, n_kv_heads, head_dim, n_freqs;
-    bool traditional, has_norms, has_sinks, has_bias;
+    bool traditional, has_norms, has_sinks, has_bias, has_gate;
     int window, first_row, length;
 } shape;
 
@@ -129,7 +129,7 @@ static mlx_array row_of(zm_scope *scope, int size, float scale) {
 static parts random_parts(zm_scope *scope, const shape *of) {
     int queries = of->n_heads * of->head_dim, keys = of->n_kv_heads * of->head_dim;
     const int cache[4] = {1, of->n_kv_heads, MAX_ROWS, of->head_dim};
-    parts result = {.q = projection(scope, queries, IN, of->has_bias),
+    parts result = {.q = projection(scope, of->has_gate ? 2 * queries : queries, IN, of->has_bias),
                     .k = projection(scope, keys, IN, of->has_bias),
                     .v = projection(scope, keys, IN, of->has_bias),
                     .o = projection(scope, OUT, queries, of->has_bias),
@@ -151,7 +151,7 @@ static mlx_array call(zm_scope *scope, parts *of, const shape *sizes, int done, 
         .q_proj = &of->q, .k_proj = &of->k, .v_proj = &of->v, .o_proj = &of->o,
         .q_norm = of->q_norm, .k_norm = of->k_norm, .q_norm_eps = 1e-5f, .k_norm_eps = 1e-5f,
         .rotation = {of->freqs, sizes->traditional, 0.5f, 1.25f}, .sinks = of->sinks,
-        .n_heads = sizes->n_heads, .n_kv_heads = sizes->n_kv_heads, .head_dim = sizes->head_dim,
+        .has_output_gate = sizes->has_gate, .n_heads = sizes->n_heads, .n_kv_heads = sizes->n_kv_heads, .head_dim = sizes->head_dim,
         .scale = 0.25f, .keys = of->keys, .values = of->values,
         .offset = sizes->first_row + done, .first_row = sizes->first_row + done,
         .n_rows = sizes->first_row + done + length, .window = sizes->window};
@@ -192,9 +192,14 @@ static void attend_head(float *result, const double *query, const double *keys, 
     }
 }
 
+/* Of result, by the sigmoid of each number of the gate. */
+static void close_gate(float *result, const double *gate, int size) {
+    for (int i = 0; i < size; i++) result[i] = (float)((double)result[i] / (1 + exp(-gate[i])));
+}
+
 /* All heads before the output projection; keys and values get the new rows. */
 static float *reference_heads(zm_scope *scope, parts *of, const shape *sizes, double *keys, double *values) {
-    int size = sizes->head_dim, group = sizes->n_heads / sizes->n_kv_heads;
+    int size = sizes->head_dim, group = sizes->n_heads / sizes->n_kv_heads, width = sizes->has_gate ? 2 * size : size;
     double *q = numbers(scope, zm_fused_linear(scope, of->x, &of->q, compute));
     double *k = numbers(scope, zm_fused_linear(scope, of->x, &of->k, compute));
     double *v = numbers(scope, zm_fused_linear(scope, of->x, &of->v, compute));
@@ -214,12 +219,13 @@ static float *reference_heads(zm_scope *scope, parts *of, const shape *sizes, do
                    sizeof *key * (size_t)size);
         }
         for (int h = 0; h < sizes->n_heads; h++) {
-            double *query = q + (t * sizes->n_heads + h) * size;
+            double *query = q + (t * sizes->n_heads + h) * width;
+            float *head = heads + (t * sizes->n_heads + h) * size;
             norm_head(query, q_norm, size);
             turn_head(query, freqs, sizes, row);
             size_t cache = (size_t)(h / group * MAX_ROWS * size);
-            attend_head(heads + (t * sizes->n_heads + h) * size, query, keys + cache, values + cache,
-                        sinks ? sinks + h : NULL, size, first, row);
+            attend_head(head, query, keys + cache, values + cache, sinks ? sinks + h : NULL, size, first, row);
+            if (sizes->has_gate) close_gate(head, query + size, size);
         }
     }
     free(q), free(k), free(v), free(freqs), free(q_norm), free(k_norm), free(sinks);
@@ -227,10 +233,16 @@ static float *reference_heads(zm_scope *scope, parts *of, const shape *sizes, do
 }
 
 static const shape shapes[] = {
-    {4, 2, 32, 16, false, false, false, false, 0, 0, 1},   {4, 2, 32, 16, false, true, false, false, 0, 3, 1},
-    {4, 4, 48, 12, true, false, false, true, 0, 200, 1},   {8, 1, 64, 32, false, true, true, true, 0, 300, 1},
-    {6, 2, 16, 8, false, false, true, true, 40, 100, 5},   {4, 1, 32, 16, true, true, false, false, 0, 250, 7},
-    {4, 2, 32, 16, false, false, true, false, 130, 290, 9}, {2, 2, 128, 64, false, false, false, false, 0, 0, 17},
+    {4, 2, 32, 16, false, false, false, false, false, 0, 0, 1},
+    {4, 2, 32, 16, false, true, false, false, false, 0, 3, 1},
+    {4, 4, 48, 12, true, false, false, true, false, 0, 200, 1},
+    {8, 1, 64, 32, false, true, true, true, false, 0, 300, 1},
+    {6, 2, 16, 8, false, false, true, true, false, 40, 100, 5},
+    {4, 1, 32, 16, true, true, false, false, false, 0, 250, 7},
+    {4, 2, 32, 16, false, false, true, false, false, 130, 290, 9},
+    {2, 2, 128, 64, false, false, false, false, false, 0, 0, 17},
+    {4, 2, 32, 4, false, true, false, true, true, 0, 130, 7},
+    {4, 1, 48, 6, false, true, false, false, true, 0, 120, 11},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -311,7 +323,7 @@ static void threads_do_not_change_the_bits(void **state) {
 /* A single token in the place of an older row sees the rows after it too. */
 static void a_ring_is_seen_whole(void **state) {
     (void)state;
-    shape ring = {4, 2, 32, 16, false, false, false, false, 40, 39, 1};
+    shape ring = {4, 2, 32, 16, false, false, false, false, false, 40, 39, 1};
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     parts of = random_parts(&scope, &ring);
@@ -365,7 +377,7 @@ static void wrong_parts_are_refused(void **state) {
     for (int wrong = 0; wrong < 8; wrong++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
-        shape sizes = {4, 2, 32, 16, false, false, false, false, 0, 3, 2};
+        shape sizes = {4, 2, 32, 16, false, false, false, false, false, 0, 3, 2};
         parts of = random_parts(&scope, &sizes);
         if (wrong == 0) of.x = random_array(&scope, (const int[]){2, 2, IN}, 3, MLX_FLOAT32, 1);
         if (wrong == 1) of.k = of.q;

@@ -46,7 +46,7 @@ static double unit(double gate, double up, zm_activation activation) {
 }
 
 typedef struct mixture {
-    zm_weight router, gate, up, down, shared_gate, shared_up, shared_down;
+    zm_weight router, gate, up, down, shared_gate, shared_up, shared_down, shared_router;
     zm_moe_arguments arguments;
 } mixture;
 
@@ -102,7 +102,14 @@ static void add_shared(zm_scope *scope, double *y, const double *x, const mixtur
     apply(ups, &up, 0, x);
     for (size_t i = 0; i < HIDDEN; i++) gates[i] = unit(gates[i], ups[i], of->arguments.activation);
     apply(part, &down, 0, gates);
-    for (size_t i = 0; i < OUT; i++) y[i] += part[i];
+    double weight = 1;
+    if (of->arguments.shared_router) {
+        exact_map router = exact(scope, &of->shared_router);
+        apply(&weight, &router, 0, x);
+        weight = 1 / (1 + exp(-weight));
+        free_map(&router);
+    }
+    for (size_t i = 0; i < OUT; i++) y[i] += weight * part[i];
     free_map(&gate), free_map(&up), free_map(&down);
 }
 
@@ -154,14 +161,20 @@ static void random_mixture(mixture *of, zm_scope *scope, zm_gating gating, zm_qu
                                        .top_k = 3,
                                        .routed_scaling_factor = 1};
     if (gating == ZM_GATING_SIGMOID_GROUPS) {
+        of->arguments.n_groups = GROUPS;
+        of->arguments.top_groups = biases ? 2 : GROUPS;
+    }
+    if (gating == ZM_GATING_SOFTMAX_THEN_TOP_K) {
+        of->shared_router = random_weight(scope, 0, 1, IN, router, MLX_FLOAT32);
+        of->arguments.shared_router = &of->shared_router;
+    }
+    if (gating == ZM_GATING_SIGMOID_GROUPS || gating == ZM_GATING_SOFTMAX_THEN_TOP_K) {
         of->shared_gate = random_weight(scope, 0, HIDDEN, IN, format, MLX_FLOAT32);
         of->shared_up = random_weight(scope, 0, HIDDEN, IN, format, MLX_FLOAT32);
         of->shared_down = random_weight(scope, 0, OUT, HIDDEN, format, MLX_FLOAT32);
         of->arguments.shared_gate = &of->shared_gate;
         of->arguments.shared_up = &of->shared_up;
         of->arguments.shared_down = &of->shared_down;
-        of->arguments.n_groups = GROUPS;
-        of->arguments.top_groups = biases ? 2 : GROUPS;
     }
     if (gating == ZM_GATING_SIGMOID_BIAS || gating == ZM_GATING_SIGMOID_GROUPS) {
         of->arguments.expert_bias = random_array(scope, (const int[]){EXPERTS}, 1, MLX_FLOAT32, 0.5f);
@@ -284,7 +297,7 @@ static void one_expert_agrees_with_mlx(void **state) {
 
 static void wrong_arguments_are_refused(void **state) {
     (void)state;
-    for (int i = 0; i < 11; i++) {
+    for (int i = 0; i < 12; i++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
         mixture of;
@@ -301,6 +314,7 @@ static void wrong_arguments_are_refused(void **state) {
         if (i == 7) of.arguments.n_groups = EXPERTS;
         if (i == 8) of.arguments.top_groups = 0;
         if (i == 9) of.arguments.top_groups = GROUPS + 1;
+        if (i == 11) of.arguments.shared_router = &of.router;
         if (i == 10) of.shared_down = random_weight(&scope, 0, IN, HIDDEN, stacks[0], MLX_FLOAT32);
         assert_false(zm_is_set(zm_fused_moe(&scope, x, &of.arguments, compute)));
         zmlx_error error;

@@ -32,7 +32,7 @@ typedef struct attention {
     zm_prepared q_x, k_x, v_x, o_x;
     zm_workspace workspace;
     size_t x_place, q_x_place, k_x_place, v_x_place, o_x_place, y_place;
-    size_t q_place, k_place, v_place, heads_place, angles_place, vectors_place;
+    size_t projected_place, q_place, k_place, v_place, heads_place, angles_place, vectors_place;
     size_t outputs_place, largest_place, sums_place;
 } attention;
 
@@ -40,6 +40,7 @@ typedef struct attention {
 typedef struct run {
     const attention *self;
     const float *inverse_freqs, *q_norm, *k_norm, *sinks;
+    float *projected; /* queries, each with a gate behind it, or those of q */
     float *q, *k, *v, *heads, *angles;
     float *outputs, *largest, *sums; /* of the parts */
     unsigned char *keys, *values;
@@ -71,6 +72,8 @@ static void finish_token(const run *of, size_t token) {
                     .input_scale = arguments->rotation.input_scale};
     for (size_t head = 0; head < self->n_heads; head++) {
         float *query = of->q + (token * self->n_heads + head) * size;
+        if (arguments->has_output_gate)
+            memcpy(query, of->projected + 2 * (token * self->n_heads + head) * size, size * sizeof *query);
         if (of->q_norm) zm_rms_norm_row(query, query, of->q_norm, size, arguments->q_norm_eps);
         zm_head_turn(query, &turn);
         for (size_t i = 0; i < size; i++) query[i] *= arguments->scale;
@@ -193,6 +196,10 @@ static void combine_head(const run *of, size_t token, size_t head) {
         for (size_t i = 0; i < self->head_dim; i++) result[i] += factor * output[i];
     }
     for (size_t i = 0; i < self->head_dim; i++) result[i] /= sum;
+    if (!self->arguments.has_output_gate) return;
+    float *gate = of->projected + (2 * (token * self->n_heads + head) + 1) * self->head_dim;
+    self->engine.level->sigmoid(gate, gate, self->head_dim);
+    for (size_t i = 0; i < self->head_dim; i++) result[i] *= gate[i];
 }
 
 static void combine_heads(void *context, size_t begin, size_t end) {
@@ -229,7 +236,7 @@ static void project(const attention *self, const zm_view *inputs, run *of, float
     zm_matrix projections[] = {zm_operand_matrix(&self->q_proj, inputs), zm_operand_matrix(&self->k_proj, inputs),
                                zm_operand_matrix(&self->v_proj, inputs)};
     zm_prepared prepared[] = {self->q_x, self->k_x, self->v_x};
-    float *const results[] = {of->q, of->k, of->v};
+    float *const results[] = {of->projected, of->k, of->v};
     prepared[0].data = scratch + self->q_x_place;
     prepared[1].data = scratch + self->k_x_place; /* the same place where the order is the same */
     prepared[2].data = scratch + self->v_x_place;
@@ -257,6 +264,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
               .sums = scratch + self->sums_place,
               .keys = outputs[1].data,
               .values = outputs[2].data};
+    of.projected = self->arguments.has_output_gate ? scratch + self->projected_place : of.q;
     of.inverse_freqs = inputs[self->inverse_freqs].data;
     of.q_norm = read_vector(self, inputs, self->q_norm, &vectors);
     of.k_norm = read_vector(self, inputs, self->k_norm, &vectors);
@@ -288,7 +296,8 @@ static zmlx_status check_projections(const attention *self, zmlx_error *error) {
     const zm_matrix *o = &self->o_proj.matrix;
     size_t queries = self->n_heads * self->head_dim, keys = self->n_kv_heads * self->head_dim;
     bool fits = q->in_features == k->in_features && q->in_features == v->in_features;
-    fits = fits && q->out_features == queries && k->out_features == keys && v->out_features == keys;
+    size_t projected = self->arguments.has_output_gate ? 2 * queries : queries;
+    fits = fits && q->out_features == projected && k->out_features == keys && v->out_features == keys;
     fits = fits && o->in_features == queries;
     fits = fits && q->n_experts == 1 && k->n_experts == 1 && v->n_experts == 1 && o->n_experts == 1;
     return fits ? ZMLX_OK : refuse(error, "the projections do not fit together");
@@ -378,6 +387,7 @@ static zmlx_status make_workspace(attention *self, mlx_array x, zmlx_error *erro
     add_prepared(self);
     self->x_place = zm_workspace_add(workspace, widened, self->q_proj.matrix.in_features);
     self->y_place = zm_workspace_add(workspace, widened, self->o_proj.matrix.out_features);
+    self->projected_place = zm_workspace_add(workspace, self->arguments.has_output_gate ? tokens : 0, 2 * queries);
     self->q_place = zm_workspace_add(workspace, tokens, queries);
     self->k_place = zm_workspace_add(workspace, tokens, keys);
     self->v_place = zm_workspace_add(workspace, tokens, keys);

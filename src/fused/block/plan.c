@@ -48,6 +48,7 @@ static void add_attention(zm_block_parts *parts, const zm_attention_arguments *a
     ADD(arguments->n_heads);
     ADD(arguments->n_kv_heads);
     ADD(arguments->head_dim);
+    ADD(arguments->has_output_gate);
     ADD(arguments->scale);
     ADD(arguments->window);
 }
@@ -91,6 +92,7 @@ static void add_moe(zm_block_parts *parts, const zm_moe_arguments *arguments) {
     add_weight(parts, arguments->shared_gate);
     add_weight(parts, arguments->shared_up);
     add_weight(parts, arguments->shared_down);
+    if (arguments->shared_router) add_weight(parts, arguments->shared_router);
 }
 
 /* A block has one operator and one feed-forward part, or is refused later. */

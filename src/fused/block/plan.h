@@ -10,7 +10,7 @@
 
 /* Room for each field of a block's arguments once. */
 enum {
-    ZM_MAX_BLOCK_WEIGHTS = 11,
+    ZM_MAX_BLOCK_WEIGHTS = 12,
     ZM_MAX_BLOCK_FACTS = ZM_MAX_BLOCK_WEIGHTS * sizeof(zm_weight) + sizeof(zm_block_arguments) +
                          sizeof(zm_attention_arguments) + sizeof(zm_short_conv_arguments) +
                          sizeof(zm_gated_mlp_arguments) + sizeof(zm_moe_arguments)

@@ -17,19 +17,20 @@ enum {
 
 typedef struct moe {
     zm_engine engine;
-    zm_operand router, gate, up, down;
+    zm_operand router, gate, up, down, shared_router;
     int expert_bias; /* input; -1: none */
-    zm_prepared router_x, gate_x, up_x, down_x;
+    zm_prepared router_x, gate_x, up_x, down_x, shared_router_x;
     bool gate_shared, up_shared; /* gate reads the router's prepared x; up reads gate's */
     zm_activation activation;
     zm_gating_rule rule;
     zm_step shared;   /* the MLP of every token; its arrays but x are the inputs from first_shared on */
     int first_shared;
+    bool has_shared_router;
     size_t n_tokens;
     zm_workspace workspace;
     size_t router_place, gate_place, up_place, down_place, h_place, outputs_place;
     size_t logits_place, scores_place, weights_place, experts_place, tokens_place, slots_place, groups_place;
-    size_t x_place, y_place, shared_place, added_place;
+    size_t x_place, y_place, shared_place, added_place, shared_router_place, shared_weights_place;
 } moe;
 
 /* An expert and its tokens: slots [first, first + count) of the order by expert. */
@@ -199,16 +200,37 @@ static void run_slice(run *of, const float *x, const float *expert_bias) {
 typedef struct addition {
     float *y;
     const float *with;
+    const float *weights; /* a token; NULL: 1 */
     size_t size;
 } addition;
 
 static void add_rows(void *context, size_t begin, size_t end) {
     const addition *of = context;
-    for (size_t i = begin * of->size; i < end * of->size; i++) of->y[i] += of->with[i];
+    for (size_t token = begin; token < end; token++) {
+        const float *with = of->with + token * of->size;
+        float *y = of->y + token * of->size, weight = of->weights ? of->weights[token] : 1;
+        for (size_t i = 0; i < of->size; i++) y[i] += weight * with[i];
+    }
 }
 
-/* y += the shared MLP's result, which has the type of the output as it has as a node. */
-static void add_shared(const moe *self, float *scratch, float *y, const zm_view *inputs, const zm_view *output) {
+/* The sigmoid of the shared router's result, a token; x as floats. */
+static float *weigh_shared(const moe *self, float *scratch, const float *x, const zm_view *inputs) {
+    zm_matrix router = zm_operand_matrix(&self->shared_router, inputs);
+    zm_prepared prepared = self->shared_router_x;
+    float *weights = scratch + self->shared_weights_place;
+    prepared.data = scratch + self->shared_router_place;
+    for (size_t token = 0; token < self->n_tokens; token += SLICE) {
+        size_t count = slice_size(self->n_tokens - token);
+        zm_prepare(self->engine, &prepared, x + token * router.in_features, count);
+        zm_product_run(self->engine, &router, &prepared, count, weights + token);
+    }
+    self->engine.level->sigmoid(weights, weights, self->n_tokens);
+    return weights;
+}
+
+/* y += the shared MLP's result, which has the type of the output as it has as a node. x: that of inputs, as floats. */
+static void add_shared(const moe *self, float *scratch, float *y, const float *x, const zm_view *inputs,
+                       const zm_view *output) {
     const zm_step *step = &self->shared;
     zm_view views[ZM_MAX_INPUTS] = {inputs[0]}, result = *output;
     memcpy(views + 1, inputs + self->first_shared, (size_t)(step->inputs.count - 1) * sizeof *views);
@@ -216,6 +238,7 @@ static void add_shared(const moe *self, float *scratch, float *y, const zm_view 
     step->node_class->evaluate_cpu(step->state, views, step->inputs.count, &result, 1);
     addition sum = {.y = y,
                     .with = zm_read_floats(self->engine.level, &result, scratch + self->added_place),
+                    .weights = self->has_shared_router ? weigh_shared(self, scratch, x, inputs) : NULL,
                     .size = self->down.matrix.out_features};
     zm_pool_run(self->engine.pool, self->n_tokens, zm_value_grain(sum.size), add_rows, &sum);
 }
@@ -235,7 +258,7 @@ static void evaluate(const void *state, const zm_view *inputs, int n_inputs, zm_
         of.y = y + token * of.down.out_features;
         run_slice(&of, x + token * of.gate.in_features, expert_bias);
     }
-    if (self->shared.node_class) add_shared(self, of.scratch, y, inputs, &outputs[0]);
+    if (self->shared.node_class) add_shared(self, of.scratch, y, x, inputs, &outputs[0]);
     zm_round_floats(&outputs[0], y);
     zm_workspace_close(&self->workspace);
 }
@@ -311,7 +334,10 @@ static zmlx_status make_workspace(moe *self, mlx_array x, zmlx_error *error) {
     self->experts_place = zm_workspace_add(workspace, pairs, 1);
     self->x_place = zm_workspace_add(workspace, widened, gate->in_features);
     self->y_place = zm_workspace_add(workspace, widened, down->out_features);
-    size_t shared = self->shared.node_class ? self->n_tokens : 0;
+    size_t shared = self->shared.node_class ? self->n_tokens : 0, weighed = self->has_shared_router ? tokens : 0;
+    if (weighed) self->shared_router_x = zm_prepared_new(exactly, &self->shared_router.matrix);
+    self->shared_router_place = zm_workspace_add(workspace, weighed, self->shared_router_x.stride);
+    self->shared_weights_place = zm_workspace_add(workspace, weighed ? self->n_tokens : 0, 1);
     self->shared_place = zm_workspace_add(workspace, shared, down->out_features);
     self->added_place = zm_workspace_add(workspace, widened ? shared : 0, down->out_features);
     return zm_workspace_reserve(workspace, self->engine.pool, error);
@@ -326,8 +352,14 @@ static zmlx_status set_up_shared(moe *self, zm_inputs *inputs, const zm_moe_argu
     ZM_TRY(zm_gated_mlp_step(&self->shared, inputs->arrays[0], &shared, compute, error));
     self->first_shared = inputs->count;
     for (int i = 1; i < self->shared.inputs.count; i++) zm_inputs_add(inputs, self->shared.inputs.arrays[i]);
-    if ((size_t)arguments->shared_down->out_features == self->down.matrix.out_features) return ZMLX_OK;
-    return zm_fail(error, ZMLX_ERROR_ARGUMENT, moe_class.name, "the shared MLP's result has another size");
+    bool fits = (size_t)arguments->shared_down->out_features == self->down.matrix.out_features;
+    if (self->has_shared_router) {
+        const zm_matrix *router = &self->shared_router.matrix;
+        fits = fits && router->in_features == self->gate.matrix.in_features && router->out_features == 1 &&
+               router->n_experts == 1;
+    }
+    if (fits) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, moe_class.name, "the shared MLP does not fit");
 }
 
 static zmlx_status set_up(moe *self, zm_step *step, const zm_moe_arguments *arguments, zm_compute compute,
@@ -338,6 +370,10 @@ static zmlx_status set_up(moe *self, zm_step *step, const zm_moe_arguments *argu
     ZM_TRY(zm_operand_new(&self->gate, inputs, arguments->gate, "zmlx.moe: gate", error));
     ZM_TRY(zm_operand_new(&self->up, inputs, arguments->up, "zmlx.moe: up", error));
     ZM_TRY(zm_operand_new(&self->down, inputs, arguments->down, "zmlx.moe: down", error));
+    self->has_shared_router = arguments->shared_gate && arguments->shared_router;
+    if (self->has_shared_router)
+        ZM_TRY(zm_operand_new(&self->shared_router, inputs, arguments->shared_router, "zmlx.moe: shared router",
+                              error));
     ZM_TRY(check_sizes(self, arguments, error));
     mlx_array x = inputs->arrays[0];
     ZM_TRY(zm_check_activations(x, self->gate.matrix.in_features, moe_class.name, error));

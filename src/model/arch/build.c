@@ -272,9 +272,9 @@ static zmlx_status build_shared_expert(zm_moe *moe, zm_builder *builder, const z
     zm_module *shared;
     ZM_TRY(zm_build_gated_mlp(&shared, builder, &moe->base, &plan->shared));
     moe->shared_experts = (zm_gated_mlp *)shared;
-    if (!plan->shared_gate) return ZMLX_OK;
+    if (!plan->shared_router) return ZMLX_OK;
     zm_linear_shape gate = {plan->experts.hidden_size, 1, 0, false};
-    return zm_build_linear(&moe->shared_gate, builder, &moe->base, plan->shared_gate, gate);
+    return zm_build_linear(&moe->shared_router, builder, &moe->base, plan->shared_router, gate);
 }
 
 static zmlx_status build_expert_bias(zm_moe *moe, zm_builder *builder, const zm_moe_plan *plan) {

@@ -42,7 +42,7 @@ typedef struct zm_moe_plan {
     const char *name, *router;
     zm_gated_plan experts;
     zm_gated_plan shared;    /* name NULL: none */
-    const char *shared_gate; /* name; NULL: none */
+    const char *shared_router; /* name; NULL: none */
     zm_gating gating;
     int top_k, n_groups, top_groups;
     bool has_router_bias, has_expert_bias, normalize_top_k;

@@ -98,7 +98,7 @@ zmlx_status zm_qwen3_next_read_moe(zm_qwen3_next_config *config, const zm_builde
                          .router = "gate",
                          .experts = config->mlp,
                          .shared = config->mlp,
-                         .shared_gate = "shared_expert_gate",
+                         .shared_router = "shared_expert_gate",
                          .gating = ZM_GATING_SOFTMAX_THEN_TOP_K,
                          .routed_scaling_factor = 1};
     moe->experts.name = "switch_mlp";

@@ -99,8 +99,8 @@ zm_routing zm_moe_route(const zm_moe *moe, zm_scope *scope, mlx_array logits, ml
 mlx_array zm_moe_add_shared(const zm_moe *moe, zm_scope *scope, mlx_array y, mlx_array x) {
     if (!moe->shared_experts) return y;
     mlx_array shared = zm_module_call(&moe->shared_experts->base, scope, x, NULL);
-    if (moe->shared_gate) {
-        mlx_array gate = zm_module_call(&moe->shared_gate->base, scope, x, NULL);
+    if (moe->shared_router) {
+        mlx_array gate = zm_module_call(&moe->shared_router->base, scope, x, NULL);
         shared = zm_multiply(scope, zm_sigmoid(scope, gate), shared);
     }
     return zm_add(scope, y, shared);

@@ -16,15 +16,13 @@ bool zm_patch_serves_attention(const zm_attention *module, const char **reason) 
         !zm_patch_serves_linear(v, 0, reason) || !zm_patch_serves_linear(o, 0, reason))
         return false;
     if (!serves_head_norm(module->q_norm, reason) || !serves_head_norm(module->k_norm, reason)) return false;
-    *reason = "it has an output gate";
-    if (module->has_output_gate) return false;
     *reason = "its head size is not a multiple of 16 up to 1024";
     if (module->head_dim < 1 || module->head_dim > ZM_MAX_HEAD_DIM || module->head_dim % ZM_HEAD_UNIT) return false;
     *reason = "its heads do not fit together";
     if (module->n_kv_heads < 1 || module->n_heads < 1 || module->n_heads % module->n_kv_heads) return false;
     *reason = "its projections do not fit together";
     int queries = module->n_heads * module->head_dim, keys = module->n_kv_heads * module->head_dim;
-    if (q->weight.out_features != queries || o->weight.in_features != queries || k->weight.out_features != keys ||
+    if (q->weight.out_features != (module->has_output_gate ? 2 * queries : queries) || o->weight.in_features != queries || k->weight.out_features != keys ||
         v->weight.out_features != keys)
         return false;
     *reason = "its rotation is not known";
@@ -64,6 +62,7 @@ zm_attention_arguments zm_patch_attention_arguments(zm_cache_rows *rows, const z
         .k_proj = &module->k_proj->weight,
         .v_proj = &module->v_proj->weight,
         .o_proj = &module->o_proj->weight,
+        .has_output_gate = module->has_output_gate,
         .rotation = {.inverse_freqs = zm_rope_inverse_freqs(scope, rope, cache->offset + tokens.length),
                      .traditional = rope->traditional,
                      .position_scale = rope->scale,

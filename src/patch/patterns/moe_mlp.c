@@ -49,8 +49,6 @@ static bool serves_gating(const zm_moe *moe, const char **reason) {
 static bool serves_shared(const zm_moe *moe, const char **reason) {
     const zm_gated_mlp *shared = moe->shared_experts;
     if (!shared) return true;
-    *reason = "its shared experts have a gate";
-    if (moe->shared_gate) return false;
     *reason = "its shared experts are of another kind or have another activation";
     if (shared->base.kind != ZM_MODULE_GATED_MLP || !zm_patch_is_standard(&shared->base) ||
         shared->activation != moe->experts->activation)
@@ -58,8 +56,13 @@ static bool serves_shared(const zm_moe *moe, const char **reason) {
     if (!zm_patch_serves_gated_mlp(shared, reason)) return false;
     *reason = "its shared experts do not fit its router";
     int hidden_size = moe->router->weight.in_features;
-    return shared->gate_proj->weight.in_features == hidden_size &&
-           shared->down_proj->weight.out_features == hidden_size;
+    if (shared->gate_proj->weight.in_features != hidden_size || shared->down_proj->weight.out_features != hidden_size)
+        return false;
+    const zm_linear *router = moe->shared_router;
+    if (!router) return true;
+    if (!zm_patch_serves_linear(router, 0, reason)) return false;
+    *reason = "its shared experts have another router";
+    return router->weight.in_features == hidden_size && router->weight.out_features == 1;
 }
 
 bool zm_patch_serves_moe(const zm_moe *moe, const char **reason) {
@@ -81,6 +84,7 @@ zm_moe_arguments zm_patch_moe_arguments(const zm_moe *moe) {
         .shared_gate = shared ? &shared->gate_proj->weight : NULL,
         .shared_up = shared ? &shared->up_proj->weight : NULL,
         .shared_down = shared ? &shared->down_proj->weight : NULL,
+        .shared_router = shared && moe->shared_router ? &moe->shared_router->weight : NULL,
         .activation = experts->activation,
         .gating = moe->gating,
         .top_k = moe->top_k,

@@ -42,6 +42,20 @@ typedef struct zm_short_conv_arguments {
     int taps;                            /* at least 2 */
 } zm_short_conv_arguments;
 
+typedef struct zm_delta_net_arguments {
+    const zm_weight *in_proj[4]; /* two: [q, k, v, z] of each key head, [b, a]; four: [q, k, v], z, b, a */
+    int n_in_proj;
+    const zm_weight *out_proj; /* (out, n_v_heads * head_v_dim) */
+    mlx_array conv_weight;     /* (channels, taps, 1), of all [q, k, v] */
+    mlx_array A_log, dt_bias;  /* (n_v_heads,) */
+    mlx_array norm;            /* (head_v_dim,): RMS norm of each head's result */
+    float norm_eps;
+    int n_k_heads, n_v_heads, head_k_dim, head_v_dim; /* n_v_heads: a multiple; head_k_dim: of ZM_HEAD_UNIT */
+    int taps;                                         /* at least 2 */
+    mlx_array last;   /* (1, taps - 1, channels) earlier inputs of the convolution; empty: zeros */
+    mlx_array memory; /* (1, n_v_heads, head_v_dim, head_k_dim) float32, the state; empty: zeros */
+} zm_delta_net_arguments;
+
 /* Rotary embedding of the first 2 * n_freqs features of a head: pairs (i, i + n_freqs), or (2i, 2i + 1) when
  * traditional, turn by inverse_freqs[i] * (position * position_scale). */
 typedef struct zm_rotation {
@@ -74,6 +88,7 @@ typedef struct zm_block_arguments {
     float operator_eps, feed_forward_eps;
     const zm_attention_arguments *attention;
     const zm_short_conv_arguments *short_conv;
+    const zm_delta_net_arguments *delta_net;
     const zm_gated_mlp_arguments *gated_mlp;
     const zm_moe_arguments *moe;
 } zm_block_arguments;
@@ -120,6 +135,11 @@ mlx_array zm_fused_add_rms_norm(zm_scope *, mlx_array *h, mlx_array x, mlx_array
 mlx_array zm_fused_short_conv(zm_scope *, mlx_array *last, mlx_array x,
                               const zm_short_conv_arguments *arguments, zm_compute compute);
 
+/* The gated delta net of qwen3_next (model/layers.h has the formula). x is one sequence (1, length, in); *last and
+ * *memory are for the next call. */
+mlx_array zm_fused_delta_net(zm_scope *, mlx_array *last, mlx_array *memory, mlx_array x,
+                             const zm_delta_net_arguments *arguments, zm_compute compute);
+
 /* y = o_proj(attention(rope(norm(q_proj(x))), keys, values)). x is one sequence (1, length, in). *keys and
  * *values become the arguments' with the new rows written: in the same buffers, so the arguments' rows at and
  * after first_row must not be read any more. */
@@ -127,8 +147,8 @@ mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx
                              const zm_attention_arguments *arguments, zm_compute compute);
 
 /* h = x + operator(rms_norm(x)); y = h + feed_forward(rms_norm(h)): a whole block. kept becomes the operator's further
- * results: keys and values, or the last inputs and nothing. For several tokens h and y are nodes of their own: of the
- * last block of a prompt only the cache may be wanted. */
+ * results: keys and values, or the last inputs and a state or nothing. For several tokens h and y are nodes of their
+ * own: of the last block of a prompt only the cache may be wanted. */
 mlx_array zm_fused_block(zm_scope *, mlx_array kept[2], mlx_array x, const zm_block_arguments *arguments,
                          zm_compute compute);
 

@@ -37,6 +37,8 @@ zmlx_status zm_attention_renew(zm_step *step, const void *state, mlx_array x, co
                                zmlx_error *error);
 zmlx_status zm_short_conv_step(zm_step *step, mlx_array x, const zm_short_conv_arguments *arguments, zm_compute compute,
                                zmlx_error *error);
+zmlx_status zm_delta_net_step(zm_step *step, mlx_array x, const zm_delta_net_arguments *arguments, zm_compute compute,
+                              zmlx_error *error);
 zmlx_status zm_gated_mlp_step(zm_step *step, mlx_array x, const zm_gated_mlp_arguments *arguments, zm_compute compute,
                               zmlx_error *error);
 zmlx_status zm_moe_step(zm_step *step, mlx_array x, const zm_moe_arguments *arguments, zm_compute compute,

@@ -4,9 +4,14 @@
 
 enum { HIDDEN = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, ROWS = 64, LENGTH = 5, FIRST = 20, EXPERTS = 6, TAPS = 3 };
 
+/* Of a delta net. */
+enum { KEY_DIM = 16, VALUE_HEADS = 2, VALUE_DIM = HIDDEN / VALUE_HEADS, CHANNELS = 2 * KEY_DIM + HIDDEN };
+
 typedef struct parts {
     zm_weight q, k, v, o, in_proj, out_proj, gate, up, down, router, expert_gate, expert_up, expert_down;
     bool shared; /* the mixture has groups and, for all tokens, the MLP */
+    zm_weight qkvz, ba;
+    mlx_array delta_conv, factors, delta_norm, delta_last, memory;
     mlx_array norms[2], freqs, keys, values, conv, last, expert_bias, x;
 } parts;
 
@@ -32,7 +37,14 @@ static parts random_parts(zm_scope *scope, mlx_dtype dtype) {
                 .router = weight(scope, 0, EXPERTS, HIDDEN),
                 .expert_gate = weight(scope, EXPERTS, 32, HIDDEN),
                 .expert_up = weight(scope, EXPERTS, 32, HIDDEN),
-                .expert_down = weight(scope, EXPERTS, HIDDEN, 32)};
+                .expert_down = weight(scope, EXPERTS, HIDDEN, 32),
+                .qkvz = weight(scope, 0, CHANNELS + HIDDEN, HIDDEN),
+                .ba = weight(scope, 0, 2 * VALUE_HEADS, HIDDEN)};
+    of.delta_conv = array(scope, (const int[]){CHANNELS, TAPS, 1}, 3, MLX_FLOAT32);
+    of.factors = array(scope, (const int[]){VALUE_HEADS}, 1, MLX_FLOAT32);
+    of.delta_norm = array(scope, (const int[]){VALUE_DIM}, 1, MLX_FLOAT32);
+    of.delta_last = array(scope, (const int[]){1, TAPS - 1, CHANNELS}, 3, dtype);
+    of.memory = array(scope, (const int[]){1, VALUE_HEADS, VALUE_DIM, KEY_DIM}, 4, MLX_FLOAT32);
     for (int i = 0; i < 2; i++) of.norms[i] = array(scope, row, 1, i ? MLX_FLOAT32 : dtype);
     of.freqs = array(scope, (const int[]){HEAD_DIM / 2}, 1, MLX_FLOAT32);
     of.keys = array(scope, cache, 4, dtype);
@@ -53,6 +65,14 @@ static zm_attention_arguments attention_of(const parts *of) {
 
 static zm_short_conv_arguments short_conv_of(const parts *of) {
     return (zm_short_conv_arguments){&of->in_proj, &of->out_proj, of->conv, {NULL}, of->last, TAPS};
+}
+
+static zm_delta_net_arguments delta_net_of(const parts *of) {
+    return (zm_delta_net_arguments){.in_proj = {&of->qkvz, &of->ba}, .n_in_proj = 2, .out_proj = &of->out_proj,
+                                    .conv_weight = of->delta_conv, .A_log = of->factors, .dt_bias = of->factors,
+                                    .norm = of->delta_norm, .norm_eps = 1e-5f, .n_k_heads = 1,
+                                    .n_v_heads = VALUE_HEADS, .head_k_dim = KEY_DIM, .head_v_dim = VALUE_DIM,
+                                    .taps = TAPS, .last = of->delta_last, .memory = of->memory};
 }
 
 static zm_gated_mlp_arguments gated_mlp_of(const parts *of) {
@@ -76,14 +96,17 @@ typedef struct pointed {
     zm_short_conv_arguments short_conv;
     zm_gated_mlp_arguments gated_mlp;
     zm_moe_arguments moe;
+    zm_delta_net_arguments delta_net;
 } pointed;
 
-/* which: bit 0 the operator (attention or short_conv), bit 1 the feed-forward part (gated_mlp or moe). */
+/* which: bits 0 and 2 the operator (attention, short_conv; delta_net), bit 1 the feed-forward part (gated_mlp or
+ * moe). */
 static zm_block_arguments block_of(pointed *to, const parts *of, int which) {
-    *to = (pointed){attention_of(of), short_conv_of(of), gated_mlp_of(of), moe_of(of)};
+    *to = (pointed){attention_of(of), short_conv_of(of), gated_mlp_of(of), moe_of(of), delta_net_of(of)};
     return (zm_block_arguments){.operator_norm = of->norms[0], .feed_forward_norm = of->norms[1],
                                 .operator_eps = 1e-5f, .feed_forward_eps = 1e-6f,
-                                .attention = which & 1 ? NULL : &to->attention,
+                                .attention = which & 5 ? NULL : &to->attention,
+                                .delta_net = which & 4 ? &to->delta_net : NULL,
                                 .short_conv = which & 1 ? &to->short_conv : NULL,
                                 .gated_mlp = which & 2 ? NULL : &to->gated_mlp, .moe = which & 2 ? &to->moe : NULL};
 }
@@ -92,6 +115,11 @@ static mlx_array block(zm_scope *scope, mlx_array kept[2], const parts *of, int 
     pointed to;
     zm_block_arguments arguments = block_of(&to, of, which);
     return zm_fused_block(scope, kept, of->x, &arguments, compute);
+}
+
+static mlx_array delta_net_alone(zm_scope *scope, mlx_array kept[2], const parts *of, mlx_array x) {
+    zm_delta_net_arguments arguments = delta_net_of(of);
+    return zm_fused_delta_net(scope, &kept[0], &kept[1], x, &arguments, compute);
 }
 
 static mlx_array chain(zm_scope *scope, mlx_array kept[2], const parts *of, int which) {
@@ -103,7 +131,8 @@ static mlx_array chain(zm_scope *scope, mlx_array kept[2], const parts *of, int 
     attention.keys = zm_add(scope, of->keys, zm_scalar_like(scope, 0, of->keys));
     attention.values = zm_add(scope, of->values, zm_scalar_like(scope, 0, of->values));
     mlx_array normed = zm_fused_rms_norm(scope, of->x, of->norms[0], 1e-5f), h;
-    if (which & 1) h = zm_fused_short_conv(scope, &kept[0], normed, &short_conv, compute);
+    if (which & 4) h = delta_net_alone(scope, kept, of, normed);
+    else if (which & 1) h = zm_fused_short_conv(scope, &kept[0], normed, &short_conv, compute);
     else h = zm_fused_attention(scope, &kept[0], &kept[1], normed, &attention, compute);
     h = zm_add(scope, of->x, h);
     normed = zm_fused_rms_norm(scope, h, of->norms[1], 1e-6f);
@@ -116,12 +145,13 @@ static void equals_its_parts(void **state) {
     (void)state;
     static const mlx_dtype types[] = {MLX_FLOAT32, MLX_FLOAT16, MLX_BFLOAT16};
     for (int t = 0; t < 3; t++)
-        for (int kind = 0; kind < 5; kind++) {
-            int which = kind < 4 ? kind : 2;
+        for (int kind = 0; kind < 7; kind++) {
+            static const int whiches[] = {0, 1, 2, 3, 2, 4, 6};
+            int which = whiches[kind];
             zm_scope scope;
             zm_scope_begin(&scope, stream);
             parts of = random_parts(&scope, types[t]);
-            of.shared = kind == 4;
+            of.shared = kind == 4 || kind == 6;
             mlx_array expected_kept[2] = {{NULL}, {NULL}}, kept[2];
             mlx_array expected = chain(&scope, expected_kept, &of, which);
             assert_int_equal(mlx_array_eval(expected), 0);
@@ -137,7 +167,7 @@ static void equals_its_parts(void **state) {
 /* A prompt's last block: what only its output needs is not computed. */
 static void cache_alone_leaves_feed_forward_out(void **state) {
     (void)state;
-    for (int which = 0; which < 4; which++) {
+    for (int which = 0; which < 5; which++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
         parts of = random_parts(&scope, MLX_FLOAT32);
@@ -152,8 +182,8 @@ static void cache_alone_leaves_feed_forward_out(void **state) {
     }
 }
 
-enum { BLOCKS = 5 };
-static const int kinds[BLOCKS] = {3, 0, 1, 2, 3};
+enum { BLOCKS = 7 };
+static const int kinds[BLOCKS] = {3, 0, 1, 2, 6, 4, 3};
 
 /* Gives the bytes behind a field that are no other's another value. */
 static void change_padding(bool *field) {
@@ -207,6 +237,7 @@ static void blocks_equal_one_by_one(void **state) {
                 last->keys = new.keys;
                 last->values = new.values;
                 last->last = call == 3 ? (mlx_array){NULL} : new.last;
+                if (n_blocks == BLOCKS) of[4].memory = call == 3 ? (mlx_array){NULL} : new.memory;
                 if (call == 2) assert_int_equal(mlx_array_set(&last->expert_down.weight, new.expert_down.weight), 0);
                 if (call == 2) assert_int_equal(mlx_array_set(&last->down.weight, new.down.weight), 0);
                 if (call == 4)

@@ -60,8 +60,8 @@ static void test_replaces_and_reports(void **state) {
     }
     char *text = zmlx_patch_report_text(report, true);
     assert_string_equal(text,
-                        "[zmlx.patch] Applying 10 patterns: ['swiglu_mlp', 'geglu_mlp', 'moe_mlp', "
-                        "'short_conv', 'attention', 'rmsnorm', 'quantized_linear', "
+                        "[zmlx.patch] Applying 11 patterns: ['swiglu_mlp', 'geglu_mlp', 'moe_mlp', "
+                        "'short_conv', 'delta_net', 'attention', 'rmsnorm', 'quantized_linear', "
                         "'lm_head', 'decoder_block', 'add_rms_norm']\n"
                         "  [zmlx.patch] swiglu: swiglu_mlp\n"
                         "  [zmlx.patch] dense: swiglu_mlp\n"
@@ -254,7 +254,7 @@ static void test_unknown_names_are_refused(void **state) {
     assert_int_equal(zmlx_patch(&report, &model, &wrong_pattern, &error), ZMLX_ERROR_ARGUMENT);
     assert_null(report);
     assert_string_equal(error.message, "unknown pattern 'swiglu'; known are: swiglu_mlp, geglu_mlp, moe_mlp, "
-                                       "short_conv, attention, rmsnorm, quantized_linear, "
+                                       "short_conv, delta_net, attention, rmsnorm, quantized_linear, "
                                        "lm_head, decoder_block, add_rms_norm, decode, prompt");
     assert_int_equal(zmlx_patch(&report, &model, &wrong_exclude, &error), ZMLX_ERROR_ARGUMENT);
     static const char *const others[] = {"layernorm"};
@@ -295,11 +295,12 @@ static void expect_nothing_by_default(const char *note) {
 }
 
 #define ALL_PATTERNS \
-    "['swiglu_mlp', 'geglu_mlp', 'moe_mlp', 'short_conv', 'attention', 'rmsnorm', 'quantized_linear', " \
+    "['swiglu_mlp', 'geglu_mlp', 'moe_mlp', 'short_conv', 'delta_net', 'attention', 'rmsnorm', 'quantized_linear', " \
     "'lm_head', 'decoder_block', 'add_rms_norm']"
 #define OVERRIDE \
     "Override with --patterns " \
-    "swiglu_mlp,geglu_mlp,moe_mlp,short_conv,attention,rmsnorm,quantized_linear,lm_head,decoder_block,add_rms_norm"
+    "swiglu_mlp,geglu_mlp,moe_mlp,short_conv,delta_net,attention,rmsnorm,quantized_linear,lm_head,decoder_block," \
+    "add_rms_norm"
 #define HALF_PRECISION \
     "not proven in this type: MLX's CPU kernels accumulate in it, so equal tokens cannot be promised"
 

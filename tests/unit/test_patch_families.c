@@ -36,11 +36,19 @@ enum { SHORT_PROMPT = 12, LONG_PROMPT = 40, N_TOKENS = 40 };
     "\"n_group\":4,\"topk_group\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":1.5,"                \
     "\"first_k_dense_replace\":1,"
 
-enum { N_COUNTED = 10 };
+#define DELTA_NET                                                                                            \
+    "\"head_dim\":32,\"rms_norm_eps\":1e-6,\"full_attention_interval\":2,\"linear_num_key_heads\":2,"           \
+    "\"linear_num_value_heads\":4,\"linear_key_head_dim\":32,\"linear_value_head_dim\":32,"                     \
+    "\"linear_conv_kernel_dim\":4,"
+#define SHARED_EXPERT                                                                                   \
+    "\"num_experts\":8,\"num_experts_per_tok\":3,\"moe_intermediate_size\":64,\"norm_topk_prob\":true," \
+    "\"shared_expert_intermediate_size\":96,"
+
+enum { N_COUNTED = 11 };
 static const char *const counted[N_COUNTED] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
-                                               "short_conv", "attention", "rmsnorm",
-                                               "quantized_linear", "lm_head", "decoder_block",
-                                               "add_rms_norm"};
+                                               "short_conv", "delta_net", "attention",
+                                               "rmsnorm", "quantized_linear", "lm_head",
+                                               "decoder_block", "add_rms_norm"};
 
 typedef struct family_case {
     const char *config;
@@ -52,40 +60,52 @@ typedef struct family_case {
 static const family_case cases[] = {
     {"{\"model_type\":\"lfm2_moe\"," LFM2 "\"moe_intermediate_size\":64,\"num_experts\":8,"
      "\"num_experts_per_tok\":3,\"norm_topk_prob\":true,\"use_expert_bias\":true,\"num_dense_layers\":1}",
-     {1, 0, 3, 2, 2, 13, 1, 1, 5}, 0},
+     {1, 0, 3, 2, 0, 2, 13, 1, 1, 5}, 0},
     {"{\"model_type\":\"lfm2\"," LFM2 "\"block_dim\":128,\"block_ff_dim\":192,\"block_multiple_of\":64,"
      "\"block_ffn_dim_multiplier\":1.0,\"block_auto_adjust_ff_dim\":false}",
-     {4, 0, 0, 2, 2, 13, 1, 1, 5}, 0},
+     {4, 0, 0, 2, 0, 2, 13, 1, 1, 5}, 0},
     {"{\"model_type\":\"llama\"," SIZES "\"rms_norm_eps\":1e-5,\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 4, 9, 1, 1, 5}, 0},
+     {4, 0, 0, 0, 0, 4, 9, 1, 1, 5}, 0},
     {"{\"model_type\":\"qwen3\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":true}",
-     {4, 0, 0, 0, 4, 17, 1, 1, 5}, 0},
+     {4, 0, 0, 0, 0, 4, 17, 1, 1, 5}, 0},
     {"{\"model_type\":\"qwen3_moe\"," SIZES "\"rms_norm_eps\":1e-6,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"tie_word_embeddings\":false,\"num_experts\":8,\"num_experts_per_tok\":2,\"decoder_sparse_step\":1,"
      "\"mlp_only_layers\":[1],\"moe_intermediate_size\":64,\"norm_topk_prob\":true}",
-     {1, 0, 3, 0, 4, 17, 1, 1, 5}, 0},
+     {1, 0, 3, 0, 0, 4, 17, 1, 1, 5}, 0},
     {"{\"model_type\":\"mixtral\"," SIZES "\"rms_norm_eps\":1e-5,\"num_local_experts\":4,"
      "\"num_experts_per_tok\":2}",
-     {0, 0, 4, 0, 4, 9, 1, 1, 5}, 0},
+     {0, 0, 4, 0, 0, 4, 9, 1, 1, 5}, 0},
     {"{\"model_type\":\"gpt_oss\"," SIZES "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"num_local_experts\":8,"
      "\"num_experts_per_tok\":3,\"sliding_window\":32,\"rope_theta\":150000,\"rope_scaling\":{"
      "\"rope_type\":\"yarn\",\"factor\":32.0,\"beta_fast\":32.0,\"beta_slow\":1.0,"
      "\"original_max_position_embeddings\":128}}",
-     {0, 0, 4, 0, 4, 9, 1, 1, 5}, 0},
+     {0, 0, 4, 0, 0, 4, 9, 1, 1, 5}, 0},
     /* The shared experts of each mixture are an MLP. */
     {"{\"model_type\":\"glm4_moe\"," SIZES GROUPED "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"use_qk_norm\":true,\"tie_word_embeddings\":false,\"attention_bias\":true,\"partial_rotary_factor\":0.5}",
-     {4, 0, 3, 0, 4, 17, 1, 1, 5}, 0},
+     {4, 0, 3, 0, 0, 4, 17, 1, 1, 5}, 0},
     /* Latent attention is served part by part: 5 or 6 linear maps and 1 or 2 norms more a layer. */
     {"{\"model_type\":\"glm4_moe_lite\"," SIZES GROUPED LATENT "\"q_lora_rank\":128}",
-     {4, 0, 3, 0, 0, 17, 25, 1, 0, 4},
+     {4, 0, 3, 0, 0, 0, 17, 25, 1, 0, 4},
      9},
     {"{\"model_type\":\"deepseek_v3\"," SIZES GROUPED LATENT
      "\"q_lora_rank\":null,\"attention_bias\":true,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"mscale\":1.0,"
      "\"mscale_all_dim\":1.0,\"original_max_position_embeddings\":32}}",
-     {4, 0, 3, 0, 0, 13, 21, 1, 0, 4},
+     {4, 0, 3, 0, 0, 0, 13, 21, 1, 0, 4},
      9},
+    /* Norms of the delta nets' heads, too. */
+    {"{\"model_type\":\"qwen3_next\"," SIZES DELTA_NET SHARED_EXPERT
+     "\"decoder_sparse_step\":1,\"mlp_only_layers\":[1],\"rope_theta\":1000000.0,\"partial_rotary_factor\":0.25}",
+     {4, 0, 3, 0, 2, 2, 15, 1, 1, 5},
+     0},
+    {"{\"model_type\":\"qwen3_5\"," SIZES DELTA_NET "\"tie_word_embeddings\":true,\"attention_bias\":true}",
+     {4, 0, 0, 0, 2, 2, 15, 1, 1, 5},
+     0},
+    {"{\"model_type\":\"qwen3_5_moe\",\"text_config\":{" SIZES DELTA_NET SHARED_EXPERT
+     "\"rope_parameters\":{\"rope_theta\":1000000.0,\"partial_rotary_factor\":0.5}}}",
+     {4, 0, 4, 0, 2, 2, 15, 1, 1, 5},
+     0},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -211,7 +231,7 @@ static void test_rotations(void **state) {
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         char config[1024];
         snprintf(config, sizeof config, "{\"model_type\":\"llama\",%s%s,\"rms_norm_eps\":1e-5}", WIDTHS, rules[i]);
-        validate_case(&(family_case){config, {4, 0, 0, 0, 4, 9, 1, 1, 5}, 0}, 4, SHORT_PROMPT, NULL);
+        validate_case(&(family_case){config, {4, 0, 0, 0, 0, 4, 9, 1, 1, 5}, 0}, 4, SHORT_PROMPT, NULL);
     }
 }
 

@@ -72,6 +72,9 @@ static void test_fields_of_mixtures(void **state) {
     REFUSES(moe.n_groups = 2, "its groups of experts do not fit its gating");
     REFUSES(moe.gating = ZM_GATING_SIGMOID_GROUPS, "its groups of experts do not fit its gating");
     REFUSES(moe.shared_experts = tree.geglu, "its shared experts are of another kind or have another activation");
+    REFUSES((moe.shared_experts = tree.swiglu, moe.shared_router = tree.plain),
+            "its shared experts have another router");
+    REFUSES((moe.shared_experts = tree.swiglu, moe.shared_router = tree.odd), "nvfp4 weights have no CPU kernel");
     REFUSES(moe.top_k = 0, "its number of experts per token is out of range");
     REFUSES(moe.top_k = N_EXPERTS + 1, "its number of experts per token is out of range");
     REFUSES(moe.router = tree.plain, "its router has another number of experts");
@@ -155,6 +158,7 @@ static void test_fields_of_attention(void **state) {
     REFUSES(attention.base.forward = doubling_forward, "it has a forward of its own");
     REFUSES(attention.v_proj = NULL, "a projection is missing or not a linear map");
     REFUSES(attention.k_proj = &q, "its projections do not fit together");
+    REFUSES(attention.has_output_gate = true, "its projections do not fit together");
     REFUSES(attention.head_dim = 12, "its head size is not a multiple of 16 up to 1024");
     REFUSES(attention.n_kv_heads = 3, "its heads do not fit together");
     REFUSES(attention.rope.dims = 18, "its rotation is not known");
@@ -162,6 +166,41 @@ static void test_fields_of_attention(void **state) {
     REFUSES((void)0, "a norm of its heads is of another kind");
 #undef REFUSES
     expect_refused("attention", &tree.norm->base, NULL);
+}
+
+/* A delta net of 2 key heads and 4 value heads of 16; only the projections' declared sizes count. */
+static void test_fields_of_delta_nets(void **state) {
+    (void)state;
+    zm_linear qkvz = *tree.plain, ba = *tree.plain, out = *tree.plain;
+    zm_depthwise_conv conv = *tree.conv->conv;
+    mlx_array vector = tree.norm->weight;
+    qkvz.weight.out_features = 192, ba.weight.out_features = 8, out.weight.in_features = 64;
+    conv.channels = 128, conv.taps = 4, conv.bias = (mlx_array){NULL};
+    zm_delta_net right = {.base = {.kind = ZM_MODULE_DELTA_NET, .path = "delta_net"}, .in_proj = {&qkvz, &ba},
+                          .n_in_proj = 2, .out_proj = &out, .conv = &conv, .A_log = vector, .dt_bias = vector,
+                          .norm = tree.norm, .n_k_heads = 2, .n_v_heads = 4, .head_k_dim = 16, .head_v_dim = 16};
+    right.base.forward = zm_standard_forward(ZM_MODULE_DELTA_NET);
+    zm_delta_net net = right;
+#define REFUSES(change, reason)                         \
+    do {                                                \
+        change;                                         \
+        expect_refused("delta_net", &net.base, reason); \
+        net = right;                                    \
+    } while (0)
+    const char *reason;
+    assert_int_equal(zm_patch_delta_net_match(&right.base, &reason), ZM_MATCH_YES);
+    REFUSES(net.base.forward = doubling_forward, "it has a forward of its own");
+    REFUSES(net.n_in_proj = 3, "its projections are of another kind");
+    REFUSES(net.in_proj[1] = NULL, "a projection is missing or not a linear map");
+    REFUSES(net.in_proj[1] = &out, "its projections do not fit together");
+    REFUSES(net.head_k_dim = 12, "the size of its key heads is no multiple of 16");
+    REFUSES(net.n_v_heads = 3, "its heads do not fit together");
+    REFUSES(net.A_log = (mlx_array){NULL}, "its decay is missing");
+    REFUSES(net.norm = NULL, "the norm of its heads is of another kind");
+    conv.taps = 1;
+    REFUSES((void)0, "its convolution is of another kind");
+#undef REFUSES
+    expect_refused("delta_net", &tree.norm->base, NULL);
 }
 
 static void test_fields_of_heads(void **state) {
@@ -288,6 +327,7 @@ int main(void) {
         TEST(test_fields_of_mixtures),
         TEST(test_fields_of_linear_maps),
         TEST(test_fields_of_attention),
+        TEST(test_fields_of_delta_nets),
         TEST(test_fields_of_blocks),
         TEST(test_types_of_prompts),
         TEST(test_fields_of_mixtures_for_one_token),

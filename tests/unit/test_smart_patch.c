@@ -215,11 +215,12 @@ static void test_kept_patterns_stay(void **state) {
     lines[0] = '\0';
     check(zm_smart_patch_timed(&report, model, &options, read_clock, &error));
     static const char *const names[] = {"swiglu_mlp", "geglu_mlp", "moe_mlp",
-                                        "short_conv", "attention", "rmsnorm",
-                                        "quantized_linear", "lm_head", "decoder_block", "add_rms_norm"};
-    assert_int_equal(report.n_results, 10);
-    for (size_t i = 0; i < 10; i++) {
-        zmlx_smart_choice expected = i == 1 || i == 9 ? ZMLX_SMART_NO_MATCH : ZMLX_SMART_KEEP;
+                                        "short_conv", "delta_net", "attention",
+                                        "rmsnorm", "quantized_linear", "lm_head",
+                                        "decoder_block", "add_rms_norm"};
+    assert_int_equal(report.n_results, 11);
+    for (size_t i = 0; i < 11; i++) {
+        zmlx_smart_choice expected = i == 1 || i == 4 || i == 10 ? ZMLX_SMART_NO_MATCH : ZMLX_SMART_KEEP;
         assert_string_equal(report.results[i].pattern, names[i]);
         assert_int_equal(report.results[i].choice, expected);
         assert_int_equal(report.results[i].same_tokens, expected == ZMLX_SMART_KEEP);

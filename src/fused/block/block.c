@@ -162,12 +162,15 @@ static zmlx_status add_norm(block *self, zm_block_inputs *inputs, mlx_array weig
     return ZMLX_OK;
 }
 
-static bool has_operator(const zm_block_arguments *arguments) { return arguments->attention || arguments->short_conv; }
+static int n_operators(const zm_block_arguments *arguments) {
+    return (arguments->attention != NULL) + (arguments->short_conv != NULL) + (arguments->delta_net != NULL);
+}
+static bool has_operator(const zm_block_arguments *arguments) { return n_operators(arguments) > 0; }
 static bool has_feed_forward(const zm_block_arguments *arguments) { return arguments->gated_mlp || arguments->moe; }
 
 static zmlx_status add_norms(block *self, zm_block_inputs *inputs, const zm_block_arguments *arguments,
                              zmlx_error *error) {
-    bool is_twofold = (arguments->attention && arguments->short_conv) || (arguments->gated_mlp && arguments->moe);
+    bool is_twofold = n_operators(arguments) > 1 || (arguments->gated_mlp && arguments->moe);
     if (is_twofold || (!has_operator(arguments) && !has_feed_forward(arguments)))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, zm_block_class.name,
                        "several operators or feed-forward parts, or none");
@@ -185,6 +188,7 @@ static zmlx_status add_parts(block *self, zm_block_inputs *inputs, zm_step *firs
     zm_step feed_forward;
     if (has_operator(arguments)) {
         if (arguments->attention) ZM_TRY(zm_attention_step(first, x, arguments->attention, compute, error));
+        else if (arguments->delta_net) ZM_TRY(zm_delta_net_step(first, x, arguments->delta_net, compute, error));
         else ZM_TRY(zm_short_conv_step(first, x, arguments->short_conv, compute, error));
         ZM_TRY(take_step(self, 0, inputs, first, error));
     }
@@ -228,6 +232,7 @@ static int node_outputs(zm_node_output *outputs, const block *self, const zm_ste
     for (int i = 0; i < first->n_outputs; i++) {
         outputs[i] = first->outputs[i];
         if (outputs[i].continues) outputs[i].continues += self->parts[0].first - 1;
+        if (outputs[i].replaces > 0) outputs[i].replaces += self->parts[0].first - 1;
     }
     return first->n_outputs;
 }
@@ -291,7 +296,7 @@ mlx_array zm_fused_block(zm_scope *scope, mlx_array kept[2], mlx_array x, const 
         return apply(scope, kept, x, arguments, compute);
     zm_block_arguments operator = *arguments, feed_forward = *arguments;
     operator.gated_mlp = NULL, operator.moe = NULL;
-    feed_forward.attention = NULL, feed_forward.short_conv = NULL;
+    feed_forward.attention = NULL, feed_forward.short_conv = NULL, feed_forward.delta_net = NULL;
     mlx_array h = apply(scope, kept, x, &operator, compute);
     return apply(scope, NULL, h, &feed_forward, compute);
 }

@@ -87,8 +87,9 @@ static zmlx_status add_block(link *of, parts *all, const zm_planned_block *plann
     memcpy(all->inputs + all->n_inputs, call.arrays, (size_t)call.count * sizeof *call.arrays);
     all->n_inputs += call.count;
     for (int i = 1; i < planned->n_outputs; i++) {
-        int continued = outputs[i].continues;
+        int continued = outputs[i].continues, replaced = outputs[i].replaces;
         if (continued) outputs[i].continues = of->first + planned->sources[continued - 1].input - 1;
+        if (replaced > 1) outputs[i].replaces = of->first + planned->sources[replaced - 2].input;
         all->outputs[all->n_outputs++] = outputs[i];
     }
     all->outputs[0] = outputs[0];
@@ -135,7 +136,7 @@ mlx_array zm_fused_blocks(zm_scope *scope, mlx_array (*kept)[2], mlx_array x, co
         if (!apply(results, &all, scope, arguments, n_blocks, compute, plan)) {
             y = zm_scope_own(scope, results[0]);
             for (int i = 0, output = 1; i < n_blocks; i++) {
-                int n_kept = arguments[i].attention ? 2 : 1;
+                int n_kept = arguments[i].short_conv ? 1 : 2;
                 for (int j = 0; j < n_kept; j++) kept[i][j] = zm_scope_own(scope, results[output++]);
             }
         }

@@ -53,18 +53,40 @@ static void add_attention(zm_block_parts *parts, const zm_attention_arguments *a
     ADD(arguments->window);
 }
 
+/* An array that comes with each call. */
+static void add_kept(zm_block_parts *parts, mlx_array array) {
+    bool is_there = zm_is_set(array);
+    size_t size = is_there ? mlx_array_size(array) : 0;
+    mlx_dtype dtype = is_there ? mlx_array_dtype(array) : MLX_FLOAT32;
+    ADD(is_there);
+    ADD(size);
+    ADD(dtype);
+}
+
 static void add_short_conv(zm_block_parts *parts, const zm_short_conv_arguments *arguments) {
-    bool has_last = zm_is_set(arguments->last);
-    size_t size = has_last ? mlx_array_size(arguments->last) : 0;
-    mlx_dtype dtype = has_last ? mlx_array_dtype(arguments->last) : MLX_FLOAT32;
     add_weight(parts, arguments->in_proj);
     add_weight(parts, arguments->out_proj);
     add_array(parts, arguments->conv_weight);
     add_array(parts, arguments->conv_bias);
-    ADD(has_last);
-    ADD(size);
-    ADD(dtype);
+    add_kept(parts, arguments->last);
     ADD(arguments->taps);
+}
+
+static void add_delta_net(zm_block_parts *parts, const zm_delta_net_arguments *arguments) {
+    for (int i = 0; i < arguments->n_in_proj; i++) add_weight(parts, arguments->in_proj[i]);
+    add_weight(parts, arguments->out_proj);
+    add_array(parts, arguments->conv_weight);
+    add_array(parts, arguments->A_log);
+    add_array(parts, arguments->dt_bias);
+    add_array(parts, arguments->norm);
+    ADD(arguments->norm_eps);
+    ADD(arguments->n_k_heads);
+    ADD(arguments->n_v_heads);
+    ADD(arguments->head_k_dim);
+    ADD(arguments->head_v_dim);
+    ADD(arguments->taps);
+    add_kept(parts, arguments->last);
+    add_kept(parts, arguments->memory);
 }
 
 static void add_gated_mlp(zm_block_parts *parts, const zm_gated_mlp_arguments *arguments) {
@@ -97,7 +119,8 @@ static void add_moe(zm_block_parts *parts, const zm_moe_arguments *arguments) {
 
 /* A block has one operator and one feed-forward part, or is refused later. */
 static void take_parts(zm_block_parts *parts, const zm_block_arguments *arguments) {
-    bool kinds[] = {arguments->attention, arguments->short_conv, arguments->gated_mlp, arguments->moe};
+    bool kinds[] = {arguments->attention, arguments->short_conv, arguments->delta_net, arguments->gated_mlp,
+                    arguments->moe};
     parts->size = 0;
     ADD(kinds);
     add_array(parts, arguments->operator_norm);
@@ -106,6 +129,7 @@ static void take_parts(zm_block_parts *parts, const zm_block_arguments *argument
     ADD(arguments->feed_forward_eps);
     if (arguments->attention) add_attention(parts, arguments->attention);
     else if (arguments->short_conv) add_short_conv(parts, arguments->short_conv);
+    else if (arguments->delta_net) add_delta_net(parts, arguments->delta_net);
     if (arguments->gated_mlp) add_gated_mlp(parts, arguments->gated_mlp);
     else if (arguments->moe) add_moe(parts, arguments->moe);
 }
@@ -136,6 +160,9 @@ zm_block_inputs zm_planned_block_call(const zm_planned_block *planned, const zm_
         call.arrays[call.count++] = arguments->attention->values;
     } else if (arguments->short_conv && zm_is_set(arguments->short_conv->last)) {
         call.arrays[call.count++] = arguments->short_conv->last;
+    } else if (arguments->delta_net) {
+        if (zm_is_set(arguments->delta_net->last)) call.arrays[call.count++] = arguments->delta_net->last;
+        if (zm_is_set(arguments->delta_net->memory)) call.arrays[call.count++] = arguments->delta_net->memory;
     }
     for (int i = 0; i < planned->n_others; i++) call.arrays[call.count++] = planned->others[i];
     return call;

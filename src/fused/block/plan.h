@@ -10,10 +10,10 @@
 
 /* Room for each field of a block's arguments once. */
 enum {
-    ZM_MAX_BLOCK_WEIGHTS = 12,
+    ZM_MAX_BLOCK_WEIGHTS = 13,
     ZM_MAX_BLOCK_FACTS = ZM_MAX_BLOCK_WEIGHTS * sizeof(zm_weight) + sizeof(zm_block_arguments) +
                          sizeof(zm_attention_arguments) + sizeof(zm_short_conv_arguments) +
-                         sizeof(zm_gated_mlp_arguments) + sizeof(zm_moe_arguments)
+                         sizeof(zm_delta_net_arguments) + sizeof(zm_gated_mlp_arguments) + sizeof(zm_moe_arguments)
 };
 
 /* What a block is made of, but for what comes with each call: the fields one behind the other, without the padding of

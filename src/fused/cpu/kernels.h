@@ -101,6 +101,8 @@ enum { AHEAD = 8192, SCALES_AHEAD = 512 };
 
 #include "fused/cpu/kernels_attend_tokens.h"
 
+#include "fused/cpu/kernels_delta.h"
+
 #ifdef LIMBS
 #include "fused/cpu/kernels_limbs.h"
 #endif
@@ -154,4 +156,5 @@ const zm_cpu_level SYMBOL = {
     .widen = widen,
     .attend = attend,
     .attend_tokens = attend_tokens,
+    .delta = delta,
 };

@@ -74,6 +74,19 @@ typedef struct zm_attend_tokens {
 
 enum { ZM_ATTEND_TOKENS_DIM = 256 };
 
+/* Some rows of a head's state in the gated delta rule, through some tokens one behind the other: for each row
+ * s *= decay, s += (v[row] - s . k) * beta * k, y[row] = s . q. */
+typedef struct zm_delta {
+    const float *q, *k;         /* a token: size numbers */
+    const float *v;             /* a token: n_rows numbers */
+    float *y;                   /* likewise */
+    const float *decay, *beta;  /* one a token */
+    const float *from;          /* n_rows rows of size numbers before; NULL: zeros */
+    float *state;               /* after; may be from */
+    size_t n_tokens, n_rows, size; /* size: a multiple of ZM_HEAD_UNIT */
+    size_t key_stride, value_stride, result_stride, factor_stride; /* floats from token to token */
+} zm_delta;
+
 typedef struct zm_cpu_level {
     const char *name;
     bool (*supported)(void); /* by this processor and system */
@@ -91,6 +104,7 @@ typedef struct zm_cpu_level {
     void (*widen)(float *result, const void *values, zm_storage storage, size_t count);
     void (*attend)(const zm_attend *part);
     void (*attend_tokens)(const zm_attend_tokens *part); /* the bits of attend for each token */
+    void (*delta)(const zm_delta *part);
 } zm_cpu_level;
 
 /* Rows that are computed together, for one token and for several: splits of the rows at its multiples are the fast

@@ -35,7 +35,7 @@ void zm_prepare(zm_engine engine, const zm_prepared *prepared, const float *x, s
 void zm_product_run(zm_engine engine, const zm_matrix *matrix, const zm_prepared *prepared, size_t n_tokens,
                     float *y);
 /* The same for up to ZM_MAX_PRODUCTS matrices in one loop over all their rows: threads meet once. */
-enum { ZM_MAX_PRODUCTS = 3 };
+enum { ZM_MAX_PRODUCTS = 4 };
 void zm_products_run(zm_engine engine, const zm_matrix *matrices, const zm_prepared *prepared, float *const *y,
                      int n_products, size_t n_tokens);
 

@@ -21,8 +21,9 @@ bool zm_patch_serves_attention(const zm_attention *module, const char **reason) 
     *reason = "its heads do not fit together";
     if (module->n_kv_heads < 1 || module->n_heads < 1 || module->n_heads % module->n_kv_heads) return false;
     *reason = "its projections do not fit together";
-    int queries = module->n_heads * module->head_dim, keys = module->n_kv_heads * module->head_dim;
-    if (q->weight.out_features != (module->has_output_gate ? 2 * queries : queries) || o->weight.in_features != queries || k->weight.out_features != keys ||
+    int values = module->n_heads * module->head_dim, keys = module->n_kv_heads * module->head_dim;
+    int queries = module->has_output_gate ? 2 * values : values;
+    if (q->weight.out_features != queries || o->weight.in_features != values || k->weight.out_features != keys ||
         v->weight.out_features != keys)
         return false;
     *reason = "its rotation is not known";

@@ -10,6 +10,8 @@ static bool serves_operator(const zm_module *operator, const char **reason) {
     if (!operator || !zm_patch_is_standard(operator)) return false;
     if (operator->kind == ZM_MODULE_ATTENTION)
         return zm_patch_serves_attention((const zm_attention *)operator, reason);
+    if (operator->kind == ZM_MODULE_DELTA_NET)
+        return zm_patch_serves_delta_net((const zm_delta_net *)operator, reason);
     if (operator->kind != ZM_MODULE_SHORT_CONV) return false;
     return zm_patch_serves_short_conv((const zm_short_conv *)operator, reason);
 }
@@ -55,6 +57,7 @@ zm_match zm_patch_decoder_block_match(const zm_module *module, const char **reas
 
 static bool serves_operator_call(const zm_block *block, mlx_array x, const zm_call *call) {
     if (block->operator->kind == ZM_MODULE_ATTENTION) return zm_patch_attention_serves_call(x, call);
+    if (block->operator->kind == ZM_MODULE_DELTA_NET) return zm_patch_delta_net_serves_call(x);
     return zm_patch_short_conv_serves_call(x);
 }
 
@@ -62,6 +65,7 @@ static bool serves_operator_call(const zm_block *block, mlx_array x, const zm_ca
 typedef struct block_call {
     zm_attention_arguments attention;
     zm_short_conv_arguments short_conv;
+    zm_delta_net_arguments delta_net;
     zm_gated_mlp_arguments gated_mlp;
     zm_moe_arguments moe;
     zm_cache_rows rows;
@@ -80,6 +84,9 @@ static zm_block_arguments block_arguments(block_call *made, const zm_block *bloc
         made->attention =
             zm_patch_attention_arguments(&made->rows, (const zm_attention *)block->operator, scope, cache, x);
         arguments.attention = &made->attention;
+    } else if (block->operator->kind == ZM_MODULE_DELTA_NET) {
+        made->delta_net = zm_patch_delta_net_arguments((const zm_delta_net *)block->operator, cache);
+        arguments.delta_net = &made->delta_net;
     } else {
         made->short_conv = zm_patch_short_conv_arguments((const zm_short_conv *)block->operator, cache);
         arguments.short_conv = &made->short_conv;
@@ -101,6 +108,8 @@ static void accept(block_call *made, const zm_block *block, zm_scope *scope, zm_
         made->rows.keys = kept[0];
         made->rows.values = kept[1];
         zm_cache_accept(cache, scope, &made->rows, length);
+    } else if (block->operator->kind == ZM_MODULE_DELTA_NET) {
+        zm_patch_delta_net_accept(cache, scope, kept, length);
     } else {
         zm_patch_short_conv_accept(cache, scope, kept[0], length);
     }

@@ -23,6 +23,13 @@ zm_short_conv_arguments zm_patch_short_conv_arguments(const zm_short_conv *modul
 /* Gives the cache its new state. */
 void zm_patch_short_conv_accept(zm_cache *cache, zm_scope *scope, mlx_array last, int length);
 
+bool zm_patch_serves_delta_net(const zm_delta_net *module, const char **reason);
+/* Whether this call is one sequence; cache may be NULL. */
+bool zm_patch_delta_net_serves_call(mlx_array x);
+zm_delta_net_arguments zm_patch_delta_net_arguments(const zm_delta_net *module, const zm_cache *cache);
+/* Gives the cache its last inputs and its state. */
+void zm_patch_delta_net_accept(zm_cache *cache, zm_scope *scope, const mlx_array kept[2], int length);
+
 bool zm_patch_serves_attention(const zm_attention *module, const char **reason);
 /* Whether this call is one sequence with a cache and the mask of its kind. */
 bool zm_patch_attention_serves_call(mlx_array x, const zm_call *call);

@@ -11,7 +11,6 @@
 
 enum {
     THREADS = WARP * DECODE_WARPS,
-    LINEAR_AHEAD = 3, /* pieces: most or all of a row, while the kernel before is at work */
     ATTENTION_WARPS = KEY_WARPS / HEAD_BLOCKS,
     ROWS_AT_ONCE = 8,  /* of a warp's keys and values: launches change seldom */
     MOST_ROW_BYTES = 96 * 1024, /* of all those, so that blocks of the kernels before and behind have room beside */

@@ -38,13 +38,6 @@ ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "me
 template <int pending> ZM_FUNCTION void finish_copies() {
     asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory");
 }
-/* The same for up to three that are known when the kernel runs, without a jump. */
-ZM_FUNCTION void finish_copies(uint pending) {
-    asm volatile("{ .reg .pred is_0, is_1, is_2, is_3; setp.eq.u32 is_0, %0, 0; setp.eq.u32 is_1, %0, 1;"
-                 "  setp.eq.u32 is_2, %0, 2; setp.ge.u32 is_3, %0, 3;"
-                 "  @is_0 cp.async.wait_group 0; @is_1 cp.async.wait_group 1;"
-                 "  @is_2 cp.async.wait_group 2; @is_3 cp.async.wait_group 3; }" :: "r"(pending) : "memory");
-}
 /* What earlier kernels wrote: neither from the read-only path nor from what this multiprocessor kept. Values are
  * converted where they are used, so that nothing waits for one load before the next begins. */
 ZM_FUNCTION uint4 read_fresh(const uint4 *p) {
@@ -192,71 +185,98 @@ template <int K> struct lane_matrix {
     const char *weight;
     const char *units[own::UNIT_COPIES]; /* lanes that copy other rows' units at once have the same */
 
-    ZM_FUNCTION lane_matrix(const matrix &m, uint lane) : weight((const char *)m.weight + lane * own::COPY_BYTES) {
+    /* neighbours: lanes copy the units of so many rows at once, one behind the other. */
+    ZM_FUNCTION lane_matrix(const matrix &m, uint lane, uint neighbours = 1)
+        : weight((const char *)m.weight + lane * own::COPY_BYTES) {
 #pragma unroll
         for (int c = 0; c < own::UNIT_COPIES; c++) {
-            uint unit = (c * WARP + lane) % own::ROW_UNITS;
+            uint number = c * WARP + lane, unit = number % own::ROW_UNITS;
             const char *list = (const char *)(unit < own::UNITS ? m.scales : m.biases);
             units[c] = list + unit % own::UNITS * own::UNIT_BYTES;
+            if (neighbours > 1) units[c] += number / own::ROW_UNITS * own::ROW_BYTES;
         }
     }
 };
 
-/* A piece of a task in shared memory: the same steps of ROWS rows. */
-template <int K, int ROWS> struct alignas(128) slot {
+/* A piece of a task in shared memory, by its address: the same steps of ROWS rows, first codes, then scales and
+ * biases. NEIGHBOURS: the rows are one behind the other in a matrix. */
+template <int K, int ROWS, bool NEIGHBOURS> struct slot {
     typedef layout<K> own;
-    uint weight[ROWS][own::STEPS][WARP * LANE_BYTES / 4];
-    uint words[ROWS][own::LISTS][own::WORDS];
-    enum { ROWS_AT_ONCE = ROWS * own::ROW_UNITS <= WARP ? ROWS : 1 };
+    enum {
+        STEP_BYTES = WARP * LANE_BYTES,
+        LIST_BYTES = own::WORDS * 4,
+        GROUPS_AT = ROWS * own::STEPS * STEP_BYTES,
+        LINE = 128,
+        BYTES = (GROUPS_AT + ROWS * own::LISTS * LIST_BYTES + LINE - 1) / LINE * LINE,
+        AT_ONCE = ROWS * own::ROW_UNITS <= WARP, /* lanes copy all rows' units at once */
+        ROWS_AT_ONCE = AT_ONCE ? ROWS : 1,
+        LANE_ROWS = NEIGHBOURS && AT_ONCE && own::IN_WORDS ? ROWS : 1, /* lane_matrix's neighbours */
+    };
 
-    /* Begin to copy a piece, of a row its codes, of all rows their scales and biases. What is behind a row's end stays
-     * as it is. */
-    ZM_FUNCTION void fill(int r, const lane_matrix<K> &m, uint row, uint piece, uint lane) {
-        const char *from = m.weight + size_t(row * uint(own::ROW_COPIES) + piece * own::COPIES) * own::COPY_BYTES;
-        uint to = uint(__cvta_generic_to_shared(weight[r])) + lane * own::COPY_BYTES;
+    /* Begin to copy a piece. What is behind a row's end stays as it is. */
+    static ZM_FUNCTION void fill(uint at, const lane_matrix<K> *const (&matrices)[ROWS], const uint (&rows)[ROWS],
+                                 uint piece, uint lane) {
+        const uint row_bytes = own::ROW_COPIES * own::COPY_BYTES, piece_bytes = own::COPIES * own::COPY_BYTES;
+        const char *from = nullptr;
 #pragma unroll
-        for (int c = 0; c < own::COPIES; c += WARP) {
-            bool in = own::COPIES % WARP == 0 || c + WARP <= own::COPIES || c + lane < own::COPIES;
-            if (own::ROW_COPIES % own::COPIES) in = in && piece * own::COPIES + c + lane < own::ROW_COPIES;
-            copy<own::COPY_BYTES>(to + c * own::COPY_BYTES, from + c * own::COPY_BYTES, in);
+        for (int r = 0; r < ROWS; r++) {
+            if (NEIGHBOURS && r) from += row_bytes;
+            else from = matrices[r]->weight + size_t(rows[r]) * row_bytes + piece * piece_bytes;
+            uint to = at + r * int(own::STEPS * STEP_BYTES) + lane * own::COPY_BYTES;
+#pragma unroll
+            for (int c = 0; c < own::COPIES; c += WARP) {
+                bool in = own::COPIES % WARP == 0 || c + WARP <= own::COPIES || c + lane < own::COPIES;
+                if (own::ROW_COPIES % own::COPIES) in = in && piece * own::COPIES + c + lane < own::ROW_COPIES;
+                copy<own::COPY_BYTES>(to + c * own::COPY_BYTES, from + c * own::COPY_BYTES, in);
+            }
         }
-    }
-    ZM_FUNCTION void fill_groups(const lane_matrix<K> *const (&matrices)[ROWS], const uint (&rows)[ROWS], uint piece,
-                                 uint lane) {
 #pragma unroll
         for (int begin = 0; begin < ROWS; begin += ROWS_AT_ONCE)
 #pragma unroll
-            for (int c = 0; c < own::UNIT_COPIES; c++) {
-                uint number = c * WARP + lane, row = rows[begin];
-                const char *from = matrices[begin]->units[c];
+            for (int c = 0; c < own::UNIT_COPIES; c++)
+                copy_units(at + GROUPS_AT + begin * int(own::LISTS * LIST_BYTES), c, matrices, rows, begin, piece,
+                           lane);
+    }
+    static ZM_FUNCTION void copy_units(uint at, int c, const lane_matrix<K> *const (&matrices)[ROWS],
+                                       const uint (&rows)[ROWS], int begin, uint piece, uint lane) {
+        uint number = c * WARP + lane, row = rows[begin], byte = number % own::UNITS * own::UNIT_BYTES;
+        const char *from = matrices[begin]->units[c];
+        if (LANE_ROWS == 1) {
 #pragma unroll
-                for (int r = 1; r < ROWS_AT_ONCE; r++)
-                    if (number >= uint(r * own::ROW_UNITS)) row = rows[r], from = matrices[r]->units[c];
-                uint first = row * uint(own::ROW_BYTES) + piece * own::PIECE_BYTES; /* bytes */
-                if (!own::IN_WORDS) first &= ~3u;
-                bool in = number < uint(ROWS_AT_ONCE * own::ROW_UNITS);
-                if (own::ROW_GROUPS % own::GROUPS || !own::IN_WORDS)
-                    in = in && first + number % own::UNITS * own::UNIT_BYTES < (row + 1) * own::ROW_BYTES;
-                copy<own::UNIT_BYTES>(uint(__cvta_generic_to_shared(words[begin])) + number * own::UNIT_BYTES,
-                                      from + first, in);
-            }
+            for (int r = 1; r < ROWS_AT_ONCE; r++)
+                if (number >= uint(r * own::ROW_UNITS)) row = rows[r], from = matrices[r]->units[c];
+        }
+        bool in = number < uint(ROWS_AT_ONCE * own::ROW_UNITS);
+        if (own::IN_WORDS) {
+            from += size_t(row) * uint(own::ROW_BYTES) + piece * own::PIECE_BYTES;
+            if (own::ROW_GROUPS % own::GROUPS) in = in && piece * own::PIECE_BYTES + byte < own::ROW_BYTES;
+        } else {
+            uint first = (row * uint(own::ROW_BYTES) + piece * own::PIECE_BYTES) & ~3u;
+            from += first;
+            in = in && first + byte < (row + 1) * own::ROW_BYTES;
+        }
+        copy<own::UNIT_BYTES>(at + number * own::UNIT_BYTES, from, in);
     }
 
+    static ZM_FUNCTION lane_word codes(uint at, int r, int step, uint lane) {
+        return shared_lane_word(at + (r * own::STEPS + step) * int(STEP_BYTES), lane);
+    }
     /* A lane's groups of a piece of a row; behind its end zero. */
-    ZM_FUNCTION void read_groups(uint (&both)[own::LANE_GROUPS], int r, uint row, uint piece, uint lane) const {
-        uint skipped = own::IN_WORDS ? 0 : row * uint(own::ROW_BYTES) % 4;
-        const char *scales = (const char *)words[r][0] + skipped,
-                   *biases = (const char *)words[r][own::LISTS - 1] + skipped;
+    static ZM_FUNCTION void read_groups(uint (&both)[own::LANE_GROUPS], uint at, int r, uint row, uint piece,
+                                        uint lane) {
+        uint scales = at + GROUPS_AT + r * int(own::LISTS * LIST_BYTES) + lane * own::GROUP_BYTES;
+        if (!own::IN_WORDS) scales += row * uint(own::ROW_BYTES) % 4;
+        uint biases = scales + (own::LISTS - 1) * int(LIST_BYTES);
 #pragma unroll
         for (int g = 0; g < own::LANE_GROUPS; g++) {
-            uint group = g * WARP + lane;
+            uint group = g * WARP + lane, offset = g * WARP * own::GROUP_BYTES;
             bool in = own::GROUPS % WARP == 0 || group < own::GROUPS;
             if (own::ROW_GROUPS % own::GROUPS) in = in && piece * own::GROUPS + group < own::ROW_GROUPS;
             both[g] = 0;
 #if ZM_MXFP4
-            if (in) both[g] = __float_as_uint(scale_of(((const unsigned char *)scales)[group]));
+            if (in) both[g] = __float_as_uint(scale_of(shared_byte(scales + offset)));
 #else
-            if (in) both[g] = scale_and_bias(((const ushort *)scales)[group], ((const ushort *)biases)[group]);
+            if (in) both[g] = scale_and_bias(shared_half(scales + offset), shared_half(biases + offset));
 #endif
         }
     }
@@ -265,40 +285,42 @@ template <int K, int ROWS> struct alignas(128) slot {
 /* For `multiply`: all. */
 enum : uint { ALL_EARLY = 4 };
 
-/* Products of rows with x, for the tasks first, first + stride, ... below n_tasks of a warp; a task is ROWS rows.
- * where(task, matrices, rows) says where they are, ready() makes x in shared memory complete for the block, and
- * done(task, parts) gets a lane's part of each product. The copies of a piece begin n_ahead pieces (one to four) before
- * it is needed, the first ones, at most EARLY, before ready(). ring: n_slots for each warp, n_ahead + 1 or as many as
- * it has pieces. Unless n_left is 0, the next kernel begins when the first warp has so many pieces left, or has got its
- * first. */
-template <int K, int ROWS, uint EARLY, typename Where, typename Ready, typename Done>
-ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x, uint4 *ring, uint n_slots,
-                          uint n_ahead, uint n_left, Where where, Ready ready, Done done) {
+/* Pieces ahead in products with the hidden state. */
+enum : uint { HIDDEN_AHEAD = layout<ZM_HIDDEN>::PIECES == 1 ? 1 : MANY_PIECES_AHEAD };
+
+/* Products of rows with x, for the tasks first, first + stride, ... below n_tasks of a warp; a task is ROWS rows, which
+ * are a matrix's neighbours where NEIGHBOURS. where(task, matrices, rows) says where they are, ready() makes x in
+ * shared memory complete for the block, and done(task, parts) gets a lane's part of each product. The copies of a piece
+ * begin AHEAD pieces before it is needed, the first ones, at most EARLY, before ready(). ring: n_slots for each warp,
+ * AHEAD + 1 or as many as it has pieces. Unless n_left is 0, the next kernel begins when the first warp has so many
+ * pieces left, or has got its first. */
+template <int K, int ROWS, bool NEIGHBOURS, uint AHEAD, uint EARLY, typename Where, typename Ready, typename Done>
+ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x, const uint4 *ring, uint n_slots,
+                          uint n_left, Where where, Ready ready, Done done) {
     typedef layout<K> own;
-    typedef slot<K, ROWS> slots;
-    const uint lane = threadIdx.x % WARP;
-    slots *const begin = (slots *)ring + threadIdx.x / WARP * n_slots, *const end = begin + n_slots;
-    slots *to = begin, *from = begin;
+    typedef slot<K, ROWS, NEIGHBOURS> slots;
+    const uint lane = threadIdx.x % WARP, lane_x_at = shared_address(x) + lane * 16;
+    const uint begin = shared_address(ring) + threadIdx.x / WARP * n_slots * slots::BYTES;
+    const uint end = begin + n_slots * slots::BYTES;
+    uint to = begin, from = begin;
     uint copied_task = first, copied_piece = 0;
     auto copy_next = [&] {
         if (copied_task < n_tasks) {
             const lane_matrix<K> *matrices[ROWS];
             uint rows[ROWS];
             where(copied_task, matrices, rows);
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) to->fill(r, *matrices[r], rows[r], copied_piece, lane);
-            to->fill_groups(matrices, rows, copied_piece, lane);
-            if (++to == end) to = begin;
+            slots::fill(to, matrices, rows, copied_piece, lane);
+            if ((to += slots::BYTES) == end) to = begin;
             if (++copied_piece == own::PIECES) copied_piece = 0, copied_task += stride;
         }
         commit_copies();
     };
 #pragma unroll 1
-    for (uint i = 0; i < n_ahead && (EARLY == ALL_EARLY || i < EARLY); i++) copy_next();
+    for (uint i = 0; i < AHEAD && (EARLY == ALL_EARLY || i < EARLY); i++) copy_next();
     ready();
     if (EARLY < ALL_EARLY) {
 #pragma unroll 1
-        for (uint i = EARLY; i < n_ahead; i++) copy_next();
+        for (uint i = EARLY; i < AHEAD; i++) copy_next();
     }
     uint until_next = ~0u; /* pieces */
     if (n_left && threadIdx.x < WARP) {
@@ -313,14 +335,14 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
         accumulator sums[ROWS][ACCUMULATORS] = {};
 #pragma unroll 1
         for (uint piece = 0; piece < own::PIECES; piece++) {
-            finish_copies(n_ahead - 1);
+            finish_copies<AHEAD - 1>();
             __syncwarp(); /* the copies of all lanes are there, and the slot before is free */
-            if (n_left && until_next-- == 0) begin_next();
-            copy_next();
             uint both[ROWS][own::LANE_GROUPS];
 #pragma unroll
-            for (int r = 0; r < ROWS; r++) from->read_groups(both[r], r, rows[r], piece, lane);
-            const uint4 *piece_x = x + piece * own::PIECE_X + lane;
+            for (int r = 0; r < ROWS; r++) slots::read_groups(both[r], from, r, rows[r], piece, lane);
+            if (n_left && until_next-- == 0) begin_next();
+            copy_next();
+            uint piece_x = lane_x_at + piece * uint(own::PIECE_X * 16);
 #pragma unroll
             for (int t = 0; t < own::STEPS; t++) {
 #if ZM_MXFP4
@@ -328,19 +350,19 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
                 float scales[ROWS];
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    w[r] = read_lane(from->weight[r][t], lane), scales[r] = __uint_as_float(both[r][t]);
-                accumulate<ROWS>(sums, w, scales, piece_x + t * X_VECTORS * WARP);
+                    w[r] = slots::codes(from, r, t, lane), scales[r] = __uint_as_float(both[r][t]);
+                accumulate<ROWS>(sums, w, scales, piece_x + t * X_VECTORS * WARP_BYTES);
 #else
-                lane_x v = read_x(piece_x + t * X_VECTORS * WARP);
+                lane_x v = read_x(piece_x + t * X_VECTORS * WARP_BYTES);
                 int group = t * STEP / ZM_GROUP; /* of lane 0 */
                 uint lane_group = group % WARP + lane * LANE_ELEMENTS / ZM_GROUP;
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
-                    accumulate(sums[r], read_lane(from->weight[r][t], lane),
+                    accumulate(sums[r], slots::codes(from, r, t, lane),
                                __shfl_sync(~0u, both[r][group / WARP], lane_group), v);
 #endif
             }
-            if (++from == end) from = begin;
+            if ((from += slots::BYTES) == end) from = begin;
         }
         float parts[ROWS];
 #pragma unroll

@@ -22,7 +22,7 @@ struct few_weights {
                 codes[t][r] = {};
                 both[t][r] = 0;
                 if (unit >= ZM_K / LANE_ELEMENTS) continue;
-                codes[t][r] = read_lane<true>(weight + size_t(row + r) * (ZM_K * ZM_BITS / 32), unit);
+                codes[t][r] = read_lane(weight + size_t(row + r) * (ZM_K * ZM_BITS / 32), unit);
                 size_t group = size_t(row + r) * (ZM_K / ZM_GROUP) + unit * LANE_ELEMENTS / ZM_GROUP;
                 both[t][r] = scale_and_bias(__ldg(scales + group), __ldg(biases + group));
             }
@@ -50,10 +50,10 @@ zm_few(const uint4 *x, const uint *weight, const ushort *scales, const ushort *b
 #pragma unroll
             for (int t = 0; t < FEW_STEPS; t++) {
                 if ((part * FEW_STEPS + t) * STEP >= ZM_K) break;
-                const uint4 *step_x = staged + (part * FEW_STEPS + t) * (X_VECTORS * WARP) + lane;
+                uint step_x = shared_address(staged + (part * FEW_STEPS + t) * (X_VECTORS * WARP) + lane);
 #pragma unroll
                 for (int m = 0; m < ZM_FEW; m++) {
-                    lane_x v = read_x(step_x + m * X);
+                    lane_x v = read_x(step_x + m * (X * 16));
 #pragma unroll
                     for (int r = 0; r < FEW_ROWS; r++) accumulate(sums[m][r], own.codes[t][r], own.both[t][r], v);
                 }

@@ -1,27 +1,35 @@
 /* Linear maps. Dynamic shared memory holds x, then the ring of pieces of weights. */
 
+/* Warps of its blocks, which have a row of the residual stream's length between them, at most; the fewer they are, the
+ * more registers has a thread. */
+enum {
+    ADD_TASKS = (ZM_HIDDEN / 2 + MULTIPROCESSORS - 1) / MULTIPROCESSORS, /* of a block */
+    ADD_THREADS = ADD_TASKS <= WARPS / 2 ? THREADS / 2 : THREADS,
+};
+
 /* h_next = h + W x + bias (NULL: none). A task is two rows. */
-ZM_KERNEL(THREADS, 2) zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases,
-                                    const ushort *bias, const ushort *h, ushort *h_next, uint n, uint n_slots,
-                                    uint n_ahead) {
+ZM_KERNEL(ADD_THREADS, 2)
+zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases, const ushort *bias,
+              const ushort *h, ushort *h_next, uint n, uint n_slots) {
+    enum { VECTORS = (ZM_K / 8 + ADD_THREADS - 1) / ADD_THREADS, AT_ONCE = VECTORS < 8 ? VECTORS : 8 }; /* of x */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     uint first = blockIdx.x + thread / WARP * gridDim.x, stride = gridDim.x * warps, n_tasks = n / 2;
-    lane_matrix<ZM_K> m({weight, scales, biases}, lane);
+    lane_matrix<ZM_K> m({weight, scales, biases}, lane, slot<ZM_K, 2, true>::LANE_ROWS);
     ushort before; /* lanes below 16: of the task's first row, the others: of its second */
     auto fetch = [&](uint task) {
         if (task < n_tasks) before = read_fresh(h + (task * 2 + lane / 16));
     };
-    multiply<ZM_K, 2, ALL_EARLY>(
-        first, stride, n_tasks, staged, staged + layout<ZM_K>::X, n_slots, n_ahead, 0,
+    multiply<ZM_K, 2, true, LINEAR_AHEAD, ALL_EARLY>(
+        first, stride, n_tasks, staged, staged + layout<ZM_K>::X, n_slots, 0,
         [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = matrices[1] = &m;
             rows[0] = task * 2, rows[1] = task * 2 + 1;
         },
         [&] {
             wait_for_last();
-            stage<ZM_K>(staged, x, thread, blockDim.x);
-            __syncthreads();
             fetch(first);
+            stage<ZM_K, AT_ONCE>(staged, x, thread, blockDim.x);
+            __syncthreads();
         },
         [&](uint task, const float *parts) {
             float both = warp_sum2(parts[0], parts[1], lane);
@@ -56,22 +64,23 @@ ZM_KERNEL(THREADS, 2)
 zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort *as, const ushort *ab, const uint2 *bw,
                const ushort *bs, const ushort *bb, const uint2 *cw, const ushort *cs, const ushort *cb,
                const ushort *a_bias, const ushort *b_bias, const ushort *c_bias, ushort *y, float eps, uint n_a,
-               uint n_b, uint n_c, uint n_slots, uint n_ahead) {
+               uint n_b, uint n_c, uint n_slots) {
     begin_next(); /* attention reads nothing younger than the last token before its own wait */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread, blockDim.x);
-    lane_matrix<ZM_HIDDEN> m({aw, as, ab}, lane);
-    multiply<ZM_HIDDEN, 2, ALL_EARLY>(
+    const uint neighbours = slot<ZM_HIDDEN, 2, true>::LANE_ROWS;
+    lane_matrix<ZM_HIDDEN> m({aw, as, ab}, lane, neighbours);
+    multiply<ZM_HIDDEN, 2, true, HIDDEN_AHEAD, ALL_EARLY>(
         blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, (n_a + n_b + n_c) / 2, staged,
-        staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead, 0,
+        staged + layout<ZM_HIDDEN>::X, n_slots, 0,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             uint row = task * 2;
             if (n_b) {
                 matrix of = {aw, as, ab};
                 if (row >= n_a + n_b) of = {cw, cs, cb}, row -= n_a + n_b;
                 else if (row >= n_a) of = {bw, bs, bb}, row -= n_a;
-                m = lane_matrix<ZM_HIDDEN>(of, lane);
+                m = lane_matrix<ZM_HIDDEN>(of, lane, neighbours);
             }
             matrices[0] = matrices[1] = &m;
             rows[0] = row, rows[1] = row + 1;
@@ -95,7 +104,7 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
  * one. A task is a channel. */
 ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
                               const ushort *biases, const ushort *taps, ushort *state, ushort *y, float eps, uint size,
-                              uint n_slots, uint n_ahead) {
+                              uint n_slots) {
     begin_next(); /* the output projection reads weights alone before its own wait */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
@@ -108,8 +117,8 @@ ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *we
         if (channel < size && lane < 5)
             kept = lane < 2 ? read_fresh(state + (lane * size + channel)) : __ldg(taps + (channel * 3 + lane - 2));
     };
-    multiply<ZM_HIDDEN, 3, ALL_EARLY>(
-        first, stride, size, staged, staged + layout<ZM_HIDDEN>::X, n_slots, n_ahead, 0,
+    multiply<ZM_HIDDEN, 3, false, HIDDEN_AHEAD, ALL_EARLY>(
+        first, stride, size, staged, staged + layout<ZM_HIDDEN>::X, n_slots, 0,
         [&](uint channel, const lane_matrix<ZM_HIDDEN> *(&matrices)[3], uint (&rows)[3]) {
 #pragma unroll
             for (int i = 0; i < 3; i++) matrices[i] = &m, rows[i] = i * size + channel;

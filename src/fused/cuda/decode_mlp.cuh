@@ -37,15 +37,15 @@ struct gated {
 ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *gw, const ushort *gs, const ushort *gb,
                                 const uint2 *uw, const ushort *us, const ushort *ub, const ushort *gate_bias,
                                 const ushort *up_bias, ushort *act, float eps, uint activation, uint n, uint n_slots,
-                                uint n_ahead, uint n_left) {
+                                uint n_left) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row nr;
     load_norm(nr, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
-    multiply<ZM_HIDDEN, 2, ALL_EARLY>(
+    multiply<ZM_HIDDEN, 2, false, HIDDEN_AHEAD, ALL_EARLY>(
         blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, n, staged, staged + layout<ZM_HIDDEN>::X, n_slots,
-        n_ahead, n_left,
+        n_left,
         [&](uint row, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
             rows[0] = rows[1] = row;
@@ -70,7 +70,7 @@ ZM_KERNEL(THREADS, 2)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
               const ushort *gate_bias, const ushort *up_bias, ushort *act, uint n_experts, uint gating,
-              uint activation, uint n, uint n_slots, uint n_ahead, uint n_left) {
+              uint activation, uint n, uint n_slots, uint n_left) {
     __shared__ uint chosen[ZM_TOP_K];
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     router_scores from = {scores, expert_bias, n_experts, gating};
@@ -84,9 +84,9 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     uint first = blockIdx.x * warps + thread / WARP, slot = first % ZM_TOP_K;
     uint expert_row = chosen[slot] * n;
     ushort *expert_act = act + slot * n;
-    multiply<ZM_HIDDEN, 2, EXPERTS_EARLY>(
+    multiply<ZM_HIDDEN, 2, false, ZM_MXFP4 ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD, EXPERTS_EARLY>(
         first, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
-        n_slots, n_ahead, n_left,
+        n_slots, n_left,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
             rows[0] = rows[1] = expert_row + task / ZM_TOP_K;
@@ -118,20 +118,20 @@ enum {
 ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2)
 zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
                const ushort *bias, const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon,
-               float scaling, uint n, uint block_rows, uint n_slots, uint n_ahead, uint n_left) {
+               float scaling, uint n, uint block_rows, uint n_slots, uint n_left) {
     enum { X = layout<ZM_K>::X };
     __shared__ float products[ZM_TOP_K][2 * OUT_GROUPS * OUT_MOST_ROUNDS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;
     uint block_row = blockIdx.x * block_rows;
-    lane_matrix<ZM_K> m({dw, ds, db}, lane);
+    lane_matrix<ZM_K> m({dw, ds, db}, lane, ::slot<ZM_K, 2, true>::LANE_ROWS);
     lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);
     uint base = __shfl_sync(~0u, chosen.expert, slot) * n + block_row;
     uint own = block_row + thread;
     bool writes = thread < block_rows && own < n;
     ushort before;
     uint n_tasks = min(n - block_row, block_rows) / 2;
-    multiply<ZM_K, 2, ALL_EARLY>(
-        warp / ZM_TOP_K, OUT_GROUPS, n_tasks, staged + slot * X, staged + ZM_TOP_K * X, n_slots, n_ahead, n_left,
+    multiply<ZM_K, 2, true, ZM_MXFP4 || ZM_BITS == 8 ? OUT_AHEAD_LESS : OUT_AHEAD, ALL_EARLY>(
+        warp / ZM_TOP_K, OUT_GROUPS, n_tasks, staged + slot * X, staged + ZM_TOP_K * X, n_slots, n_left,
         [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = matrices[1] = &m;
             rows[0] = base + task * 2, rows[1] = base + task * 2 + 1;

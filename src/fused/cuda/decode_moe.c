@@ -8,11 +8,6 @@
 
 enum {
     ROUTER_WARPS = 8, /* so many threads as hold the norm's weights */
-    /* Pieces that copies are ahead of products: many, as nothing could be copied before the router's choice. */
-    IN_AHEAD = 4,
-    IN_AHEAD_MXFP4 = 2, /* of longer pieces, which leave fewer warps room */
-    OUT_AHEAD = 2, /* all of a warp's rows */
-    OUT_AHEAD_LESS = 1, /* in mxfp4 and of 8 bits, where they would take memory's time from the kernel before */
 };
 
 /* Places of a token's normed hidden state, of the experts' scores, from which blocks choose, and of words with the
@@ -69,20 +64,20 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     int top_k = in->decode->top_k, groups = DECODE_WARPS / top_k;
     bool is_mxfp4 = !strcmp(gate->quantization.mode, "mxfp4");
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
-                               .n_ahead = is_mxfp4 ? IN_AHEAD_MXFP4 : IN_AHEAD};
+                               .n_ahead = is_mxfp4 ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD};
     zm_launch_spread(in, &in_plan);
     in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
     zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = OUT_AHEAD};
     /* As many rows of a block as leave one for each multiprocessor. */
     int round_rows = out_plan.task_rows * groups;
-    int rounds = zm_divide_up(down->out_features, round_rows * ZM_MULTIPROCESSORS);
+    int rounds = zm_divide_up(down->out_features, round_rows * MULTIPROCESSORS);
     if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
     if (is_mxfp4 || down->quantization.bits == 8) out_plan.n_ahead = OUT_AHEAD_LESS;
     if (is_mxfp4) out_plan.n_left = ZM_ALL_LEFT;
     out->record.grid = zm_divide_up(down->out_features, round_rows * rounds);
     zm_launch_reserve(out, &out_plan, top_k * groups, rounds);
     /* Where most copies begin at once, the next kernel does when the first has come. */
-    bool is_long = in_plan.n_pieces > 2 * IN_AHEAD;
+    bool is_long = in_plan.n_pieces > 2 * EXPERTS_AHEAD;
     in_plan.n_left = is_long ? zm_launch_left(&in_plan, &out_plan) : ZM_ALL_LEFT;
     zm_launch_add_ring_and_left(in, &in_plan);
     zm_launch_add_int(out, round_rows * rounds);
@@ -105,8 +100,8 @@ static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *g
     int x_bytes = gate->in_features * (int)sizeof(uint16_t), warp_bytes = tile_bytes(gate);
     int most = (ZM_DECODE_MAX_SHARED - x_bytes) / warp_bytes;
     if (most > DECODE_WARPS) most = DECODE_WARPS;
-    int rounds = zm_divide_up(n_tasks, ZM_MULTIPROCESSORS * most),
-        warps = zm_divide_up(n_tasks, ZM_MULTIPROCESSORS * rounds);
+    int rounds = zm_divide_up(n_tasks, MULTIPROCESSORS * most),
+        warps = zm_divide_up(n_tasks, MULTIPROCESSORS * rounds);
     in->record.grid = zm_divide_up(n_tasks, warps * rounds);
     in->record.block = WARP * warps;
     in->record.shared_bytes = x_bytes + warps * warp_bytes;

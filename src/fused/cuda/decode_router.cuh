@@ -3,14 +3,14 @@
  * W normed + bias (NULL: none), for decode_choice.cuh, whose words become 0. A task is an expert. */
 ZM_KERNEL(THREADS, 2) zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
                                 const ushort *biases, const ushort *bias, uint4 *normed, float *scores, uint *words,
-                                float eps, uint n_experts, uint gating, uint n_slots, uint n_ahead) {
+                                float eps, uint n_experts, uint gating, uint n_slots) {
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row nr;
     if (norm) load_norm(nr, norm, thread, blockDim.x);
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
-    multiply<ZM_HIDDEN, 1, ALL_EARLY>(
+    multiply<ZM_HIDDEN, 1, false, HIDDEN_AHEAD, ALL_EARLY>(
         blockIdx.x * warps + thread / WARP, gridDim.x * warps, n_experts, staged, staged + layout<ZM_HIDDEN>::X,
-        n_slots, n_ahead, 0,
+        n_slots, 0,
         [&](uint expert, const lane_matrix<ZM_HIDDEN> *(&matrices)[1], uint (&rows)[1]) {
             matrices[0] = &m;
             rows[0] = expert;

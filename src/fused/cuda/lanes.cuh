@@ -7,6 +7,7 @@ enum {
                                    : 8,
     LANE_BYTES = LANE_ELEMENTS * ZM_BITS / 8,
     STEP = WARP * LANE_ELEMENTS, /* of a warp */
+    WARP_BYTES = WARP * 16,      /* of a vector each */
 };
 
 #if ZM_MXFP4
@@ -15,28 +16,67 @@ typedef uint4 lane_word;
 typedef uint2 lane_word;
 #endif
 
-template <bool read_only, typename word> ZM_FUNCTION word load(const word *p) {
-    if constexpr (read_only)
-        return __ldg(p);
-    else
-        return *p;
+/* Shared memory by its own addresses: those of pointers into it would be made anew wherever registers are few. */
+ZM_FUNCTION uint shared_address(const void *p) { return uint(__cvta_generic_to_shared(p)); }
+ZM_FUNCTION uint4 shared_vector(uint at) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    return v;
+}
+ZM_FUNCTION uint2 shared_pair(uint at) {
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
+    return v;
+}
+ZM_FUNCTION uint shared_word(uint at) {
+    uint v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+ZM_FUNCTION ushort shared_half(uint at) {
+    ushort v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at) : "memory");
+    return v;
+}
+ZM_FUNCTION uint shared_byte(uint at) {
+    uint v;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
 }
 
-/* Codes of unit `unit` of LANE_ELEMENTS from a row's first at `row`, from its lowest bit on. read_only: from global
- * memory that nobody writes. */
-template <bool read_only = false> ZM_FUNCTION lane_word read_lane(const void *row, uint unit) {
+/* Codes of unit `unit` of LANE_ELEMENTS from a row's first at `row`, from its lowest bit on, in global memory that
+ * nobody writes. */
+ZM_FUNCTION lane_word read_lane(const void *row, uint unit) {
     if constexpr (LANE_BYTES == sizeof(lane_word)) {
-        return load<read_only>((const lane_word *)row + unit);
+        return __ldg((const lane_word *)row + unit);
 #if !ZM_MXFP4
     } else if constexpr (LANE_BYTES == sizeof(uint)) {
-        return make_uint2(load<read_only>((const uint *)row + unit), 0);
+        return make_uint2(__ldg((const uint *)row + unit), 0);
     } else { /* 5 or 6 bytes, within two words */
         uint byte = unit * LANE_BYTES, turn = byte % 4 * 8;
         const uint *words = (const uint *)row + byte / 4;
-        uint first = load<read_only>(words), second = load<read_only>(words + 1);
+        uint first = __ldg(words), second = __ldg(words + 1);
         return make_uint2(__funnelshift_r(first, second, turn), second >> turn);
 #endif
     }
+}
+
+/* The same of a row in shared memory. */
+ZM_FUNCTION lane_word shared_lane_word(uint row, uint unit) {
+    uint at = row + unit * LANE_BYTES;
+#if ZM_MXFP4
+    return shared_vector(at);
+#else
+    if constexpr (LANE_BYTES == sizeof(lane_word)) {
+        return shared_pair(at);
+    } else if constexpr (LANE_BYTES == sizeof(uint)) {
+        return make_uint2(shared_word(at), 0);
+    } else {
+        uint first = shared_word(at & ~3u), second = shared_word((at & ~3u) + 4), turn = at % 4 * 8;
+        return make_uint2(__funnelshift_r(first, second, turn), second >> turn);
+    }
+#endif
 }
 
 #if !ZM_MXFP4
@@ -64,14 +104,18 @@ template <int i> ZM_FUNCTION uint code_weights(uint w) {
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(weights) : "r"(small), "r"(0x7e807e80u));
     return weights;
 }
-/* A step of ROWS rows; x: the lane's. */
+ZM_FUNCTION float4 shared_floats(uint at) {
+    uint4 v = shared_vector(at);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+}
+/* A step of ROWS rows; x: where the lane's begins in shared memory. */
 template <int ROWS>
 ZM_FUNCTION void accumulate(accumulator (&sums)[ROWS][ACCUMULATORS], const uint4 (&w)[ROWS],
-                            const float (&scales)[ROWS], const uint4 *x) {
+                            const float (&scales)[ROWS], uint x) {
     float even[ROWS] = {}, odd[ROWS] = {};
 #pragma unroll
     for (int word = 0; word < 4; word++) {
-        float4 a = *(const float4 *)(x + word * 2 * WARP), b = *(const float4 *)(x + (word * 2 + 1) * WARP);
+        float4 a = shared_floats(x + word * 2 * WARP_BYTES), b = shared_floats(x + (word * 2 + 1) * WARP_BYTES);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             uint codes = word == 0 ? w[r].x : word == 1 ? w[r].y : word == 2 ? w[r].z : w[r].w;
@@ -108,8 +152,8 @@ struct lane_x {
     float v[8];
 };
 enum { X_VECTORS = 1, ACCUMULATORS = 8 };
-ZM_FUNCTION lane_x read_x(const uint4 *x) {
-    uint4 a = x[0];
+ZM_FUNCTION lane_x read_x(uint x) { /* in shared memory */
+    uint4 a = shared_vector(x);
     return {{low(a.x), low(a.y), high(a.x), high(a.y), low(a.z), low(a.w), high(a.z), high(a.w)}};
 }
 ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
@@ -142,10 +186,10 @@ enum { X_VECTORS = LANE_ELEMENTS / 8, ACCUMULATORS = 4 * X_VECTORS };
 struct lane_x { /* what a lane multiplies in a step */
     uint4 v[X_VECTORS];
 };
-ZM_FUNCTION lane_x read_x(const uint4 *x) {
+ZM_FUNCTION lane_x read_x(uint x) { /* in shared memory */
     lane_x own;
 #pragma unroll
-    for (int i = 0; i < X_VECTORS; i++) own.v[i] = x[i * WARP];
+    for (int i = 0; i < X_VECTORS; i++) own.v[i] = shared_vector(x + i * WARP_BYTES);
     return own;
 }
 ZM_FUNCTION float lane_sum(const accumulator *sums) {

@@ -14,7 +14,6 @@ enum {
     BLOCK_BYTES = 1024,
     MOST_STATIC_BYTES = 128, /* of two kernels of one_each */
     WORD = 4,        /* of scales and biases: bytes that are copied at once */
-    MANY_ROUNDS = 8, /* of tasks, as an output projection has */
 };
 
 /* How rows go through the kernels: lanes.cuh, and layout of decode.cuh. */
@@ -84,7 +83,7 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
     row_layout row = layout_of(plan->weight);
     int n_pieces = rounds * row.n_pieces, slot_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
     int all_bytes = warps * zm_divide_up(slot_bytes, LINE_BYTES) * LINE_BYTES; /* a slot for each warp */
-    if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 ? 1 : rounds < MANY_ROUNDS ? 2 : 3;
+    if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 ? 1 : MANY_PIECES_AHEAD;
     plan->round_bytes = all_bytes;
     plan->n_pieces = n_pieces;
     plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;
@@ -96,11 +95,11 @@ void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
     enum { LEAST_WARPS = 4 };
     int most = DECODE_WARPS;
     for (;;) {
-        int rounds = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * most);
-        int warps = zm_divide_up(plan->n_tasks, ZM_MULTIPROCESSORS * rounds);
+        int rounds = zm_divide_up(plan->n_tasks, MULTIPROCESSORS * most);
+        int warps = zm_divide_up(plan->n_tasks, MULTIPROCESSORS * rounds);
         if (warps < LEAST_WARPS) warps = LEAST_WARPS;
         int least = zm_divide_up(plan->n_tasks, warps * rounds);
-        int all = plan->n_tasks < ZM_MULTIPROCESSORS ? plan->n_tasks : ZM_MULTIPROCESSORS;
+        int all = plan->n_tasks < MULTIPROCESSORS ? plan->n_tasks : MULTIPROCESSORS;
         launch->record.grid = launch->one_each ? all : least;
         zm_launch_reserve(launch, plan, warps, rounds);
         if (launch->record.shared_bytes <= ZM_DECODE_MAX_SHARED || most == LEAST_WARPS) return;
@@ -132,7 +131,6 @@ void zm_launch_add_float(zm_launch *launch, float value) {
 }
 void zm_launch_add_ring(zm_launch *launch, const zm_product_plan *plan) {
     zm_launch_add_int(launch, plan->n_slots);
-    zm_launch_add_int(launch, plan->n_ahead);
 }
 void zm_launch_add_ring_and_left(zm_launch *launch, const zm_product_plan *plan) {
     zm_launch_add_ring(launch, plan);
@@ -165,7 +163,7 @@ static void claim_multiprocessors(zm_launch *launch) {
         launch->record.shared_bytes = own - BLOCK_BYTES;
     }
     decode->last_bytes = own;
-    decode->last_everywhere = launch->one_each && launch->record.grid >= ZM_MULTIPROCESSORS;
+    decode->last_everywhere = launch->one_each && launch->record.grid >= MULTIPROCESSORS;
 }
 
 void zm_launch_end(zm_launch *launch) {

@@ -6,8 +6,6 @@
 #include "fused/cuda/decode.h"
 #include "fused/cuda/program.h"
 
-enum { ZM_MULTIPROCESSORS = 132 }; /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
-
 typedef struct zm_launch {
     zm_decode *decode;
     zm_chain_launch_record record;
@@ -21,7 +19,7 @@ typedef struct zm_product_plan {
     int n_tasks, task_rows;
     int n_inputs; /* rows of x in shared memory */
     int n_slots;  /* for pieces, a warp; zm_launch_reserve sets it */
-    int n_ahead;  /* pieces that copies are ahead of products, at most 4; 0: as the rows' length suggests */
+    int n_ahead;  /* pieces that copies are ahead of products, as the kernel has it; 0: HIDDEN_AHEAD */
     int n_left;   /* the next kernel begins when warps have so many pieces left; 0: when this one may read */
     int n_pieces, round_bytes; /* of a warp; of a piece for each warp of a block: zm_launch_reserve sets them */
 } zm_product_plan;

@@ -131,7 +131,7 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
     static const struct {
         int rows, weight_rows;
     } tiles[] = {{128, ZM_PROMPT_MANY_WEIGHTS}, {64, ZM_PROMPT_FEW_WEIGHTS}, {32, ZM_PROMPT_FEW_WEIGHTS}};
-    enum { COUNT = sizeof tiles / sizeof *tiles, LEAST_BLOCKS = 9 * ZM_MULTIPROCESSORS / 10 };
+    enum { COUNT = sizeof tiles / sizeof *tiles, LEAST_BLOCKS = 9 * MULTIPROCESSORS / 10 };
     request of = {.weight = weight, .kind = kind, .rows = rows_of(x)};
     for (int i = 0; i < COUNT; i++) {
         of.tile_rows = tiles[i].rows;
@@ -175,7 +175,7 @@ static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *wei
     zm_prompt_kernel kernel = {
         .code = few_code(weight, rows),
         .block = WARP * DECODE_WARPS,
-        .n_blocks = n_blocks < ZM_MULTIPROCESSORS ? n_blocks : ZM_MULTIPROCESSORS,
+        .n_blocks = n_blocks < MULTIPROCESSORS ? n_blocks : MULTIPROCESSORS,
         .shared_bytes = rows * zm_launch_staged_bytes(weight),
     };
     zm_prompt_add_word(&kernel, weight->out_features);

@@ -3,6 +3,7 @@
  * the host's files. */
 enum {
     WARP = 32,
+    MULTIPROCESSORS = 132,        /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
 
     /* decode*.cuh */
     DECODE_WARPS = 16,        /* of a block, at most */
@@ -15,6 +16,13 @@ enum {
     CHOOSE_BLOCKS = 8,        /* a cluster */
     CHOOSE_WARPS = 4,         /* of each of those blocks */
     DECODE_MOST_EXPERTS = 256,
+    /* Pieces of rows that copies are ahead of products. */
+    MANY_PIECES_AHEAD = 2,    /* where a row of the hidden state's length is more than one; else 1 */
+    LINEAR_AHEAD = 3,         /* most or all of a row, while the kernel before is at work */
+    EXPERTS_AHEAD = 4,        /* many, as nothing could be copied before the router's choice */
+    EXPERTS_AHEAD_MXFP4 = 2,  /* of longer pieces, which leave fewer warps room */
+    OUT_AHEAD = 2,            /* all of a warp's rows */
+    OUT_AHEAD_LESS = 1,       /* in mxfp4 and of 8 bits, where they would take memory's time from the kernel before */
     OUT_MOST_ROUNDS = 4,      /* of rows, a warp of experts_out */
     EXPERT_TILE_ROWS = 16,    /* of weights: the tensor cores' first matrix */
     EXPERT_TILE_K = 256,      /* of a piece of those rows */

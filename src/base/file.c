@@ -69,19 +69,27 @@ static zmlx_status write_and_sync(int descriptor, const char *data, size_t size,
     return ZMLX_OK;
 }
 
+/* Opens a new file beside path and names it. What an ended process left stays: in a container process numbers are few
+ * and come again. */
+static int open_beside(char *name, size_t size, const char *path) {
+    enum { MOST_TRIES = 1000 };
+    int descriptor = -1;
+    for (int i = 0; descriptor < 0 && i < MOST_TRIES; i++) {
+        snprintf(name, size, "%s.%ld-%d.tmp", path, (long)getpid(), i);
+        descriptor = open(name, O_WRONLY | O_CREAT | O_EXCL, 0644);
+        if (descriptor < 0 && errno != EEXIST) break;
+    }
+    return descriptor;
+}
+
 zmlx_status zm_file_write(const char *path, const char *data, size_t size, zmlx_error *error) {
     struct stat info;
     /* A device or pipe (/dev/stdout, /dev/full) cannot be replaced by a rename. */
     bool in_place = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
-    size_t length = strlen(path) + 32;
+    size_t length = strlen(path) + 48;
     char *temporary = malloc(length);
     if (!temporary) return zm_fail_memory(error);
-    if (in_place)
-        snprintf(temporary, length, "%s", path);
-    else
-        snprintf(temporary, length, "%s.%ld.tmp", path, (long)getpid());
-    int flags = in_place ? O_WRONLY : O_WRONLY | O_CREAT | O_EXCL;
-    int descriptor = open(temporary, flags, 0644);
+    int descriptor = in_place ? open(path, O_WRONLY) : open_beside(temporary, length, path);
     zmlx_status status = ZMLX_OK;
     if (descriptor < 0) {
         status = fail_errno(error, path, "write");

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Reading a file that fails or changes meanwhile: fread is this program's own, with a sabotage before it. */
+/* Reading a file that fails or changes meanwhile: fread is this program's own, with a sabotage before it. Writing one
+ * beside what an ended process left. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -97,6 +98,23 @@ static void test_read_error(void **state) {
     expect_failure(message);
 }
 
+static void test_left_overs(void **state) {
+    (void)state;
+    char left[sizeof path + 64], *data;
+    size_t size;
+    zmlx_error error = {0};
+    snprintf(left, sizeof left, "%s.%ld-0.tmp", path, (long)getpid());
+    assert_int_equal(link(path, left), 0);
+    if (zm_file_write(path, "new", 3, &error)) fail_msg("%s: %s", error.where, error.message);
+    assert_int_equal(zm_file_read(&data, &size, path, 10, NULL), ZMLX_OK);
+    assert_string_equal(data, "new");
+    free(data);
+    assert_int_equal(zm_file_read(&data, &size, left, 10, NULL), ZMLX_OK);
+    assert_string_equal(data, content);
+    free(data);
+    assert_int_equal(unlink(left), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_file, remove_file)
 
 int main(void) {
@@ -105,6 +123,7 @@ int main(void) {
         TEST(test_limit),
         TEST(test_shorter_meanwhile),
         TEST(test_read_error),
+        TEST(test_left_overs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -186,18 +186,29 @@ static zmlx_status write_files(uint64_t *size, const zm_synth_plan *plan, const 
     return status;
 }
 
+/* A new folder beside this one; what an ended process left there stays. */
+static zmlx_status make_beside(const char **temporary, const zm_synth_plan *plan, const char *folder,
+                               zmlx_error *error) {
+    enum { MOST_TRIES = 1000 };
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/') length--;
+    for (int i = 0; i < MOST_TRIES; i++) {
+        *temporary = zm_arena_printf(plan->arena, "%.*s.%ld-%d.tmp", (int)length, folder, (long)getpid(), i);
+        if (!*temporary) return zm_fail_memory(error);
+        if (!mkdir(*temporary, 0755)) return ZMLX_OK;
+        if (errno != EEXIST) break;
+    }
+    return zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
+}
+
 /* A new folder is built beside its place and renamed; an empty one is kept and filled, because it may be
  * somebody's current folder, a mount point or reached through a symbolic link. */
 static zmlx_status write_folder(uint64_t *size, const zm_synth_plan *plan, const synth_target *target,
                                 zmlx_error *error) {
     const char *folder = target->folder;
     if (target->exists) return write_files(size, plan, folder, target, error);
-    size_t length = strlen(folder);
-    while (length > 1 && folder[length - 1] == '/') length--;
-    char *temporary = zm_arena_printf(plan->arena, "%.*s.%ld.tmp", (int)length, folder, (long)getpid());
-    if (!temporary) return zm_fail_memory(error);
-    if (mkdir(temporary, 0755))
-        return zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));
+    const char *temporary;
+    ZM_TRY(make_beside(&temporary, plan, folder, error));
     zmlx_status status = write_files(size, plan, temporary, target, error);
     if (!status && rename(temporary, folder))
         status = zm_fail(error, ZMLX_ERROR_FILE, folder, "cannot write: %s", strerror(errno));

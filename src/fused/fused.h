@@ -82,6 +82,15 @@ typedef struct zm_attention_arguments {
     int offset, first_row, n_rows, window;
 } zm_attention_arguments;
 
+/* Latents and rotated keys of n_rows tokens, (1, 1, rows, features), the last of which are those of the queries; all
+ * heads share them. The sum of both parts' features is a multiple of ZM_HEAD_UNIT. */
+typedef struct zm_latent_attention_arguments {
+    mlx_array q_rope; /* (1, heads, length, rope features) */
+    mlx_array latents, k_rope;
+    int n_rows; /* filled; there may be more in the arrays */
+    float scale;
+} zm_latent_attention_arguments;
+
 /* A decoder block: one operator and one feed-forward part, the other pointers NULL. */
 typedef struct zm_block_arguments {
     mlx_array operator_norm, feed_forward_norm; /* (in,): weights of the RMS norms */
@@ -145,6 +154,11 @@ mlx_array zm_fused_delta_net(zm_scope *, mlx_array *last, mlx_array *memory, mlx
  * after first_row must not be read any more. */
 mlx_array zm_fused_attention(zm_scope *, mlx_array *keys, mlx_array *values, mlx_array x,
                              const zm_attention_arguments *arguments, zm_compute compute);
+
+/* softmax(scale (x . latents + q_rope . k_rope)) latents: x (1, heads, length, latent features), of which each token
+ * sees the rows up to its own; the result has x's shape. */
+mlx_array zm_fused_latent_attention(zm_scope *, mlx_array x, const zm_latent_attention_arguments *arguments,
+                                    zm_compute compute);
 
 /* h = x + operator(rms_norm(x)); y = h + feed_forward(rms_norm(h)): a whole block. kept becomes the operator's further
  * results: keys and values, or the last inputs and a state or nothing. For several tokens h and y are nodes of their

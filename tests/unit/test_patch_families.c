@@ -85,15 +85,15 @@ static const family_case cases[] = {
     {"{\"model_type\":\"glm4_moe\"," SIZES GROUPED "\"rms_norm_eps\":1e-5,\"head_dim\":32,\"rope_theta\":1000000.0,"
      "\"use_qk_norm\":true,\"tie_word_embeddings\":false,\"attention_bias\":true,\"partial_rotary_factor\":0.5}",
      {4, 0, 3, 0, 0, 4, 17, 1, 1, 5}, 0},
-    /* Latent attention is served part by part: 5 or 6 linear maps and 1 or 2 norms more a layer. */
+    /* Latent attention has 1 or 2 norms, and is not part of a block's operation: 4 blocks and the decoder. */
     {"{\"model_type\":\"glm4_moe_lite\"," SIZES GROUPED LATENT "\"q_lora_rank\":128}",
-     {4, 0, 3, 0, 0, 0, 17, 25, 1, 0, 4},
-     9},
+     {4, 0, 3, 0, 0, 4, 17, 1, 1, 0, 4},
+     5},
     {"{\"model_type\":\"deepseek_v3\"," SIZES GROUPED LATENT
      "\"q_lora_rank\":null,\"attention_bias\":true,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"mscale\":1.0,"
      "\"mscale_all_dim\":1.0,\"original_max_position_embeddings\":32}}",
-     {4, 0, 3, 0, 0, 0, 13, 21, 1, 0, 4},
-     9},
+     {4, 0, 3, 0, 0, 4, 13, 1, 1, 0, 4},
+     5},
     /* Norms of the delta nets' heads, too. */
     {"{\"model_type\":\"qwen3_next\"," SIZES DELTA_NET SHARED_EXPERT
      "\"decoder_sparse_step\":1,\"mlp_only_layers\":[1],\"rope_theta\":1000000.0,\"partial_rotary_factor\":0.25}",

@@ -203,6 +203,45 @@ static void test_fields_of_delta_nets(void **state) {
     expect_refused("delta_net", &tree.norm->base, NULL);
 }
 
+/* 2 heads of 32 and 16 rotated features on a latent of 32. */
+static void test_fields_of_latent_attention(void **state) {
+    (void)state;
+    zm_linear q = *tree.plain, kv = *tree.plain, o = *tree.plain, map = *tree.plain;
+    zm_norm norm = *tree.norm;
+    q.weight.out_features = 2 * 48;
+    kv.weight.out_features = 48;
+    o.weight.in_features = 2 * 32;
+    map.base.kind = ZM_MODULE_MULTI_LINEAR;
+    map.base.forward = zm_standard_forward(ZM_MODULE_MULTI_LINEAR);
+    map.weight.in_features = map.weight.out_features = 32;
+    map.weight.n_experts = 2;
+    zm_latent_attention right = {.base = {.kind = ZM_MODULE_LATENT_ATTENTION, .path = "attention"},
+                                 .q_proj = &q, .kv_a_proj_with_mqa = &kv, .kv_a_layernorm = &norm, .embed_q = &map,
+                                 .unembed_out = &map, .o_proj = &o, .n_heads = 2, .kv_lora_rank = 32,
+                                 .qk_nope_head_dim = 32, .qk_rope_head_dim = 16, .v_head_dim = 32, .scale = 0.25};
+    right.base.forward = zm_standard_forward(ZM_MODULE_LATENT_ATTENTION);
+    zm_latent_attention attention = right;
+#define REFUSES(change, reason)                                 \
+    do {                                                        \
+        change;                                                 \
+        expect_refused("attention", &attention.base, reason);   \
+        attention = right;                                      \
+    } while (0)
+    const char *reason;
+    assert_int_equal(zm_patch_attention_match(&right.base, &reason), ZM_MATCH_YES);
+    REFUSES(attention.base.forward = doubling_forward, "it has a forward of its own");
+    REFUSES(attention.q_proj = NULL, "a projection is missing or not a linear map");
+    REFUSES(attention.q_proj = &kv, "its projections do not fit together");
+    REFUSES(attention.kv_a_layernorm = NULL, "a norm is missing or of another kind");
+    REFUSES(attention.embed_q = &q, "a map of its heads is missing or of another kind");
+    REFUSES(attention.unembed_out = NULL, "a map of its heads is missing or of another kind");
+    REFUSES(attention.v_head_dim = 64, "a map of its heads is missing or of another kind");
+    q.weight.out_features = 2 * 40, kv.weight.out_features = 40;
+    REFUSES(attention.qk_rope_head_dim = 8, "its latent and rotated features are together no multiple of 16");
+#undef REFUSES
+    expect_refused("quantized_linear", &map.base, NULL);
+}
+
 static void test_fields_of_heads(void **state) {
     (void)state;
     zm_greedy_head head = {.base = {.kind = ZM_MODULE_GREEDY_HEAD, .path = "greedy_head"}, .lm_head = tree.head};
@@ -328,6 +367,7 @@ int main(void) {
         TEST(test_fields_of_linear_maps),
         TEST(test_fields_of_attention),
         TEST(test_fields_of_delta_nets),
+        TEST(test_fields_of_latent_attention),
         TEST(test_fields_of_blocks),
         TEST(test_types_of_prompts),
         TEST(test_fields_of_mixtures_for_one_token),

@@ -31,12 +31,13 @@ bool zm_patch_serves_attention(const zm_attention *module, const char **reason) 
 }
 
 zm_match zm_patch_attention_match(const zm_module *module, const char **reason) {
-    *reason = "latent attention is served part by part alone";
-    if (module->kind == ZM_MODULE_LATENT_ATTENTION) return ZM_MATCH_REFUSED;
-    if (module->kind != ZM_MODULE_ATTENTION) return ZM_MATCH_NO;
+    bool is_latent = module->kind == ZM_MODULE_LATENT_ATTENTION;
+    if (module->kind != ZM_MODULE_ATTENTION && !is_latent) return ZM_MATCH_NO;
     *reason = "it has a forward of its own";
     if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;
-    return zm_patch_serves_attention((const zm_attention *)module, reason) ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
+    bool serves = is_latent ? zm_patch_serves_latent_attention((const zm_latent_attention *)module, reason)
+                            : zm_patch_serves_attention((const zm_attention *)module, reason);
+    return serves ? ZM_MATCH_YES : ZM_MATCH_REFUSED;
 }
 
 bool zm_patch_attention_serves_call(mlx_array x, const zm_call *call) {
@@ -89,6 +90,7 @@ mlx_array zm_patch_attention_forward(zm_module *self, zm_scope *scope, mlx_array
     const zm_attention *module = (const zm_attention *)self;
     const zm_patch_state *state = self->patch_state;
     const char *reason;
+    if (self->kind == ZM_MODULE_LATENT_ATTENTION) return zm_patch_latent_attention_forward(self, scope, x, call);
     if (!zm_patch_serves_call(self, x) || !zm_patch_attention_serves_call(x, call) ||
         !zm_patch_serves_attention(module, &reason))
         return zm_patch_original(self, scope, x, call);

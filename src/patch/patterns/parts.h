@@ -31,6 +31,8 @@ zm_delta_net_arguments zm_patch_delta_net_arguments(const zm_delta_net *module, 
 void zm_patch_delta_net_accept(zm_cache *cache, zm_scope *scope, const mlx_array kept[2], int length);
 
 bool zm_patch_serves_attention(const zm_attention *module, const char **reason);
+bool zm_patch_serves_latent_attention(const zm_latent_attention *module, const char **reason);
+mlx_array zm_patch_latent_attention_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call);
 /* Whether this call is one sequence with a cache and the mask of its kind. */
 bool zm_patch_attention_serves_call(mlx_array x, const zm_call *call);
 /* Makes room in the cache; *rows takes the written buffers to zm_cache_accept. */

@@ -268,9 +268,9 @@ static void explain(const trial *this, const zmlx_smart_result *result, const zm
         say(this, "%s: %.3fx -> KEEP (%d modules)", pattern->name, result->decode_speedup, result->n_modules);
     else
         say(this, "%s: %.3fx -> REVERT (%s)", pattern->name, result->decode_speedup, result->reason);
-    say(this, "    %s; prompt %.3fx%s, tokens %s; %d runs", what, result->prefill_speedup,
+    say(this, "    %s; prompt %.3fx%s, tokens %s; %d run%s", what, result->prefill_speedup,
         prefill_counts(this) ? "" : " (not judged: longer than the guard)",
-        result->same_tokens ? "the same" : "differ", result->n_runs);
+        result->same_tokens ? "the same" : "differ", result->n_runs, result->n_runs == 1 ? "" : "s");
 }
 
 static zmlx_status try_pattern(trial *this, zmlx_smart_result *result, zm_report *patched,

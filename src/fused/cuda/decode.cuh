@@ -90,6 +90,13 @@ ZM_FUNCTION void begin_arrivals(const unsigned long long *barrier, uint bytes) {
                  "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" :: "r"(uint(__cvta_generic_to_shared(barrier))),
                  "r"(bytes) : "memory");
 }
+/* A barrier of one arrival, of a thread of this block. */
+ZM_FUNCTION void begin_arrival(const unsigned long long *barrier) {
+    asm volatile("mbarrier.init.shared.b64 [%0], 1;" :: "r"(uint(__cvta_generic_to_shared(barrier))) : "memory");
+}
+ZM_FUNCTION void arrive(const unsigned long long *barrier) {
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" :: "r"(uint(__cvta_generic_to_shared(barrier))) : "memory");
+}
 ZM_FUNCTION void wait_for_arrivals(const unsigned long long *barrier) {
     asm volatile("{ .reg .pred there; again:\n"
                  "mbarrier.try_wait.parity.shared::cta.b64 there, [%0], 0; @!there bra again; }"

@@ -92,19 +92,48 @@ ZM_FUNCTION uint slot_of(uint rank, bool low) { return low ? rank : ZM_TOP_K - 1
 /* The expert of which a lane has the score where there are up to 32: of equals, that of the higher lane comes first. */
 ZM_FUNCTION uint lane_expert(bool low, uint lane) { return low ? WARP - 1 - lane : lane; }
 
+/* The experts that a block chooses, for all of it behind a barrier. */
+struct chosen_experts {
+    uint experts[ZM_TOP_K];
+
+    ZM_FUNCTION void set(uint slot, uint expert) { experts[slot] = expert; }
+};
+/* Or each as it gets known. */
+struct chosen_one_by_one {
+    uint experts[ZM_TOP_K];
+    unsigned long long known[ZM_TOP_K]; /* barriers */
+
+    /* A barrier of the block follows. */
+    ZM_FUNCTION void begin(uint thread) {
+        if (thread < ZM_TOP_K) begin_arrival(known + thread);
+    }
+    ZM_FUNCTION void set(uint slot, uint expert) {
+        experts[slot] = expert;
+        arrive(known + slot);
+    }
+    ZM_FUNCTION uint get(uint slot) const {
+        wait_for_arrivals(known + slot);
+        return experts[slot];
+    }
+};
+
 /* The choice among up to 32 but for SOFTMAX_THEN_TOP_K. bias: of the lane's expert. */
-ZM_FUNCTION lane_choice choose_of_32(const router_scores &from, float bias, uint lane) {
+template <typename Chosen>
+ZM_FUNCTION lane_choice choose_of_32(const router_scores &from, float bias, Chosen &chosen, uint lane) {
     bool low = from.is_low();
     uint expert = lane_expert(low, lane), rank = 0;
     float score = from.score(expert);
     uint key = expert < from.n ? choice_key(score + bias) : 0;
 #pragma unroll
     for (uint i = 0; i < WARP; i++) rank += __shfl_sync(~0u, key, i) > key - uint(i > lane);
-    return {rank < ZM_TOP_K && expert < from.n ? slot_of(rank, low) : ZM_TOP_K, expert, score};
+    uint slot = rank < ZM_TOP_K && expert < from.n ? slot_of(rank, low) : ZM_TOP_K;
+    if (slot < ZM_TOP_K) chosen.set(slot, expert);
+    return {slot, expert, score};
 }
 
 /* The largest keys, in rounds; lane i < ZM_TOP_K gets the one in slot i. */
-template <int COUNT> ZM_FUNCTION lane_choice largest_keys(uint (&keys)[COUNT], bool low, uint lane) {
+template <int COUNT, typename Chosen>
+ZM_FUNCTION lane_choice largest_keys(uint (&keys)[COUNT], bool low, Chosen &chosen, uint lane) {
     uint own = 0;
 #pragma unroll 1
     for (uint r = 0; r < ZM_TOP_K; r++) {
@@ -114,14 +143,15 @@ template <int COUNT> ZM_FUNCTION lane_choice largest_keys(uint (&keys)[COUNT], b
         most = warp_max(most);
 #pragma unroll
         for (int i = 0; i < COUNT; i++) keys[i] = keys[i] == most ? 0 : keys[i];
-        if (lane == slot_of(r, low)) own = most;
+        if (lane == slot_of(r, low)) own = most, chosen.set(lane, low ? PLACE - (most & PLACE) : most & PLACE);
     }
     uint place = own & PLACE;
     return {lane, low ? PLACE - place : place, number_of_key(own)};
 }
 
 /* The same for up to 256 scores that are chosen by their softmax or themselves, in rounds. */
-ZM_FUNCTION lane_choice choose_of_256(const router_scores &from, uint lane) {
+template <typename Chosen>
+ZM_FUNCTION lane_choice choose_of_256(const router_scores &from, Chosen &chosen, uint lane) {
     bool low = from.is_low();
     float values[LANE_EXPERTS];
     uint keys[LANE_EXPERTS];
@@ -132,18 +162,19 @@ ZM_FUNCTION lane_choice choose_of_256(const router_scores &from, uint lane) {
         uint expert = lane * LANE_EXPERTS + i, place = low ? PLACE - expert : expert;
         keys[i] = expert < from.n ? (choice_key(values[i]) & ~PLACE) | place : 0;
     }
-    if (from.n > MOST_EXPERTS / 2) return largest_keys(keys, low, lane);
+    if (from.n > MOST_EXPERTS / 2) return largest_keys(keys, low, chosen, lane);
     uint halves[LANE_EXPERTS / 2];
 #pragma unroll
     for (int i = 0; i < LANE_EXPERTS / 2; i++) {
         uint other = __shfl_sync(~0u, keys[i + LANE_EXPERTS / 2], lane % (WARP / 2));
         halves[i] = lane < WARP / 2 ? keys[i] : other;
     }
-    return largest_keys(halves, low, lane);
+    return largest_keys(halves, low, chosen, lane);
 }
 
 /* And where biases are added first. */
-ZM_FUNCTION lane_choice choose_biased_of_256(const router_scores &from, uint lane) {
+template <typename Chosen>
+ZM_FUNCTION lane_choice choose_biased_of_256(const router_scores &from, Chosen &experts, uint lane) {
     float values[LANE_EXPERTS];
     uint keys[LANE_EXPERTS];
     from.read(values, lane);
@@ -162,29 +193,25 @@ ZM_FUNCTION lane_choice choose_biased_of_256(const router_scores &from, uint lan
         uint most = warp_max(own), expert = warp_max(own == most ? lane * LANE_EXPERTS + place : 0);
 #pragma unroll
         for (int i = 0; i < LANE_EXPERTS; i++) keys[i] = expert == lane * LANE_EXPERTS + i ? 0 : keys[i];
-        if (lane == slot_of(r, false)) chosen = expert;
+        if (lane == slot_of(r, false)) chosen = expert, experts.set(lane, expert);
     }
     return {lane, chosen, from.score(chosen)};
 }
 
-/* The choice of a block's last warp for all of it, behind the router; the barrier behind it is included. The first
- * block tells it to the kernel behind, which hears it before its wait: that one's blocks begin when all of this one
- * have, and the router has left zeros. bias: of lane_expert. */
-ZM_FUNCTION void share_choice(uint (&experts)[ZM_TOP_K], const router_scores &from, float bias, uint *words) {
+/* The choice of a block's last warp for all of it, behind the router. The first block tells it to the kernel behind,
+ * which hears it before its wait: that one's blocks begin when all of this one have, and the router has left zeros.
+ * bias: of lane_expert. */
+template <typename Chosen>
+ZM_FUNCTION void share_choice(Chosen &chosen, const router_scores &from, float bias, uint *words) {
     uint lane = threadIdx.x % WARP, warp = __shfl_sync(~0u, threadIdx.x / WARP, 0); /* so that all lanes branch alike */
-    if (warp == blockDim.x / WARP - 1) {
-        lane_choice own;
-        if (from.n <= WARP && from.gating != SOFTMAX_THEN_TOP_K) own = choose_of_32(from, bias, lane);
-        else if (from.expert_bias) own = choose_biased_of_256(from, lane);
-        else own = choose_of_256(from, lane);
-        if (own.slot < ZM_TOP_K) {
-            experts[own.slot] = own.expert;
-            uint word = (own.expert + 1) << 16 | narrow(own.score);
-            if (blockIdx.x == 0)
-                asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" :: "l"(words + own.slot), "r"(word) : "memory");
-        }
-    }
-    __syncthreads();
+    if (warp != blockDim.x / WARP - 1) return;
+    lane_choice own;
+    if (from.n <= WARP && from.gating != SOFTMAX_THEN_TOP_K) own = choose_of_32(from, bias, chosen, lane);
+    else if (from.expert_bias) own = choose_biased_of_256(from, chosen, lane);
+    else own = choose_of_256(from, chosen, lane);
+    if (blockIdx.x || own.slot >= ZM_TOP_K) return;
+    uint word = (own.expert + 1) << 16 | narrow(own.score);
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" :: "l"(words + own.slot), "r"(word) : "memory");
 }
 ZM_FUNCTION lane_choice hear_choice(const uint *words, uint slot) {
     uint word;

@@ -71,7 +71,7 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
               const ushort *gate_bias, const ushort *up_bias, ushort *act, uint n_experts, uint gating,
               uint activation, uint n, uint n_slots, uint n_left) {
-    __shared__ uint chosen[ZM_TOP_K];
+    __shared__ chosen_experts chosen;
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     router_scores from = {scores, expert_bias, n_experts, gating};
     float choice_bias = from.bias(lane_expert(from.is_low(), lane));
@@ -79,10 +79,11 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     if (!n_left) begin_next();
     x_vectors<ZM_HIDDEN / 8, 1> vectors(x, thread, blockDim.x);
     share_choice(chosen, from, choice_bias, words);
+    __syncthreads();
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
     uint first = blockIdx.x * warps + thread / WARP, slot = first % ZM_TOP_K;
-    uint expert_row = chosen[slot] * n;
+    uint expert_row = chosen.experts[slot] * n;
     ushort *expert_act = act + slot * n;
     multiply<ZM_HIDDEN, 2, false, ZM_MXFP4 ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD, EXPERTS_EARLY>(
         first, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,

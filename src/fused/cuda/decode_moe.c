@@ -6,10 +6,6 @@
 #include "fused/cuda/launch.h"
 #include "fused/cuda/sizes.cuh"
 
-enum {
-    ROUTER_WARPS = 8, /* so many threads as hold the norm's weights */
-};
-
 /* Places of a token's normed hidden state, of the experts' scores, from which blocks choose, and of words with the
  * choice. */
 typedef struct routed {
@@ -25,9 +21,9 @@ static void add_place(zm_launch *launch, zm_place place) {
 static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_moe_arguments *arguments) {
     const zm_weight *router = arguments->router;
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_router, router);
-    zm_product_plan plan = {router, .n_tasks = router->out_features, .task_rows = 1, .n_inputs = 1};
-    launch.record.grid = zm_divide_up(plan.n_tasks, ROUTER_WARPS);
-    zm_launch_reserve(&launch, &plan, ROUTER_WARPS, 1);
+    launch.record.grid = zm_divide_up(router->out_features, ROUTER_WARPS);
+    launch.record.block = WARP * ROUTER_WARPS;
+    launch.record.shared_bytes = zm_launch_staged_bytes(router);
     routed places = {-1, -1, -1};
     if (zm_decode_failed(decode)) return places;
     bool has_norm = zm_is_set(norm.weight);
@@ -44,7 +40,6 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
     zm_launch_add_float(&launch, norm.eps);
     zm_launch_add_int(&launch, router->out_features);
     zm_launch_add_int(&launch, (int)arguments->gating);
-    zm_launch_add_ring(&launch, &plan);
     zm_launch_end(&launch);
     return places;
 }

@@ -225,10 +225,12 @@ ZM_KERNEL(THREADS, 1)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
               uint n_experts, uint gating, uint n, uint n_left) {
-    __shared__ uint chosen[ZM_TOP_K];
+    __shared__ chosen_one_by_one chosen;
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     router_scores from = {scores, expert_bias, n_experts, gating};
     float choice_bias = from.bias(lane_expert(from.is_low(), lane));
+    chosen.begin(thread);
+    __syncthreads();
     wait_only();
     if (!n_left) begin_next();
     x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);
@@ -237,7 +239,7 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
         blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
         (tile_ring *)(staged + TILE_X), n_left,
         [&](uint task) {
-            uint row = chosen[task % ZM_TOP_K] * n + task / ZM_TOP_K * 8;
+            uint row = chosen.get(task % ZM_TOP_K) * n + task / ZM_TOP_K * 8;
             return tile_rows{{gw, gs, gb}, {uw, us, ub}, row, row};
         },
         [&] {

@@ -156,17 +156,22 @@ ZM_FUNCTION lane_x read_x(uint x) { /* in shared memory */
     uint4 a = shared_vector(x);
     return {{low(a.x), low(a.y), high(a.x), high(a.y), low(a.z), low(a.w), high(a.z), high(a.w)}};
 }
-ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
-    uint even = weights_of<8>(w.x & 0x00ff00ffu, both), odd = weights_of<8>(__byte_perm(w.x, 0, 0x4341), both);
-    sums[0] = fmaf(x.v[0], low(even), sums[0]);
-    sums[1] = fmaf(x.v[1], low(odd), sums[1]);
-    sums[2] = fmaf(x.v[2], high(even), sums[2]);
-    sums[3] = fmaf(x.v[3], high(odd), sums[3]);
-    even = weights_of<8>(w.y & 0x00ff00ffu, both), odd = weights_of<8>(__byte_perm(w.y, 0, 0x4341), both);
-    sums[4] = fmaf(x.v[4], low(even), sums[4]);
-    sums[5] = fmaf(x.v[5], low(odd), sums[5]);
-    sums[6] = fmaf(x.v[6], high(even), sums[6]);
-    sums[7] = fmaf(x.v[7], high(odd), sums[7]);
+struct lane_weights {
+    uint v[4];
+};
+ZM_FUNCTION lane_weights weights_of_lane(uint2 w, uint both) {
+    return {{weights_of<8>(w.x & 0x00ff00ffu, both), weights_of<8>(__byte_perm(w.x, 0, 0x4341), both),
+             weights_of<8>(w.y & 0x00ff00ffu, both), weights_of<8>(__byte_perm(w.y, 0, 0x4341), both)}};
+}
+ZM_FUNCTION void accumulate(accumulator *sums, const lane_weights &w, const lane_x &x) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        uint even = w.v[i / 2], odd = w.v[i / 2 + 1];
+        sums[i] = fmaf(x.v[i], low(even), sums[i]);
+        sums[i + 1] = fmaf(x.v[i + 1], low(odd), sums[i + 1]);
+        sums[i + 2] = fmaf(x.v[i + 2], high(even), sums[i + 2]);
+        sums[i + 3] = fmaf(x.v[i + 3], high(odd), sums[i + 3]);
+    }
 }
 ZM_FUNCTION float lane_sum(const accumulator *sums) {
     float sum = 0.0f;
@@ -186,6 +191,18 @@ enum { X_VECTORS = LANE_ELEMENTS / 8, ACCUMULATORS = 4 * X_VECTORS };
 struct lane_x { /* what a lane multiplies in a step */
     uint4 v[X_VECTORS];
 };
+struct lane_weights {
+    uint v[ACCUMULATORS];
+};
+ZM_FUNCTION void accumulate(accumulator *sums, const lane_weights &w, const lane_x &x) {
+#pragma unroll
+    for (int i = 0; i < X_VECTORS; i++) {
+        sums[i * 4] = fma2(x.v[i].x, w.v[i * 4], sums[i * 4]);
+        sums[i * 4 + 1] = fma2(x.v[i].y, w.v[i * 4 + 1], sums[i * 4 + 1]);
+        sums[i * 4 + 2] = fma2(x.v[i].z, w.v[i * 4 + 2], sums[i * 4 + 2]);
+        sums[i * 4 + 3] = fma2(x.v[i].w, w.v[i * 4 + 3], sums[i * 4 + 3]);
+    }
+}
 ZM_FUNCTION lane_x read_x(uint x) { /* in shared memory */
     lane_x own;
 #pragma unroll
@@ -211,17 +228,12 @@ ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
 #if ZM_BITS == 4 && !ZM_FLOAT16
 /* A code in bits 0 to 3 gives a 16th of the weight with the same scale and a 16th of the bias; place_x makes those
  * elements of x 16 times as large. */
-ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
+ZM_FUNCTION lane_weights weights_of_lane(uint2 w, uint both) {
     const uint lower = 0x000f000fu, upper = 0x00f000f0u;
     uint low_both = multiply2(both, 0x3d803f80u); /* (1, 1/16) */
-    sums[0] = fma2(x.v[0].x, fma2_by(w.x & lower, low_both), sums[0]);
-    sums[1] = fma2(x.v[0].y, fma2_by(w.x & upper, both), sums[1]);
-    sums[2] = fma2(x.v[0].z, fma2_by((w.x >> 8) & lower, low_both), sums[2]);
-    sums[3] = fma2(x.v[0].w, fma2_by((w.x >> 8) & upper, both), sums[3]);
-    sums[4] = fma2(x.v[1].x, fma2_by(w.y & lower, low_both), sums[4]);
-    sums[5] = fma2(x.v[1].y, fma2_by(w.y & upper, both), sums[5]);
-    sums[6] = fma2(x.v[1].z, fma2_by((w.y >> 8) & lower, low_both), sums[6]);
-    sums[7] = fma2(x.v[1].w, fma2_by((w.y >> 8) & upper, both), sums[7]);
+    return {{fma2_by(w.x & lower, low_both), fma2_by(w.x & upper, both), fma2_by((w.x >> 8) & lower, low_both),
+             fma2_by((w.x >> 8) & upper, both), fma2_by(w.y & lower, low_both), fma2_by(w.y & upper, both),
+             fma2_by((w.y >> 8) & lower, low_both), fma2_by((w.y >> 8) & upper, both)}};
 }
 ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
     const uint sixteen = 0x41804180u;
@@ -256,15 +268,24 @@ template <int pair> ZM_FUNCTION uint pair_weights(uint2 w, uint both) {
               turn = bit + ZM_BITS <= MANTISSA_BITS ? 0 : codes / 2 * ZM_BITS; /* so that all of it is mantissa */
     return weights_at<bit - turn>(run_from<first>(w) >> turn, both);
 }
-template <int pair = 0> ZM_FUNCTION void accumulate(accumulator *sums, uint2 w, uint both, const lane_x &x) {
-    const uint4 &v = x.v[pair / 4];
-    uint own = pair % 4 == 0 ? v.x : pair % 4 == 1 ? v.y : pair % 4 == 2 ? v.z : v.w;
-    sums[pair] = fma2(own, pair_weights<pair>(w, both), sums[pair]);
-    if constexpr (pair + 1 < ACCUMULATORS) accumulate<pair + 1>(sums, w, both, x);
+template <int pair = 0> ZM_FUNCTION void set_weights(lane_weights &weights, uint2 w, uint both) {
+    weights.v[pair] = pair_weights<pair>(w, both);
+    if constexpr (pair + 1 < ACCUMULATORS) set_weights<pair + 1>(weights, w, both);
+}
+ZM_FUNCTION lane_weights weights_of_lane(uint2 w, uint both) {
+    lane_weights weights;
+    set_weights(weights, w, both);
+    return weights;
 }
 ZM_FUNCTION void place_x(uint4 *shared, uint number, uint4 v) {
     *vector_place(shared, number) = make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
                                                __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632));
 }
 #endif
+#endif
+
+#if !ZM_MXFP4
+ZM_FUNCTION void accumulate(accumulator *sums, lane_word w, uint both, const lane_x &x) {
+    accumulate(sums, weights_of_lane(w, both), x);
+}
 #endif

@@ -16,6 +16,7 @@ enum {
     CHOOSE_BLOCKS = 8,        /* a cluster */
     CHOOSE_WARPS = 4,         /* of each of those blocks */
     DECODE_MOST_EXPERTS = 256,
+    ROUTER_WARPS = 8,         /* of a block, an expert each: as many as hold the norm's weights */
     /* Pieces of rows that copies are ahead of products. */
     MANY_PIECES_AHEAD = 2,    /* where a row of the hidden state's length is more than one; else 1 */
     LINEAR_AHEAD = 3,         /* most or all of a row, while the kernel before is at work */

@@ -1,10 +1,12 @@
 /* Linear maps. Dynamic shared memory holds x, then the ring of pieces of weights. */
 
-/* Warps of its blocks, which have a row of the residual stream's length between them, at most; the fewer they are, the
- * more registers has a thread. */
+/* Its blocks have a residual stream's rows between them. The fewer their warps, the more registers has a thread: two
+ * blocks share a multiprocessor's, of which each of its four schedulers has a quarter. */
 enum {
+    SCHEDULERS = 4,
     ADD_TASKS = (ZM_HIDDEN / 2 + MULTIPROCESSORS - 1) / MULTIPROCESSORS, /* of a block */
-    ADD_THREADS = ADD_TASKS <= WARPS / 2 ? THREADS / 2 : THREADS,
+    ADD_WARPS = (ADD_TASKS + SCHEDULERS - 1) / SCHEDULERS * SCHEDULERS,
+    ADD_THREADS = (ADD_WARPS < WARPS ? ADD_WARPS : WARPS) * WARP,
 };
 
 /* h_next = h + W x + bias (NULL: none). A task is two rows. */

@@ -54,21 +54,23 @@ static void add_weighting(zm_launch *launch, const zm_moe_arguments *arguments) 
     zm_launch_add_float(launch, sigmoid ? arguments->routed_scaling_factor : 1);
 }
 
+static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
+
 /* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles.cuh. */
 static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
     int top_k = in->decode->top_k, groups = DECODE_WARPS / top_k;
-    bool is_mxfp4 = !strcmp(gate->quantization.mode, "mxfp4");
+    bool is_large = is_mxfp4(down) || down->quantization.bits == 8; /* as experts_out asks */
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
-                               .n_ahead = is_mxfp4 ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD};
+                               .n_ahead = is_mxfp4(gate) ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD};
     zm_launch_spread(in, &in_plan);
     in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
-    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k, .n_ahead = OUT_AHEAD};
+    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k,
+                                .n_ahead = is_large ? OUT_AHEAD_LESS : OUT_AHEAD,
+                                .n_left = is_large ? ZM_ALL_LEFT : 0};
     /* As many rows of a block as leave one for each multiprocessor. */
     int round_rows = out_plan.task_rows * groups;
     int rounds = zm_divide_up(down->out_features, round_rows * MULTIPROCESSORS);
     if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
-    if (is_mxfp4 || down->quantization.bits == 8) out_plan.n_ahead = OUT_AHEAD_LESS;
-    if (is_mxfp4) out_plan.n_left = ZM_ALL_LEFT;
     out->record.grid = zm_divide_up(down->out_features, round_rows * rounds);
     zm_launch_reserve(out, &out_plan, top_k * groups, rounds);
     /* Where most copies begin at once, the next kernel does when the first has come. */

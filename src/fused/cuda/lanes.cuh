@@ -99,8 +99,8 @@ ZM_FUNCTION float scale_of(uint exponent) { return __uint_as_float(exponent ? ex
 /* The weights of codes i and i + 4 of a word, of sign, 2 bits of exponent and 1 of mantissa: these as a bfloat16's are
  * 2^-126 of them. They are a pair of bfloat16 in either type, as they become floats. */
 template <int i> ZM_FUNCTION uint code_weights(uint w) {
-    uint sign = w << (12 - 4 * i), size = i < 2 ? w << (6 - 4 * i) : w >> (4 * i - 6);
-    uint small = (sign & 0x80008000u) | (size & 0x01c001c0u), weights;
+    uint codes = (w >> i / 2 * 8) & (i % 2 ? 0x00f000f0u : 0x000f000fu), weights;
+    uint small = codes * (i % 2 ? 0x0104u : 0x1040u) & 0x81c081c0u; /* the sign from one product, the size from the other */
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(weights) : "r"(small), "r"(0x7e807e80u));
     return weights;
 }

@@ -20,7 +20,7 @@ enum {
     /* Pieces of rows that copies are ahead of products. */
     MANY_PIECES_AHEAD = 2,    /* where a row of the hidden state's length is more than one; else 1 */
     LINEAR_AHEAD = 3,         /* most or all of a row, while the kernel before is at work */
-    EXPERTS_AHEAD = 4,        /* many, as nothing could be copied before the router's choice */
+    EXPERTS_AHEAD = 3,        /* many, as nothing could be copied before the router's choice */
     EXPERTS_AHEAD_MXFP4 = 2,  /* of longer pieces, which leave fewer warps room */
     OUT_AHEAD = 2,            /* all of a warp's rows */
     OUT_AHEAD_LESS = 1,       /* in mxfp4 and of 8 bits, where they would take memory's time from the kernel before */

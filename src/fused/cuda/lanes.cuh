@@ -100,7 +100,7 @@ ZM_FUNCTION float scale_of(uint exponent) { return __uint_as_float(exponent ? ex
  * 2^-126 of them. They are a pair of bfloat16 in either type, as they become floats. */
 template <int i> ZM_FUNCTION uint code_weights(uint w) {
     uint codes = (w >> i / 2 * 8) & (i % 2 ? 0x00f000f0u : 0x000f000fu), weights;
-    uint small = codes * (i % 2 ? 0x0104u : 0x1040u) & 0x81c081c0u; /* the sign from one product, the size from the other */
+    uint small = codes * (i % 2 ? 0x0104u : 0x1040u) & 0x81c081c0u; /* the sign of one copy, the size of the other */
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(weights) : "r"(small), "r"(0x7e807e80u));
     return weights;
 }

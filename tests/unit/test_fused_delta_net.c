@@ -292,6 +292,24 @@ static void half_types_are_near(void **state) {
     }
 }
 
+/* Bytes for activations; what a state forgets and takes in stays exact. */
+static void int8_is_near(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        parts of, bytes;
+        random_parts(&of, &scope, &shapes[i]);
+        bytes = of;
+        mlx_array x = random_array(&scope, (const int[]){1, LENGTH, IN}, 3, MLX_FLOAT32, 1), y = call(&scope, &of, x);
+        compute.precision = ZM_PRECISION_INT8;
+        expect_same(&scope, call(&scope, &bytes, x), y, 5e-2); /* as products with them: about 1 % each */
+        expect_same(&scope, bytes.arguments.memory, of.arguments.memory, 5e-2);
+        compute.precision = ZM_PRECISION_FLOAT32;
+        end_well(&scope);
+    }
+}
+
 static void wrong_parts_are_refused(void **state) {
     (void)state;
     for (int wrong = 0; wrong < 11; wrong++) {
@@ -323,7 +341,7 @@ int main(void) {
         cmocka_unit_test(every_level_steps),      cmocka_unit_test(equals_the_formula),
         cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(threads_do_not_change_the_bits),
         cmocka_unit_test(a_shared_state_is_kept), cmocka_unit_test(half_types_are_near),
-        cmocka_unit_test(wrong_parts_are_refused),
+        cmocka_unit_test(int8_is_near),           cmocka_unit_test(wrong_parts_are_refused),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -327,13 +327,19 @@ static zmlx_status add_projections(delta_net *self, zm_inputs *inputs, const zm_
     return fits ? ZMLX_OK : refuse(error, "the projections do not fit together");
 }
 
+/* Whether map number i gives b and a, by which a state forgets: small, and a small difference in them stays. */
+static bool gives_factors(const delta_net *self, int i) { return i >= self->n_in_proj / 2; }
+
 static zmlx_status make_workspace(delta_net *self, mlx_array x, zmlx_error *error) {
     zm_workspace *workspace = &self->workspace;
     size_t tokens = slice_size(self->n_tokens), widened = mlx_array_dtype(x) == MLX_FLOAT32 ? 0 : self->n_tokens;
+    zm_engine exactly = self->engine;
+    exactly.precision = ZM_PRECISION_FLOAT32;
     for (int i = 0; i < self->n_in_proj; i++) {
         const zm_matrix *matrix = &self->in_proj[i].matrix;
-        self->in_x[i] = zm_prepared_new(self->engine, matrix);
-        bool same = i && zm_matrix_same_order(&self->in_proj[i - 1].matrix, matrix);
+        self->in_x[i] = zm_prepared_new(gives_factors(self, i) ? exactly : self->engine, matrix);
+        bool same = i && zm_matrix_same_order(&self->in_proj[i - 1].matrix, matrix) &&
+                    self->in_x[i - 1].order.limbs == self->in_x[i].order.limbs;
         self->in_places[i] =
             same ? self->in_places[i - 1] : zm_workspace_add(workspace, tokens, self->in_x[i].stride);
         self->projected_places[i] = zm_workspace_add(workspace, tokens, matrix->out_features);

@@ -207,7 +207,7 @@ static void attention_kernels(run *this, mlx_array h, zm_cache *cache) {
     zm_place from = zm_decode_input(&decode, h);
     zm_place keys = zm_decode_overwrite(&decode, rows.keys), values = zm_decode_overwrite(&decode, rows.values);
     zm_place qkv = zm_decode_qkv(&decode, from, norm_of(block->operator_norm), &attention->q_proj->weight,
-                                 &attention->k_proj->weight, &attention->v_proj->weight);
+                                 &attention->k_proj->weight, &attention->v_proj->weight, rows.n_rows);
     zm_decode_norm q_norm = {.eps = 0}, k_norm = {.eps = 0};
     if (attention->q_norm) q_norm = norm_of(attention->q_norm), k_norm = norm_of(attention->k_norm);
     zm_decode_attention_arguments arguments = {
@@ -499,6 +499,26 @@ static void test_other_widths(void **state) {
     visit_shapes(cases, sizeof cases / sizeof *cases, compare_shape);
 }
 
+/* Three heads of one group: blocks of attention have one of them each. */
+static void test_odd_groups(void **state) {
+    (void)state;
+    static const char config[] =
+        "{\"model_type\":\"llama\",\"architectures\":[\"LlamaForCausalLM\"],\"vocab_size\":512,\"hidden_size\":256,"
+        "\"intermediate_size\":512,\"num_hidden_layers\":1,\"num_attention_heads\":3,\"num_key_value_heads\":1,"
+        "\"head_dim\":128,\"rms_norm_eps\":1e-5,\"rope_theta\":10000,\"max_position_embeddings\":8192,"
+        "\"tie_word_embeddings\":true}";
+    char folder[TEMPORARY_SIZE], path[TEMPORARY_SIZE + 16];
+    assert_non_null(mkdtemp(temporary_template(folder)));
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(config, file);
+    assert_int_equal(fclose(file), 0);
+    const shape_case cases[] = {{path, {.bits = 4}, ZMLX_DTYPE_BFLOAT16}};
+    visit_shapes(cases, 1, compare_shape);
+    temporary_remove(folder);
+}
+
 /* An argument chooses tests by a pattern of cmocka's. */
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
@@ -511,6 +531,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_float16),
         cmocka_unit_test(test_other_widths),
+        cmocka_unit_test(test_odd_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,9 +11,9 @@
 
 enum {
     THREADS = WARP * DECODE_WARPS,
-    ATTENTION_WARPS = KEY_WARPS / HEAD_BLOCKS,
-    ROWS_AT_ONCE = 8,  /* of a warp's keys and values: launches change seldom */
-    MOST_ROW_BYTES = 96 * 1024, /* of all those, so that blocks of the kernels before and behind have room beside */
+    ATTENTION_WARPS = KEY_WARPS / HEAD_BLOCKS, /* of a head */
+    ATTENTION_BYTES = 8 * 1024, /* of a block besides its keys and values, about */
+    ROWS_AT_ONCE = 8, /* of a warp's keys and values: launches change seldom */
     MOST_SHORT_KEYS = 1024, /* MLX's: from where on long attention goes in parts */
 };
 
@@ -160,7 +160,8 @@ static zm_product_plan spread_linear(zm_launch *launch, const zm_weight *weight)
     return plan;
 }
 
-zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h) {
+/* is_early: the kernel behind this one begins before this one may read. */
+static zm_place add_linear(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h, bool is_early) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_linear_add, weight);
     zm_place to = zm_decode_residual(decode);
     zm_product_plan plan = spread_linear(&launch, weight);
@@ -171,21 +172,38 @@ zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *we
     zm_launch_add_place(&launch, to);
     zm_launch_add_int(&launch, weight->out_features);
     zm_launch_add_ring(&launch, &plan);
+    zm_launch_add_int(&launch, is_early);
     zm_launch_end(&launch);
     return to;
 }
 
+zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h) {
+    return add_linear(decode, x, weight, h, false);
+}
+
+/* Of up to MOST_SHORT_KEYS keys: how many a warp has room for. */
+static int kept_rows(int n_keys) { return zm_divide_up(n_keys, KEY_WARPS * ROWS_AT_ONCE) * ROWS_AT_ONCE; }
+
+/* What a block of attention takes for them and as many values. */
+static int row_bytes(const zm_decode *decode, int n_keys) {
+    return 2 * kept_rows(n_keys) * ATTENTION_WARPS * decode->head_dim * (int)sizeof(uint16_t);
+}
+
 enum { MOST_WEIGHTS = 3 };
 
-/* to = the products of up to three weights with norm(h), one behind the other. */
+/* to = the products of up to three weights with norm(h), one behind the other. n_keys: of an attention that follows, or
+ * 0. */
 static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *const *weights,
-                            int count, zm_place to) {
+                            int count, int n_keys, zm_place to) {
     int rows = 0;
     for (int i = 0; i < count; i++) rows += weights[i]->out_features;
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_norm_linear, weights[0]);
     zm_product_plan plan = {weights[0], .n_tasks = rows / 2, .task_rows = 2, .n_inputs = 1};
     launch.one_each = true;
     zm_launch_spread(&launch, &plan);
+    /* Without that room blocks of an attention of few keys would crowd where the kernel before ends first. */
+    if (n_keys)
+        decode->has_room = zm_launch_leaves(&launch, row_bytes(decode, MOST_SHORT_KEYS) + ATTENTION_BYTES);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
     for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_weight(&launch, weights[i < count ? i : 0]);
@@ -194,13 +212,14 @@ static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, 
     zm_launch_add_float(&launch, norm.eps);
     for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_int(&launch, i < count ? weights[i]->out_features : 0);
     zm_launch_add_ring(&launch, &plan);
+    zm_launch_add_int(&launch, !n_keys || n_keys > MOST_SHORT_KEYS || decode->has_room);
     zm_launch_end(&launch);
 }
 
 zm_place zm_decode_qkv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *q, const zm_weight *k,
-                       const zm_weight *v) {
+                       const zm_weight *v, int n_keys) {
     zm_place qkv = zm_decode_temporary(decode, q->out_features + k->out_features + v->out_features);
-    multiply_normed(decode, h, norm, (const zm_weight *const[]){q, k, v}, 3, qkv);
+    multiply_normed(decode, h, norm, (const zm_weight *const[]){q, k, v}, 3, n_keys, qkv);
     return qkv;
 }
 
@@ -260,17 +279,15 @@ static void add_keys(zm_launch *launch, const zm_decode_attention_arguments *arg
 static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                          const zm_weight *weight, zm_place y) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention, weight);
-    launch.record.block = WARP * ATTENTION_WARPS;
-    launch.record.grid = arguments->n_heads * HEAD_BLOCKS;
-    int row_bytes = ATTENTION_WARPS * decode->head_dim * (int)sizeof(uint16_t);
-    int n_keys = zm_divide_up(arguments->n_keys, KEY_WARPS * ROWS_AT_ONCE) * ROWS_AT_ONCE;
-    int room = MOST_ROW_BYTES / row_bytes - n_keys, n_values = n_keys < room ? n_keys : room;
-    launch.record.shared_bytes = (n_keys + n_values) * row_bytes;
+    int group = arguments->n_heads / arguments->n_kv_heads, heads = group % BLOCK_HEADS ? 1 : BLOCK_HEADS;
+    launch.record.block = WARP * ATTENTION_WARPS * heads;
+    launch.record.grid = arguments->n_heads / heads * HEAD_BLOCKS;
+    launch.record.shared_bytes = row_bytes(decode, arguments->n_keys);
     add_caches(&launch, qkv, arguments);
     zm_launch_add_place(&launch, y);
     add_keys(&launch, arguments);
-    zm_launch_add_int(&launch, n_keys);
-    zm_launch_add_int(&launch, n_values);
+    zm_launch_add_int(&launch, kept_rows(arguments->n_keys));
+    zm_launch_add_int(&launch, decode->has_room);
     zm_launch_end(&launch);
 }
 
@@ -306,7 +323,7 @@ zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_at
     zm_place y = zm_decode_temporary(decode, arguments->n_heads * decode->head_dim);
     if (arguments->n_keys <= MOST_SHORT_KEYS) attend_short(decode, qkv, arguments, o_proj, y);
     else attend_long(decode, qkv, arguments, o_proj, y);
-    return zm_decode_linear_add(decode, y, o_proj, h);
+    return add_linear(decode, y, o_proj, h, decode->has_room);
 }
 
 zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *in_proj, mlx_array taps,
@@ -356,7 +373,7 @@ zm_place zm_decode_mlp(zm_decode *decode, zm_place h, zm_decode_norm norm, const
 }
 
 void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to) {
-    multiply_normed(decode, h, norm, (const zm_weight *const[]){weight}, 1, to);
+    multiply_normed(decode, h, norm, (const zm_weight *const[]){weight}, 1, 0, to);
 }
 
 zm_place zm_decode_logits(zm_decode *decode, const zm_weight *weight) {

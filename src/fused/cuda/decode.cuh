@@ -10,7 +10,7 @@
 enum { WARPS = DECODE_WARPS, THREADS = WARPS * WARP };
 
 /* Behind this the kernel before is complete, and with it all older ones. What is older than that one is complete when a
- * kernel begins, except behind norm_linear and conv. */
+ * kernel begins, except behind norm_linear, conv, attention and linear_add. */
 ZM_FUNCTION void wait_only() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 /* The next kernel may begin, once all blocks have come here or ended; before wait_only() only where that one reads
  * nothing of this token without its own. Its first copies share memory with what is still under way. */
@@ -96,6 +96,12 @@ ZM_FUNCTION void begin_arrival(const unsigned long long *barrier) {
 }
 ZM_FUNCTION void arrive(const unsigned long long *barrier) {
     asm volatile("mbarrier.arrive.shared.b64 _, [%0];" :: "r"(uint(__cvta_generic_to_shared(barrier))) : "memory");
+}
+/* A copy of so many bytes, in vectors, from global memory arrives too. */
+ZM_FUNCTION void copy_rows(const void *to, const void *from, uint bytes, const unsigned long long *barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(uint(__cvta_generic_to_shared(to))), "l"(from), "r"(bytes),
+                    "r"(uint(__cvta_generic_to_shared(barrier))) : "memory");
 }
 ZM_FUNCTION void wait_for_arrivals(const unsigned long long *barrier) {
     asm volatile("{ .reg .pred there; again:\n"

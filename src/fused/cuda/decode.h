@@ -29,6 +29,7 @@ typedef struct zm_decode {
     bool publishes;       /* zm_decode_publish */
     int last_bytes;       /* of a multiprocessor's shared memory: what a block of the last launch takes */
     bool last_everywhere; /* it has a block on each multiprocessor */
+    bool has_room;        /* attention behind the last qkv: beside qkv and what came before that */
 } zm_decode;
 
 typedef struct zm_decode_norm {
@@ -81,9 +82,9 @@ void zm_decode_publish(zm_decode *decode);
 zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *table);
 /* h + W x. */
 zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h);
-/* q, k and v of norm(h), one behind the other. */
+/* q, k and v of norm(h), one behind the other, for an attention that sees n_keys. */
 zm_place zm_decode_qkv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *q, const zm_weight *k,
-                       const zm_weight *v);
+                       const zm_weight *v, int n_keys);
 /* The first half of an attention whose rest is not a part: norms and rotary embedding of the heads, the queries to
  * `queries`, the token's keys and values into the caches. weight: any of the attention's. */
 void zm_decode_heads(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,

@@ -26,7 +26,7 @@ struct rotation {
             sine[i] = sinf(theta);
         }
     }
-    /* Of the head x, in shared memory, to `to` and, if not NULL, also to `copy`. */
+    /* Of the head x, in shared memory, to `to`, which may be x, and, if not NULL, also to `copy`. */
     ZM_FUNCTION void apply(const ushort *x, ushort *to, ushort *copy, int lane) const {
 #pragma unroll
         for (int i = 0; i < LANE_ANGLES; i++) {
@@ -91,33 +91,38 @@ ZM_KERNEL(HEAD_WARPS * WARP) zm_heads(const uint4 *qkv, const uint4 *q_norm, con
  * LONG_WARPS in each of LONG_BLOCKS blocks. They take turns with the keys; a lane has LANE_DIM neighbours of a head. */
 enum {
     LANE_DIM = ZM_HEAD_DIM / WARP,
-    BLOCK_WARPS = KEY_WARPS / HEAD_BLOCKS,
+    BLOCK_WARPS = KEY_WARPS / HEAD_BLOCKS, /* of a head */
     LONG_KEYS = 8, /* that a warp meets at once; their order in the sums stays */
     LONG_RESIDENT = 2, /* blocks of a multiprocessor */
 };
 
-/* This token's part in an attention: HEADS queries of a group, its key and its value. */
+/* This token's part in an attention: its key, its value and HEADS queries of a group. */
 template <int HEADS> struct token_heads {
-    enum { KEY = HEADS, VALUE, COUNT };
-    uint4 read[COUNT][HEAD_VECTORS], ready[COUNT][HEAD_VECTORS];
+    enum { KEY, VALUE, QUERY, COUNT = QUERY + HEADS };
+    uint4 ready[COUNT][HEAD_VECTORS];
 
-    /* Behind the kernel before this one: the heads from `head` on (the group's last one again where it has no more), by
-     * a warp each; to the caches too if writes. The barrier behind it is included. */
+    /* Behind the kernel before this one: the queries from `head` on (the group's last one again where it has no more),
+     * by a warp each; key and value to the caches too if writes. keep(vector) gets a lane's part of the key and of the
+     * value in the warps KEY and VALUE. The barrier behind it is included. */
+    template <typename Keep>
     ZM_FUNCTION void prepare(const head_arguments &all, int head, int kv_head, bool writes, const float *freqs,
-                             float log2_base, float position, int lane, int warp) {
+                             float log2_base, float position, int lane, int warp, Keep keep) {
         if (warp < COUNT) {
             rotation rotate(freqs, log2_base, position, lane);
-            int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1,
-                query = head + warp < last ? head + warp : last;
+            int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1, query = head + warp - QUERY;
+            if (query > last) query = last;
             wait_only();
-            all.read(read[warp], warp < KEY ? query : all.n_heads + (warp == KEY ? 0 : all.n_kv_heads) + kv_head, lane);
-            const ushort *x = (const ushort *)read[warp];
+            uint4 *own = ready[warp];
+            all.read(own,
+                     warp == KEY     ? all.n_heads + kv_head
+                     : warp == VALUE ? all.n_heads + all.n_kv_heads + kv_head
+                                     : query,
+                     lane);
             ushort *kept = warp == KEY && writes ? all.cache_row(all.keys, kv_head) : nullptr;
-            if (warp != VALUE) rotate.apply(x, (ushort *)ready[warp], kept, lane);
-            if (warp == VALUE && lane < HEAD_VECTORS) {
-                ready[VALUE][lane] = read[VALUE][lane];
-                if (writes) ((uint4 *)all.cache_row(all.values, kv_head))[lane] = read[VALUE][lane];
-            }
+            if (warp != VALUE) rotate.apply((const ushort *)own, (ushort *)own, kept, lane);
+            else if (writes && lane < HEAD_VECTORS) ((uint4 *)all.cache_row(all.values, kv_head))[lane] = own[lane];
+            __syncwarp();
+            if (warp < QUERY) keep(own);
         } else {
             wait_only();
         }
@@ -197,7 +202,7 @@ ZM_FUNCTION attention_state<HEADS> attend(const token_heads<HEADS> &token, const
     float q[HEADS][LANE_DIM];
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
-        lane_vector own = load_lane((const ushort *)token.ready[h], lane);
+        lane_vector own = load_lane((const ushort *)token.ready[token.QUERY + h], lane);
         state.sum[h] = sink ? 1.0f : 0.0f;
 #pragma unroll
         for (int j = 0; j < LANE_DIM; j++) q[h][j] = scale_log2 * element(own, j), state.value[h][j] = 0.0f;
@@ -270,63 +275,24 @@ ZM_FUNCTION attention_state<HEADS> attend(const token_heads<HEADS> &token, const
  * copied to shared memory while the kernel before is at work, so that little but arithmetic is left behind it.
  *
  * Scores are computed by quarters of the warp, each of one key at a time. A lane multiplies what four lanes of MLX's
- * would, in PARTS. */
+ * would, in PARTS, of which quarters take turns: they read their rows from different banks. The sums are of the same
+ * pairs in each. */
 struct kept_rows {
     enum {
         PARTS = 4,
         PART_LANES = WARP / PARTS,
-        TURN = HEAD_VECTORS / PARTS, /* vectors; rows side by side begin so far apart, as quarters read them */
-        COPY_ROWS = WARP / HEAD_VECTORS,
-        STEP = KEY_WARPS * ZM_HEAD_DIM, /* elements from one of a warp's rows to the next */
+        STEP = BLOCK_WARPS * HEAD_VECTORS, /* vectors from one of a warp's rows to the next */
     };
-    uint4 *keys, *values;
-    const ushort *all_keys, *all_values; /* the warp's first rows in the caches */
-    int count, n_values;                 /* so many values have a place beside the keys: a multiple of PARTS */
-    int own;                             /* this token's row, which the caches may not have yet; none: negative */
+    const uint4 *keys, *values; /* the warp's first rows */
+    int count;
 
-    ZM_FUNCTION uint4 *key_vector(int row, int vector) const {
-        return keys + (row * HEAD_VECTORS + (vector ^ row % PARTS * TURN));
-    }
-    /* Keys, and values as far as there is place for them. */
-    ZM_FUNCTION void copy(int lane) const {
-        const int vector = lane % HEAD_VECTORS;
-#pragma unroll 4
-        for (int row = lane / HEAD_VECTORS; row < count; row += COPY_ROWS) {
-            copy16(uint(__cvta_generic_to_shared(key_vector(row, vector))), all_keys + row * STEP + vector * 8, true);
-            copy16(uint(__cvta_generic_to_shared(values + row * HEAD_VECTORS + vector)),
-                   all_values + row * STEP + vector * 8, row < n_values);
-        }
-        clear_behind(values, count < n_values ? count : n_values, lane);
-    }
-    /* The values that had none, to where the keys were. */
-    ZM_FUNCTION void copy_late(int lane) const {
-        const int vector = lane % HEAD_VECTORS;
-#pragma unroll 1
-        for (int row = n_values + lane / HEAD_VECTORS; row < count; row += COPY_ROWS)
-            copy16(uint(__cvta_generic_to_shared(keys + (row - n_values) * HEAD_VECTORS + vector)),
-                   all_values + row * STEP + vector * 8, true);
-        clear_behind(keys, count - n_values, lane);
-    }
-    /* Products meet whole PARTS of rows. */
-    ZM_FUNCTION void clear_behind(uint4 *rows, int n, int lane) const {
-#pragma unroll 1
-        for (int i = n * HEAD_VECTORS + lane; i < (n + PARTS - 1) / PARTS * PARTS * HEAD_VECTORS; i += WARP)
-            rows[i] = make_uint4(0, 0, 0, 0);
-    }
-    /* Behind the copies of rows first to end: this token's. */
-    ZM_FUNCTION void put_value(uint4 *to, int first, int end, const uint4 *value, int lane) const {
-        if (own >= first && own < end && lane < HEAD_VECTORS) to[(own - first) * HEAD_VECTORS + lane] = value[lane];
-    }
-    ZM_FUNCTION void put_key(const uint4 *key, int lane) const {
-        if (own >= 0 && lane < HEAD_VECTORS) *key_vector(own, lane) = key[lane];
-    }
     /* Lane i's: the product of the query with key i, in the order of warp_sum. */
     ZM_FUNCTION float scores(const uint4 *query, float scale_log2, int lane) const {
         const int quarter = lane / PART_LANES, own = lane % PART_LANES;
         float q[PARTS][LANE_DIM], sums[PART_LANES];
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
-            lane_vector v = shared_lane(query, part * PART_LANES + own);
+            lane_vector v = shared_lane(query, (part ^ quarter) * PART_LANES + own);
 #pragma unroll
             for (int j = 0; j < LANE_DIM; j++) q[part][j] = scale_log2 * element(v, j);
         }
@@ -334,11 +300,11 @@ struct kept_rows {
         for (int i = 0; i < PART_LANES; i++) {
             sums[i] = 0.0f;
             if (i * PARTS < count) {
-                const uint4 *row = keys + (i * PARTS + quarter) * HEAD_VECTORS;
+                const uint4 *row = keys + (i * PARTS + quarter) * STEP;
                 float parts[PARTS];
 #pragma unroll
                 for (int part = 0; part < PARTS; part++) {
-                    lane_vector k = shared_lane(row + (part ^ quarter) * TURN, own);
+                    lane_vector k = shared_lane(row, (part ^ quarter) * PART_LANES + own);
                     parts[part] = 0.0f;
 #pragma unroll
                     for (int j = 0; j < LANE_DIM; j++) parts[part] = fmaf(q[part][j], element(k, j), parts[part]);
@@ -351,19 +317,12 @@ struct kept_rows {
     }
 };
 
-/* A warp's keys and the query of `token`, as attend() has them; sink: whether `sink_score` takes part. Values that had
- * no place come to where the keys were. */
-ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, const token_heads<1> &token, bool sink,
-                                           float sink_score, float scale_log2, float2 *shares, int lane) {
+/* A warp's keys and a query, as attend() has them; sink: whether `sink_score` takes part. */
+ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, const uint4 *query, bool sink, float sink_score,
+                                           float scale_log2, float2 *shares, int lane) {
     enum { AT_ONCE = kept_rows::PARTS };
     attention_state<1> state;
-    float score = rows.scores(token.ready[0], scale_log2, lane), most = sink ? sink_score : -3.402823466e+38f;
-    bool is_late = rows.count > rows.n_values;
-    if (is_late) {
-        __syncwarp(); /* the keys have been read */
-        rows.copy_late(lane);
-        commit_copies();
-    }
+    float score = rows.scores(query, scale_log2, lane), most = sink ? sink_score : -3.402823466e+38f;
     bool in = lane < rows.count;
     float largest = in ? score : __uint_as_float(0xff800000u);
 #pragma unroll
@@ -383,18 +342,11 @@ ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, const token_he
     __syncwarp();
     const uint4 *values = rows.values;
 #pragma unroll 2
-    for (int key = 0; key < rows.count; key += AT_ONCE, values += AT_ONCE * HEAD_VECTORS) {
-        if (is_late && key == rows.n_values) {
-            values = rows.keys;
-            finish_copies<0>();
-            __syncwarp();
-            rows.put_value(rows.keys, rows.n_values, rows.count, token.ready[token.VALUE], lane);
-            __syncwarp();
-        }
+    for (int key = 0; key < rows.count; key += AT_ONCE, values += AT_ONCE * kept_rows::STEP) {
         lane_vector v[AT_ONCE];
         float4 two[AT_ONCE / 2];
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) v[i] = shared_lane(values + i * HEAD_VECTORS, lane);
+        for (int i = 0; i < AT_ONCE; i++) v[i] = shared_lane(values + i * kept_rows::STEP, lane);
 #pragma unroll
         for (int i = 0; i < AT_ONCE / 2; i++) two[i] = *(const float4 *)(shares + key + i * 2);
 #pragma unroll
@@ -410,56 +362,84 @@ ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, const token_he
 }
 
 /* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads
- * does goes on here, in each block of a query head's cluster; the first of a group writes the caches. sinks: a head's
- * each, or NULL. Dynamic shared memory: n_keys keys and n_values values for each warp; where it has more values than
- * that, the others find room where the keys were. */
-extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_WARPS *WARP)
+ * does goes on here, in each block of a cluster, which has as many heads as there are BLOCK_WARPS in a block; the first
+ * of a group writes the caches. sinks: a head's each, or NULL. Dynamic shared memory: n_keys keys and as many values
+ * for each of BLOCK_WARPS, a multiple of PARTS. is_early: the next kernel begins before this one may read. */
+extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_HEADS *BLOCK_WARPS *WARP)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                  ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale,
                  int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n,
-                 int n_keys, int n_values) {
-    __shared__ alignas(16) float parts[BLOCK_WARPS][KEY_WARPS][LANE_DIM];
-    __shared__ alignas(8) float ends[KEY_WARPS][2]; /* largest scores and sums */
-    __shared__ unsigned long long arrivals;
-    __shared__ alignas(16) float2 shares[BLOCK_WARPS][WARP];
-    __shared__ token_heads<1> token;
-    int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP;
-    int head = int(blockIdx.x) / HEAD_BLOCKS, block = int(blockIdx.x) % HEAD_BLOCKS, place = block * BLOCK_WARPS + warp;
+                 int n_keys, int is_early) {
+    typedef token_heads<BLOCK_HEADS> heads;
+    enum { ROW_BYTES = ZM_HEAD_DIM * 2 };
+    __shared__ alignas(16) float parts[BLOCK_HEADS][BLOCK_WARPS][KEY_WARPS][LANE_DIM];
+    __shared__ alignas(8) float ends[BLOCK_HEADS][KEY_WARPS][2]; /* largest scores and sums */
+    __shared__ unsigned long long copied, arrivals;
+    __shared__ alignas(16) float2 shares[BLOCK_HEADS * BLOCK_WARPS][WARP];
+    __shared__ heads token;
+    int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, slot = warp / BLOCK_WARPS;
+    int block_heads = int(blockDim.x) / (BLOCK_WARPS * WARP), block = int(blockIdx.x) % HEAD_BLOCKS;
+    int first_head = int(blockIdx.x) / HEAD_BLOCKS * block_heads, head = first_head + slot;
     int group = n_heads / n_kv_heads, kv_head = head / group;
+    int first_place = block * BLOCK_WARPS, place = first_place + warp % BLOCK_WARPS;
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
-    if (threadIdx.x == 0) begin_arrivals(&arrivals, sizeof parts + sizeof ends);
+    bool copies = threadIdx.x == blockDim.x - WARP;
+    if (copies) {
+        int last = n % KEY_WARPS - first_place;
+        last = last < 0 ? 0 : last < BLOCK_WARPS ? last : BLOCK_WARPS;
+        begin_arrivals(&copied, uint(n / KEY_WARPS * BLOCK_WARPS + last) * 2 * ROW_BYTES);
+        begin_arrivals(&arrivals, block_heads * (sizeof parts[0] + sizeof ends[0]));
+    }
+    uint4 *kept_values = staged + n_keys * kept_rows::STEP;
+    const kept_rows kept = {staged + warp % BLOCK_WARPS * HEAD_VECTORS, kept_values + warp % BLOCK_WARPS * HEAD_VECTORS,
+                            (n - place + KEY_WARPS - 1) / KEY_WARPS};
+    /* Products meet whole PARTS of rows. */
+    for (int i = kept.count; i % kept_rows::PARTS; i++)
+        if (slot == 0 && lane < HEAD_VECTORS)
+            kept_values[i * kept_rows::STEP + warp * HEAD_VECTORS + lane] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
     begin_cluster();
-    long long first = ((long long)kv_head * rows + place) * ZM_HEAD_DIM;
-    uint4 *own_rows = staged + warp * ((n_keys + n_values) * HEAD_VECTORS);
-    const kept_rows kept = {own_rows, own_rows + n_keys * HEAD_VECTORS, keys + first, values + first,
-                            (n - place + KEY_WARPS - 1) / KEY_WARPS, n_values,
-                            row % KEY_WARPS == place ? row / KEY_WARPS : -1};
-    kept.copy(lane);
-    commit_copies();
+    if (copies) {
+        const long long first = ((long long)kv_head * rows + first_place) * ZM_HEAD_DIM;
+#pragma unroll 1
+        for (int i = 0; i * KEY_WARPS + first_place < n; i++) {
+            int left = n - i * KEY_WARPS - first_place;
+            uint bytes = uint(left < BLOCK_WARPS ? left : BLOCK_WARPS) * ROW_BYTES;
+            copy_rows(staged + i * kept_rows::STEP, keys + first + i * (KEY_WARPS * ZM_HEAD_DIM), bytes, &copied);
+            copy_rows(kept_values + i * kept_rows::STEP, values + first + i * (KEY_WARPS * ZM_HEAD_DIM), bytes,
+                      &copied);
+        }
+    }
+    if (is_early) begin_next();
     bool sink = sinks && place == 0;
     float sink_score = sink ? float(1.44269504088896340736 * double(widen(__ldg(sinks + head)))) : 0.0f;
-    token.prepare(all, head, kv_head, head % group == 0 && block == 0, freqs, log2_base, position_scale * float(offset),
-                  lane, warp);
-    finish_copies<0>();
-    begin_next(); /* earlier, its copies would come before keys and values */
-    __syncwarp();
-    kept.put_key(token.ready[token.KEY], lane);
-    kept.put_value(kept.values, 0, n_values, token.ready[token.VALUE], lane);
-    __syncwarp();
-    attention_state<1> state = attend_kept(kept, token, sink, sink_score,
+    token.prepare(all, first_head, kv_head, first_head % group == 0 && block == 0, freqs, log2_base,
+                  position_scale * float(offset), lane, warp, [&](const uint4 *vectors) {
+                      int own = row % KEY_WARPS - first_place;
+                      if (own < 0 || own >= BLOCK_WARPS) return;
+                      wait_for_arrivals(&copied);
+                      __syncwarp();
+                      uint4 *to = warp == heads::KEY ? staged : kept_values;
+                      if (lane < HEAD_VECTORS)
+                          to[row / KEY_WARPS * kept_rows::STEP + own * HEAD_VECTORS + lane] = vectors[lane];
+                  });
+    wait_for_arrivals(&copied);
+    if (!is_early) begin_next();
+    attention_state<1> state = attend_kept(kept, token.ready[heads::QUERY + slot], sink, sink_score,
                                            float(double(scale) * 1.44269504088896340736), shares[warp], lane);
     wait_for_cluster(); /* all blocks have begun */
-    /* Lane l's elements are merged by warp l of the cluster. */
+    /* Lane l's elements are merged by warp l of the head. */
     if (lane < HEAD_BLOCKS) {
         const float end[2] = {state.most[0], state.sum[0]};
-        send_to_block(lane, ends[place], end, &arrivals);
+        send_to_block(lane, ends[slot][place], end, &arrivals);
     }
-    send_to_block(lane / BLOCK_WARPS, parts[lane % BLOCK_WARPS][place], state.value[0], &arrivals);
+    send_to_block(lane / BLOCK_WARPS, parts[slot][lane % BLOCK_WARPS][place], state.value[0], &arrivals);
     wait_for_arrivals(&arrivals);
-    float factor = exp2f(ends[lane][0] - warp_most(ends[lane][0])), sum = warp_sum(ends[lane][1] * factor);
+    float factor = exp2f(ends[slot][lane][0] - warp_most(ends[slot][lane][0])),
+          sum = warp_sum(ends[slot][lane][1] * factor);
     float inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum), own[LANE_DIM];
 #pragma unroll
-    for (int i = 0; i < LANE_DIM; i++) own[i] = parts[warp][lane][i] * factor;
+    for (int i = 0; i < LANE_DIM; i++) own[i] = parts[slot][warp % BLOCK_WARPS][lane][i] * factor;
     float merged = transposed_sums(own, lane) * inverse;
     if (lane % (WARP / LANE_DIM) == 0)
         y[head * ZM_HEAD_DIM + LANE_DIM * place + lane / (WARP / LANE_DIM)] = narrow(merged);
@@ -490,7 +470,8 @@ zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, c
                                                          block * LONG_WARPS + warp, shares[warp], lane, [&] {
                                                              token.prepare(all, head, kv_head, first == 0 && block == 0,
                                                                            freqs, log2_base,
-                                                                           position_scale * float(offset), lane, warp);
+                                                                           position_scale * float(offset), lane, warp,
+                                                                           [](const uint4 *) {});
                                                          });
     begin_next();
     if (lane == 0) {

@@ -9,10 +9,11 @@ enum {
     ADD_THREADS = (ADD_WARPS < WARPS ? ADD_WARPS : WARPS) * WARP,
 };
 
-/* h_next = h + W x + bias (NULL: none). A task is two rows. */
+/* h_next = h + W x + bias (NULL: none). A task is two rows. is_early: the next kernel, which reads only weights before
+ * its own wait, begins before this one may read. */
 ZM_KERNEL(ADD_THREADS, 2)
 zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases, const ushort *bias,
-              const ushort *h, ushort *h_next, uint n, uint n_slots) {
+              const ushort *h, ushort *h_next, uint n, uint n_slots, uint is_early) {
     enum { VECTORS = (ZM_K / 8 + ADD_THREADS - 1) / ADD_THREADS, AT_ONCE = VECTORS < 8 ? VECTORS : 8 }; /* of x */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     uint first = blockIdx.x + thread / WARP * gridDim.x, stride = gridDim.x * warps, n_tasks = n / 2;
@@ -28,7 +29,9 @@ zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const u
             rows[0] = task * 2, rows[1] = task * 2 + 1;
         },
         [&] {
-            wait_for_last();
+            if (is_early) begin_next();
+            wait_only();
+            if (!is_early) begin_next();
             fetch(first);
             stage<ZM_K, AT_ONCE>(staged, x, thread, blockDim.x);
             __syncthreads();
@@ -61,13 +64,14 @@ ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *
 }
 #endif
 
-/* y = [A; B; C] norm(h), and a bias for each (NULL: none). A task is two rows of one of them. */
+/* y = [A; B; C] norm(h), and a bias for each (NULL: none). A task is two rows of one of them. is_early: the
+ * next kernel begins with this one, not when this one may read. */
 ZM_KERNEL(THREADS, 2)
 zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort *as, const ushort *ab, const uint2 *bw,
                const ushort *bs, const ushort *bb, const uint2 *cw, const ushort *cs, const ushort *cb,
                const ushort *a_bias, const ushort *b_bias, const ushort *c_bias, ushort *y, float eps, uint n_a,
-               uint n_b, uint n_c, uint n_slots) {
-    begin_next(); /* attention reads nothing younger than the last token before its own wait */
+               uint n_b, uint n_c, uint n_slots, uint is_early) {
+    if (is_early) begin_next(); /* attention reads nothing younger than the last token before its own wait */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread, blockDim.x);
@@ -89,6 +93,7 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
         },
         [&] {
             wait_only();
+            if (!is_early) begin_next();
             stage_norm(staged, h, n, eps, nullptr, thread, blockDim.x);
         },
         [&](uint task, const float *parts) {

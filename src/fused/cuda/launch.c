@@ -151,23 +151,27 @@ void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight) {
 
 /* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them, or for
  * two beside one of the kernel before where that has one on each. Some would get two otherwise, and end last. */
-static void claim_multiprocessors(zm_launch *launch) {
-    zm_decode *decode = launch->decode;
+static int claimed_bytes(const zm_launch *launch) {
+    const zm_decode *decode = launch->decode;
     int own = launch->record.shared_bytes + BLOCK_BYTES, last = decode->last_bytes;
-    if (launch->one_each) {
-        int alone = MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
-        int beside_last = (MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
-        bool has_room = last + alone <= MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
-        int least = decode->last_everywhere || !has_room ? beside_last : alone;
-        if (own < least) own = least / VECTOR_BYTES * VECTOR_BYTES;
-        launch->record.shared_bytes = own - BLOCK_BYTES;
-    }
-    decode->last_bytes = own;
-    decode->last_everywhere = launch->one_each && launch->record.grid >= MULTIPROCESSORS;
+    if (!launch->one_each) return own;
+    int alone = MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
+    int beside_last = (MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
+    bool has_room = last + alone <= MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
+    int least = decode->last_everywhere || !has_room ? beside_last : alone;
+    return own < least ? least / VECTOR_BYTES * VECTOR_BYTES : own;
+}
+
+bool zm_launch_leaves(const zm_launch *launch, int bytes) {
+    return launch->decode->last_bytes + claimed_bytes(launch) + bytes + BLOCK_BYTES <= MULTIPROCESSOR_BYTES;
 }
 
 void zm_launch_end(zm_launch *launch) {
     if (zm_decode_failed(launch->decode)) return;
-    claim_multiprocessors(launch);
-    zm_chain_launch(launch->decode->chain, &launch->record);
+    zm_decode *decode = launch->decode;
+    int own = claimed_bytes(launch);
+    launch->record.shared_bytes = own - BLOCK_BYTES;
+    decode->last_bytes = own;
+    decode->last_everywhere = launch->one_each && launch->record.grid >= MULTIPROCESSORS;
+    zm_chain_launch(decode->chain, &launch->record);
 }

@@ -41,6 +41,9 @@ int zm_launch_staged_bytes(const zm_weight *weight);
 /* A kernel of the program for the weight's quantisation: one block of all warps. */
 zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight);
 void zm_launch_end(zm_launch *launch);
+/* Whether a block of the next kernel with so much shared memory has room beside one of this kernel, which is to end,
+ * and one of the kernel before. */
+bool zm_launch_leaves(const zm_launch *launch, int bytes);
 /* Blocks of so many warps that take `rounds` tasks each, and their shared memory. */
 void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds);
 /* Warps of one block a multiprocessor that take the same number of tasks each, as nearly as there is such a

@@ -9,7 +9,8 @@ enum {
     DECODE_WARPS = 16,        /* of a block, at most */
     HEAD_WARPS = 4,           /* a head each */
     KEY_WARPS = 32,           /* that share a head's keys, up to MLX's limit for its vector attention in one part */
-    HEAD_BLOCKS = 4,          /* a cluster, in which those warps are */
+    HEAD_BLOCKS = 8,          /* a cluster, in which those warps are */
+    BLOCK_HEADS = 2,          /* of a group, at most, that have those blocks together */
     LONG_BLOCKS = 32,         /* beyond that limit, for up to LONG_HEADS heads of a group */
     LONG_WARPS = 8,           /* of each of those blocks */
     LONG_HEADS = 4,           /* that meet their keys together */

@@ -340,7 +340,7 @@ static void attend(decode_step *step, int index) {
     step->written[index] = decode->n_outputs;
     zm_place keys = zm_decode_overwrite(decode, rows->keys), values = zm_decode_overwrite(decode, rows->values);
     zm_place qkv = zm_decode_qkv(decode, step->h, norm_of(block->operator_norm), &attention->q_proj->weight,
-                                 &attention->k_proj->weight, &attention->v_proj->weight);
+                                 &attention->k_proj->weight, &attention->v_proj->weight, rows->n_rows);
     zm_decode_norm q_norm = {.eps = 0}, k_norm = {.eps = 0};
     if (attention->q_norm) {
         q_norm = norm_of(attention->q_norm);

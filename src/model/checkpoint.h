@@ -50,6 +50,7 @@ zmlx_status zm_checkpoint_rename(zm_checkpoint *checkpoint, const char *old_part
 zmlx_status zm_checkpoint_stack(zm_checkpoint *checkpoint, const char *prefix, const char *suffix,
                                 int n_experts, const char *name, zmlx_error *error);
 
+bool zm_checkpoint_is_floating(mlx_dtype dtype); /* float32, float16 or bfloat16 */
 /* Taking. Each removes the tensor, checks it, converts floating ones to the checkpoint's dtype (keep_float32:
  * to float32), evaluates it and gives it to the caller. A missing tensor is ZMLX_ERROR_FORMAT that names it.
  */

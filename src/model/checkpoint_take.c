@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "model/checkpoint_parts.h"
 
-static bool is_floating(mlx_dtype dtype) {
+bool zm_checkpoint_is_floating(mlx_dtype dtype) {
     return dtype == MLX_FLOAT32 || dtype == MLX_FLOAT16 || dtype == MLX_BFLOAT16;
 }
 
@@ -36,7 +36,7 @@ static zmlx_status check_shape(const zm_checkpoint_entry *entry, const int *shap
 static zmlx_status check_kind(const zm_checkpoint_entry *entry, expected_kind kind, zmlx_error *error) {
     mlx_dtype dtype = mlx_array_dtype(entry->array);
     const char *expected = NULL;
-    if (kind == EXPECT_FLOATING && !is_floating(dtype)) expected = "a floating-point type";
+    if (kind == EXPECT_FLOATING && !zm_checkpoint_is_floating(dtype)) expected = "a floating-point type";
     if (kind == EXPECT_UINT32 && dtype != MLX_UINT32) expected = "uint32";
     if (kind == EXPECT_UINT8 && dtype != MLX_UINT8) expected = "uint8";
     if (!expected) return ZMLX_OK;

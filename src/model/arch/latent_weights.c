@@ -28,6 +28,21 @@ static zmlx_status put_all(zm_builder *builder, zm_scope *scope, const char *con
     return status;
 }
 
+/* Fails where a name that source makes is taken. */
+static zmlx_status check_new(zm_builder *builder, const char *source, const char *const *names, int count) {
+    for (int i = 0; i < count; i++)
+        if (zm_checkpoint_has(builder->checkpoint, names[i]))
+            return zm_fail(builder->error, ZMLX_ERROR_FORMAT, source, "makes '%.200s', which is there, too", names[i]);
+    return ZMLX_OK;
+}
+
+static zmlx_status check_floating(zm_builder *builder, const char *name, mlx_array array) {
+    mlx_dtype dtype = mlx_array_dtype(array);
+    if (zm_checkpoint_is_floating(dtype)) return ZMLX_OK;
+    return zm_fail(builder->error, ZMLX_ERROR_FORMAT, name, "expected a floating-point type, got %s",
+                   zm_dtype_name(dtype));
+}
+
 /* path of a name that ends in suffix, else NULL. */
 static const char *path_before(zm_builder *builder, const char *name, const char *suffix) {
     size_t length = strlen(name), end = strlen(suffix);
@@ -74,6 +89,7 @@ static zmlx_status rewrite_blocks(zm_builder *builder, const char *path) {
         !has_shape2(scales, blocks(zm_dim(weight, 0)), blocks(zm_dim(weight, 1))))
         return zm_fail(builder->error, ZMLX_ERROR_FORMAT, scale_name,
                        "does not give a scale for each block of %d x %d of an fp8 weight", BLOCK, BLOCK);
+    ZM_TRY(check_floating(builder, scale_name, scales));
     zm_scope scope;
     zm_scope_begin(&scope, builder->stream);
     zm_scope_keep(&scope, &made, scale_blocks(&scope, weight, scales));
@@ -103,6 +119,8 @@ static zmlx_status rewrite_pack(zm_builder *builder, const char *path) {
         !has_shape2(scales, zm_dim(packed, 0), zm_dim(packed, 1) * 8 / PACK_GROUP))
         return zm_fail(builder->error, ZMLX_ERROR_FORMAT, shape_name,
                        "goes with no int32 weight_packed and weight_scale in groups of %d", PACK_GROUP);
+    ZM_TRY(check_floating(builder, scale_name, scales));
+    ZM_TRY(check_new(builder, packed_name, names, 3));
     zm_scope scope;
     zm_scope_begin(&scope, builder->stream);
     zm_scope_keep(&scope, &made[0], zm_view_as(&scope, packed, MLX_UINT32));
@@ -124,29 +142,33 @@ zmlx_status zm_rewrite_int4_packs(zm_builder *builder) {
 
 /* kv_b_proj of one layer. */
 typedef struct kv_b {
-    const char *path;
+    const char *const *names; /* of weight, scales and biases */
     mlx_array weight, scales, biases;
     zm_quantization quantization; /* mode NULL: dense */
 } kv_b;
 
 static zmlx_status find_kv_b(kv_b *of, zm_builder *builder, const zm_latent_attention_plan *plan) {
     int rows = plan->n_heads * (plan->qk_nope_head_dim + plan->v_head_dim), columns = plan->kv_lora_rank;
+    const char *path = of->names[0];
     if (zm_is_set(of->scales)) {
         if (!zm_is_set(of->biases) || mlx_array_dtype(of->weight) != MLX_UINT32)
-            return zm_fail(builder->error, ZMLX_ERROR_UNSUPPORTED, of->path,
-                           "is quantised in another mode than affine");
+            return zm_fail(builder->error, ZMLX_ERROR_UNSUPPORTED, path, "is quantised in another mode than affine");
+        ZM_TRY(check_floating(builder, of->names[1], of->scales));
+        ZM_TRY(check_floating(builder, of->names[2], of->biases));
         columns = zm_dim(of->weight, -1);
         ZM_TRY(zm_quantization_infer(&of->quantization, plan->kv_lora_rank, columns, zm_dim(of->scales, -1), false,
-                                     of->path, builder->error));
+                                     path, builder->error));
         int groups = plan->kv_lora_rank / of->quantization.group_size;
         if (plan->qk_nope_head_dim % of->quantization.group_size)
-            return zm_fail(builder->error, ZMLX_ERROR_UNSUPPORTED, of->path,
+            return zm_fail(builder->error, ZMLX_ERROR_UNSUPPORTED, path,
                            "qk_nope_head_dim %d is no multiple of its group size %d", plan->qk_nope_head_dim,
                            of->quantization.group_size);
         if (!has_shape2(of->scales, rows, groups) || !has_shape2(of->biases, rows, groups)) rows = -1;
+    } else if (zm_is_set(of->biases)) {
+        return zm_fail(builder->error, ZMLX_ERROR_FORMAT, of->names[2], "has no scales beside it");
     }
     if (has_shape2(of->weight, rows, columns)) return ZMLX_OK;
-    return zm_fail(builder->error, ZMLX_ERROR_FORMAT, of->path, "has another shape than its heads make, (%d, %d)",
+    return zm_fail(builder->error, ZMLX_ERROR_FORMAT, path, "has another shape than its heads make, (%d, %d)",
                    plan->n_heads * (plan->qk_nope_head_dim + plan->v_head_dim), plan->kv_lora_rank);
 }
 
@@ -178,13 +200,14 @@ zmlx_status zm_rewrite_kv_b_proj(zm_builder *builder, int n_layers, const zm_lat
             if (!(names[i] = name_of(builder, path, targets[i]))) return ZMLX_ERROR_MEMORY;
         for (int i = 0; i < 3; i++)
             if (!(from[i] = name_of(builder, path, sources[i]))) return ZMLX_ERROR_MEMORY;
-        kv_b of = {from[0],
+        kv_b of = {from,
                    zm_checkpoint_get(checkpoint, from[0]),
                    zm_checkpoint_get(checkpoint, from[1]),
                    zm_checkpoint_get(checkpoint, from[2]),
                    {0}};
         if (!zm_is_set(of.weight)) continue;
         ZM_TRY(find_kv_b(&of, builder, plan));
+        ZM_TRY(check_new(builder, from[0], names, 6));
         mlx_array made[6] = {{0}};
         zm_scope scope;
         zm_scope_begin(&scope, builder->stream);

@@ -37,16 +37,16 @@ static zmlx_status read_optional(int *value, zm_json_object config, const char *
     return json_is_null(json_object_get(config.value, key)) ? ZMLX_OK : read_fields(&field, 1, config, error);
 }
 
-static zmlx_status read_experts(sizes *s, zm_json_object config, zmlx_error *error) {
+static zmlx_status read_experts(sizes *s, zm_json_object config, bool is_latent, zmlx_error *error) {
     const size_field fields[] = {
         {"moe_intermediate_size", &s->expert_intermediate, 1, MAX_SIZE},
         {"first_k_dense_replace", &s->dense_layers, 0, MAX_LAYERS},
     };
-    int64_t layer_freq;
+    int64_t layer_freq = 1;
     ZM_TRY(read_optional(&s->experts, config, "n_routed_experts", MAX_EXPERTS, error));
     if (!s->experts) return ZMLX_OK;
     ZM_TRY(read_optional(&s->shared, config, "n_shared_experts", MAX_EXPERTS, error));
-    ZM_TRY(zm_json_int_or(&layer_freq, config, "moe_layer_freq", 1, MAX_LAYERS, 1, error));
+    if (is_latent) ZM_TRY(zm_json_int_or(&layer_freq, config, "moe_layer_freq", 1, MAX_LAYERS, 1, error));
     s->layer_freq = (int)layer_freq;
     ZM_TRY(read_fields(fields, sizeof fields / sizeof *fields, config, error));
     if (s->shared <= MAX_SIZE / s->expert_intermediate) return ZMLX_OK;
@@ -83,8 +83,9 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, bool is_latent, z
     };
     ZM_TRY(read_fields(fields, sizeof fields / sizeof *fields, config, error));
     ZM_TRY(read_attention(s, config, is_latent, error));
-    ZM_TRY(read_experts(s, config, error));
-    if ((double)s->heads * (s->nope + s->rope + s->value_dim + s->head_dim) <= MAX_VOCAB) return ZMLX_OK;
+    ZM_TRY(read_experts(s, config, is_latent, error));
+    int most_heads = s->heads > s->kv_heads ? s->heads : s->kv_heads;
+    if ((double)most_heads * (s->nope + s->rope + s->value_dim + s->head_dim) <= MAX_VOCAB) return ZMLX_OK;
     return zm_fail(error, ZMLX_ERROR_FORMAT, config.file, "its heads are too large");
 }
 

@@ -236,6 +236,15 @@ static const char tiny_qwen3_5[] = "{\"model_type\":\"qwen3_5\",\"intermediate_s
 static const char tiny_qwen3_5_moe[] =
     "{\"model_type\":\"qwen3_5_moe\",\"text_config\":{\"num_experts\":4,\"num_experts_per_tok\":2,"
     "\"mlp_only_layers\":[1],\"moe_intermediate_size\":32,\"shared_expert_intermediate_size\":64," QWEN3_5 "}}";
+/* The family does not look at moe_layer_freq. */
+#define GLM4_MOE(head_dim)                                                                                       \
+    "{\"model_type\":\"glm4_moe\",\"vocab_size\":300,\"hidden_size\":64,\"intermediate_size\":64,"               \
+    "\"num_hidden_layers\":2,\"moe_intermediate_size\":32,\"n_routed_experts\":4,\"n_shared_experts\":1,"          \
+    "\"num_experts_per_tok\":2,\"n_group\":2,\"topk_group\":1,\"norm_topk_prob\":true,"                           \
+    "\"routed_scaling_factor\":1.5,\"first_k_dense_replace\":1,\"moe_layer_freq\":2,\"num_attention_heads\":2,"    \
+    "\"num_key_value_heads\":1,\"head_dim\":" head_dim ",\"attention_bias\":false,\"use_qk_norm\":true,"          \
+    "\"partial_rotary_factor\":0.5,\"rms_norm_eps\":1e-5,\"rope_theta\":10000}"
+static const char tiny_glm4_moe[] = GLM4_MOE("32");
 static const char tiny_mistral[] =
     "{\"model_type\":\"mistral\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":3,"
     "\"intermediate_size\":64,\"num_attention_heads\":4,\"rms_norm_eps\":0,\"sliding_window\":8,"
@@ -275,6 +284,7 @@ static void test_what_is_written_loads(void **state) {
     expect_loads(tiny_qwen3_next, 2);
     expect_loads(tiny_qwen3_5, 2);
     expect_loads(tiny_qwen3_5_moe, 3);
+    expect_loads(tiny_glm4_moe, 0);
     expect_loads(tiny, 3);
 }
 
@@ -296,6 +306,7 @@ static void test_refuses_what_would_not_load(void **state) {
         {tiny_mistral, "layer_types", "[\"full_attention\"]", "layer_types", "1 entries for 3 layers"},
         {tiny_mistral, "rope_scaling", "{\"type\":\"linear\"}", "rope_scaling: factor", "number"},
         {tiny_lfm2, "block_dim", "128", "block_dim", "differs from hidden_size"},
+        {GLM4_MOE("1048576"), "num_key_value_heads", "4096", "config.json", "its heads are too large"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         json_t *config = json_loads(cases[i].config, 0, NULL);

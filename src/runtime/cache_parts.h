@@ -39,7 +39,7 @@ zmlx_status zm_host_compiler_find(char **compiler, zmlx_error *error);
 /* Appends what, besides the source, determines its output: itself, flags, processor. */
 void zm_host_compiler_describe(zm_text *key, const char *compiler);
 /* Compiles to the file output in the folder work. ZMLX_ERROR_FILE: the folder is of no use; another code: the source
- * cannot be compiled, or it takes longer than `seconds`. */
+ * cannot be compiled, or it takes longer than `seconds`, in which this process was not stopped. */
 zmlx_status zm_host_compiler_run(const char *compiler, const char *work, const char *output, const char *source,
                                  size_t size, double seconds, zmlx_error *error);
 

@@ -21,7 +21,7 @@
 #include "base/file.h"
 #include "runtime/cache_parts.h"
 
-enum { MAX_MESSAGES = 16384, MAX_ARGUMENTS = 32, MAX_LINE = 400 };
+enum { MAX_MESSAGES = 16384, MAX_ARGUMENTS = 32, MAX_LINE = 400, LOOK_MILLISECONDS = 100 };
 
 /* One rounding per operation, as everywhere. */
 static const char *const flags[] = {
@@ -89,8 +89,18 @@ void zm_host_compiler_describe(zm_text *key, const char *compiler) {
 typedef struct child {
     pid_t process;
     int messages; /* what it writes to its error output */
-    double deadline;
+    double left, last_look; /* seconds */
 } child;
+
+/* Called at least every LOOK_MILLISECONDS. A longer time between two calls is no time that the compiler had: this
+ * process was stopped (Ctrl-Z, a debugger, a batch system), and the compiler with it. */
+static bool has_time(child *this) {
+    const double most = 2e-3 * LOOK_MILLISECONDS;
+    double now = zm_clock_seconds(), passed = now - this->last_look;
+    this->last_look = now;
+    this->left -= passed < most ? passed : most;
+    return this->left > 0;
+}
 
 static zmlx_status open_pipe(int ends[2], zmlx_error *error) {
 #if defined(__linux__)
@@ -130,13 +140,11 @@ static int spawn(pid_t *process, char *const *arguments, char *const *environmen
 }
 
 /* Reads until the end, keeping the beginning. False: the time is over. */
-static bool read_messages(zm_text *messages, const child *this) {
-    for (;;) {
-        double left = this->deadline - zm_clock_seconds();
+static bool read_messages(zm_text *messages, child *this) {
+    while (has_time(this)) {
         struct pollfd ready = {.fd = this->messages, .events = POLLIN};
-        int count = left > 0 ? poll(&ready, 1, (int)(left * 1000) + 1) : 0;
-        if (count < 0 && errno == EINTR) continue;
-        if (count == 0) return false;
+        int count = poll(&ready, 1, LOOK_MILLISECONDS);
+        if (count == 0 || (count < 0 && errno == EINTR)) continue;
         char part[4096];
         ssize_t size = read(this->messages, part, sizeof part);
         if (size < 0 && errno == EINTR) continue;
@@ -144,11 +152,12 @@ static bool read_messages(zm_text *messages, const child *this) {
         size_t room = MAX_MESSAGES - messages->size;
         zm_text_append(messages, part, (size_t)size < room ? (size_t)size : room);
     }
+    return false;
 }
 
 /* Its exit status, when it ends in time. False: it was stopped. A program that ignores the ends of its children never
  * learns the status: then it is 0, and the output tells. */
-static bool wait_for_child(int *exit_status, const child *this) {
+static bool wait_for_child(int *exit_status, child *this) {
     const struct timespec pause = {.tv_nsec = 1000000};
     for (;;) {
         pid_t ended = waitpid(this->process, exit_status, WNOHANG);
@@ -157,7 +166,7 @@ static bool wait_for_child(int *exit_status, const child *this) {
             *exit_status = 0;
             return true;
         }
-        if (zm_clock_seconds() > this->deadline) return false;
+        if (!has_time(this)) return false;
         nanosleep(&pause, NULL);
     }
 }
@@ -197,7 +206,7 @@ static zmlx_status run(zm_text *messages, char *const *arguments, char *const *e
                        double seconds, zmlx_error *error) {
     int ends[2], exit_status = 0;
     ZM_TRY(open_pipe(ends, error));
-    child this = {.messages = ends[0], .deadline = zm_clock_seconds() + seconds};
+    child this = {.messages = ends[0], .left = seconds, .last_look = zm_clock_seconds()};
     int failure = lseek(source, 0, SEEK_SET) < 0 ? errno : 0;
     if (!failure) failure = spawn(&this.process, arguments, environment, source, ends[1]);
     close(ends[1]);

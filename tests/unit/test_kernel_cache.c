@@ -404,6 +404,36 @@ static void slow_compiler_is_stopped(void **state) {
     close(pipe);
 }
 
+/* A child that runs a compiler, and both are stopped for longer than that may take. */
+static void stopped_together(void **state) {
+    (void)state;
+    char path[512], started[512], *work, text[1600];
+    snprintf(started, sizeof started, "%s/started", folder);
+    snprintf(text, sizeof text, "#!/bin/sh\necho $$ >%s.new && mv %s.new %s\nsleep 0.3\n", started, started, started);
+    write_program(path, text);
+    assert_int_equal(zm_work_folder_new(&work, folder, NULL), ZMLX_OK);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        zmlx_error error;
+        if (!zm_host_compiler_run(path, work, "unused", "int a;", 6, 3, &error)) _exit(WORKED);
+        fprintf(stderr, "%s: %s\n", error.where, error.message);
+        _exit(0);
+    }
+    FILE *file;
+    long compiler;
+    while (!(file = fopen(started, "r"))) usleep(1000);
+    assert_int_equal(fscanf(file, "%ld", &compiler), 1);
+    fclose(file);
+    kill(child, SIGSTOP);
+    kill((pid_t)-compiler, SIGSTOP);
+    usleep(3200000);
+    kill((pid_t)-compiler, SIGCONT);
+    kill(child, SIGCONT);
+    assert_int_equal(end_child(child), WORKED);
+    zm_work_folder_free(work);
+}
+
 static void ignored_children(void **state) {
     (void)state;
     void (*before)(int) = signal(SIGCHLD, SIG_IGN);
@@ -560,8 +590,9 @@ int main(void) {
         TEST(processes_at_once),           TEST(damaged_entries_are_rebuilt), TEST(foreign_entries_are_rebuilt),
         TEST(unsafe_folders_are_refused),  TEST(read_only_folder),           TEST(bad_source_is_one_line),
         TEST(other_compilers),             TEST(full_disk),                  TEST(slow_compiler_is_stopped),
-        TEST(ignored_children),            TEST(trimmed_by_age),             TEST(used_entries_stay_young),
-        TEST(exits_while_others_wait),     TEST(forked_child_exits),         TEST(nvrtc_compiles),
+        TEST(stopped_together),            TEST(ignored_children),           TEST(trimmed_by_age),
+        TEST(used_entries_stay_young),     TEST(exits_while_others_wait),    TEST(forked_child_exits),
+        TEST(nvrtc_compiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

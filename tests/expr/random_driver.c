@@ -2,7 +2,7 @@
 /* random_driver float64|cpu|gpu CASES CACHE: computes what random_oracle.py wrote. A kernel of each expression is made
  * and its value and gradient, by mlx_vjp with the given cotangents, are compared with the references; float64 is
  * the interpreter of kernels, without MLX or a compiler. CACHE is a folder for compiled kernels. Prints the wrong
- * ones and `N of M wrong`; the exit status is 0 if N is, 77 where there is no such device. */
+ * ones and `N of M wrong, L without a result`; the exit status is 0 if N and L are 0, 77 without such a device. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,22 +199,22 @@ static double compare(const test *of, const char *what, const double *got, const
     return worst;
 }
 
-/* The worst distance of all numbers. */
-static double run(const test *from, bool on_device) {
+/* Sets worst to the worst distance of all numbers. False: there is no result, say because nothing could be compiled. */
+static bool run(double *worst, const test *from, bool on_device) {
     const char *names[MAX_INPUTS];
     results got;
     for (int i = 0; i < from->n_inputs; i++) names[i] = from->names[i];
     zm_error_clear(&error);
     if (on_device ? run_on_device(&got, from, names) : run_in_float64(&got, from, names)) {
-        printf("%s\n  in %s\n  header %s\n", error.message, from->expression, from->header);
-        return INFINITY;
+        printf("no result: %s: %s\n  in %s\n  header %s\n", error.where, error.message, from->expression, from->header);
+        return false;
     }
-    double worst = compare(from, "value", got.value, &from->value, n_results(from));
+    *worst = compare(from, "value", got.value, &from->value, n_results(from));
     for (int i = 0; i < from->n_inputs; i++) {
         double slopes = compare(from, from->names[i], got.slopes[i], &from->slopes[i], from->rows * from->columns);
-        if (!(slopes <= worst)) worst = slopes;
+        if (!(slopes <= *worst)) *worst = slopes;
     }
-    return worst;
+    return true;
 }
 
 int main(int argc, char **argv) {
@@ -229,16 +229,18 @@ int main(int argc, char **argv) {
     }
     FILE *file = fopen(argv[2], "r");
     if (!file) die(argv[2]);
-    int count = atoi(read_line(file, "cases", NULL)), wrong = 0;
+    int count = atoi(read_line(file, "cases", NULL)), wrong = 0, failed = 0;
     double worst = 0;
     for (int i = 0; i < count; i++) {
+        double distance = 0;
         read_test(&from, file);
-        double distance = run(&from, on_device);
+        failed += !run(&distance, &from, on_device);
         wrong += !(distance <= 1);
         if (distance <= 1 && distance > worst) worst = distance;
     }
     fclose(file);
     zm_stream_free(stream);
-    printf("%d of %d wrong; of the others the worst is %.2f of its bound\n", wrong, count, worst);
-    return wrong != 0;
+    printf("%d of %d wrong, %d without a result; of the others the worst is %.2f of its bound\n", wrong, count, failed,
+           worst);
+    return wrong || failed;
 }

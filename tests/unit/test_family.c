@@ -519,8 +519,9 @@ static void test_gpt_oss_with_published_names(void **state) {
 static void test_list(void **state) {
     (void)state;
     static const char *const types[] = {"lfm2_moe", "lfm2", "llama", "mistral", "xverse", "iquestcoder",
-                                        "qwen3", "qwen3_moe", "mixtral", "gpt_oss", "glm4_moe",
-                                        "glm4_moe_lite", "deepseek_v3", "kimi_k2", "joyai_llm_flash"};
+                                        "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe",
+                                        "mixtral", "gpt_oss", "glm4_moe", "glm4_moe_lite", "deepseek_v3",
+                                        "kimi_k2", "joyai_llm_flash"};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         assert_string_equal(zm_family_find(types[i])->model_type, types[i]);
     assert_string_equal(zm_family_find("mistral")->group, "llama");

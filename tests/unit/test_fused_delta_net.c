@@ -273,6 +273,36 @@ static void a_shared_state_is_kept(void **state) {
     end_well(&scope);
 }
 
+/* A state of its own goes on in the same buffer, with the bits of both tokens at once. */
+static void an_own_state_stays_in_its_place(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    parts of;
+    random_parts(&of, &scope, &shapes[0]);
+    mlx_array x = random_array(&scope, (const int[]){1, 2, IN}, 3, MLX_FLOAT32, 1), last = {NULL}, memory = {NULL};
+    parts whole = of;
+    call(&scope, &whole, x);
+    const float *places[2];
+    for (int token = 0; token < 2; token++) {
+        zm_scope step;
+        zm_scope_begin(&step, stream);
+        of.arguments.last = last, of.arguments.memory = memory;
+        call(&step, &of, zm_slice_axis(&step, x, 1, token, token + 1, 1));
+        zm_scope_keep(&step, &last, of.arguments.last);
+        zm_scope_keep(&step, &memory, of.arguments.memory);
+        end_well(&step);
+        assert_int_equal(mlx_array_eval(memory), 0);
+        assert_int_equal(mlx_synchronize(stream), 0);
+        places[token] = mlx_array_data_float32(memory);
+    }
+    assert_ptr_equal(places[1], places[0]);
+    expect_same(&scope, memory, whole.arguments.memory, 0);
+    expect_same(&scope, last, whole.arguments.last, 0);
+    end_well(&scope);
+    mlx_array_free(last), mlx_array_free(memory);
+}
+
 static void half_types_are_near(void **state) {
     (void)state;
     const mlx_dtype types[] = {MLX_FLOAT16, MLX_BFLOAT16};
@@ -340,8 +370,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_level_steps),      cmocka_unit_test(equals_the_formula),
         cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(threads_do_not_change_the_bits),
-        cmocka_unit_test(a_shared_state_is_kept), cmocka_unit_test(half_types_are_near),
-        cmocka_unit_test(int8_is_near),           cmocka_unit_test(wrong_parts_are_refused),
+        cmocka_unit_test(a_shared_state_is_kept), cmocka_unit_test(an_own_state_stays_in_its_place),
+        cmocka_unit_test(half_types_are_near),    cmocka_unit_test(int8_is_near),
+        cmocka_unit_test(wrong_parts_are_refused),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -107,7 +107,7 @@ static zmlx_status split_experts(zm_builder *builder, int layer) {
     return zm_checkpoint_move(checkpoint, down, new_down, builder->error);
 }
 
-/* Published convolutions have their taps last; so have the norms of such a checkpoint no 1. */
+/* A checkpoint whose convolutions have their taps last is a published one, and its norms are stored without 1. */
 static bool is_published(const zm_checkpoint *checkpoint) {
     for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++) {
         const char *name = zm_checkpoint_name(checkpoint, i);

@@ -81,7 +81,7 @@ static mlx_array token(zm_scope *scope, mlx_array x, int t) {
 typedef struct delta_input {
     mlx_array q, k;           /* (batch, length, n_v_heads, head_k_dim) */
     mlx_array v;              /* (batch, length, n_v_heads, head_v_dim) */
-    mlx_array decay, beta; /* (batch, length, n_v_heads) */
+    mlx_array decay, beta;    /* (batch, length, n_v_heads) */
 } delta_input;
 
 /* (..., n) -> (..., 1, n) */

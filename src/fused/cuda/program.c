@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/text.h"
 #include "fused/cuda/decode.h"
 #include "fused/cuda/sizes.cuh"
 #include "mlx/chain.h"
@@ -67,20 +66,23 @@ static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *modu
     return ZMLX_OK;
 }
 
-static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
-    zm_decode_settings settings = program->settings;
-    zm_text text = {0};
+void zm_decode_program_text(zm_text *text, zm_decode_settings settings) {
     zm_text_printf(
-        &text,
+        text,
         "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
         "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n#define ZM_FLOAT16 %d\n",
         settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim, settings.top_k,
         settings.is_mxfp4, settings.is_float16);
-    zm_text_append_string(&text, zm_cuda_sizes);
-    zm_text_append_string(&text, zm_cuda_halves);
-    zm_text_append_string(&text, settings.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
-    zm_text_append_string(&text, zm_cuda_lanes);
-    zm_text_append_string(&text, zm_cuda_decode);
+    zm_text_append_string(text, zm_cuda_sizes);
+    zm_text_append_string(text, zm_cuda_halves);
+    zm_text_append_string(text, settings.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
+    zm_text_append_string(text, zm_cuda_lanes);
+    zm_text_append_string(text, zm_cuda_decode);
+}
+
+static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
+    zm_text text = {0};
+    zm_decode_program_text(&text, program->settings);
     zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1};
     zm_gpu_get(&source.compute_capability);
     const zm_text *cubin;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "mlx/weight.h"
 
 typedef enum zm_decode_kernel {
@@ -39,6 +40,8 @@ typedef struct zm_decode_program {
 bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel);
 /* Whether so many chosen experts are multiplied on tensor cores (decode_tiles.cuh). */
 bool zm_decode_takes_tiles(int top_k);
+/* Appends the kernels' text, or sets text->failed. */
+void zm_decode_program_text(zm_text *text, zm_decode_settings settings);
 /* Compiles (or takes from the cache) and loads it; the process keeps it. Any thread. */
 zmlx_status zm_decode_program_get(const zm_decode_program **program, zm_decode_settings settings, zmlx_error *error);
 /* The same for a weight's quantisation. */

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* decode's kernels compile with NVRTC, which needs no GPU, and take pieces of weights and rows of x of the bytes that
+ * their launches give them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/text.h"
+#include "fused/cuda/launch.h"
+#include "fused/cuda/program.h"
+#include "runtime/cache.h"
+
+enum { CAPABILITY = 90 };
+
+/* Steps of 512 (up to 4 bits), 256 or, in mxfp4, 1024 elements come in pieces of up to 5, of 3, of 5 and of 4; scales
+ * by 16, 8 and 4 bytes, and from the word before. A row of the hidden size brings all kernels, 8 chosen experts those
+ * on tensor cores. */
+static const zm_decode_settings settings[] = {
+    {.bits = 4, .group_size = 64, .k = 704, .hidden_size = 704, .head_dim = 64, .top_k = 4},
+    {.bits = 4, .group_size = 64, .k = 512, .hidden_size = 512, .head_dim = 128, .top_k = 8, .is_float16 = true},
+    {.bits = 4, .group_size = 32, .k = 2880, .hidden_size = 2880, .head_dim = 64, .top_k = 4, .is_mxfp4 = true},
+    {.bits = 3, .group_size = 64, .k = 2880, .hidden_size = 64, .head_dim = 64, .top_k = 4},
+    {.bits = 4, .group_size = 128, .k = 7168, .hidden_size = 64, .head_dim = 64, .top_k = 2},
+    {.bits = 8, .group_size = 64, .k = 2048, .hidden_size = 64, .head_dim = 64, .top_k = 4, .is_float16 = true},
+    {.bits = 6, .group_size = 128, .k = 640, .hidden_size = 64, .head_dim = 64, .top_k = 1},
+    {.bits = 5, .group_size = 32, .k = 1792, .hidden_size = 64, .head_dim = 64, .top_k = 1, .is_float16 = true},
+    {.bits = 2, .group_size = 64, .k = 9728, .hidden_size = 64, .head_dim = 64, .top_k = 1},
+};
+
+/* What launches reserve for a weight, as claims about the text. */
+static void claim_sizes(zm_text *text, const zm_weight *weight) {
+    zm_text_printf(text, "static_assert(layout<ZM_K>::X * 16 == %d, \"bytes of a row of x\");\n",
+                   zm_launch_staged_bytes(weight));
+    for (int rows = 1; rows <= 3; rows++) {
+        zm_launch launch = {0};
+        zm_product_plan plan = {weight, .n_tasks = 1, .task_rows = rows, .n_inputs = 1};
+        zm_launch_reserve(&launch, &plan, 1, 1);
+        zm_text_printf(text,
+                       "static_assert(layout<ZM_K>::PIECES == %d, \"pieces of a row\");\n"
+                       "static_assert(slot<ZM_K, %d, false>::BYTES == %d && slot<ZM_K, %d, true>::BYTES == %d, "
+                       "\"bytes of a piece of %d rows\");\n",
+                       plan.n_pieces, rows, plan.round_bytes, rows, plan.round_bytes, rows);
+    }
+}
+
+static void compiles_with_the_launches_sizes(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        zm_decode_settings of = settings[i];
+        zm_weight weight = {.quantization = {of.group_size, of.bits, of.is_mxfp4 ? "mxfp4" : "affine"},
+                            .in_features = of.k,
+                            .out_features = 2};
+        zm_text text = {0};
+        zm_decode_program_text(&text, of);
+        claim_sizes(&text, &weight);
+        assert_false(text.failed);
+        zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .compute_capability = CAPABILITY};
+        const zm_text *cubin;
+        zmlx_error error;
+        zmlx_status status = zm_compile_cuda(&cubin, NULL, &source, 0, &error);
+        zm_text_free(&text);
+        if (status == ZMLX_ERROR_UNSUPPORTED) {
+            print_message("skipped: %s\n", error.message);
+            skip();
+        }
+        if (status) fail_msg("%d bits, rows of %d: %s", of.bits, of.k, error.message);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(compiles_with_the_launches_sizes)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

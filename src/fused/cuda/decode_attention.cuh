@@ -1,5 +1,6 @@
 #if ZM_K == ZM_HIDDEN
 /* Attention of one query: what it reads (norms of heads, rotary embedding, the write into the caches), and itself. */
+
 /* The norm of a head, as MLX spreads it: 8 elements a lane. */
 ZM_FUNCTION uint4 norm_head_vector(uint4 v, const uint4 *norm, float eps, int lane, bool in) {
     uint4 weight = in ? __ldg(norm + lane) : make_uint4(0, 0, 0, 0);

@@ -2,8 +2,8 @@
  * kernel is wanted. */
 #if ZM_FEW
 enum {
-    FEW_ROWS = ZM_FEW <= 3 ? 2 : 1, /* of weights, a task */
-    FEW_STEPS = 4,                  /* that a lane reads at once */
+    FEW_ROWS = ZM_FEW <= FEW_TWO_ROWS ? 2 : 1, /* of weights, a task */
+    FEW_STEPS = 4, /* that a lane reads at once */
     FEW_PARTS = (layout<ZM_K>::ROW_STEPS + FEW_STEPS - 1) / FEW_STEPS,
 };
 

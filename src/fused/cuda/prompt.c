@@ -169,8 +169,7 @@ static zm_prompt_code_key few_code(const zm_weight *weight, int rows) {
 }
 
 static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *weight, const inputs *from) {
-    enum { MANY_ROWS = 4 }; /* as in decode_few.cuh */
-    int rows = rows_of(x), task_rows = rows < MANY_ROWS ? 2 : 1;
+    int rows = rows_of(x), task_rows = rows <= FEW_TWO_ROWS ? 2 : 1;
     int n_blocks = divide_up(weight->out_features / task_rows, DECODE_WARPS);
     zm_prompt_kernel kernel = {
         .code = few_code(weight, rows),

@@ -3,7 +3,7 @@
  * the host's files. */
 enum {
     WARP = 32,
-    MULTIPROCESSORS = 132,        /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
+    MULTIPROCESSORS = 132,    /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
 
     /* decode*.cuh */
     DECODE_WARPS = 16,        /* of a block, at most */
@@ -30,6 +30,7 @@ enum {
     EXPERT_TILE_K = 256,      /* of a piece of those rows */
     EXPERT_TILE_SLOTS_4 = 8,  /* pieces of a warp in shared memory, at most, up to 4 bits */
     EXPERT_TILE_SLOTS_8 = 4,  /* and of more */
+    FEW_TWO_ROWS = 3,         /* of x, at most, where a task of decode_few.cuh is two rows of weights; else one */
 
     /* prompt.cuh */
     PROMPT_TILE_K = 64,

@@ -116,6 +116,31 @@ static const char qwen3_next_config[] =
     "\"shared_expert_intermediate_size\":6,\"decoder_sparse_step\":1,\"mlp_only_layers\":[]}";
 static const tensor qwen3_next_tensors[] = {
     {"model.embed_tokens.weight", "F32", 0, {10, 8}},
+    {"model.norm.weight", "F32", 0, {8}},
+    {"lm_head.weight", "F32", 0, {10, 8}},
+    {"model.layers.%d.input_layernorm.weight", "F32", -1, {8}},
+    {"model.layers.%d.post_attention_layernorm.weight", "F32", -1, {8}},
+    {"model.layers.0.linear_attn.in_proj_qkvz.weight", "F32", 0, {24, 8}},
+    {"model.layers.0.linear_attn.in_proj_ba.weight", "F32", 0, {4, 8}},
+    {"model.layers.0.linear_attn.conv1d.weight", "F32", 0, {16, 4, 1}},
+    {"model.layers.0.linear_attn.A_log", "F32", 0, {2}},
+    {"model.layers.0.linear_attn.dt_bias", "F32", 0, {2}},
+    {"model.layers.0.linear_attn.norm.weight", "F32", 0, {4}},
+    {"model.layers.0.linear_attn.out_proj.weight", "F32", 0, {8, 8}},
+    {"model.layers.1.self_attn.q_proj.weight", "F32", 0, {32, 8}},
+    {"model.layers.1.self_attn.k_proj.weight", "F32", 0, {8, 8}},
+    {"model.layers.1.self_attn.v_proj.weight", "F32", 0, {8, 8}},
+    {"model.layers.1.self_attn.o_proj.weight", "F32", 0, {8, 16}},
+    {"model.layers.1.self_attn.q_norm.weight", "F32", 0, {8}},
+    {"model.layers.1.self_attn.k_norm.weight", "F32", 0, {8}},
+    {"model.layers.%d.mlp.gate.weight", "F32", -1, {2, 8}},
+    {"model.layers.%d.mlp.switch_mlp.gate_proj.weight", "F32", -1, {2, 6, 8}},
+    {"model.layers.%d.mlp.switch_mlp.up_proj.weight", "F32", -1, {2, 6, 8}},
+    {"model.layers.%d.mlp.switch_mlp.down_proj.weight", "F32", -1, {2, 8, 6}},
+    {"model.layers.%d.mlp.shared_expert.gate_proj.weight", "F32", -1, {6, 8}},
+    {"model.layers.%d.mlp.shared_expert.up_proj.weight", "F32", -1, {6, 8}},
+    {"model.layers.%d.mlp.shared_expert.down_proj.weight", "F32", -1, {8, 6}},
+    {"model.layers.%d.mlp.shared_expert_gate.weight", "F32", -1, {1, 8}},
 };
 
 /* Whose config is refused before its tensors are looked at. */
@@ -409,6 +434,21 @@ static void test_refused_configs(void **state) {
     }
 }
 
+/* A published checkpoint has experts one by one in the model's own layers; a converted one is left as it is, and what
+ * looks further on than a token is not expected in it. */
+static void test_qwen3_next_with_converted_names(void **state) {
+    (void)state;
+    static const tensor extra = {"mtp.layers.0.mlp.experts.0.up_proj.weight", "F32", 0, {6, 8}};
+    zmlx_model *model;
+    zmlx_error error = {0};
+    write_config(qwen3_next.config, NULL, NULL);
+    write_tensors(&qwen3_next, NULL, NULL);
+    if (zmlx_model_load(&model, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
+    zmlx_model_free(model);
+    write_tensors(&qwen3_next, NULL, &extra);
+    expect_refusal("", "1 unexpected tensor: 'mtp.layers.0.mlp.experts.0.up_proj.weight'");
+}
+
 static void test_missing_and_unexpected_tensors(void **state) {
     (void)state;
     static const tensor extra = {"model.layers.1.mlp.fourth_proj.weight", "F32", 0, {3}};
@@ -532,6 +572,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_refused_configs, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_missing_and_unexpected_tensors, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_qwen3_next_with_converted_names, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_llama, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_lfm2_moe_with_published_names, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_gpt_oss_with_published_names, make_folder, remove_folder),

@@ -197,8 +197,11 @@ zmlx_status zm_check_qwen3_next(const zm_builder *builder) {
 
 /* Published checkpoints have a tensor an expert; converted ones are left as they are. */
 static bool is_published(const zm_checkpoint *checkpoint) {
-    for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++)
-        if (ends_with(zm_checkpoint_name(checkpoint, i), ".mlp.experts.0.up_proj.weight")) return true;
+    static const char beginning[] = "model.layers.", ending[] = ".mlp.experts.0.up_proj.weight";
+    for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++) {
+        const char *name = zm_checkpoint_name(checkpoint, i);
+        if (!strncmp(name, beginning, strlen(beginning)) && ends_with(name, ending)) return true;
+    }
     return false;
 }
 

@@ -4,7 +4,7 @@
 
 enum { MAX_TOKENS = 43, SLICES = 267 }; /* more than two slices of a product of many */
 
-static const size_t token_counts[] = {1, 2, 3, 4, 5, 15, MAX_TOKENS};
+static const size_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 15, MAX_TOKENS};
 
 /* What rounding a row's activations to bytes may add. The step of a group is its largest magnitude / 127, an error is
  * evenly spread over a step, and many of them make a normal distribution: six of its deviations. */

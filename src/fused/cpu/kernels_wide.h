@@ -12,7 +12,7 @@ typedef struct wide {
     /* Of LANES groups: the first index counts them. */
     vector scales[LANES][WIDE_VECTORS], biases[LANES][WIDE_VECTORS];
     vector_word words[2 * MAX_GROUP_WORDS * WIDE_VECTORS]; /* of the groups unpacked together, each run by run */
-    vector sums[LANES][WIDE_SLICE][WIDE_VECTORS];
+    vector sums[LANES * WIDE_SLICE][WIDE_VECTORS]; /* lane by lane, n_tokens of each */
 } wide;
 
 /* How a group's words lie among the limbs: runs of neighbours, one a vector and plane. */
@@ -41,9 +41,11 @@ INLINE void dot_words(vector_int (*dots)[WIDE_VECTORS], const vector_word *words
     }
 }
 
-/* A group: its words, its place among those of a row and of the block, that of its limbs in a prepared token. */
+/* A group: its words, the sums of its lane, its place among those of a row and of the block, that of its limbs in a
+ * prepared token. */
 typedef struct wide_group {
     const vector_word *words;
+    vector (*sums)[WIDE_VECTORS];
     size_t number, lane, x;
 } wide_group;
 
@@ -80,7 +82,7 @@ INLINE void add_group(wide *of, wide_group group, size_t token, limb_runs runs, 
         const float *scale = (const float *)(const void *)(tokens[t] + of->n_values) + group.number;
         UNROLL
         for (int v = 0; v < WIDE_VECTORS; v++) {
-            vector *sum = &of->sums[group.lane][token + (size_t)t][v],
+            vector *sum = &group.sums[token + (size_t)t][v],
                    value = join_limbs(high[t][v], dots[t][v], limbs);
             vector before = group.number < LANES ? (vector){0} : *sum;
             vector biased = multiply_add(of->biases[group.lane][v], splat(scale[of->padded_groups]), before);
@@ -89,13 +91,19 @@ INLINE void add_group(wide *of, wide_group group, size_t token, limb_runs runs, 
     }
 }
 
+/* A step of few tokens takes as long as one of some more, for a sum waits for itself: where few would be left, the last
+ * two steps are even. */
 INLINE void add_group_tokens(wide *of, wide_group group, limb_runs runs, int limbs, bool eight) {
-    size_t token = 0;
-    for (; token + WIDE_TOKENS <= of->n_tokens; token += WIDE_TOKENS)
+    size_t token = 0, left = of->n_tokens;
+    for (; left == WIDE_TOKENS || left >= WIDE_TOKENS + WIDE_TOKENS / 2; token += WIDE_TOKENS, left -= WIDE_TOKENS)
         add_group(of, group, token, runs, WIDE_TOKENS, limbs, eight);
-    if (WIDE_TOKENS > 4 && of->n_tokens - token >= 4) add_group(of, group, token, runs, 4, limbs, eight), token += 4;
-    if (of->n_tokens - token >= 2) add_group(of, group, token, runs, 2, limbs, eight), token += 2;
-    if (of->n_tokens - token >= 1) add_group(of, group, token, runs, 1, limbs, eight);
+    size_t step = left > WIDE_TOKENS ? (left + 1) / 2 : left;
+    for (; left; token += step, left -= step) {
+        if (step > left) step = left;
+        UNROLL
+        for (int n = 1; n < WIDE_TOKENS; n++)
+            if (step == (size_t)n) add_group(of, group, token, runs, n, limbs, eight);
+    }
 }
 
 static void add_group_three_limbs(wide *of, wide_group group, limb_runs runs) {
@@ -179,7 +187,8 @@ INLINE void fetch_scales(const wide *of, size_t first, size_t n_groups, limb_for
 INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
     size_t n_groups = of->matrix->in_features / (size_t)form.group_size, row_bytes = zm_matrix_row_bytes(of->matrix);
     size_t words = (size_t)group_words(form), bytes = (size_t)limb_bytes(form), batch = batch_groups(form);
-    for (size_t lane = n_groups; lane < LANES; lane++) memset(of->sums[lane], 0, sizeof of->sums[lane]);
+    if (n_groups < LANES)
+        memset(of->sums[n_groups * of->n_tokens], 0, (LANES - n_groups) * of->n_tokens * sizeof of->sums[0]);
     for (size_t first = 0; first < n_groups; first += LANES) {
         unpack_scales(of, first, n_groups, form);
         if (first_slice) fetch_scales(of, first, n_groups, form);
@@ -191,6 +200,7 @@ INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
             }
             wide_group group = {.words = of->words +
                                          number % batch * words * (size_t)code_planes(form.bits) * WIDE_VECTORS,
+                                .sums = of->sums + lane * of->n_tokens,
                                 .number = number,
                                 .lane = lane,
                                 .x = word / LANES * bytes + word % LANES * 4};
@@ -202,8 +212,9 @@ INLINE void sum_wide(wide *of, bool first_slice, limb_form form) {
 /* Adds the lanes up as sum_lanes does. */
 INLINE vector sum_wide_lanes(wide *of, size_t t, int v) {
     vector sums[LANES / 2];
+    size_t n = of->n_tokens;
     UNROLL
-    for (int i = 0; i < LANES / 2; i++) sums[i] = of->sums[i][t][v] + of->sums[i + LANES / 2][t][v];
+    for (size_t i = 0; i < LANES / 2; i++) sums[i] = of->sums[i * n + t][v] + of->sums[(i + LANES / 2) * n + t][v];
     UNROLL
     for (int half = LANES / 4; half; half /= 2) {
         UNROLL

@@ -135,6 +135,14 @@ static void test_fields_of_convolutions_and_norms(void **state) {
     tree.norm->base.forward = zm_standard_forward(ZM_MODULE_RMS_NORM);
 }
 
+/* A module with one change is refused; then it is right again. */
+#define REFUSES_CHANGED(pattern, module, right, change, reason) \
+    do {                                                        \
+        change;                                                 \
+        expect_refused(pattern, &(module).base, reason);        \
+        (module) = (right);                                     \
+    } while (0)
+
 /* An attention of 4 heads of 16 on 2 of keys and values; only the projections' declared sizes count. */
 static void test_fields_of_attention(void **state) {
     (void)state;
@@ -147,12 +155,7 @@ static void test_fields_of_attention(void **state) {
                           .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .scale = 0.25f, .rope = {.dims = 16}};
     right.base.forward = zm_standard_forward(ZM_MODULE_ATTENTION);
     zm_attention attention = right;
-#define REFUSES(change, reason)                                 \
-    do {                                                        \
-        change;                                                 \
-        expect_refused("attention", &attention.base, reason);   \
-        attention = right;                                      \
-    } while (0)
+#define REFUSES(change, reason) REFUSES_CHANGED("attention", attention, right, change, reason)
     const char *reason;
     assert_int_equal(zm_patch_attention_match(&right.base, &reason), ZM_MATCH_YES);
     REFUSES(attention.base.forward = doubling_forward, "it has a forward of its own");
@@ -181,12 +184,7 @@ static void test_fields_of_delta_nets(void **state) {
                           .norm = tree.norm, .n_k_heads = 2, .n_v_heads = 4, .head_k_dim = 16, .head_v_dim = 16};
     right.base.forward = zm_standard_forward(ZM_MODULE_DELTA_NET);
     zm_delta_net net = right;
-#define REFUSES(change, reason)                         \
-    do {                                                \
-        change;                                         \
-        expect_refused("delta_net", &net.base, reason); \
-        net = right;                                    \
-    } while (0)
+#define REFUSES(change, reason) REFUSES_CHANGED("delta_net", net, right, change, reason)
     const char *reason;
     assert_int_equal(zm_patch_delta_net_match(&right.base, &reason), ZM_MATCH_YES);
     REFUSES(net.base.forward = doubling_forward, "it has a forward of its own");
@@ -221,12 +219,7 @@ static void test_fields_of_latent_attention(void **state) {
                                  .qk_nope_head_dim = 32, .qk_rope_head_dim = 16, .v_head_dim = 32, .scale = 0.25};
     right.base.forward = zm_standard_forward(ZM_MODULE_LATENT_ATTENTION);
     zm_latent_attention attention = right;
-#define REFUSES(change, reason)                                 \
-    do {                                                        \
-        change;                                                 \
-        expect_refused("attention", &attention.base, reason);   \
-        attention = right;                                      \
-    } while (0)
+#define REFUSES(change, reason) REFUSES_CHANGED("attention", attention, right, change, reason)
     const char *reason;
     assert_int_equal(zm_patch_attention_match(&right.base, &reason), ZM_MATCH_YES);
     REFUSES(attention.base.forward = doubling_forward, "it has a forward of its own");
@@ -269,12 +262,7 @@ static void test_fields_of_blocks(void **state) {
     assert_int_equal(zm_patch_decoder_block_match(&right.base, &reason), ZM_MATCH_YES);
     right.feed_forward = &tree.moe[0]->base;
     assert_int_equal(zm_patch_decoder_block_match(&right.base, &reason), ZM_MATCH_YES);
-#define REFUSES(change, why)                                \
-    do {                                                    \
-        change;                                             \
-        expect_refused("decoder_block", &block.base, why);  \
-        block = right;                                      \
-    } while (0)
+#define REFUSES(change, why) REFUSES_CHANGED("decoder_block", block, right, change, why)
     REFUSES(block.base.forward = doubling_forward, "it has a forward of its own");
     REFUSES(block.operator_norm = NULL, "a norm is missing or of another kind");
     REFUSES(block.operator = &tree.plain->base, "its operator is missing or of another kind");

@@ -5,10 +5,10 @@
  * A query's rows are taken in chunks at fixed places of the cache and the chunks put together in order, so that the
  * result depends neither on the number of tokens nor on the threads, and scores are never stored for
  * more than a chunk. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "fused/attention/parts.h"
 #include "fused/attention/rotate.h"
 #include "fused/cpu/product.h"
 #include "fused/rms_norm/norm.h"
@@ -174,28 +174,16 @@ static void attend_parts(void *context, size_t begin, size_t end) {
     }
 }
 
-/* A head's result from those of its chunks: the sum of e^(largest - most) * outputs over that of the sums. */
+/* A head's result from those of the chunks that the token attends to, which are neighbours. */
 static void combine_head(const run *of, size_t token, size_t head) {
     const attention *self = of->self;
+    zm_attend_parts parts = {of->outputs, of->largest, of->sums, self->n_heads, self->head_dim};
     float *result = of->heads + (token * self->n_heads + head) * self->head_dim;
-    float most = of->sinks ? of->sinks[head] : -INFINITY;
-    size_t begin, end;
-    for (size_t chunk = 0; chunk < self->n_chunks; chunk++) {
-        if (!chunk_rows(self, token, chunk, &begin, &end)) continue;
-        float largest = of->largest[part_place(of, token, chunk, head)];
-        if (!(largest <= most)) most = largest;
-    }
-    float sum = of->sinks ? expf(of->sinks[head] - most) : 0;
-    memset(result, 0, self->head_dim * sizeof *result);
-    for (size_t chunk = 0; chunk < self->n_chunks; chunk++) {
-        if (!chunk_rows(self, token, chunk, &begin, &end)) continue;
-        size_t part = part_place(of, token, chunk, head);
-        const float *output = of->outputs + part * self->head_dim;
-        float factor = expf(of->largest[part] - most);
-        sum += factor * of->sums[part];
-        for (size_t i = 0; i < self->head_dim; i++) result[i] += factor * output[i];
-    }
-    for (size_t i = 0; i < self->head_dim; i++) result[i] /= sum;
+    size_t begin, end, first = 0, count = 0;
+    while (!chunk_rows(self, token, first, &begin, &end)) first++;
+    while (first + count < self->n_chunks && chunk_rows(self, token, first + count, &begin, &end)) count++;
+    zm_attend_join(result, self->head_dim, &parts, part_place(of, token, first, head), count,
+                   of->sinks ? &of->sinks[head] : NULL);
     if (!self->arguments.has_output_gate) return;
     float *gate = of->projected + (2 * (token * self->n_heads + head) + 1) * self->head_dim;
     self->engine.level->sigmoid(gate, gate, self->head_dim);

@@ -2,10 +2,10 @@
 /* Attention over latents as one node. A row [latent, rotated key] is key and value of all heads, so that this is
  * attention with one key and value head whose results' last part is not used. Chunks of rows are put together as in
  * attention.c: the result of a token depends neither on the others nor on the threads. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "fused/attention/parts.h"
 #include "fused/cpu/product.h"
 #include "fused/step.h"
 
@@ -101,29 +101,16 @@ static void attend_parts(void *context, size_t begin, size_t end) {
     }
 }
 
-/* The sum of e^(largest - most) * outputs over that of the sums. Indices count (token of the slice, head). */
+/* Indices count (token of the slice, head). */
 static void combine_heads(void *context, size_t begin, size_t end) {
     const run *of = context;
     const latent *self = of->self;
+    zm_attend_parts parts = {of->outputs, of->largest, of->sums, self->n_heads, self->row_dim};
     for (size_t i = begin; i < end; i++) {
         size_t token = i / self->n_heads, head = i % self->n_heads;
-        size_t first = token * self->n_chunks * self->n_heads + head;
         size_t count = (self->n_rows - self->n_tokens + of->first + token) / ZM_ATTEND_ROWS + 1;
-        float *result = of->result + (head * self->n_tokens + of->first + token) * self->latent_dim, sum = 0;
-        float most = -INFINITY;
-        for (size_t chunk = 0; chunk < count; chunk++) {
-            float largest = of->largest[first + chunk * self->n_heads];
-            if (!(largest <= most)) most = largest;
-        }
-        memset(result, 0, self->latent_dim * sizeof *result);
-        for (size_t chunk = 0; chunk < count; chunk++) {
-            size_t part = first + chunk * self->n_heads;
-            const float *output = of->outputs + part * self->row_dim;
-            float factor = expf(of->largest[part] - most);
-            sum += factor * of->sums[part];
-            for (size_t j = 0; j < self->latent_dim; j++) result[j] += factor * output[j];
-        }
-        for (size_t j = 0; j < self->latent_dim; j++) result[j] /= sum;
+        zm_attend_join(of->result + (head * self->n_tokens + of->first + token) * self->latent_dim, self->latent_dim,
+                       &parts, token * self->n_chunks * self->n_heads + head, count, NULL);
     }
 }
 

@@ -57,8 +57,6 @@ bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **rea
            (!zm_is_set(gating->expert_bias) || mlx_array_dtype(gating->expert_bias) == MLX_FLOAT32);
 }
 
-static int divide_up(int a, int b) { return (a + b - 1) / b; }
-
 enum { MOST_INPUTS = 10 };
 
 typedef struct inputs {
@@ -98,7 +96,7 @@ static int columns_of(const request *of) { return of->kind & ZM_PROMPT_GATED ? o
 
 static mlx_array multiply(zm_scope *scope, const request *of, const inputs *from, const zm_node_output *spec) {
     const zm_weight *weight = of->weight;
-    int n_blocks_n = divide_up(weight->out_features, columns_of(of));
+    int n_blocks_n = zm_divide_up(weight->out_features, columns_of(of));
     zm_prompt_kernel kernel = {
         .code = code_of(weight, of->kind, of->weight_rows),
         .tile_rows = of->tile_rows,
@@ -136,8 +134,8 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
     for (int i = 0; i < COUNT; i++) {
         of.tile_rows = tiles[i].rows;
         of.weight_rows = tiles[i].weight_rows;
-        of.n_tiles = divide_up(of.rows, of.tile_rows);
-        if (of.n_tiles * divide_up(weight->out_features, columns_of(&of)) >= LEAST_BLOCKS) break;
+        of.n_tiles = zm_divide_up(of.rows, of.tile_rows);
+        if (of.n_tiles * zm_divide_up(weight->out_features, columns_of(&of)) >= LEAST_BLOCKS) break;
     }
     zm_node_output spec = shaped_like(x, weight->out_features, mlx_array_dtype(x));
     return multiply(scope, &of, from, &spec);
@@ -170,7 +168,7 @@ static zm_prompt_code_key few_code(const zm_weight *weight, int rows) {
 
 static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *weight, const inputs *from) {
     int rows = rows_of(x), task_rows = rows <= FEW_TWO_ROWS ? 2 : 1;
-    int n_blocks = divide_up(weight->out_features / task_rows, DECODE_WARPS);
+    int n_blocks = zm_divide_up(weight->out_features / task_rows, DECODE_WARPS);
     zm_prompt_kernel kernel = {
         .code = few_code(weight, rows),
         .block = WARP * DECODE_WARPS,
@@ -212,7 +210,7 @@ void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx
     mlx_dtype dtype = mlx_array_dtype(logits);
     zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE, .is_float16 = dtype == MLX_FLOAT16},
                                .block = THREADS,
-                               .n_blocks = divide_up(n_tokens, tokens_of_block)};
+                               .n_blocks = zm_divide_up(n_tokens, tokens_of_block)};
     const int words[] = {n_tokens, gating->n_experts, gating->top_k, has_bias, gating->normalize_top_k};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
     zm_prompt_add_float(&kernel, gating->normalize_epsilon);
@@ -243,7 +241,7 @@ static mlx_array combine(zm_scope *scope, mlx_array y, mlx_array weights, const 
     int row_vectors = spec->shape[spec->n_dims - 1] / VECTOR, n_vectors = rows * row_vectors;
     zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_COMBINE, .is_float16 = spec->dtype == MLX_FLOAT16},
                                .block = THREADS,
-                               .n_blocks = divide_up(n_vectors, THREADS)};
+                               .n_blocks = zm_divide_up(n_vectors, THREADS)};
     zm_prompt_add_word(&kernel, n_vectors);
     zm_prompt_add_word(&kernel, row_vectors);
     zm_prompt_add_word(&kernel, zm_dim(weights, -1));
@@ -383,7 +381,7 @@ mlx_array zm_prompt_convolve(zm_scope *scope, mlx_array *last, mlx_array project
     *last = (mlx_array){NULL};
     if (zm_scope_failed(scope)) return projected;
     int n_tokens = rows_of(projected), size = zm_dim(projected, -1) / 3;
-    int64_t n_threads = (int64_t)divide_up(n_tokens, CONV_TOKENS) * (size / VECTOR);
+    int64_t n_threads = (int64_t)zm_divide_up(n_tokens, CONV_TOKENS) * (size / VECTOR);
     mlx_dtype dtype = mlx_array_dtype(projected);
     zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_CONVOLVE, .is_float16 = dtype == MLX_FLOAT16},
                                .block = THREADS,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "fused/cuda/decode.h"
+#include "fused/cuda/sizes.cuh"
 #include "model/cache.h"
 #include "patch/patterns/parts.h"
 
@@ -105,13 +106,13 @@ static bool serves_mlp(const zm_linear *gate, const zm_linear *up, const zm_line
            down->weight.in_features == gate->weight.out_features && down->weight.out_features == hidden_size;
 }
 
-enum { MOST_CHOSEN = 8, MOST_EXPERTS = 256 }; /* of a router */
+enum { MOST_CHOSEN = 8 }; /* of a router */
 
 static bool serves_moe(const zm_moe *moe, int hidden_size, demands of, const char **reason) {
     *reason = "its gating is not known, or it has experts for every token";
     if (moe->gating == ZM_GATING_SIGMOID_GROUPS || moe->shared_experts) return false;
     *reason = "a token has more than 8 experts, or there are more than 256";
-    if (moe->top_k > MOST_CHOSEN || moe->n_experts > MOST_EXPERTS) return false;
+    if (moe->top_k > MOST_CHOSEN || moe->n_experts > DECODE_MOST_EXPERTS) return false;
     *reason = "its expert bias is not float32";
     if (zm_is_set(moe->expert_bias) && mlx_array_dtype(moe->expert_bias) != MLX_FLOAT32) return false;
     *reason = "its experts are missing or of another kind";

@@ -47,6 +47,8 @@ static void claim_sizes(zm_text *text, const zm_weight *weight) {
     }
 }
 
+static bool is_skipped; /* without NVRTC */
+
 static void compiles_with_the_launches_sizes(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
@@ -65,7 +67,8 @@ static void compiles_with_the_launches_sizes(void **state) {
         zm_text_free(&text);
         if (status == ZMLX_ERROR_UNSUPPORTED) {
             print_message("skipped: %s\n", error.message);
-            skip();
+            is_skipped = true;
+            return;
         }
         if (status) fail_msg("%d bits, rows of %d: %s", of.bits, of.k, error.message);
     }
@@ -73,5 +76,7 @@ static void compiles_with_the_launches_sizes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(compiles_with_the_launches_sizes)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    enum { SKIPPED = 77 };
+    int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
+    return n_failed || !is_skipped ? n_failed : SKIPPED;
 }

@@ -15,7 +15,7 @@ typedef struct model_values {
     int64_t n_prompt, n_tokens, n_runs;
     double bandwidth;
     int activations;
-    bool patched_only;
+    bool patched_only, timeline;
 } model_values;
 
 #define AT(member) offsetof(model_values, member)
@@ -30,6 +30,7 @@ static const cli_option model_options[] = {
     PATTERNS_OPTION,
     CLI_ACTIVATIONS_OPTION(model_values),
     {"patched-only", CLI_FLAG, AT(patched_only), NULL, "leave the unpatched model out", 0, 0},
+    {"timeline", CLI_FLAG, AT(timeline), NULL, "where a token's time goes (CUDA)", 0, 0},
     {"bandwidth", CLI_NUMBER, AT(bandwidth), "GB/S",
      "what to state the share of (default: measured\nin turns with decoding on the CPU, none on a GPU)", 0.001, 1e6},
     CLI_GENERAL_OPTIONS(model_values),
@@ -98,6 +99,41 @@ static void print_side(const char *name, const zmlx_model_bench_side *side, size
     cli_print("  %7.3f GB\n", 1e-9 * (double)side->peak_memory_bytes);
 }
 
+static json_t *timeline_json(const zmlx_model_bench *bench) {
+    json_t *rows = json_array();
+    for (int i = 0; i < bench->n_timeline; i++) {
+        const zmlx_timeline_row *row = &bench->timeline[i];
+        json_t *object = json_object();
+        cli_json_set(object, "kernel", cli_json_string(row->kernel));
+        cli_json_set(object, "launches", json_integer(row->n_launches));
+        cli_json_set(object, "blocks", json_integer(row->n_blocks));
+        cli_json_set(object, "bytes", json_integer((json_int_t)row->bytes));
+        cli_json_set(object, "s", cli_json_number(row->seconds));
+        cli_json_set(object, "gap_s", cli_json_number(row->gap));
+        cli_json_set(object, "begun_s", cli_json_number(row->begun));
+        cli_json_set(object, "ready_s", cli_json_number(row->ready));
+        cli_json_set(object, "first_s", cli_json_number(row->first));
+        cli_json_set(object, "ended_s", cli_json_number(row->ended));
+        cli_json_set(object, "last_ended_s", cli_json_number(row->last_ended));
+        json_array_append_new(rows, object);
+    }
+    return rows;
+}
+
+static void print_timeline(const zmlx_model_bench *bench) {
+    cli_print("  A token's kernels, in us: each until the next one's release; behind its own release: its blocks have\n"
+              "  begun, input is in shared memory, first weights too, a block ends, the last one does\n"
+              "  %-18s %8s %7s %8s %8s  %6s %6s %6s %6s %6s  %6s\n",
+              "", "launches", "each", "MB", "GB/s", "begun", "input", "first", "end", "last", "gap");
+    for (int i = 0; i < bench->n_timeline; i++) {
+        const zmlx_timeline_row *row = &bench->timeline[i];
+        cli_print("  %-18s %8d %7.2f %8.3f %8.0f  %6.2f %6.2f %6.2f %6.2f %6.2f  %6.2f\n", row->kernel, row->n_launches,
+                  1e6 * row->seconds, 1e-6 * (double)row->bytes,
+                  row->seconds > 0 ? 1e-9 * (double)row->bytes / row->seconds : 0, 1e6 * row->begun, 1e6 * row->ready,
+                  1e6 * row->first, 1e6 * row->ended, 1e6 * row->last_ended, 1e6 * row->gap);
+    }
+}
+
 static int show_model(const zmlx_model_bench *bench, const char *folder, bool json) {
     if (json) {
         json_t *object = json_object();
@@ -112,6 +148,7 @@ static int show_model(const zmlx_model_bench *bench, const char *folder, bool js
         cli_json_set(object, "patched", side_json(&bench->patched));
         cli_json_set(object, "prefill_speedup", cli_json_measured(bench->prefill_speedup));
         cli_json_set(object, "decode_speedup", cli_json_measured(bench->decode_speedup));
+        if (bench->n_timeline) cli_json_set(object, "timeline", timeline_json(bench));
         return cli_print_json(object);
     }
     cli_print("%s: prompt of %zu, then %zu tokens, %d runs; a token reads %.3f GB", folder, bench->n_prompt,
@@ -124,6 +161,7 @@ static int show_model(const zmlx_model_bench *bench, const char *folder, bool js
     print_side("patched", &bench->patched, bench->n_prompt);
     if (bench->decode_speedup > 0)
         cli_print("  prompt %.2fx, decode %.2fx\n", bench->prefill_speedup, bench->decode_speedup);
+    if (bench->n_timeline) print_timeline(bench);
     return CLI_DONE;
 }
 
@@ -143,6 +181,7 @@ static int bench_model(zmlx_model *model, const char *folder, const model_values
                                        .n_tokens = (size_t)values->n_tokens,
                                        .n_runs = (int)values->n_runs,
                                        .patched_only = values->patched_only,
+                                       .timeline = values->timeline,
                                        .progress = draw_run,
                                        .progress_context = &progress};
     zmlx_model_bench bench;

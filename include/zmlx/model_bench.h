@@ -25,6 +25,7 @@ typedef struct zmlx_model_bench_options {
     double bandwidth;                /* bytes a second to compare with; 0: none */
     int probe_threads; /* above 0: instead, so many threads read memory before each run and after every 0.1 s of its
                           decoding, which is halted meanwhile */
+    bool timeline;     /* says where a token's time goes: CUDA with the pattern decode */
     /* Told about each finished run; may be NULL. */
     void (*progress)(void *context, const char *step, int done, int total);
     void *progress_context;
@@ -40,6 +41,23 @@ typedef struct zmlx_model_bench_side {
     uint64_t peak_memory_bytes;         /* that MLX held */
 } zmlx_model_bench_side;
 
+/* Launches of one kernel of a decode step with weights of one size, in a run of its own in which the kernels tell the
+ * time (and take some percent longer). Medians over the launches, in seconds behind a launch's release: the time at
+ * which its first block learns that the kernel before is complete. */
+typedef struct zmlx_timeline_row {
+    const char *kernel; /* static */
+    int n_launches, n_blocks;
+    uint64_t bytes;     /* of weights, a launch */
+    double seconds;     /* until the next launch's release */
+    double gap;         /* from the end of the launch before to the release */
+    double begun;       /* the last block's begin; negative where that is early */
+    double ready;       /* a median block has its input in shared memory, */
+    double first;       /* and its first weights; both 0 in kernels that have no such moment */
+    double ended, last_ended; /* a median block; the last one */
+} zmlx_timeline_row;
+
+enum { ZMLX_TIMELINE_ROWS = 32 };
+
 typedef struct zmlx_model_bench {
     zmlx_model_bench_side baseline, patched; /* baseline is zero with patched_only */
     double prefill_speedup, decode_speedup;  /* ratios of the medians; 0 without a baseline */
@@ -49,6 +67,8 @@ typedef struct zmlx_model_bench {
     size_t n_prompt, n_tokens;
     int n_runs;
     int n_patched; /* modules */
+    zmlx_timeline_row timeline[ZMLX_TIMELINE_ROWS]; /* in the order in which a step first comes to them */
+    int n_timeline;
 } zmlx_model_bench;
 
 /* Leaves model unpatched, as it must be when given. */

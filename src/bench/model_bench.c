@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "bench/bandwidth.h"
 #include "bench/timing.h"
+#include "fused/cuda/timeline.h"
 #include "patch/record.h"
 
 enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 4, MAX_TOKENS = 1 << 24 };
@@ -209,6 +210,25 @@ static zmlx_status measure(trial *this) {
     return ZMLX_OK;
 }
 
+/* Where the time of the last of a few tokens goes. */
+static zmlx_status take_timeline(trial *this) {
+    zm_timeline_row rows[ZM_TIMELINE_MOST_ROWS];
+    zmlx_generation generation;
+    double decode;
+    int n_rows;
+    ZM_TRY(zm_timeline_begin(this->error));
+    zmlx_status status = run(this, 1, false, &generation, &decode);
+    if (!status) zmlx_generation_clear(&generation);
+    if (!status && mlx_synchronize(this->model->stream)) status = zm_mlx_fail(this->error, "evaluation");
+    zmlx_status ended = zm_timeline_end(status ? NULL : rows, &n_rows, this->error);
+    if (status || ended) return status ? status : ended;
+    for (int i = 0; i < n_rows && i < ZMLX_TIMELINE_ROWS; i++)
+        this->bench->timeline[this->bench->n_timeline++] = (zmlx_timeline_row){
+            rows[i].kernel, rows[i].n_launches, rows[i].grid,  rows[i].bytes,    rows[i].seconds, rows[i].gap,
+            rows[i].begun,  rows[i].ready,      rows[i].first, rows[i].ended[0], rows[i].ended[1]};
+    return ZMLX_OK;
+}
+
 static zmlx_status allocate(trial *this) {
     size_t n_runs = (size_t)this->bench->n_runs;
     bool complete = true;
@@ -231,6 +251,8 @@ static zmlx_status check(const zmlx_model *model, const zmlx_model_bench_options
                        options->probe_threads);
     if (options->n_prompt > MAX_TOKENS || options->n_tokens > MAX_TOKENS || options->n_tokens == 1)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "expected 2 to %d", MAX_TOKENS);
+    if (options->timeline && model->device != ZMLX_DEVICE_GPU)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "timeline", "the model is not on a GPU");
     if (zm_patch_count(model))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "model", "it is patched; unpatch it before timing");
     return ZMLX_OK;
@@ -252,6 +274,7 @@ zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const z
     bench->n_patched = report->patched_count;
     zmlx_status status = allocate(&this);
     if (!status) status = measure(&this);
+    if (!status && options->timeline) status = take_timeline(&this);
     zmlx_unpatch(model);
     for (int side = 0; side < 2; side++) {
         free(this.prefill[side]);

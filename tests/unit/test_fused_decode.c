@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "fused/cuda/decode.h"
+#include "fused/cuda/timeline.h"
 #include "patch/record.h"
 #include "shape_cases.h"
 #include "zmlx/patch.h"
@@ -248,6 +249,35 @@ static void test_sees_a_difference(void **state) {
     stop(&of);
 }
 
+/* Kernels with stamps leave the same bits, and each stamp comes behind the one before it. */
+static void test_timeline(void **state) {
+    (void)state;
+    enum { STEPS = 5, TICK = 1024 /* ns, of the GPU's clock, at most */ };
+    const double tick = 1e-9 * TICK;
+    comparison of = {0};
+    zm_timeline_row rows[ZM_TIMELINE_MOST_ROWS];
+    int n_rows = 0, n_launches = 0;
+    start(&of, ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", ZMLX_DTYPE_BFLOAT16);
+    check(zm_timeline_begin(&error));
+    for (int32_t i = 0; i < STEPS; i++) {
+        feed(&of, &i, 1);
+        assert_int_equal(n_different(&of), 0);
+    }
+    check(zm_timeline_end(rows, &n_rows, &error));
+    assert_string_equal(rows[0].kernel, "embed");
+    for (int i = 0; i < n_rows; i++) {
+        const zm_timeline_row *row = &rows[i];
+        n_launches += row->n_launches;
+        assert_true(row->n_launches > 0 && row->seconds > 0 && row->seconds < 1e-3 && row->begun < row->ended[0]);
+        assert_true(row->ready >= 0 && (!row->first || row->first >= row->ready - tick));
+        assert_true(row->ended[0] >= row->ready && row->ended[1] >= row->ended[0]);
+    }
+    assert_true(n_launches >= 2 * of.model->root->decoder->n_blocks);
+    assert_int_equal(zm_timeline_end(rows, &n_rows, &error), ZMLX_OK); /* it is off */
+    assert_int_equal(n_rows, 0);
+    stop(&of);
+}
+
 /* An argument chooses tests by a pattern of cmocka's. */
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
@@ -259,7 +289,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_trained),           cmocka_unit_test(test_choices),
         cmocka_unit_test(test_sees_a_difference), cmocka_unit_test(test_published_shapes),
         cmocka_unit_test(test_float16),           cmocka_unit_test(test_other_widths),
-        cmocka_unit_test(test_after_a_prompt),
+        cmocka_unit_test(test_after_a_prompt),    cmocka_unit_test(test_timeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 
 #include "fused/cuda/launch.h"
 #include "fused/cuda/sizes.cuh"
+#include "fused/cuda/timeline.h"
 #include "mlx/streams.h"
 
 enum {
@@ -140,6 +141,7 @@ zm_place zm_decode_output(zm_decode *decode, mlx_dtype dtype, int n_dims, const 
 void zm_decode_publish(zm_decode *decode) { decode->publishes = true; }
 
 zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *table) {
+    zm_timeline_restart(); /* a step begins */
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_embed, table);
     launch.record.grid = zm_divide_up(decode->hidden_size / 2, THREADS);
     zm_place h = zm_decode_residual(decode);
@@ -147,6 +149,7 @@ zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *ta
     zm_launch_add_weight(&launch, table);
     zm_launch_add_place(&launch, h);
     zm_launch_add_int(&launch, table->out_features);
+    launch.bytes /= (uint64_t)table->out_features;
     zm_launch_end(&launch);
     return h;
 }
@@ -206,8 +209,9 @@ static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, 
         decode->has_room = zm_launch_leaves(&launch, row_bytes(decode, MOST_SHORT_KEYS) + ATTENTION_BYTES);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
-    for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_weight(&launch, weights[i < count ? i : 0]);
-    for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_constant(&launch, weights[i < count ? i : 0]->bias);
+    static const zm_weight none;
+    for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_weight(&launch, i < count ? weights[i] : &none);
+    for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_constant(&launch, (i < count ? weights[i] : &none)->bias);
     zm_launch_add_place(&launch, to);
     zm_launch_add_float(&launch, norm.eps);
     for (int i = 0; i < MOST_WEIGHTS; i++) zm_launch_add_int(&launch, i < count ? weights[i]->out_features : 0);

@@ -11,7 +11,10 @@ enum { WARPS = DECODE_WARPS, THREADS = WARPS * WARP };
 
 /* Behind this the kernel before is complete, and with it all older ones. What is older than that one is complete when a
  * kernel begins, except behind norm_linear, conv, attention and linear_add. */
-ZM_FUNCTION void wait_only() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+ZM_FUNCTION void wait_only() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    stamp(STAMP_WAITED);
+}
 /* The next kernel may begin, once all blocks have come here or ended; before wait_only() only where that one reads
  * nothing of this token without its own. Its first copies share memory with what is still under way. */
 ZM_FUNCTION void begin_next() { asm volatile("griddepcontrol.launch_dependents;"); }
@@ -331,6 +334,8 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
 #pragma unroll 1
     for (uint i = 0; i < AHEAD && (EARLY == ALL_EARLY || i < EARLY); i++) copy_next();
     ready();
+    stamp(STAMP_READY);
+    first_stamp stamp_first;
     if (EARLY < ALL_EARLY) {
 #pragma unroll 1
         for (uint i = EARLY; i < AHEAD; i++) copy_next();
@@ -350,6 +355,7 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
         for (uint piece = 0; piece < own::PIECES; piece++) {
             finish_copies<AHEAD - 1>();
             __syncwarp(); /* the copies of all lanes are there, and the slot before is free */
+            stamp_first(STAMP_FIRST);
             uint both[ROWS][own::LANE_GROUPS];
 #pragma unroll
             for (int r = 0; r < ROWS; r++) slots::read_groups(both[r], from, r, rows[r], piece, lane);

@@ -73,7 +73,8 @@ struct head_arguments {
 ZM_KERNEL(HEAD_WARPS * WARP) zm_heads(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs,
                                       ushort *queries, ushort *keys, ushort *values, float eps, float log2_base,
                                       float input_scale, int offset, float position_scale, int n_heads, int n_kv_heads,
-                                      int row, int rows) {
+                                      int row, int rows ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     __shared__ uint4 heads[HEAD_WARPS][HEAD_VECTORS];
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = int(blockIdx.x) * HEAD_WARPS + warp;
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
@@ -370,7 +371,8 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                  ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale,
                  int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n,
-                 int n_keys, int is_early) {
+                 int n_keys, int is_early ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     typedef token_heads<BLOCK_HEADS> heads;
     enum { ROW_BYTES = ZM_HEAD_DIM * 2 };
     __shared__ alignas(16) float parts[BLOCK_HEADS][BLOCK_WARPS][KEY_WARPS][LANE_DIM];
@@ -425,6 +427,7 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
                           to[row / KEY_WARPS * kept_rows::STEP + own * HEAD_VECTORS + lane] = vectors[lane];
                   });
     wait_for_arrivals(&copied);
+    stamp(STAMP_READY);
     if (!is_early) begin_next();
     attention_state<1> state = attend_kept(kept, token.ready[heads::QUERY + slot], sink, sink_score,
                                            float(double(scale) * 1.44269504088896340736), shares[warp], lane);
@@ -452,7 +455,8 @@ ZM_KERNEL(LONG_WARPS *WARP, LONG_RESIDENT)
 zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                    ushort *values, const ushort *sinks, float *part_most, float *part_sums, float *part_values,
                    float eps, float log2_base, float input_scale, int offset, float position_scale, int n_heads,
-                   int n_kv_heads, int row, int rows, float scale, int n) {
+                   int n_kv_heads, int row, int rows, float scale, int n ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     enum { COLUMNS = LONG_HEADS * LANE_DIM };
     __shared__ float parts[COLUMNS][LONG_WARPS][WARP], mosts[LONG_HEADS][LONG_WARPS], sums[LONG_HEADS][LONG_WARPS];
     __shared__ alignas(16) float2 shares[LONG_WARPS][WARP];
@@ -505,7 +509,8 @@ zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, c
 
 /* Merges what zm_attention_parts left. A block a head. */
 ZM_KERNEL(LONG_BLOCKS *WARP)
-zm_attention_merge(const float *part_most, const float *part_sums, const float *part_values, ushort *y) {
+zm_attention_merge(const float *part_most, const float *part_sums, const float *part_values, ushort *y ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     __shared__ float parts[LANE_DIM][LONG_BLOCKS][WARP + 1];
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = blockIdx.x;
     wait_for_last();

@@ -46,7 +46,8 @@ ZM_FUNCTION void choose_among(float &best, uint &index, uint4 v, uint number, ui
  * block of mlx_threads, here over a cluster. Dynamic shared memory holds a thread's vectors, so that they are read
  * once. */
 extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHOOSE_WARPS *WARP)
-    zm_choose(const ushort *logits, int *token, uint n, uint mlx_threads) {
+    zm_choose(const ushort *logits, int *token, uint n, uint mlx_threads ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     __shared__ float largests[WARP], sums[WARP];
     __shared__ uint best_keys[WARP], best_indices[WARP];
     uint lane = threadIdx.x % WARP, place = blockIdx.x * CHOOSE_WARPS + threadIdx.x / WARP,

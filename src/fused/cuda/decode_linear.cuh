@@ -13,7 +13,8 @@ enum {
  * its own wait, begins before this one may read. */
 ZM_KERNEL(ADD_THREADS, 2)
 zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const ushort *biases, const ushort *bias,
-              const ushort *h, ushort *h_next, uint n, uint n_slots, uint is_early) {
+              const ushort *h, ushort *h_next, uint n, uint n_slots, uint is_early ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     enum { VECTORS = (ZM_K / 8 + ADD_THREADS - 1) / ADD_THREADS, AT_ONCE = VECTORS < 8 ? VECTORS : 8 }; /* of x */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     uint first = blockIdx.x + thread / WARP * gridDim.x, stride = gridDim.x * warps, n_tasks = n / 2;
@@ -48,7 +49,8 @@ zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const u
 #if !ZM_MXFP4
 /* h = row of the table of n for *token; a negative one counts from the end. */
 ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *scales, const ushort *biases, uint *h,
-                            uint n) {
+                            uint n ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     wait_for_last();
     int pairs = ZM_HIDDEN / 2, pair = int(blockIdx.x) * THREADS + int(threadIdx.x);
     if (pair >= pairs) return;
@@ -70,7 +72,8 @@ ZM_KERNEL(THREADS, 2)
 zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort *as, const ushort *ab, const uint2 *bw,
                const ushort *bs, const ushort *bb, const uint2 *cw, const ushort *cs, const ushort *cb,
                const ushort *a_bias, const ushort *b_bias, const ushort *c_bias, ushort *y, float eps, uint n_a,
-               uint n_b, uint n_c, uint n_slots, uint is_early) {
+               uint n_b, uint n_c, uint n_slots, uint is_early ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     if (is_early) begin_next(); /* attention reads nothing younger than the last token before its own wait */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
@@ -111,7 +114,8 @@ zm_norm_linear(const uint4 *h, const uint4 *norm, const uint2 *aw, const ushort 
  * one. A task is a channel. */
 ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
                               const ushort *biases, const ushort *taps, ushort *state, ushort *y, float eps, uint size,
-                              uint n_slots) {
+                              uint n_slots ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     begin_next(); /* the output projection reads weights alone before its own wait */
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;

@@ -37,7 +37,8 @@ struct gated {
 ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *gw, const ushort *gs, const ushort *gb,
                                 const uint2 *uw, const ushort *us, const ushort *ub, const ushort *gate_bias,
                                 const ushort *up_bias, ushort *act, float eps, uint activation, uint n, uint n_slots,
-                                uint n_left) {
+                                uint n_left ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row nr;
     load_norm(nr, norm, thread, blockDim.x);
@@ -70,7 +71,8 @@ ZM_KERNEL(THREADS, 2)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
               const ushort *gate_bias, const ushort *up_bias, ushort *act, uint n_experts, uint gating,
-              uint activation, uint n, uint n_slots, uint n_left) {
+              uint activation, uint n, uint n_slots, uint n_left ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     __shared__ chosen_experts chosen;
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     router_scores from = {scores, expert_bias, n_experts, gating};
@@ -119,7 +121,8 @@ enum {
 ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2)
 zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
                const ushort *bias, const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon,
-               float scaling, uint n, uint block_rows, uint n_slots, uint n_left) {
+               float scaling, uint n, uint block_rows, uint n_slots, uint n_left ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     enum { X = layout<ZM_K>::X };
     __shared__ float products[ZM_TOP_K][2 * OUT_GROUPS * OUT_MOST_ROUNDS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;

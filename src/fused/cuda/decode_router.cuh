@@ -5,7 +5,8 @@ enum { ROUTER_STEPS = (ZM_HIDDEN + STEP - 1) / STEP };
  * W normed + bias (NULL: none), for decode_choice.cuh, whose words become 0. A warp has an expert. */
 ZM_KERNEL(WARP *ROUTER_WARPS) zm_router(const uint4 *h, const uint4 *norm, const uint2 *weight, const ushort *scales,
                                     const ushort *biases, const ushort *bias, uint4 *normed, float *scores,
-                                    uint *words, float eps, uint n_experts, uint gating) {
+                                    uint *words, float eps, uint n_experts, uint gating ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     uint thread = threadIdx.x, lane = thread % WARP;
     uint expert = blockIdx.x * ROUTER_WARPS + thread / WARP;
     norm_row nr;
@@ -37,6 +38,7 @@ ZM_KERNEL(WARP *ROUTER_WARPS) zm_router(const uint4 *h, const uint4 *norm, const
         stage<ZM_HIDDEN>(staged, h, thread, blockDim.x);
         __syncthreads();
     }
+    stamp(STAMP_READY);
     if (expert >= n_experts) return;
     accumulator sums[ACCUMULATORS] = {};
     uint x = shared_address(staged + lane);

@@ -178,6 +178,8 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 #pragma unroll 1
     for (int i = 0; i < TILE_SLOTS && i < EARLY; i++) copy_next(i);
     ready();
+    stamp(STAMP_READY);
+    first_stamp stamp_first;
 #pragma unroll 1
     for (int i = EARLY; i < TILE_SLOTS; i++) copy_next(i);
     uint until_next = ~0u; /* pieces */
@@ -193,6 +195,7 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
         for (uint piece = 0; piece < TILE_PIECES; piece++) {
             finish_copies<TILE_SLOTS - 1>();
             __syncwarp(); /* the copies of all lanes are there */
+            stamp_first(STAMP_FIRST);
             if (n_left && until_next-- == 0) begin_next();
             const auto *codes_of = ring.codes[slot];
             row_groups own(lists, row, piece), own8(lists + 2, row, piece);
@@ -224,7 +227,8 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 ZM_KERNEL(THREADS, 1)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
-              uint n_experts, uint gating, uint n, uint n_left) {
+              uint n_experts, uint gating, uint n, uint n_left ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     __shared__ chosen_one_by_one chosen;
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     router_scores from = {scores, expert_bias, n_experts, gating};
@@ -263,7 +267,9 @@ enum : uint {
 
 ZM_KERNEL(WARP *ZM_TOP_K, 2)
 zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
-               const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling, uint n) {
+               const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling,
+               uint n ZM_STAMPED) {
+    ZM_STAMP_BLOCK;
     __shared__ float products[ZM_TOP_K][TILE_ROWS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, block_row = blockIdx.x * TILE_ROWS;
     lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "fused/cuda/sizes.cuh"
+#include "fused/cuda/timeline.h"
 
 enum {
     VECTOR_BYTES = 16,
@@ -67,7 +68,7 @@ zm_place zm_decode_residual(zm_decode *decode) {
 }
 
 zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight) {
-    zm_launch made = {.decode = decode};
+    zm_launch made = {.decode = decode, .kernel = kernel};
     made.record.block = WARP * DECODE_WARPS;
     made.record.grid = 1;
     if (zm_decode_failed(decode)) return made;
@@ -143,7 +144,11 @@ void zm_launch_add_constant(zm_launch *launch, mlx_array array) {
     else
         zm_launch_add_place(launch, zm_chain_constant(launch->decode->chain, array));
 }
+static uint64_t bytes_of(mlx_array array) { return zm_is_set(array) ? mlx_array_nbytes(array) : 0; }
+
 void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight) {
+    uint64_t bytes = bytes_of(weight->weight) + bytes_of(weight->scales) + bytes_of(weight->biases);
+    launch->bytes += weight->n_experts ? bytes / (uint64_t)weight->n_experts * (uint64_t)launch->decode->top_k : bytes;
     zm_launch_add_constant(launch, weight->weight);
     zm_launch_add_constant(launch, weight->scales);
     zm_launch_add_constant(launch, weight->biases);
@@ -173,5 +178,6 @@ void zm_launch_end(zm_launch *launch) {
     launch->record.shared_bytes = own - BLOCK_BYTES;
     decode->last_bytes = own;
     decode->last_everywhere = launch->one_each && launch->record.grid >= MULTIPROCESSORS;
+    zm_timeline_add(launch);
     zm_chain_launch(decode->chain, &launch->record);
 }

@@ -9,6 +9,8 @@
 typedef struct zm_launch {
     zm_decode *decode;
     zm_chain_launch_record record;
+    zm_decode_kernel kernel;
+    uint64_t bytes; /* of the weights that it reads */
     bool one_each; /* a block for each multiprocessor, where nothing else is in the way */
 } zm_launch;
 

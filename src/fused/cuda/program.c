@@ -7,13 +7,14 @@
 
 #include "fused/cuda/decode.h"
 #include "fused/cuda/sizes.cuh"
+#include "fused/cuda/timeline.h"
 #include "mlx/chain.h"
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 
 /* sizes.cuh and so on */
 extern const char zm_cuda_sizes[], zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[],
-    zm_cuda_decode[];
+    zm_cuda_stamps[], zm_cuda_decode[];
 
 static const char *const symbols[] = {
 #define ZM_DECODE_KERNEL(name, rows) "zm_" #name,
@@ -31,6 +32,11 @@ bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel) {
     return rows_of[kernel] == HIDDEN;
 }
 
+const char *zm_decode_kernel_name(zm_decode_kernel kernel) {
+    enum { PREFIX = sizeof "zm_" - 1 };
+    return symbols[kernel] + PREFIX;
+}
+
 /* From 8 rows on MLX's gathered product is its matrix kernel. */
 bool zm_decode_takes_tiles(int top_k) {
     enum { LEAST_ROWS = 8 };
@@ -43,7 +49,7 @@ static zm_decode_program *programs;
 static bool same(zm_decode_settings a, zm_decode_settings b) {
     return a.bits == b.bits && a.group_size == b.group_size && a.is_mxfp4 == b.is_mxfp4 &&
            a.is_float16 == b.is_float16 && a.k == b.k && a.hidden_size == b.hidden_size && a.head_dim == b.head_dim &&
-           a.top_k == b.top_k;
+           a.top_k == b.top_k && a.stamps == b.stamps;
 }
 
 /* Tables and routers are affine; on tensor cores rows come in whole pieces. */
@@ -70,12 +76,13 @@ void zm_decode_program_text(zm_text *text, zm_decode_settings settings) {
     zm_text_printf(
         text,
         "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n"
-        "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n#define ZM_FLOAT16 %d\n",
+        "#define ZM_TOP_K %d\n#define ZM_MXFP4 %d\n#define ZM_FLOAT16 %d\n#define ZM_STAMPS %d\n",
         settings.bits, settings.group_size, settings.k, settings.hidden_size, settings.head_dim, settings.top_k,
-        settings.is_mxfp4, settings.is_float16);
+        settings.is_mxfp4, settings.is_float16, settings.stamps);
     zm_text_append_string(text, zm_cuda_sizes);
     zm_text_append_string(text, zm_cuda_halves);
     zm_text_append_string(text, settings.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
+    zm_text_append_string(text, zm_cuda_stamps);
     zm_text_append_string(text, zm_cuda_lanes);
     zm_text_append_string(text, zm_cuda_decode);
 }
@@ -128,6 +135,7 @@ zmlx_status zm_decode_program_for(const zm_decode_program **program, const zm_we
                                    .k = k,
                                    .hidden_size = hidden_size,
                                    .head_dim = head_dim,
-                                   .top_k = top_k};
+                                   .top_k = top_k,
+                                   .stamps = zm_timeline_is_on()};
     return zm_decode_program_get(program, settings, error);
 }

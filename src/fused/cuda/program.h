@@ -24,6 +24,7 @@ typedef struct zm_decode_settings {
     int hidden_size;
     int head_dim; /* 64 or 128 */
     int top_k;    /* experts a token; 1 where there are none */
+    bool stamps;  /* stamps.cuh */
 } zm_decode_settings;
 
 /* Dynamic shared memory that a launch may ask for, and its part for inputs. */
@@ -38,13 +39,15 @@ typedef struct zm_decode_program {
 
 /* Whether the kernel is for rows of the hidden size only. */
 bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel);
+/* Without the prefix that its symbol has; static. */
+const char *zm_decode_kernel_name(zm_decode_kernel kernel);
 /* Whether so many chosen experts are multiplied on tensor cores (decode_tiles.cuh). */
 bool zm_decode_takes_tiles(int top_k);
 /* Appends the kernels' text, or sets text->failed. */
 void zm_decode_program_text(zm_text *text, zm_decode_settings settings);
 /* Compiles (or takes from the cache) and loads it; the process keeps it. Any thread. */
 zmlx_status zm_decode_program_get(const zm_decode_program **program, zm_decode_settings settings, zmlx_error *error);
-/* The same for a weight's quantisation. */
+/* The same for a weight's quantisation, with stamps if zm_timeline_is_on. */
 zmlx_status zm_decode_program_for(const zm_decode_program **program, const zm_weight *weight, int k, int hidden_size,
                                   int head_dim, int top_k, zmlx_error *error);
 

@@ -10,8 +10,8 @@
 #include "runtime/cache.h"
 
 /* sizes.cuh and so on */
-extern const char zm_cuda_sizes[], zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_lanes[],
-    zm_cuda_decode[], zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[];
+extern const char zm_cuda_sizes[], zm_cuda_bfloat16[], zm_cuda_float16[], zm_cuda_halves[], zm_cuda_stamps[],
+    zm_cuda_lanes[], zm_cuda_decode[], zm_cuda_wgmma[], zm_cuda_prompt[], zm_cuda_around[];
 
 typedef struct entry {
     struct entry *next;
@@ -57,19 +57,25 @@ static void define_kernel(zm_text *text, zm_prompt_code_key key) {
                    !!(key.kind & ZM_PROMPT_FIRST), !!(key.kind & ZM_PROMPT_SECOND));
 }
 
+bool zm_prompt_code_text(zm_text *text, zm_prompt_code_key key) {
+    define_kernel(text, key);
+    if (key.is_float16) zm_text_append_string(text, "#define ZM_FLOAT16 1\n");
+    zm_text_append_string(text, zm_cuda_sizes);
+    zm_text_append_string(text, zm_cuda_halves);
+    zm_text_append_string(text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
+    if (is_product(key)) zm_text_append_string(text, zm_cuda_wgmma);
+    if (is_with_decode(key)) zm_text_append_string(text, zm_cuda_stamps);
+    if (is_with_decode(key)) zm_text_append_string(text, zm_cuda_lanes);
+    zm_text_append_string(text, is_product(key)       ? zm_cuda_prompt
+                                : is_with_decode(key) ? zm_cuda_decode
+                                                      : zm_cuda_around);
+    return is_product(key);
+}
+
 static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
     zm_text text = {0};
-    define_kernel(&text, key);
-    if (key.is_float16) zm_text_append_string(&text, "#define ZM_FLOAT16 1\n");
-    zm_text_append_string(&text, zm_cuda_sizes);
-    zm_text_append_string(&text, zm_cuda_halves);
-    zm_text_append_string(&text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
-    if (is_product(key)) zm_text_append_string(&text, zm_cuda_wgmma);
-    if (is_with_decode(key)) zm_text_append_string(&text, zm_cuda_lanes);
-    zm_text_append_string(&text, is_product(key)       ? zm_cuda_prompt
-                                 : is_with_decode(key) ? zm_cuda_decode
-                                                       : zm_cuda_around);
-    zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .for_it_alone = is_product(key)};
+    bool for_it_alone = zm_prompt_code_text(&text, key);
+    zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .for_it_alone = for_it_alone};
     zm_gpu_get(&source.compute_capability);
     zmlx_status status = text.failed ? zm_fail_memory(error) : zm_compile_cuda(cubin, NULL, &source, 0, error);
     zm_text_free(&text);

@@ -54,6 +54,8 @@ void zm_prompt_add_float(zm_prompt_kernel *kernel, float value);
 void zm_prompt_launch(zm_scope *scope, mlx_array *results, const zm_node_output *specs, int n_outputs,
                       const zm_prompt_kernel *kernel, const mlx_array *inputs, int n_inputs);
 
+/* Appends the kernel's text, or sets text->failed. Whether it is for one architecture alone. */
+bool zm_prompt_code_text(zm_text *text, zm_prompt_code_key key);
 /* The cubin, compiled or from the cache; it lives as long as the process. Any thread. */
 zmlx_status zm_prompt_code_get(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error);
 

@@ -32,6 +32,16 @@ enum {
     EXPERT_TILE_SLOTS_8 = 4,  /* and of more */
     FEW_TWO_ROWS = 3,         /* of x, at most, where a task of decode_few.cuh is two rows of weights; else one */
 
+    /* stamps.cuh: of a block, when */
+    STAMP_BEGUN = 0,
+    STAMP_WAITED,             /* the kernel before was complete */
+    STAMP_READY,              /* x was in shared memory */
+    STAMP_FIRST,              /* its first weights too */
+    STAMP_ENDED,              /* its last warp was through */
+    STAMPS = 8,               /* a row of them */
+    STAMP_BLOCKS = 512,       /* rows of a launch; further blocks have the last one together */
+    STAMP_LAUNCHES = 512,
+
     /* prompt.cuh */
     PROMPT_TILE_K = 64,
     PROMPT_STAGES = 4,        /* of x in shared memory */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* decode's kernels compile with NVRTC, which needs no GPU, and take pieces of weights and rows of x of the bytes that
- * their launches give them. */
+/* decode's kernels and those of prompts compile with NVRTC, which needs no GPU, and decode's take pieces of weights and
+ * rows of x of the bytes that their launches give them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "fused/cuda/launch.h"
 #include "fused/cuda/program.h"
+#include "fused/cuda/prompt_node.h"
 #include "runtime/cache.h"
 
 enum { CAPABILITY = 90 };
@@ -20,7 +21,7 @@ enum { CAPABILITY = 90 };
  * by 16, 8 and 4 bytes, and from the word before. A row of the hidden size brings all kernels, 8 chosen experts those
  * on tensor cores. */
 static const zm_decode_settings settings[] = {
-    {.bits = 4, .group_size = 64, .k = 704, .hidden_size = 704, .head_dim = 64, .top_k = 4},
+    {.bits = 4, .group_size = 64, .k = 704, .hidden_size = 704, .head_dim = 64, .top_k = 4, .stamps = true},
     {.bits = 4, .group_size = 64, .k = 512, .hidden_size = 512, .head_dim = 128, .top_k = 8, .is_float16 = true},
     {.bits = 4, .group_size = 32, .k = 2880, .hidden_size = 2880, .head_dim = 64, .top_k = 4, .is_mxfp4 = true},
     {.bits = 3, .group_size = 64, .k = 2880, .hidden_size = 64, .head_dim = 64, .top_k = 4},
@@ -47,7 +48,39 @@ static void claim_sizes(zm_text *text, const zm_weight *weight) {
     }
 }
 
+/* A key of every kind. */
+static const zm_prompt_code_key prompt_keys[] = {
+    {.bits = 4, .group_size = 64, .weight_rows = ZM_PROMPT_FEW_WEIGHTS, .span = 8},
+    {.kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST, .bits = 8, .group_size = 64, .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
+     .span = 4, .is_float16 = true},
+    {.kind = ZM_PROMPT_FIRST | ZM_PROMPT_SECOND, .bits = 3, .group_size = 128, .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
+     .span = 2},
+    {.kind = ZM_PROMPT_ROUTE},
+    {.kind = ZM_PROMPT_PLAN},
+    {.kind = ZM_PROMPT_COMBINE, .is_float16 = true},
+    {.kind = ZM_PROMPT_CONVOLVE},
+    {.kind = ZM_PROMPT_EMBED, .bits = 5, .group_size = 64},
+    {.kind = ZM_PROMPT_FEW, .bits = 4, .group_size = 64, .k = 2048, .rows = 3},
+    {.kind = ZM_PROMPT_FEW, .bits = 6, .group_size = 32, .k = 704, .rows = 7, .is_float16 = true},
+    {.kind = ZM_PROMPT_SORTED_IN, .bits = 4, .group_size = 32, .k = 2880},
+    {.kind = ZM_PROMPT_SORTED_OUT, .bits = 4, .group_size = 32, .k = 2880},
+};
+
 static bool is_skipped; /* without NVRTC */
+
+/* what: for a failure. */
+static void compile(zm_text *text, bool for_it_alone, int number, const char *what) {
+    assert_false(text->failed);
+    zm_cuda_source source = {.text = text->data, .size = text->size, .n_parts = 1,
+                             .compute_capability = CAPABILITY, .for_it_alone = for_it_alone};
+    const zm_text *cubin;
+    zmlx_error error;
+    zmlx_status status = is_skipped ? ZMLX_OK : zm_compile_cuda(&cubin, NULL, &source, 0, &error);
+    zm_text_free(text);
+    is_skipped = is_skipped || status == ZMLX_ERROR_UNSUPPORTED;
+    if (status == ZMLX_ERROR_UNSUPPORTED) print_message("skipped: %s\n", error.message);
+    else if (status) fail_msg("%s %d: %s", what, number, error.message);
+}
 
 static void compiles_with_the_launches_sizes(void **state) {
     (void)state;
@@ -59,23 +92,22 @@ static void compiles_with_the_launches_sizes(void **state) {
         zm_text text = {0};
         zm_decode_program_text(&text, of);
         claim_sizes(&text, &weight);
-        assert_false(text.failed);
-        zm_cuda_source source = {.text = text.data, .size = text.size, .n_parts = 1, .compute_capability = CAPABILITY};
-        const zm_text *cubin;
-        zmlx_error error;
-        zmlx_status status = zm_compile_cuda(&cubin, NULL, &source, 0, &error);
-        zm_text_free(&text);
-        if (status == ZMLX_ERROR_UNSUPPORTED) {
-            print_message("skipped: %s\n", error.message);
-            is_skipped = true;
-            return;
-        }
-        if (status) fail_msg("%d bits, rows of %d: %s", of.bits, of.k, error.message);
+        compile(&text, false, (int)i, "settings");
+    }
+}
+
+static void prompts_compile(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof prompt_keys / sizeof *prompt_keys; i++) {
+        zm_text text = {0};
+        bool for_it_alone = zm_prompt_code_text(&text, prompt_keys[i]);
+        compile(&text, for_it_alone, (int)i, "prompt key");
     }
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(compiles_with_the_launches_sizes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(compiles_with_the_launches_sizes),
+                                       cmocka_unit_test(prompts_compile)};
     enum { SKIPPED = 77 };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     return n_failed || !is_skipped ? n_failed : SKIPPED;

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+#include "fused/cuda/timeline.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/statistics.h"
+#include "fused/cuda/sizes.cuh"
+#include "mlx/streams.h"
+
+static const char name[] = "timeline";
+
+enum { LAUNCH_STAMPS = STAMP_BLOCKS * STAMPS, WORDS = 2 /* of a stamp */ };
+
+/* Of the process: stamps are an option of whole programs of kernels. */
+static struct {
+    bool is_on;
+    mlx_array stamps; /* of STAMP_LAUNCHES launches, as zm_timeline_summarize takes them */
+    zm_timed_launch launches[STAMP_LAUNCHES];
+    int n_launches; /* of the step; some may be beyond what is kept */
+} timeline;
+
+bool zm_timeline_is_on(void) { return timeline.is_on; }
+void zm_timeline_restart(void) { timeline.n_launches = 0; }
+
+zmlx_status zm_timeline_begin(zmlx_error *error) {
+    mlx_stream stream;
+    ZM_TRY(zm_stream_new(&stream, MLX_GPU, error));
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    timeline.stamps = mlx_array_new();
+    mlx_array zeros = zm_zeros(&scope, (const int[]){STAMP_LAUNCHES * LAUNCH_STAMPS * WORDS}, 1, MLX_UINT32);
+    zm_scope_keep(&scope, &timeline.stamps, zeros);
+    zmlx_status status = zm_scope_end(&scope, error);
+    if (!status && mlx_array_eval(timeline.stamps)) status = zm_mlx_fail(error, name);
+    zm_stream_free(stream);
+    timeline.n_launches = 0;
+    timeline.is_on = !status;
+    if (status) mlx_array_free(timeline.stamps);
+    return status;
+}
+
+void zm_timeline_add(zm_launch *launch) {
+    if (!timeline.is_on) return;
+    int number = timeline.n_launches++;
+    if (number >= STAMP_LAUNCHES) number = STAMP_LAUNCHES - 1;
+    timeline.launches[number] = (zm_timed_launch){launch->kernel, launch->record.grid, launch->bytes};
+    zm_launch_add_constant(launch, timeline.stamps);
+    zm_launch_add_int(launch, number);
+}
+
+/* A step's stamps, and the launches that left them. */
+typedef struct step_stamps {
+    const uint32_t *words;
+    const zm_timed_launch *launches;
+    int n_launches;
+} step_stamps;
+
+static uint64_t stamp_of(const step_stamps *of, int launch, int block, int stamp) {
+    size_t number = (size_t)launch * LAUNCH_STAMPS + (size_t)block * STAMPS + (size_t)stamp;
+    const uint32_t *at = of->words + number * WORDS;
+    return (uint64_t)at[1] << 32 | at[0];
+}
+
+/* One stamp of a launch's blocks, sorted; those without it are left out. */
+static int sort_stamps(uint64_t *stamps, const step_stamps *of, int launch, int stamp) {
+    int count = 0, grid = of->launches[launch].grid;
+    for (int block = 0; block < grid && block < STAMP_BLOCKS; block++) {
+        uint64_t own = stamp_of(of, launch, block, stamp);
+        int at = own ? count++ : -1;
+        for (; at > 0 && stamps[at - 1] > own; at--) stamps[at] = stamps[at - 1];
+        if (at >= 0) stamps[at] = own;
+    }
+    return count;
+}
+
+typedef enum block_order { FIRST, MEDIAN, LAST } block_order;
+
+/* Seconds behind `from`; 0 where no block has the stamp. */
+static double stamp_at(const step_stamps *of, int launch, int stamp, block_order which, uint64_t from) {
+    uint64_t stamps[STAMP_BLOCKS];
+    int count = sort_stamps(stamps, of, launch, stamp);
+    if (!count) return 0;
+    uint64_t own = stamps[which == FIRST ? 0 : which == LAST ? count - 1 : count / 2];
+    return 1e-9 * (double)(int64_t)(own - from);
+}
+
+static uint64_t release_of(const step_stamps *of, int launch) {
+    uint64_t stamps[STAMP_BLOCKS];
+    return sort_stamps(stamps, of, launch, STAMP_WAITED) ? stamps[0] : 0;
+}
+
+/* What a row has of one launch. */
+enum { SECONDS, GAP, BEGUN, READY, FIRST_WEIGHTS, ENDED, ENDED_LAST, N_VALUES };
+
+static void read_launch(double *values, const step_stamps *of, int launch) {
+    uint64_t release = release_of(of, launch);
+    values[SECONDS] = launch + 1 < of->n_launches ? 1e-9 * (double)(int64_t)(release_of(of, launch + 1) - release)
+                                                  : stamp_at(of, launch, STAMP_ENDED, LAST, release);
+    values[GAP] = launch ? -stamp_at(of, launch - 1, STAMP_ENDED, LAST, release) : 0;
+    values[BEGUN] = stamp_at(of, launch, STAMP_BEGUN, LAST, release);
+    values[READY] = stamp_at(of, launch, STAMP_READY, MEDIAN, release);
+    values[FIRST_WEIGHTS] = stamp_at(of, launch, STAMP_FIRST, MEDIAN, release);
+    values[ENDED] = stamp_at(of, launch, STAMP_ENDED, MEDIAN, release);
+    values[ENDED_LAST] = stamp_at(of, launch, STAMP_ENDED, LAST, release);
+}
+
+static bool same_row(const zm_timed_launch *a, const zm_timed_launch *b) {
+    return a->kernel == b->kernel && a->bytes == b->bytes && a->grid == b->grid;
+}
+
+/* The launches like the one at `first`, which is the first of them. */
+static void summarize(zm_timeline_row *row, const step_stamps *of, int first) {
+    double all[N_VALUES][STAMP_LAUNCHES], medians[N_VALUES];
+    const zm_timed_launch *like = &of->launches[first];
+    int count = 0;
+    for (int i = first; i < of->n_launches; i++) {
+        double values[N_VALUES];
+        if (!same_row(&of->launches[i], like)) continue;
+        read_launch(values, of, i);
+        for (int v = 0; v < N_VALUES; v++) all[v][count] = values[v];
+        count++;
+    }
+    for (int v = 0; v < N_VALUES; v++) medians[v] = zm_median(all[v], (size_t)count);
+    *row = (zm_timeline_row){zm_decode_kernel_name(like->kernel), count, like->grid, like->bytes, medians[SECONDS],
+                             medians[GAP], medians[BEGUN], medians[READY], medians[FIRST_WEIGHTS],
+                             {medians[ENDED], medians[ENDED_LAST]}};
+}
+
+int zm_timeline_summarize(zm_timeline_row *rows, const uint32_t *stamps, const zm_timed_launch *launches,
+                          int n_launches) {
+    step_stamps of = {stamps, launches, n_launches};
+    int n_rows = 0;
+    for (int i = 0; i < n_launches && n_rows < ZM_TIMELINE_MOST_ROWS; i++) {
+        int before = 0;
+        while (before < i && !same_row(&launches[before], &launches[i])) before++;
+        if (before == i) summarize(&rows[n_rows++], &of, i);
+    }
+    return n_rows;
+}
+
+zmlx_status zm_timeline_end(zm_timeline_row *rows, int *n_rows, zmlx_error *error) {
+    zmlx_status status = ZMLX_OK;
+    int n_launches = timeline.n_launches < STAMP_LAUNCHES ? timeline.n_launches : STAMP_LAUNCHES;
+    *n_rows = 0;
+    if (timeline.is_on && rows) {
+        const uint32_t *words = n_launches ? mlx_array_data_uint32(timeline.stamps) : NULL;
+        if (words) *n_rows = zm_timeline_summarize(rows, words, timeline.launches, n_launches);
+        else status = zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "no decode step of CUDA kernels was made");
+    }
+    if (timeline.is_on) mlx_array_free(timeline.stamps);
+    timeline.is_on = false;
+    return status;
+}

@@ -25,7 +25,7 @@ typedef struct zmlx_model_bench_options {
     double bandwidth;                /* bytes a second to compare with; 0: none */
     int probe_threads; /* above 0: instead, so many threads read memory before each run and after every 0.1 s of its
                           decoding, which is halted meanwhile */
-    bool timeline;     /* says where a token's time goes: CUDA with the pattern decode */
+    bool timeline;     /* says where a token's time goes; without CUDA and the pattern decode ZMLX_ERROR_UNSUPPORTED */
     /* Told about each finished run; may be NULL. */
     void (*progress)(void *context, const char *step, int done, int total);
     void *progress_context;

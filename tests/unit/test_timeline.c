@@ -48,6 +48,7 @@ static void rows_are_medians_of_like_launches(void **state) {
     uint32_t *stamps = calloc((size_t)N * STAMP_BLOCKS * STAMPS * WORDS, sizeof *stamps);
     assert_non_null(stamps);
     for (int i = 0; i < N; i++) set_launch(stamps, i, i == 5 ? STAMP_BLOCKS : BLOCKS, i != 0 && i != 3 && i != 6);
+    for (int i = 0; i < N; i += 3) set(stamps, i, 1, STAMP_READY, UINT64_C(1) << 39); /* of an earlier step */
     zm_timeline_row rows[ZM_TIMELINE_MOST_ROWS];
     assert_int_equal(zm_timeline_summarize(rows, stamps, launches, N), 3);
     assert_string_equal(rows[0].kernel, "router");

@@ -2,8 +2,8 @@
 /* One token through a model with quantised weights, in bfloat16 or float16, with the bits of MLX's own CUDA kernels:
  * the order of every sum and every rounding is theirs. decode_*.cuh, which follow, hold the kernels.
  *
- * Behind halves.cuh, bfloat16.cuh or float16.cuh, and lanes.cuh. The text before defines ZM_FLOAT16, ZM_BITS (2 to 6 or
- * 8) and ZM_GROUP (32, 64, 128) of weights, ZM_MXFP4 (1: of 4 bits in groups of 32, in mxfp4; 0: affine),
+ * Behind halves.cuh, bfloat16.cuh or float16.cuh, stamps.cuh and lanes.cuh. The text before defines ZM_FLOAT16, ZM_BITS
+ * (2 to 6 or 8) and ZM_GROUP (32, 64, 128) of weights, ZM_MXFP4 (1: of 4 bits in groups of 32, in mxfp4; 0: affine),
  * ZM_K, the length of their rows, ZM_HIDDEN, the size of the residual stream, ZM_HEAD_DIM (64 or 128) and ZM_TOP_K. */
 #define ZM_KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 

@@ -40,7 +40,7 @@ enum {
     STAMP_ENDED,              /* its last warp was through */
     STAMPS = 8,               /* a row of them */
     STAMP_BLOCKS = 512,       /* rows of a launch; further blocks have the last one together */
-    STAMP_LAUNCHES = 512,
+    STAMP_LAUNCHES = 512,     /* the last one's rows are those of all that are not shown */
 
     /* prompt.cuh */
     PROMPT_TILE_K = 64,

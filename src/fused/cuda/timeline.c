@@ -10,18 +10,26 @@
 
 static const char name[] = "timeline";
 
-enum { LAUNCH_STAMPS = STAMP_BLOCKS * STAMPS, WORDS = 2 /* of a stamp */ };
+enum {
+    LAUNCH_STAMPS = STAMP_BLOCKS * STAMPS,
+    WORDS = 2, /* of a stamp */
+    MOST_SHOWN = STAMP_LAUNCHES - 1,
+};
 
 /* Of the process: stamps are an option of whole programs of kernels. */
 static struct {
     bool is_on;
     mlx_array stamps; /* of STAMP_LAUNCHES launches, as zm_timeline_summarize takes them */
-    zm_timed_launch launches[STAMP_LAUNCHES];
-    int n_launches; /* of the step; some may be beyond what is kept */
+    bool has_step;    /* one began: launches without one, of a layer alone, are not shown */
+    zm_timed_launch launches[MOST_SHOWN];
+    int n_launches; /* of the step, that are shown */
 } timeline;
 
 bool zm_timeline_is_on(void) { return timeline.is_on; }
-void zm_timeline_restart(void) { timeline.n_launches = 0; }
+void zm_timeline_restart(void) {
+    timeline.has_step = true;
+    timeline.n_launches = 0;
+}
 
 zmlx_status zm_timeline_begin(zmlx_error *error) {
     mlx_stream stream;
@@ -34,6 +42,7 @@ zmlx_status zm_timeline_begin(zmlx_error *error) {
     zmlx_status status = zm_scope_end(&scope, error);
     if (!status && mlx_array_eval(timeline.stamps)) status = zm_mlx_fail(error, name);
     zm_stream_free(stream);
+    timeline.has_step = false;
     timeline.n_launches = 0;
     timeline.is_on = !status;
     if (status) mlx_array_free(timeline.stamps);
@@ -42,9 +51,11 @@ zmlx_status zm_timeline_begin(zmlx_error *error) {
 
 void zm_timeline_add(zm_launch *launch) {
     if (!timeline.is_on) return;
-    int number = timeline.n_launches++;
-    if (number >= STAMP_LAUNCHES) number = STAMP_LAUNCHES - 1;
-    timeline.launches[number] = (zm_timed_launch){launch->kernel, launch->record.grid, launch->bytes};
+    int number = MOST_SHOWN;
+    if (timeline.has_step && timeline.n_launches < MOST_SHOWN) {
+        number = timeline.n_launches++;
+        timeline.launches[number] = (zm_timed_launch){launch->kernel, launch->record.grid, launch->bytes};
+    }
     zm_launch_add_constant(launch, timeline.stamps);
     zm_launch_add_int(launch, number);
 }
@@ -62,12 +73,13 @@ static uint64_t stamp_of(const step_stamps *of, int launch, int block, int stamp
     return (uint64_t)at[1] << 32 | at[0];
 }
 
-/* One stamp of a launch's blocks, sorted; those without it are left out. */
+/* One stamp of a launch's blocks, sorted. Those without it are left out, and those that have it from an earlier step,
+ * in which the launch of that number was another. */
 static int sort_stamps(uint64_t *stamps, const step_stamps *of, int launch, int stamp) {
     int count = 0, grid = of->launches[launch].grid;
     for (int block = 0; block < grid && block < STAMP_BLOCKS; block++) {
         uint64_t own = stamp_of(of, launch, block, stamp);
-        int at = own ? count++ : -1;
+        int at = own && own >= stamp_of(of, launch, block, STAMP_BEGUN) ? count++ : -1;
         for (; at > 0 && stamps[at - 1] > own; at--) stamps[at] = stamps[at - 1];
         if (at >= 0) stamps[at] = own;
     }
@@ -141,7 +153,7 @@ int zm_timeline_summarize(zm_timeline_row *rows, const uint32_t *stamps, const z
 
 zmlx_status zm_timeline_end(zm_timeline_row *rows, int *n_rows, zmlx_error *error) {
     zmlx_status status = ZMLX_OK;
-    int n_launches = timeline.n_launches < STAMP_LAUNCHES ? timeline.n_launches : STAMP_LAUNCHES;
+    int n_launches = timeline.n_launches;
     *n_rows = 0;
     if (timeline.is_on && rows) {
         const uint32_t *words = n_launches ? mlx_array_data_uint32(timeline.stamps) : NULL;

@@ -19,9 +19,9 @@ enum { CAPABILITY = 90 };
 
 /* Steps of 512 (up to 4 bits), 256 or, in mxfp4, 1024 elements come in pieces of up to 5, of 3, of 5 and of 4; scales
  * by 16, 8 and 4 bytes, and from the word before. A row of the hidden size brings all kernels, 8 chosen experts those
- * on tensor cores. */
+ * on tensor cores; these are compiled with stamps too. */
 static const zm_decode_settings settings[] = {
-    {.bits = 4, .group_size = 64, .k = 704, .hidden_size = 704, .head_dim = 64, .top_k = 4, .stamps = true},
+    {.bits = 4, .group_size = 64, .k = 704, .hidden_size = 704, .head_dim = 64, .top_k = 4},
     {.bits = 4, .group_size = 64, .k = 512, .hidden_size = 512, .head_dim = 128, .top_k = 8, .is_float16 = true},
     {.bits = 4, .group_size = 32, .k = 2880, .hidden_size = 2880, .head_dim = 64, .top_k = 4, .is_mxfp4 = true},
     {.bits = 3, .group_size = 64, .k = 2880, .hidden_size = 64, .head_dim = 64, .top_k = 4},
@@ -93,6 +93,10 @@ static void compiles_with_the_launches_sizes(void **state) {
         zm_decode_program_text(&text, of);
         claim_sizes(&text, &weight);
         compile(&text, false, (int)i, "settings");
+        if (of.k != of.hidden_size) continue;
+        of.stamps = true;
+        zm_decode_program_text(&text, of);
+        compile(&text, false, (int)i, "with stamps: settings");
     }
 }
 

@@ -30,7 +30,7 @@ prepare() {
     [ -z "$SHM_SIZE" ] || mount -o "remount,size=$SHM_SIZE" /dev/shm
     files=$work/files
     [ ! -w /dev/shm ] || [ "$(free_gb /dev/shm)" -lt 60 ] || files=$(mktemp -d /dev/shm/zmlx.XXXXXX)
-    trap 'rm -rf "$files" "$logs"' EXIT
+    trap 'stop_pools; rm -rf "$files" "$logs"' EXIT
 
     if [ -n "$MLX_SETUP" ]; then
         set +u # it may be less strict
@@ -85,7 +85,7 @@ run() {
     time timeout -k 5 $((seconds > 0 ? seconds : 1)) "$@"
     status=$?
     [ $status = 0 ] && return
-    echo "-- status $status$([ $status != 124 ] || echo ": out of time")"
+    echo "-- status $status$([[ $status != @(124|137) ]] || echo ": out of time")"
     failed+=("$part ($status)")
     return $status
 }
@@ -93,6 +93,7 @@ run() {
 # pool JOBS: the rows of the part, so many at a time; settle waits for them. A job's output comes when it has ended.
 pool() {
     export verdicts=$logs/$part
+    touch "$verdicts" "$verdicts.rows"
     tr '\t\n' '\0\0' <"$verdicts.rows" | xargs -0 -r -n 3 -P "$1" bash -c 'job "$@"' job &
     pools+=($!) pooled+=("$part")
 }
@@ -110,7 +111,7 @@ job() {
     status=$?
     {
         flock 9
-        [ $status = 124 ] || cp -aln "$MLX_PTX_CACHE_DIR/." "$ptx/"
+        [ $status -ge 124 ] || cp -aln "$MLX_PTX_CACHE_DIR/." "$ptx/"
         printf '#### %s: status %d, %d s\n$ %s\n' "$2" $status $((EPOCHSECONDS - start)) "$3"
         tail -c 60000 "$log"
         echo "$status $2" >>"$verdicts"
@@ -120,14 +121,19 @@ job() {
 export -f job
 export logs ptx deadline
 
+# No job of the pools is begun any more.
+stop_pools() { [ ${#pools[@]} = 0 ] || kill "${pools[@]}" 2>/dev/null; }
+
 # Waits for the pools. A test that was skipped (77) has proved nothing here.
 settle() {
-    local name status label
+    local name status label n_rows n_verdicts
     [ ${#pools[@]} -gt 0 ] || return 0
     wait "${pools[@]}"
     for name in "${pooled[@]}"; do
-        say "$name: status of each (124: out of time, -: not begun)"
+        say "$name: status of each (124, 137: out of time, -: not begun)"
         sort "$logs/$name"
+        n_rows=$(wc -l <"$logs/$name.rows") n_verdicts=$(wc -l <"$logs/$name")
+        [ "$n_rows" -gt 0 ] && [ "$n_rows" = "$n_verdicts" ] || not_run+=("$name: $n_verdicts of $n_rows have a status")
         while read -r status label; do
             case $status in
             0) ;;
@@ -140,7 +146,12 @@ settle() {
 }
 
 finish() {
-    timeout 20 tar -C "$ptx" -cf - . | xz -1 -T0 >"$OUT/ptx.tar.xz"
+    # Half an archive would be half kernels for the next call.
+    if timeout 20 tar -C "$ptx" -cf - . | xz -1 -T0 >"$OUT/ptx.tar.xz.new"; then
+        mv "$OUT/ptx.tar.xz.new" "$OUT/ptx.tar.xz"
+    else
+        rm -f "$OUT/ptx.tar.xz.new"
+    fi
     [ ${#failed[@]} = 0 ] || printf 'FAILED: %s\n' "${failed[@]}"
     [ ${#not_run[@]} = 0 ] || printf 'NOT RUN: %s\n' "${not_run[@]}"
     say "end"

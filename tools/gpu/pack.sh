@@ -47,7 +47,7 @@ strip --strip-unneeded "$work/lib/libzmlx.so.0"
 # The C and C++ libraries are everywhere; MLX and CUDA are found or set up there.
 everywhere='^(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|ld-linux-x86-64|libmlx|libzmlx|libcuda|libnv.*)\.so'
 programs=("$work/zmlx" "$work/lib/libzmlx.so.0" "$work"/tests/*)
-needed=$(readelf -d "${programs[@]}" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | sort -u | grep -vE "$everywhere")
+needed=$(readelf -d "${programs[@]}" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | sort -u | sed -E "/$everywhere/d")
 found=$(ldd "${programs[@]}" 2>/dev/null || true)
 for name in $needed; do
     path=$(awk -v name="$name" '$1 == name && $3 ~ /^\// { print $3; exit }' <<<"$found")

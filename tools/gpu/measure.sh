@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Measures and proves a CUDA build that tools/gpu/pack.sh packed, on a machine with a GPU; needs no network.
+# Measures and proves a CUDA build that tools/gpu/pack.sh packed, on a machine with a GPU; needs no network. One call at a
+# time: each begins by removing the last one's files in zmlx-measure below TMPDIR (/tmp).
 #
 #   [SETTING=VALUE...] tools/gpu/measure.sh WHAT...
 #
@@ -19,6 +20,7 @@
 # Settings:
 #   BUNDLE     the archive of pack.sh (build/gpu.tar.xz)
 #   MLX_SETUP  a script to source that makes MLX for CUDA and Python's packages available, if they are not found anyway
+#   MLX_ROOT   folder of Python's package mlx, whose lib/ is searched; MLX_SETUP may set it
 #   LLAMA      folder with llama-bench, its libraries beside it or in lib/; without it llama.cpp is left out
 #   FLASH      what llama-bench's -fa gets (auto,off)
 #   LIMIT      seconds (560); the end may take 20 more

@@ -27,6 +27,7 @@ static struct {
 
 bool zm_timeline_is_on(void) { return timeline.is_on; }
 void zm_timeline_restart(void) {
+    if (!timeline.is_on) return; /* steps of several threads share it then */
     timeline.has_step = true;
     timeline.n_launches = 0;
 }

@@ -222,10 +222,20 @@ static zmlx_status take_timeline(trial *this) {
     if (!status && mlx_synchronize(this->model->stream)) status = zm_mlx_fail(this->error, "evaluation");
     zmlx_status ended = zm_timeline_end(status ? NULL : rows, &n_rows, this->error);
     if (status || ended) return status ? status : ended;
-    for (int i = 0; i < n_rows && i < ZMLX_TIMELINE_ROWS; i++)
-        this->bench->timeline[this->bench->n_timeline++] = (zmlx_timeline_row){
-            rows[i].kernel, rows[i].n_launches, rows[i].grid,  rows[i].bytes,    rows[i].seconds, rows[i].gap,
-            rows[i].begun,  rows[i].ready,      rows[i].first, rows[i].ended[0], rows[i].ended[1]};
+    _Static_assert((int)ZM_TIMELINE_MOST_ROWS == (int)ZMLX_TIMELINE_ROWS, "all rows have room");
+    for (int i = 0; i < n_rows; i++)
+        this->bench->timeline[i] = (zmlx_timeline_row){.kernel = rows[i].kernel,
+                                                       .n_launches = rows[i].n_launches,
+                                                       .n_blocks = rows[i].grid,
+                                                       .bytes = rows[i].bytes,
+                                                       .seconds = rows[i].seconds,
+                                                       .gap = rows[i].gap,
+                                                       .begun = rows[i].begun,
+                                                       .ready = rows[i].ready,
+                                                       .first = rows[i].first,
+                                                       .ended = rows[i].ended[0],
+                                                       .last_ended = rows[i].ended[1]};
+    this->bench->n_timeline = n_rows;
     return ZMLX_OK;
 }
 
@@ -273,8 +283,8 @@ zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const z
     ZM_TRY(zmlx_patch(&report, model, options->patch, error));
     bench->n_patched = report->patched_count;
     zmlx_status status = allocate(&this);
+    if (!status && options->timeline) status = take_timeline(&this); /* first: where there is none, nothing waits */
     if (!status) status = measure(&this);
-    if (!status && options->timeline) status = take_timeline(&this);
     zmlx_unpatch(model);
     for (int side = 0; side < 2; side++) {
         free(this.prefill[side]);

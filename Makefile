@@ -22,7 +22,7 @@ build     = CMAKE_GENERATOR="$(generator)" cmake --preset $1 -B $2 --log-level=W
             cmake --build $2 --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build docs demo test check debug asan tsan arm64 fuzz install clean
+.PHONY: help setup build docs demo test check compare debug asan tsan arm64 fuzz install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ check: ## include order, sizes, indentation and left-overs of the sources
 	@tools/check_sizes.sh
 	@tools/check_words.sh
 	@tools/check_indentation.sh || [ $$? = 77 ]
+
+compare: ## decode's CUDA kernels leave the bits of those of REV (HEAD), without a GPU; FULL=1: in all settings
+	@nice tests/cuda_host/compare.py $(or $(REV),HEAD) $(if $(FULL),,--quick) --build $(BUILD)
 
 debug: setup ## build without optimisation, in $(BUILD)/debug
 	@$(call build,debug,$(BUILD)/debug)

@@ -12,6 +12,7 @@
 
 #include "zmlx/kernel_bench.h"
 #include "zmlx/patch.h"
+#include "zmlx/timeline.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -40,23 +41,6 @@ typedef struct zmlx_model_bench_side {
     double share, share_lower, share_upper;
     uint64_t peak_memory_bytes;         /* that MLX held */
 } zmlx_model_bench_side;
-
-/* Launches of one kernel of a decode step with weights of one size, in a run of its own in which the kernels tell the
- * time (and take some percent longer). Medians over the launches, in seconds behind a launch's release: the time at
- * which its first block learns that the kernel before is complete. */
-typedef struct zmlx_timeline_row {
-    const char *kernel; /* static */
-    int n_launches, n_blocks;
-    uint64_t bytes;     /* of weights, a launch */
-    double seconds;     /* until the next launch's release */
-    double gap;         /* from the end of the launch before to the release */
-    double begun;       /* the last block's begin; negative where that is early */
-    double ready;       /* a median block has its input in shared memory, */
-    double first;       /* and its first weights; both 0 in kernels that have no such moment */
-    double ended, last_ended; /* a median block; the last one */
-} zmlx_timeline_row;
-
-enum { ZMLX_TIMELINE_ROWS = 32 };
 
 typedef struct zmlx_model_bench {
     zmlx_model_bench_side baseline, patched; /* baseline is zero with patched_only */

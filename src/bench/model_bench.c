@@ -212,31 +212,15 @@ static zmlx_status measure(trial *this) {
 
 /* Where the time of the last of a few tokens goes. */
 static zmlx_status take_timeline(trial *this) {
-    zm_timeline_row rows[ZM_TIMELINE_MOST_ROWS];
     zmlx_generation generation;
     double decode;
-    int n_rows;
     ZM_TRY(zm_timeline_begin(this->error));
     zmlx_status status = run(this, 1, false, &generation, &decode);
     if (!status) zmlx_generation_clear(&generation);
     if (!status && mlx_synchronize(this->model->stream)) status = zm_mlx_fail(this->error, "evaluation");
-    zmlx_status ended = zm_timeline_end(status ? NULL : rows, &n_rows, this->error);
-    if (status || ended) return status ? status : ended;
-    _Static_assert((int)ZM_TIMELINE_MOST_ROWS == (int)ZMLX_TIMELINE_ROWS, "all rows have room");
-    for (int i = 0; i < n_rows; i++)
-        this->bench->timeline[i] = (zmlx_timeline_row){.kernel = rows[i].kernel,
-                                                       .n_launches = rows[i].n_launches,
-                                                       .n_blocks = rows[i].grid,
-                                                       .bytes = rows[i].bytes,
-                                                       .seconds = rows[i].seconds,
-                                                       .gap = rows[i].gap,
-                                                       .begun = rows[i].begun,
-                                                       .ready = rows[i].ready,
-                                                       .first = rows[i].first,
-                                                       .ended = rows[i].ended[0],
-                                                       .last_ended = rows[i].ended[1]};
-    this->bench->n_timeline = n_rows;
-    return ZMLX_OK;
+    zmlx_timeline_row *rows = status ? NULL : this->bench->timeline;
+    zmlx_status ended = zm_timeline_end(rows, &this->bench->n_timeline, this->error);
+    return status ? status : ended;
 }
 
 static zmlx_status allocate(trial *this) {

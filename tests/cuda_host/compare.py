@@ -5,8 +5,8 @@ processor.
 
     tests/cuda_host/compare.py REVISION [--quick] [--build FOLDER] [--jobs N] [FILTER]
 
-FILTER: only settings of which a regular expression matches the line. --quick: 20 of several hundred, in a minute
-instead of most of an hour. The first run compiles the texts into FOLDER/cuda_host (build), later ones only what has
+FILTER: only settings of which a regular expression matches the line. --quick: 20 of several hundred, in less
+than a minute on two cores. The first run compiles the texts into FOLDER/cuda_host (build), later ones only what has
 changed. Ends with 1 where bits differ or a kernel reads what it must not, with 2 where something could not be
 compared, with 77 without a compiler.
 

@@ -255,7 +255,7 @@ static void test_timeline(void **state) {
     enum { STEPS = 5, TICK = 1024 /* ns, of the GPU's clock, at most */ };
     const double tick = 1e-9 * TICK;
     comparison of = {0};
-    zm_timeline_row rows[ZM_TIMELINE_MOST_ROWS];
+    zmlx_timeline_row rows[ZMLX_TIMELINE_ROWS];
     int n_rows = 0, n_launches = 0;
     start(&of, ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit", ZMLX_DTYPE_BFLOAT16);
     check(zm_timeline_begin(&error));
@@ -266,11 +266,11 @@ static void test_timeline(void **state) {
     check(zm_timeline_end(rows, &n_rows, &error));
     assert_string_equal(rows[0].kernel, "embed");
     for (int i = 0; i < n_rows; i++) {
-        const zm_timeline_row *row = &rows[i];
+        const zmlx_timeline_row *row = &rows[i];
         n_launches += row->n_launches;
-        assert_true(row->n_launches > 0 && row->seconds > 0 && row->seconds < 1e-3 && row->begun < row->ended[0]);
+        assert_true(row->n_launches > 0 && row->seconds > 0 && row->seconds < 1e-3 && row->begun < row->ended);
         assert_true(row->ready >= 0 && (!row->first || row->first >= row->ready - tick));
-        assert_true(row->ended[0] >= row->ready && row->ended[1] >= row->ended[0]);
+        assert_true(row->ended >= row->ready && row->last_ended >= row->ended);
     }
     assert_true(n_launches >= 2 * of.model->root->decoder->n_blocks);
     assert_int_equal(zm_timeline_end(rows, &n_rows, &error), ZMLX_OK); /* it is off */

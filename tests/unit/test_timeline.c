@@ -49,24 +49,24 @@ static void rows_are_medians_of_like_launches(void **state) {
     assert_non_null(stamps);
     for (int i = 0; i < N; i++) set_launch(stamps, i, i == 5 ? STAMP_BLOCKS : BLOCKS, i != 0 && i != 3 && i != 6);
     for (int i = 0; i < N; i += 3) set(stamps, i, 1, STAMP_READY, UINT64_C(1) << 39); /* of an earlier step */
-    zm_timeline_row rows[ZM_TIMELINE_MOST_ROWS];
+    zmlx_timeline_row rows[ZMLX_TIMELINE_ROWS];
     assert_int_equal(zm_timeline_summarize(rows, stamps, launches, N), 3);
     assert_string_equal(rows[0].kernel, "router");
     assert_string_equal(rows[1].kernel, "conv");
     assert_string_equal(rows[2].kernel, "conv");
     assert_true(rows[0].n_launches == 3 && rows[1].n_launches == 3 && rows[2].n_launches == 1);
-    assert_true(rows[1].bytes == 4096 && rows[1].grid == BLOCKS && rows[2].grid == MANY);
+    assert_true(rows[1].bytes == 4096 && rows[1].n_blocks == BLOCKS && rows[2].n_blocks == MANY);
     for (int i = 0; i < 2; i++) {
         assert_near(rows[i].seconds, STEP); /* the last launch's end is nearer, but it is one of three */
         assert_near(rows[i].begun, -2000);
-        assert_near(rows[i].ended[0], 5200);
-        assert_near(rows[i].ended[1], 5400);
+        assert_near(rows[i].ended, 5200);
+        assert_near(rows[i].last_ended, 5400);
     }
     assert_near(rows[0].ready, 0);
     assert_near(rows[1].ready, 1200);
     assert_near(rows[1].first, 1700);
     assert_near(rows[1].gap, STEP - 5400);
-    assert_near(rows[2].ended[1], 5000 + 100 * (STAMP_BLOCKS - 1));
+    assert_near(rows[2].last_ended, 5000 + 100 * (STAMP_BLOCKS - 1));
     /* Alone: until its own end; nothing comes before it. */
     assert_int_equal(zm_timeline_summarize(rows, stamps, launches, 1), 1);
     assert_near(rows[0].seconds, 5400);
@@ -77,7 +77,7 @@ static void rows_are_medians_of_like_launches(void **state) {
 /* Where there is no GPU, or no step, nothing is shown. */
 static void ends_without_a_step(void **state) {
     (void)state;
-    zm_timeline_row rows[ZM_TIMELINE_MOST_ROWS];
+    zmlx_timeline_row rows[ZMLX_TIMELINE_ROWS];
     int n_rows = 3;
     zmlx_error error;
     assert_false(zm_timeline_is_on());

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "fused/cuda/timeline.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/statistics.h"
 #include "fused/cuda/sizes.cuh"
 #include "mlx/streams.h"
@@ -74,33 +71,43 @@ static uint64_t stamp_of(const step_stamps *of, int launch, int block, int stamp
     return (uint64_t)at[1] << 32 | at[0];
 }
 
-/* One stamp of a launch's blocks, sorted. Those without it are left out, and those that have it from an earlier step,
- * in which the launch of that number was another. */
-static int sort_stamps(uint64_t *stamps, const step_stamps *of, int launch, int stamp) {
-    int count = 0, grid = of->launches[launch].grid;
-    for (int block = 0; block < grid && block < STAMP_BLOCKS; block++) {
-        uint64_t own = stamp_of(of, launch, block, stamp);
-        int at = own && own >= stamp_of(of, launch, block, STAMP_BEGUN) ? count++ : -1;
-        for (; at > 0 && stamps[at - 1] > own; at--) stamps[at] = stamps[at - 1];
-        if (at >= 0) stamps[at] = own;
-    }
-    return count;
+/* One stamp of a launch's blocks, 0 where a block has none, or has one of an earlier step, in which the launch of that
+ * number was another. */
+static uint64_t own_stamp(const step_stamps *of, int launch, int block, int stamp) {
+    uint64_t own = stamp_of(of, launch, block, stamp);
+    return own >= stamp_of(of, launch, block, STAMP_BEGUN) ? own : 0;
 }
 
-typedef enum block_order { FIRST, MEDIAN, LAST } block_order;
-
-/* Seconds behind `from`; 0 where no block has the stamp. */
-static double stamp_at(const step_stamps *of, int launch, int stamp, block_order which, uint64_t from) {
-    uint64_t stamps[STAMP_BLOCKS];
-    int count = sort_stamps(stamps, of, launch, stamp);
-    if (!count) return 0;
-    uint64_t own = stamps[which == FIRST ? 0 : which == LAST ? count - 1 : count / 2];
-    return 1e-9 * (double)(int64_t)(own - from);
+static int stamped_blocks(const step_stamps *of, int launch) {
+    int grid = of->launches[launch].grid;
+    return grid < STAMP_BLOCKS ? grid : STAMP_BLOCKS;
 }
 
 static uint64_t release_of(const step_stamps *of, int launch) {
-    uint64_t stamps[STAMP_BLOCKS];
-    return sort_stamps(stamps, of, launch, STAMP_WAITED) ? stamps[0] : 0;
+    uint64_t first = 0;
+    for (int block = 0; block < stamped_blocks(of, launch); block++) {
+        uint64_t own = own_stamp(of, launch, block, STAMP_WAITED);
+        if (own && (!first || own < first)) first = own;
+    }
+    return first;
+}
+
+static double seconds_between(uint64_t from, uint64_t to) { return 1e-9 * (double)(int64_t)(to - from); }
+
+/* When a launch's median block and its last one had a stamp, in seconds behind `from`; 0 where none has it. */
+typedef struct moment {
+    double median, last;
+} moment;
+
+static moment moment_of(const step_stamps *of, int launch, int stamp, uint64_t from) {
+    double seconds[STAMP_BLOCKS];
+    size_t count = 0;
+    for (int block = 0; block < stamped_blocks(of, launch); block++) {
+        uint64_t own = own_stamp(of, launch, block, stamp);
+        if (own) seconds[count++] = seconds_between(from, own);
+    }
+    double median = zm_median(seconds, count); /* which sorts them */
+    return (moment){median, count ? seconds[count - 1] : 0};
 }
 
 /* What a row has of one launch. */
@@ -108,14 +115,15 @@ enum { SECONDS, GAP, BEGUN, READY, FIRST_WEIGHTS, ENDED, ENDED_LAST, N_VALUES };
 
 static void read_launch(double *values, const step_stamps *of, int launch) {
     uint64_t release = release_of(of, launch);
-    values[SECONDS] = launch + 1 < of->n_launches ? 1e-9 * (double)(int64_t)(release_of(of, launch + 1) - release)
-                                                  : stamp_at(of, launch, STAMP_ENDED, LAST, release);
-    values[GAP] = launch ? -stamp_at(of, launch - 1, STAMP_ENDED, LAST, release) : 0;
-    values[BEGUN] = stamp_at(of, launch, STAMP_BEGUN, LAST, release);
-    values[READY] = stamp_at(of, launch, STAMP_READY, MEDIAN, release);
-    values[FIRST_WEIGHTS] = stamp_at(of, launch, STAMP_FIRST, MEDIAN, release);
-    values[ENDED] = stamp_at(of, launch, STAMP_ENDED, MEDIAN, release);
-    values[ENDED_LAST] = stamp_at(of, launch, STAMP_ENDED, LAST, release);
+    moment ended = moment_of(of, launch, STAMP_ENDED, release);
+    bool is_last = launch + 1 == of->n_launches;
+    values[SECONDS] = is_last ? ended.last : seconds_between(release, release_of(of, launch + 1));
+    values[GAP] = launch ? -moment_of(of, launch - 1, STAMP_ENDED, release).last : 0;
+    values[BEGUN] = moment_of(of, launch, STAMP_BEGUN, release).last;
+    values[READY] = moment_of(of, launch, STAMP_READY, release).median;
+    values[FIRST_WEIGHTS] = moment_of(of, launch, STAMP_FIRST, release).median;
+    values[ENDED] = ended.median;
+    values[ENDED_LAST] = ended.last;
 }
 
 static bool same_row(const zm_timed_launch *a, const zm_timed_launch *b) {
@@ -123,7 +131,7 @@ static bool same_row(const zm_timed_launch *a, const zm_timed_launch *b) {
 }
 
 /* The launches like the one at `first`, which is the first of them. */
-static void summarize(zm_timeline_row *row, const step_stamps *of, int first) {
+static void summarize(zmlx_timeline_row *row, const step_stamps *of, int first) {
     double all[N_VALUES][STAMP_LAUNCHES], medians[N_VALUES];
     const zm_timed_launch *like = &of->launches[first];
     int count = 0;
@@ -135,16 +143,24 @@ static void summarize(zm_timeline_row *row, const step_stamps *of, int first) {
         count++;
     }
     for (int v = 0; v < N_VALUES; v++) medians[v] = zm_median(all[v], (size_t)count);
-    *row = (zm_timeline_row){zm_decode_kernel_name(like->kernel), count, like->grid, like->bytes, medians[SECONDS],
-                             medians[GAP], medians[BEGUN], medians[READY], medians[FIRST_WEIGHTS],
-                             {medians[ENDED], medians[ENDED_LAST]}};
+    *row = (zmlx_timeline_row){.kernel = zm_decode_kernel_name(like->kernel),
+                               .n_launches = count,
+                               .n_blocks = like->grid,
+                               .bytes = like->bytes,
+                               .seconds = medians[SECONDS],
+                               .gap = medians[GAP],
+                               .begun = medians[BEGUN],
+                               .ready = medians[READY],
+                               .first = medians[FIRST_WEIGHTS],
+                               .ended = medians[ENDED],
+                               .last_ended = medians[ENDED_LAST]};
 }
 
-int zm_timeline_summarize(zm_timeline_row *rows, const uint32_t *stamps, const zm_timed_launch *launches,
+int zm_timeline_summarize(zmlx_timeline_row *rows, const uint32_t *stamps, const zm_timed_launch *launches,
                           int n_launches) {
     step_stamps of = {stamps, launches, n_launches};
     int n_rows = 0;
-    for (int i = 0; i < n_launches && n_rows < ZM_TIMELINE_MOST_ROWS; i++) {
+    for (int i = 0; i < n_launches && n_rows < ZMLX_TIMELINE_ROWS; i++) {
         int before = 0;
         while (before < i && !same_row(&launches[before], &launches[i])) before++;
         if (before == i) summarize(&rows[n_rows++], &of, i);
@@ -152,7 +168,7 @@ int zm_timeline_summarize(zm_timeline_row *rows, const uint32_t *stamps, const z
     return n_rows;
 }
 
-zmlx_status zm_timeline_end(zm_timeline_row *rows, int *n_rows, zmlx_error *error) {
+zmlx_status zm_timeline_end(zmlx_timeline_row *rows, int *n_rows, zmlx_error *error) {
     zmlx_status status = ZMLX_OK;
     int n_launches = timeline.n_launches;
     *n_rows = 0;

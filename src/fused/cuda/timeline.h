@@ -10,22 +10,7 @@
 #define ZM_FUSED_CUDA_TIMELINE_H
 
 #include "fused/cuda/launch.h"
-
-/* Launches of one kernel with weights of one size; medians over them, in seconds behind a launch's release: the time at
- * which the first of its blocks learns that the kernel before is complete. */
-typedef struct zm_timeline_row {
-    const char *kernel;
-    int n_launches, grid;
-    uint64_t bytes;   /* of weights, a launch */
-    double seconds;   /* from a release to that of the next launch */
-    double gap;       /* from the last end of the launch before to the release */
-    double begun;     /* the last block: negative where blocks begin early */
-    double ready;     /* median block: x is in shared memory; 0 in kernels that have no such stamp */
-    double first;     /* and its first weights */
-    double ended[2];  /* median and last block */
-} zm_timeline_row;
-
-enum { ZM_TIMELINE_MOST_ROWS = 32 };
+#include "zmlx/timeline.h"
 
 typedef struct zm_timed_launch {
     zm_decode_kernel kernel;
@@ -34,13 +19,13 @@ typedef struct zm_timed_launch {
 } zm_timed_launch;
 
 zmlx_status zm_timeline_begin(zmlx_error *error);
-/* Of the last step, in the order in which kernels first come; up to ZM_TIMELINE_MOST_ROWS. Switches stamps off,
+/* Of the last step, in the order in which kernels first come; up to ZMLX_TIMELINE_ROWS. Switches stamps off,
  * whatever it returns; rows NULL: does that alone. Where there was no such step: ZMLX_ERROR_UNSUPPORTED. */
-zmlx_status zm_timeline_end(zm_timeline_row *rows, int *n_rows, zmlx_error *error);
+zmlx_status zm_timeline_end(zmlx_timeline_row *rows, int *n_rows, zmlx_error *error);
 
 /* Rows of a step's launches, and how many; stamps: (launches, STAMP_BLOCKS, STAMPS) of nanoseconds, 0 where there is
  * none, each two words, the low half first. */
-int zm_timeline_summarize(zm_timeline_row *rows, const uint32_t *stamps, const zm_timed_launch *launches,
+int zm_timeline_summarize(zmlx_timeline_row *rows, const uint32_t *stamps, const zm_timed_launch *launches,
                           int n_launches);
 
 /* For those who make steps. */

@@ -58,8 +58,8 @@ def main():
         return 77
     try:
         first, second = build.Texts(options.revision), build.Texts()
-    except build.BuildError as failure:
-        print(failure)
+    except build.BuildError:
+        print(f"compare.py: git has no src/fused/cuda of a revision {options.revision}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as work:
         builder = build.Builder(os.path.join(options.build, "cuda_host"))

@@ -16,7 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 TEXTS = "src/fused/cuda/"
 # Parts of decode.cuh that are left out: clusters of blocks (attention, choose), and kernels of prompts (few, sorted).
-LEFT_OUT = "attention", "choose", "few", "sorted"
+LEFT_OUT = "attention", "attention_short", "choose", "few", "sorted"
 OWN_SOURCES = "host.c", "chain.c", "inputs.c"
 PROJECT_SOURCES = ("src/fused/cuda/launch.c", "src/fused/cuda/decode.c", "src/fused/cuda/decode_moe.c",
                    "src/fused/cuda/program.c", "src/base/text.c", "src/base/error.c")

@@ -1,10 +1,15 @@
 #if ZM_K == ZM_HIDDEN
 /* Attention of one query: what it reads (norms of heads, rotary embedding, the write into the caches), and itself. */
 
-/* The norm of a head, as MLX spreads it: 8 elements a lane. */
-ZM_FUNCTION uint4 norm_head_vector(uint4 v, const uint4 *norm, float eps, int lane, bool in) {
-    uint4 weight = in ? __ldg(norm + lane) : make_uint4(0, 0, 0, 0);
-    float sum = warp_sum(add_square(add_square(add_square(add_square(0.0f, v.x), v.y), v.z), v.w));
+/* So many lanes have a head's vectors of 8 elements. */
+enum { HEAD_VECTORS = ZM_HEAD_DIM / 8 };
+
+/* The norm of a head, as MLX spreads it: 8 elements a lane, in the first HEAD_VECTORS. The other lanes of MLX's sum have
+ * zeros, which change nothing. */
+ZM_FUNCTION uint4 norm_head_vector(uint4 v, uint4 weight, float eps) {
+    float sum = add_square(add_square(add_square(add_square(0.0f, v.x), v.y), v.z), v.w);
+#pragma unroll
+    for (int step = HEAD_VECTORS / 2; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
     float factor = rsqrtf(sum / float(ZM_HEAD_DIM) + eps);
     return make_uint4(scale_pair(v.x, weight.x, factor), scale_pair(v.y, weight.y, factor),
                       scale_pair(v.z, weight.z, factor), scale_pair(v.w, weight.w, factor));
@@ -12,7 +17,7 @@ ZM_FUNCTION uint4 norm_head_vector(uint4 v, const uint4 *norm, float eps, int la
 
 /* The rotary embedding at one position: a lane has elements lane, lane + WARP, ... of each half of a head. freqs (dim /
  * 2) NULL: those of the base. */
-enum { HEAD_VECTORS = ZM_HEAD_DIM / 8, HALF = ZM_HEAD_DIM / 2, LANE_ANGLES = HALF / WARP };
+enum { HALF = ZM_HEAD_DIM / 2, LANE_ANGLES = HALF / WARP };
 struct rotation {
     float cosine[LANE_ANGLES], sine[LANE_ANGLES];
 
@@ -26,13 +31,21 @@ struct rotation {
             cosine[i] = cosf(theta);
             sine[i] = sinf(theta);
         }
+#pragma unroll
+        for (int i = 0; i < LANE_ANGLES; i++) asm volatile("" : "+f"(cosine[i]), "+f"(sine[i])); /* now */
     }
     /* Of the head x, in shared memory, to `to`, which may be x, and, if not NULL, also to `copy`. */
     ZM_FUNCTION void apply(const ushort *x, ushort *to, ushort *copy, int lane) const {
+        ushort a_half[LANE_ANGLES], b_half[LANE_ANGLES];
+#pragma unroll
+        for (int i = 0; i < LANE_ANGLES; i++) {
+            a_half[i] = x[i * WARP + lane];
+            b_half[i] = x[i * WARP + lane + HALF];
+        }
 #pragma unroll
         for (int i = 0; i < LANE_ANGLES; i++) {
             int element = i * WARP + lane;
-            float a = widen(x[element]), b = widen(x[element + HALF]);
+            float a = widen(a_half[i]), b = widen(b_half[i]);
             ushort first = narrow(fmaf(a, cosine[i], -(b * sine[i]))), second = narrow(fmaf(a, sine[i], b * cosine[i]));
             to[element] = first;
             to[element + HALF] = second;
@@ -53,18 +66,35 @@ struct head_arguments {
     ZM_FUNCTION ushort *cache_row(ushort *cache, int kv_head) const {
         return cache + ((long long)kv_head * rows + row) * ZM_HEAD_DIM;
     }
-    /* Head `head` of qkv, normed, into shared memory at x, by one warp. */
-    ZM_FUNCTION void read(uint4 *x, int head, int lane) const {
-        bool in = lane < HEAD_VECTORS;
-        uint4 v = in ? read_fresh(qkv + head * HEAD_VECTORS + lane) : make_uint4(0, 0, 0, 0);
-        const uint4 *norm = head < n_heads ? q_norm : k_norm;
-        if (norm && head < n_heads + n_kv_heads) v = norm_head_vector(v, norm, eps, lane, in);
-        if (input_scale != 1.0f && head < n_heads + n_kv_heads) {
-            uint factor = pack(input_scale, input_scale);
-            v = make_uint4(multiply2(v.x, factor), multiply2(v.y, factor), multiply2(v.z, factor),
-                           multiply2(v.w, factor));
+};
+
+/* A head of qkv on its way to shared memory, by one warp. What is known before the kernel before has ended is made when
+ * this is, and stays in registers. */
+struct head_reader {
+    const uint4 *from;
+    uint4 weight, value;
+    float eps, scale; /* of queries and keys; of values 1 */
+    bool in, has_norm;
+
+    ZM_FUNCTION head_reader(const head_arguments &all, int head, int lane)
+        : from(all.qkv + head * HEAD_VECTORS + lane), weight(make_uint4(0, 0, 0, 0)), eps(all.eps),
+          scale(head < all.n_heads + all.n_kv_heads ? all.input_scale : 1.0f), in(lane < HEAD_VECTORS) {
+        const uint4 *norm = head < all.n_heads                    ? all.q_norm
+                            : head < all.n_heads + all.n_kv_heads ? all.k_norm
+                                                                  : nullptr;
+        has_norm = norm;
+        if (norm && in) weight = __ldg(norm + lane);
+        asm volatile("" : "+l"(from), "+r"(weight.x), "+r"(weight.y), "+r"(weight.z), "+r"(weight.w), "+f"(scale));
+    }
+    ZM_FUNCTION void begin() { value = in ? read_fresh(from) : make_uint4(0, 0, 0, 0); }
+    ZM_FUNCTION void finish(uint4 *x, int lane) {
+        if (has_norm) value = norm_head_vector(value, weight, eps);
+        if (scale != 1.0f) {
+            uint factor = pack(scale, scale);
+            value = make_uint4(multiply2(value.x, factor), multiply2(value.y, factor), multiply2(value.z, factor),
+                               multiply2(value.w, factor));
         }
-        if (in) x[lane] = v;
+        if (in) x[lane] = value;
         __syncwarp();
     }
 };
@@ -79,9 +109,11 @@ ZM_KERNEL(HEAD_WARPS * WARP) zm_heads(const uint4 *qkv, const uint4 *q_norm, con
     int lane = int(threadIdx.x) % WARP, warp = int(threadIdx.x) / WARP, head = int(blockIdx.x) * HEAD_WARPS + warp;
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     rotation rotate(freqs, log2_base, position_scale * float(offset), lane);
+    head_reader reader(all, head, lane);
     wait_for_last();
     if (head >= n_heads + 2 * n_kv_heads) return;
-    all.read(heads[warp], head, lane);
+    reader.begin();
+    reader.finish(heads[warp], lane);
     const ushort *x = (const ushort *)heads[warp];
     int kv_head = head - n_heads;
     if (head < n_heads) rotate.apply(x, queries + head * ZM_HEAD_DIM, nullptr, lane);
@@ -104,29 +136,34 @@ template <int HEADS> struct token_heads {
     uint4 ready[COUNT][HEAD_VECTORS];
 
     /* Behind the kernel before this one: the queries from `head` on (the group's last one again where it has no more),
-     * by a warp each; key and value to the caches too if writes. keep(vector) gets a lane's part of the key and of the
-     * value in the warps KEY and VALUE. The barrier behind it is included. */
-    template <typename Keep>
-    ZM_FUNCTION void prepare(const head_arguments &all, int head, int kv_head, bool writes, const float *freqs,
-                             float log2_base, float position, int lane, int warp, Keep keep) {
-        if (warp < COUNT) {
+     * by a warp each; key and value to where these say (NULL: not needed here), and to the caches too if writes. All
+     * warps do meanwhile() while those are on their way. The barrier behind it is included. */
+    template <typename Meanwhile>
+    ZM_FUNCTION void prepare(const head_arguments &all, int head, int kv_head, uint4 *key, uint4 *value, bool writes,
+                             const float *freqs, float log2_base, float position, int lane, int warp,
+                             Meanwhile meanwhile) {
+        uint4 *own = warp == KEY ? key : warp == VALUE ? value : warp < COUNT ? ready[warp] : nullptr;
+        if (own) {
             rotation rotate(freqs, log2_base, position, lane);
             int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1, query = head + warp - QUERY;
             if (query > last) query = last;
+            head_reader reader(all,
+                               warp == KEY     ? all.n_heads + kv_head
+                               : warp == VALUE ? all.n_heads + all.n_kv_heads + kv_head
+                                               : query,
+                               lane);
+            ushort *kept = nullptr;
+            if (writes && warp < QUERY) kept = all.cache_row(warp == KEY ? all.keys : all.values, kv_head);
+            asm volatile("" : "+l"(kept));
             wait_only();
-            uint4 *own = ready[warp];
-            all.read(own,
-                     warp == KEY     ? all.n_heads + kv_head
-                     : warp == VALUE ? all.n_heads + all.n_kv_heads + kv_head
-                                     : query,
-                     lane);
-            ushort *kept = warp == KEY && writes ? all.cache_row(all.keys, kv_head) : nullptr;
+            reader.begin();
+            meanwhile();
+            reader.finish(own, lane);
             if (warp != VALUE) rotate.apply((const ushort *)own, (ushort *)own, kept, lane);
-            else if (writes && lane < HEAD_VECTORS) ((uint4 *)all.cache_row(all.values, kv_head))[lane] = own[lane];
-            __syncwarp();
-            if (warp < QUERY) keep(own);
+            else if (kept && reader.in) ((uint4 *)kept)[lane] = reader.value;
         } else {
             wait_only();
+            meanwhile();
         }
         __syncthreads();
     }
@@ -297,10 +334,11 @@ zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, c
         LONG_HEADS, LONG_KEYS, LONG_BLOCKS * LONG_WARPS>(token, {keys + cache, values + cache, n, row},
                                                          sinks ? sinks + head : nullptr, count, scale_log2,
                                                          block * LONG_WARPS + warp, shares[warp], lane, [&] {
-                                                             token.prepare(all, head, kv_head, first == 0 && block == 0,
-                                                                           freqs, log2_base,
+                                                             token.prepare(all, head, kv_head, token.ready[token.KEY],
+                                                                           token.ready[token.VALUE],
+                                                                           first == 0 && block == 0, freqs, log2_base,
                                                                            position_scale * float(offset), lane, warp,
-                                                                           [](const uint4 *) {});
+                                                                           [] {});
                                                          });
     begin_next();
     if (lane == 0) {

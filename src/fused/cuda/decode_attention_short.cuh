@@ -144,22 +144,21 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     if (is_early) begin_next();
     bool sink = sinks && place == 0;
     float sink_score = sink ? float(1.44269504088896340736 * double(widen(__ldg(sinks + head)))) : 0.0f;
-    token.prepare(all, first_head, kv_head, first_head % group == 0 && block == 0, freqs, log2_base,
-                  position_scale * float(offset), lane, warp, [&](const uint4 *vectors) {
-                      int own = row % KEY_WARPS - first_place;
-                      if (own < 0 || own >= BLOCK_WARPS) return;
-                      wait_for_arrivals(&copied);
-                      __syncwarp();
-                      uint4 *to = warp == heads::KEY ? staged : kept_values;
-                      if (lane < HEAD_VECTORS)
-                          to[row / KEY_WARPS * kept_rows::STEP + own * HEAD_VECTORS + lane] = vectors[lane];
-                  });
-    wait_for_arrivals(&copied);
+    float scale_log2 = float(double(scale) * 1.44269504088896340736);
+    asm volatile("" : "+f"(sink_score), "+f"(scale_log2)); /* now */
+    wait_for_cluster(); /* all blocks have begun */
+    int token_place = row % KEY_WARPS - first_place; /* of a head's warps here: whose row is the token's */
+    uint4 *key = nullptr, *value = nullptr;
+    if (token_place >= 0 && token_place < BLOCK_WARPS) {
+        key = staged + row / KEY_WARPS * kept_rows::STEP + token_place * HEAD_VECTORS;
+        value = key + n_keys * kept_rows::STEP;
+    }
+    token.prepare(all, first_head, kv_head, key, value, first_head % group == 0, freqs, log2_base,
+                  position_scale * float(offset), lane, warp, [&] { wait_for_arrivals(&copied); });
     stamp(STAMP_READY);
     if (!is_early) begin_next();
-    attention_state<1> state = attend_kept(kept, token.ready[heads::QUERY + slot], sink, sink_score,
-                                           float(double(scale) * 1.44269504088896340736), shares[warp], lane);
-    wait_for_cluster(); /* all blocks have begun */
+    attention_state<1> state =
+        attend_kept(kept, token.ready[heads::QUERY + slot], sink, sink_score, scale_log2, shares[warp], lane);
     /* Lane l's elements are merged by warp l of the head. */
     if (lane < HEAD_BLOCKS) {
         const float end[2] = {state.most[0], state.sum[0]};

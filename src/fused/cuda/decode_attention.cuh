@@ -21,6 +21,7 @@ enum { HALF = ZM_HEAD_DIM / 2, LANE_ANGLES = HALF / WARP };
 struct rotation {
     float cosine[LANE_ANGLES], sine[LANE_ANGLES];
 
+    rotation() = default;
     ZM_FUNCTION rotation(const float *freqs, float log2_base, float position, int lane) {
 #pragma unroll
         for (int i = 0; i < LANE_ANGLES; i++) {
@@ -76,6 +77,7 @@ struct head_reader {
     float eps, scale; /* of queries and keys; of values 1 */
     bool in, has_norm;
 
+    head_reader() = default;
     ZM_FUNCTION head_reader(const head_arguments &all, int head, int lane)
         : from(all.qkv + head * HEAD_VECTORS + lane), weight(make_uint4(0, 0, 0, 0)), eps(all.eps),
           scale(head < all.n_heads + all.n_kv_heads ? all.input_scale : 1.0f), in(lane < HEAD_VECTORS) {
@@ -143,34 +145,36 @@ template <int HEADS> struct token_heads {
                              const float *freqs, float log2_base, float position, int lane, int warp,
                              Meanwhile meanwhile) {
         uint4 *own = warp == KEY ? key : warp == VALUE ? value : warp < COUNT ? ready[warp] : nullptr;
+        ushort *kept = nullptr;
+        head_reader reader;
+        rotation rotate;
         if (own) {
-            rotation rotate(freqs, log2_base, position, lane);
+            rotate = rotation(freqs, log2_base, position, lane);
             int last = all.n_heads / all.n_kv_heads * (kv_head + 1) - 1, query = head + warp - QUERY;
             if (query > last) query = last;
-            head_reader reader(all,
-                               warp == KEY     ? all.n_heads + kv_head
-                               : warp == VALUE ? all.n_heads + all.n_kv_heads + kv_head
-                                               : query,
-                               lane);
-            ushort *kept = nullptr;
+            reader = head_reader(all,
+                                 warp == KEY     ? all.n_heads + kv_head
+                                 : warp == VALUE ? all.n_heads + all.n_kv_heads + kv_head
+                                                 : query,
+                                 lane);
             if (writes && warp < QUERY) kept = all.cache_row(warp == KEY ? all.keys : all.values, kv_head);
             asm volatile("" : "+l"(kept));
-            wait_only();
-            reader.begin();
-            meanwhile();
+        }
+        wait_only();
+        if (own) reader.begin();
+        meanwhile();
+        if (own) {
             reader.finish(own, lane);
             if (warp != VALUE) rotate.apply((const ushort *)own, (ushort *)own, kept, lane);
             else if (kept && reader.in) ((uint4 *)kept)[lane] = reader.value;
-        } else {
-            wait_only();
-            meanwhile();
         }
         __syncthreads();
     }
 };
 
+enum { LANE_WORDS = (LANE_DIM + 1) / 2 };
 struct alignas(LANE_DIM * 2) lane_vector {
-    uint words[(LANE_DIM + 1) / 2];
+    uint words[LANE_WORDS];
 };
 
 ZM_FUNCTION lane_vector load_lane(const ushort *head, int lane) {
@@ -180,7 +184,15 @@ ZM_FUNCTION lane_vector load_lane(const ushort *head, int lane) {
     else asm volatile("ld.v2.u32 {%0, %1}, [%2];" : "=r"(v.words[0]), "=r"(v.words[LANE_DIM / 4]) : "l"(from));
     return v;
 }
-ZM_FUNCTION lane_vector shared_lane(const uint4 *head, int lane) { return ((const lane_vector *)head)[lane]; }
+ZM_FUNCTION void read_shared(lane_vector &to, uint at) {
+    if constexpr (LANE_DIM == 2) {
+        to.words[0] = shared_word(at);
+    } else {
+        uint2 both = shared_pair(at);
+        to.words[0] = both.x;
+        to.words[1] = both.y;
+    }
+}
 ZM_FUNCTION float element(const lane_vector &v, int i) { return i % 2 ? high(v.words[i / 2]) : low(v.words[i / 2]); }
 
 /* The sums over a warp of N values, a power of 2: each as warp_sum's, and a lane gets that of value lane * N / WARP. */

@@ -12,82 +12,142 @@ struct kept_rows {
         PARTS = 4,
         PART_LANES = WARP / PARTS,
         STEP = BLOCK_WARPS * HEAD_VECTORS, /* vectors from one of a warp's rows to the next */
+        STEP_BYTES = STEP * int(sizeof(uint4)),
     };
-    const uint4 *keys, *values; /* the warp's first rows */
-    int count;
+    uint keys[PARTS], values; /* where a lane's parts of the first rows are in shared memory */
+    uint to_query;            /* from a part of the first key to the query's */
+    int count, own_group;     /* rows, and in which group of PARTS the token's is, or -1 */
 
-    /* Lane i's: the product of the query with key i, in the order of warp_sum. */
-    ZM_FUNCTION float scores(const uint4 *query, float scale_log2, int lane) const {
-        const int quarter = lane / PART_LANES, own = lane % PART_LANES;
-        float q[PARTS][LANE_DIM], sums[PART_LANES];
+    ZM_FUNCTION kept_rows(const uint4 *first_key, const uint4 *first_value, const uint4 *query, int lane, int n_rows,
+                          int own)
+        : values(shared_address(first_value) + lane * int(sizeof(lane_vector))), count(n_rows), own_group(own) {
+        const int quarter = lane / PART_LANES;
+        uint key = shared_address(first_key) + quarter * STEP_BYTES;
+        to_query = shared_address(query) - key;
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
-            lane_vector v = shared_lane(query, (part ^ quarter) * PART_LANES + own);
+            keys[part] = key + ((part ^ quarter) * PART_LANES + lane % PART_LANES) * int(sizeof(lane_vector));
+            asm volatile("" : "+r"(keys[part])); /* now, not in each group */
+        }
+        asm volatile("" : "+r"(values), "+r"(to_query), "+r"(count), "+r"(own_group));
+    }
+    ZM_FUNCTION bool has(int group) const { return group * PARTS < count; }
+    /* What a lane multiplies of a group of PARTS keys. */
+    ZM_FUNCTION void read_keys(lane_vector (&to)[PARTS], int group) const {
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) read_shared(to[part], keys[part] + group * (PARTS * STEP_BYTES));
+    }
+    ZM_FUNCTION void read_values(lane_vector (&to)[PARTS], int group) const {
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) read_shared(to[i], values + (group * PARTS + i) * STEP_BYTES);
+    }
+};
+
+/* A warp's keys, which are read before the query is there, but not the group that has the token's own; behind a group's
+ * products its values are. */
+struct warp_rows {
+    enum { PARTS = kept_rows::PARTS, GROUPS = kept_rows::PART_LANES };
+    lane_vector keys[GROUPS][PARTS], values[GROUPS][PARTS];
+
+    ZM_FUNCTION void read_keys(const kept_rows &rows) {
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++)
+            if (rows.has(i) && i != rows.own_group) rows.read_keys(keys[i], i);
+    }
+    /* The product of the query with key lane % GROUPS * PARTS + lane / GROUPS, in the order of warp_sum. */
+    ZM_FUNCTION float scores(const kept_rows &rows, float scale_log2, int lane) {
+        float q[PARTS][LANE_DIM], sums[GROUPS];
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            lane_vector v;
+            read_shared(v, rows.keys[part] + rows.to_query);
 #pragma unroll
             for (int j = 0; j < LANE_DIM; j++) q[part][j] = scale_log2 * element(v, j);
         }
 #pragma unroll
-        for (int i = 0; i < PART_LANES; i++) {
+        for (int i = 0; i < GROUPS; i++) {
             sums[i] = 0.0f;
-            if (i * PARTS < count) {
-                const uint4 *row = keys + (i * PARTS + quarter) * STEP;
-                float parts[PARTS];
+            if (!rows.has(i)) continue;
+            lane_vector k[PARTS]; /* a reference to one of all groups would put these in memory */
 #pragma unroll
-                for (int part = 0; part < PARTS; part++) {
-                    lane_vector k = shared_lane(row, (part ^ quarter) * PART_LANES + own);
-                    parts[part] = 0.0f;
+            for (int part = 0; part < PARTS; part++)
 #pragma unroll
-                    for (int j = 0; j < LANE_DIM; j++) parts[part] = fmaf(q[part][j], element(k, j), parts[part]);
-                }
-                sums[i] = (parts[0] + parts[2]) + (parts[1] + parts[3]);
+                for (int j = 0; j < LANE_WORDS; j++) k[part].words[j] = keys[i][part].words[j];
+            if (i == rows.own_group) rows.read_keys(k, i);
+            float products[PARTS];
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                products[part] = 0.0f;
+#pragma unroll
+                for (int j = 0; j < LANE_DIM; j++)
+                    products[part] = fmaf(q[part][j], element(k[part], j), products[part]);
+            }
+            sums[i] = (products[0] + products[2]) + (products[1] + products[3]);
+            rows.read_values(values[i], i);
+        }
+        return transposed_sums<GROUPS, GROUPS / 2>(sums, lane);
+    }
+    /* The sums over the keys, in their order. shares: of each key the factor of what was before it and its share, in
+     * shared memory. */
+    ZM_FUNCTION void add_values(attention_state<1> &state, const kept_rows &rows, uint shares) const {
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            if (!rows.has(group)) break;
+            uint4 pairs[PARTS / 2];
+#pragma unroll
+            for (int i = 0; i < PARTS / 2; i++)
+                pairs[i] = shared_vector(shares + (group * PARTS + i * 2) * int(sizeof(float2)));
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) {
+                const uint4 &two = pairs[i / 2];
+                float factor = __uint_as_float(i % 2 ? two.z : two.x),
+                      share = __uint_as_float(i % 2 ? two.w : two.y);
+                state.sum[0] = fmaf(factor, state.sum[0], share);
+#pragma unroll
+                for (int j = 0; j < LANE_DIM; j++)
+                    state.value[0][j] = fmaf(factor, state.value[0][j], share * element(values[group][i], j));
             }
         }
-        float sum = transposed_sums<PART_LANES, PART_LANES / 2>(sums, lane); /* of key own * PARTS + quarter */
-        return __shfl_sync(~0u, sum, lane % PARTS * PART_LANES + lane / PARTS);
     }
 };
 
+/* The largest of `first` and the values of the keys before a lane's, which are in the order of warp_rows::scores. */
+ZM_FUNCTION float most_before(float value, float first, int lane) {
+    enum { GROUPS = warp_rows::GROUPS };
+    const int quarter = lane / GROUPS, group = lane % GROUPS;
+    float next = __shfl_xor_sync(~0u, value, GROUPS), far = __shfl_xor_sync(~0u, value, 2 * GROUPS),
+          farthest = __shfl_xor_sync(~0u, value, 3 * GROUPS);
+    float all = fmaxf(fmaxf(value, next), fmaxf(far, farthest)); /* of the group */
+    if (quarter & 1) first = fmaxf(first, next);
+    if (quarter & 2) first = fmaxf(first, fmaxf(far, farthest));
+    float one = __shfl_up_sync(~0u, all, 1, GROUPS), two = __shfl_up_sync(~0u, all, 2, GROUPS),
+          three = __shfl_up_sync(~0u, all, 3, GROUPS);
+    /* Where there are fewer groups before, the shuffle leaves the group's own. */
+    float before = group > 0 ? one : first;
+    if (group > 1) before = fmaxf(before, two);
+    if (group > 2) before = fmaxf(before, three);
+    float four = __shfl_up_sync(~0u, fmaxf(before, all), 4, GROUPS);
+    if (group > 3) before = fmaxf(before, four);
+    return fmaxf(first, before);
+}
+
 /* A warp's keys and a query, as attend() has them; sink: whether `sink_score` takes part. */
-ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, const uint4 *query, bool sink, float sink_score,
+ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, warp_rows &own, bool sink, float sink_score,
                                            float scale_log2, float2 *shares, int lane) {
-    enum { AT_ONCE = kept_rows::PARTS };
     attention_state<1> state;
-    float score = rows.scores(query, scale_log2, lane), most = sink ? sink_score : -3.402823466e+38f;
-    bool in = lane < rows.count;
-    float largest = in ? score : __uint_as_float(0xff800000u);
-#pragma unroll
-    for (int step = 1; step < WARP; step *= 2) {
-        float before = __shfl_up_sync(~0u, largest, step);
-        if (lane >= step) largest = fmaxf(before, largest);
-    }
-    largest = fmaxf(most, largest);
-    float before = __shfl_up_sync(~0u, largest, 1);
-    if (lane == 0) before = most;
+    const int key = lane % warp_rows::GROUPS * warp_rows::PARTS + lane / warp_rows::GROUPS;
+    float score = own.scores(rows, scale_log2, lane);
+    bool in = key < rows.count;
+    if (!in) score = __uint_as_float(0xff800000u);
+    float before = most_before(score, sink ? sink_score : -3.402823466e+38f, lane), largest = fmaxf(before, score);
     /* Behind the last key: what leaves every sum as it is, -0 too. */
-    shares[lane] = make_float2(exp2f(before - largest), in ? exp2f(score - largest) : -0.0f);
+    shares[key] = make_float2(exp2f(before - largest), in ? exp2f(score - largest) : -0.0f);
     state.most[0] = __shfl_sync(~0u, largest, WARP - 1);
     state.sum[0] = sink ? 1.0f : 0.0f;
 #pragma unroll
     for (int j = 0; j < LANE_DIM; j++) state.value[0][j] = 0.0f;
     __syncwarp();
-    const uint4 *values = rows.values;
-#pragma unroll 2
-    for (int key = 0; key < rows.count; key += AT_ONCE, values += AT_ONCE * kept_rows::STEP) {
-        lane_vector v[AT_ONCE];
-        float4 two[AT_ONCE / 2];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) v[i] = shared_lane(values + i * kept_rows::STEP, lane);
-#pragma unroll
-        for (int i = 0; i < AT_ONCE / 2; i++) two[i] = *(const float4 *)(shares + key + i * 2);
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            float factor = i % 2 ? two[i / 2].z : two[i / 2].x, share = i % 2 ? two[i / 2].w : two[i / 2].y;
-            state.sum[0] = fmaf(factor, state.sum[0], share);
-#pragma unroll
-            for (int j = 0; j < LANE_DIM; j++)
-                state.value[0][j] = fmaf(factor, state.value[0][j], share * element(v[i], j));
-        }
-    }
+    own.add_values(state, rows, shared_address(shares));
     return state;
 }
 
@@ -95,7 +155,7 @@ ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, const uint4 *q
  * does goes on here, in each block of a cluster, which has as many heads as there are BLOCK_WARPS in a block; the first
  * of a group writes the caches. sinks: a head's each, or NULL. Dynamic shared memory: n_keys keys and as many values
  * for each of BLOCK_WARPS, a multiple of PARTS. is_early: the next kernel begins before this one may read. */
-extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_HEADS *BLOCK_WARPS *WARP)
+extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_HEADS *BLOCK_WARPS *WARP, 2)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                  ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale,
                  int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n,
@@ -113,6 +173,7 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     int first_head = int(blockIdx.x) / HEAD_BLOCKS * block_heads, head = first_head + slot;
     int group = n_heads / n_kv_heads, kv_head = head / group;
     int first_place = block * BLOCK_WARPS, place = first_place + warp % BLOCK_WARPS;
+    asm volatile("" : "+r"(lane), "+r"(warp), "+r"(slot)); /* not made anew behind the query */
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     bool copies = threadIdx.x == blockDim.x - WARP;
     if (copies) {
@@ -122,8 +183,10 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
         begin_arrivals(&arrivals, block_heads * (sizeof parts[0] + sizeof ends[0]));
     }
     uint4 *kept_values = staged + n_keys * kept_rows::STEP;
-    const kept_rows kept = {staged + warp % BLOCK_WARPS * HEAD_VECTORS, kept_values + warp % BLOCK_WARPS * HEAD_VECTORS,
-                            (n - place + KEY_WARPS - 1) / KEY_WARPS};
+    const int rows_at = warp % BLOCK_WARPS * HEAD_VECTORS;
+    const kept_rows kept(staged + rows_at, kept_values + rows_at, token.ready[heads::QUERY + slot], lane,
+                         (n - place + KEY_WARPS - 1) / KEY_WARPS,
+                         row % KEY_WARPS == place ? row / (KEY_WARPS * kept_rows::PARTS) : -1);
     /* Products meet whole PARTS of rows. */
     for (int i = kept.count; i % kept_rows::PARTS; i++)
         if (slot == 0 && lane < HEAD_VECTORS)
@@ -153,12 +216,15 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
         key = staged + row / KEY_WARPS * kept_rows::STEP + token_place * HEAD_VECTORS;
         value = key + n_keys * kept_rows::STEP;
     }
+    warp_rows own_rows;
     token.prepare(all, first_head, kv_head, key, value, first_head % group == 0, freqs, log2_base,
-                  position_scale * float(offset), lane, warp, [&] { wait_for_arrivals(&copied); });
+                  position_scale * float(offset), lane, warp, [&] {
+                      wait_for_arrivals(&copied);
+                      own_rows.read_keys(kept);
+                  });
     stamp(STAMP_READY);
     if (!is_early) begin_next();
-    attention_state<1> state =
-        attend_kept(kept, token.ready[heads::QUERY + slot], sink, sink_score, scale_log2, shares[warp], lane);
+    attention_state<1> state = attend_kept(kept, own_rows, sink, sink_score, scale_log2, shares[warp], lane);
     /* Lane l's elements are merged by warp l of the head. */
     if (lane < HEAD_BLOCKS) {
         const float end[2] = {state.most[0], state.sum[0]};

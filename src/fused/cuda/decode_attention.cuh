@@ -195,8 +195,10 @@ ZM_FUNCTION void read_shared(lane_vector &to, uint at) {
 }
 ZM_FUNCTION float element(const lane_vector &v, int i) { return i % 2 ? high(v.words[i / 2]) : low(v.words[i / 2]); }
 
-/* The sums over a warp of N values, a power of 2: each as warp_sum's, and a lane gets that of value lane * N / WARP. */
-template <int N, int step = WARP / 2> ZM_FUNCTION float transposed_sums(float (&x)[N], int lane) {
+/* The sums over a warp of N values, a power of 2: each as warp_sum's, and a lane gets that of value lane * N / WARP.
+ * shared: values of which every lane gets the sum, in the same exchanges. */
+template <int N, int step = WARP / 2, typename... Shared>
+ZM_FUNCTION float transposed_sums(float (&x)[N], int lane, Shared &...shared) {
     float half[N > 1 ? N / 2 : 1];
     bool upper = lane & step;
 #pragma unroll
@@ -204,7 +206,8 @@ template <int N, int step = WARP / 2> ZM_FUNCTION float transposed_sums(float (&
         float own = upper ? x[i + N / 2] : x[i], other = upper ? x[i] : x[i + N / 2];
         half[i] = own + __shfl_xor_sync(~0u, other, step);
     }
-    if constexpr (step > 1) return transposed_sums<(N > 1 ? N / 2 : 1), step / 2>(half, lane);
+    ((shared += __shfl_xor_sync(~0u, shared, step)), ...);
+    if constexpr (step > 1) return transposed_sums<(N > 1 ? N / 2 : 1), step / 2>(half, lane, shared...);
     else return half[0];
 }
 

@@ -151,6 +151,20 @@ ZM_FUNCTION attention_state<1> attend_kept(const kept_rows &rows, warp_rows &own
     return state;
 }
 
+/* warp_most of numbers: in one instruction, as integers that have their order. */
+ZM_FUNCTION float warp_largest(float value) {
+    int bits = __float_as_int(value), most = __reduce_max_sync(~0u, bits ^ (bits >> 31 & 0x7fffffff));
+    return __int_as_float(most ^ (most >> 31 & 0x7fffffff));
+}
+/* __frcp_rn of a sum of shares, which is 0 (then 0), NaN or, as the largest is 1, from 1 to twice the keys: without what
+ * that does for others. */
+ZM_FUNCTION float inverse_sum(float sum) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(sum));
+    y = fmaf(y, -fmaf(sum, y, -1.0f), y);
+    return sum == 0.0f ? 0.0f : y;
+}
+
 /* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads
  * does goes on here, in each block of a cluster, which has as many heads as there are BLOCK_WARPS in a block; the first
  * of a group writes the caches. sinks: a head's each, or NULL. Dynamic shared memory: n_keys keys and as many values
@@ -208,7 +222,10 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     bool sink = sinks && place == 0;
     float sink_score = sink ? float(1.44269504088896340736 * double(widen(__ldg(sinks + head)))) : 0.0f;
     float scale_log2 = float(double(scale) * 1.44269504088896340736);
-    asm volatile("" : "+f"(sink_score), "+f"(scale_log2)); /* now */
+    /* Lane l's elements are merged by warp l of the head. */
+    ushort *to = y + head * ZM_HEAD_DIM + LANE_DIM * place + lane / (WARP / LANE_DIM);
+    uint end_at = shared_address(ends[slot][lane]), parts_at = shared_address(parts[slot][warp % BLOCK_WARPS][lane]);
+    asm volatile("" : "+f"(sink_score), "+f"(scale_log2), "+l"(to), "+r"(end_at), "+r"(parts_at)); /* now */
     wait_for_cluster(); /* all blocks have begun */
     int token_place = row % KEY_WARPS - first_place; /* of a head's warps here: whose row is the token's */
     uint4 *key = nullptr, *value = nullptr;
@@ -225,20 +242,24 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     stamp(STAMP_READY);
     if (!is_early) begin_next();
     attention_state<1> state = attend_kept(kept, own_rows, sink, sink_score, scale_log2, shares[warp], lane);
-    /* Lane l's elements are merged by warp l of the head. */
     if (lane < HEAD_BLOCKS) {
         const float end[2] = {state.most[0], state.sum[0]};
         send_to_block(lane, ends[slot][place], end, &arrivals);
     }
     send_to_block(lane / BLOCK_WARPS, parts[slot][lane % BLOCK_WARPS][place], state.value[0], &arrivals);
     wait_for_arrivals(&arrivals);
-    float factor = exp2f(ends[slot][lane][0] - warp_most(ends[slot][lane][0])),
-          sum = warp_sum(ends[slot][lane][1] * factor);
-    float inverse = sum == 0.0f ? 0.0f : __frcp_rn(sum), own[LANE_DIM];
+    uint2 end = shared_pair(end_at);
+    float own[LANE_DIM], most = __uint_as_float(end.x);
 #pragma unroll
-    for (int i = 0; i < LANE_DIM; i++) own[i] = parts[slot][warp % BLOCK_WARPS][lane][i] * factor;
-    float merged = transposed_sums(own, lane) * inverse;
-    if (lane % (WARP / LANE_DIM) == 0)
-        y[head * ZM_HEAD_DIM + LANE_DIM * place + lane / (WARP / LANE_DIM)] = narrow(merged);
+    for (int i = 0; i < LANE_DIM; i += 2) {
+        uint2 pair = shared_pair(parts_at + i * int(sizeof(float)));
+        own[i] = __uint_as_float(pair.x);
+        own[i + 1] = __uint_as_float(pair.y);
+    }
+    float factor = exp2f(most - warp_largest(most)), sum = __uint_as_float(end.y) * factor;
+#pragma unroll
+    for (int i = 0; i < LANE_DIM; i++) own[i] *= factor;
+    float merged = transposed_sums(own, lane, sum) * inverse_sum(sum);
+    if (lane % (WARP / LANE_DIM) == 0) *to = narrow(merged);
 }
 #endif

@@ -274,9 +274,10 @@ static void add_caches(zm_launch *launch, zm_place qkv, const zm_decode_attentio
     zm_launch_add_constant(launch, arguments->sinks);
 }
 
-static void add_keys(zm_launch *launch, const zm_decode_attention_arguments *arguments) {
+/* scale_log2: that of the exponents of 2, as MLX's kernel for so many keys has it. */
+static void add_keys(zm_launch *launch, const zm_decode_attention_arguments *arguments, float scale_log2) {
     add_heads(launch, arguments);
-    zm_launch_add_float(launch, arguments->scale);
+    zm_launch_add_float(launch, scale_log2);
     zm_launch_add_int(launch, arguments->n_keys);
 }
 
@@ -289,7 +290,7 @@ static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attent
     launch.record.shared_bytes = row_bytes(decode, arguments->n_keys);
     add_caches(&launch, qkv, arguments);
     zm_launch_add_place(&launch, y);
-    add_keys(&launch, arguments);
+    add_keys(&launch, arguments, (float)((double)arguments->scale * 1.44269504088896340736));
     zm_launch_add_int(&launch, kept_rows(arguments->n_keys));
     zm_launch_add_int(&launch, decode->has_room);
     zm_launch_end(&launch);
@@ -311,7 +312,7 @@ static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attenti
     zm_launch_add_place(&parts, most);
     zm_launch_add_place(&parts, sums);
     zm_launch_add_place(&parts, values);
-    add_keys(&parts, arguments);
+    add_keys(&parts, arguments, arguments->scale * 1.44269504089f);
     zm_launch_end(&parts);
     merge.record.block = WARP * LONG_BLOCKS;
     merge.record.grid = arguments->n_heads;

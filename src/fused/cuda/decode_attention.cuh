@@ -4,8 +4,8 @@
 /* So many lanes have a head's vectors of 8 elements. */
 enum { HEAD_VECTORS = ZM_HEAD_DIM / 8 };
 
-/* The norm of a head, as MLX spreads it: 8 elements a lane, in the first HEAD_VECTORS. The other lanes of MLX's sum have
- * zeros, which change nothing. */
+/* The norm of a head, as MLX spreads it: 8 elements a lane, in the first HEAD_VECTORS. The other lanes of MLX's sum
+ * have zeros, which change nothing. */
 ZM_FUNCTION uint4 norm_head_vector(uint4 v, uint4 weight, float eps) {
     float sum = add_square(add_square(add_square(add_square(0.0f, v.x), v.y), v.z), v.w);
 #pragma unroll
@@ -331,7 +331,7 @@ ZM_KERNEL(LONG_WARPS *WARP, LONG_RESIDENT)
 zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                    ushort *values, const ushort *sinks, float *part_most, float *part_sums, float *part_values,
                    float eps, float log2_base, float input_scale, int offset, float position_scale, int n_heads,
-                   int n_kv_heads, int row, int rows, float scale, int n ZM_STAMPED) {
+                   int n_kv_heads, int row, int rows, float scale_log2, int n ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     enum { COLUMNS = LONG_HEADS * LANE_DIM };
     __shared__ float parts[COLUMNS][LONG_WARPS][WARP], mosts[LONG_HEADS][LONG_WARPS], sums[LONG_HEADS][LONG_WARPS];
@@ -344,7 +344,6 @@ zm_attention_parts(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, c
     int count = group - first < LONG_HEADS ? group - first : LONG_HEADS;
     head_arguments all = {qkv, q_norm, k_norm, keys, values, eps, input_scale, row, n_heads, n_kv_heads, rows};
     long long cache = (long long)kv_head * rows * ZM_HEAD_DIM;
-    float scale_log2 = scale * 1.44269504089f;
     attention_state<LONG_HEADS> state = attend<
         LONG_HEADS, LONG_KEYS, LONG_BLOCKS * LONG_WARPS>(token, {keys + cache, values + cache, n, row},
                                                          sinks ? sinks + head : nullptr, count, scale_log2,

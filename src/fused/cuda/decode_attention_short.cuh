@@ -156,8 +156,8 @@ ZM_FUNCTION float warp_largest(float value) {
     int bits = __float_as_int(value), most = __reduce_max_sync(~0u, bits ^ (bits >> 31 & 0x7fffffff));
     return __int_as_float(most ^ (most >> 31 & 0x7fffffff));
 }
-/* __frcp_rn of a sum of shares, which is 0 (then 0), NaN or, as the largest is 1, from 1 to twice the keys: without what
- * that does for others. */
+/* __frcp_rn of a sum of shares, of which the largest is 1, without what that does for small and large numbers. Of 0,
+ * 0. */
 ZM_FUNCTION float inverse_sum(float sum) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(sum));
@@ -172,8 +172,8 @@ ZM_FUNCTION float inverse_sum(float sum) {
 extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_HEADS *BLOCK_WARPS *WARP, 2)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                  ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale,
-                 int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale, int n,
-                 int n_keys, int is_early ZM_STAMPED) {
+                 int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale_log2,
+                 int n, int n_keys, int is_early ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     typedef token_heads<BLOCK_HEADS> heads;
     enum { ROW_BYTES = ZM_HEAD_DIM * 2 };
@@ -221,11 +221,10 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK
     if (is_early) begin_next();
     bool sink = sinks && place == 0;
     float sink_score = sink ? float(1.44269504088896340736 * double(widen(__ldg(sinks + head)))) : 0.0f;
-    float scale_log2 = float(double(scale) * 1.44269504088896340736);
     /* Lane l's elements are merged by warp l of the head. */
     ushort *to = y + head * ZM_HEAD_DIM + LANE_DIM * place + lane / (WARP / LANE_DIM);
     uint end_at = shared_address(ends[slot][lane]), parts_at = shared_address(parts[slot][warp % BLOCK_WARPS][lane]);
-    asm volatile("" : "+f"(sink_score), "+f"(scale_log2), "+l"(to), "+r"(end_at), "+r"(parts_at)); /* now */
+    asm volatile("" : "+f"(sink_score), "+l"(to), "+r"(end_at), "+r"(parts_at)); /* now */
     wait_for_cluster(); /* all blocks have begun */
     int token_place = row % KEY_WARPS - first_place; /* of a head's warps here: whose row is the token's */
     uint4 *key = nullptr, *value = nullptr;

@@ -43,15 +43,19 @@ struct kept_rows {
     }
 };
 
-/* A warp's keys, which are read before the query is there, but not the group that has the token's own; behind a group's
- * products its values are. */
+/* A warp's keys. Of the first EARLY groups they are read before the query is there, but not of the group that has the
+ * token's own, and the values behind a group's products; of the others when they are met. */
 struct warp_rows {
-    enum { PARTS = kept_rows::PARTS, GROUPS = kept_rows::PART_LANES };
-    lane_vector keys[GROUPS][PARTS], values[GROUPS][PARTS];
+    enum {
+        PARTS = kept_rows::PARTS,
+        GROUPS = kept_rows::PART_LANES,
+        EARLY = ZM_HEAD_DIM == 128 ? 3 : 6, /* as registers have room */
+    };
+    lane_vector keys[EARLY][PARTS], values[EARLY][PARTS];
 
     ZM_FUNCTION void read_keys(const kept_rows &rows) {
 #pragma unroll
-        for (int i = 0; i < GROUPS; i++)
+        for (int i = 0; i < EARLY; i++)
             if (rows.has(i) && i != rows.own_group) rows.read_keys(keys[i], i);
     }
     /* The product of the query with key lane % GROUPS * PARTS + lane / GROUPS, in the order of warp_sum. */
@@ -69,11 +73,13 @@ struct warp_rows {
             sums[i] = 0.0f;
             if (!rows.has(i)) continue;
             lane_vector k[PARTS]; /* a reference to one of all groups would put these in memory */
+            if (i < EARLY) {
 #pragma unroll
-            for (int part = 0; part < PARTS; part++)
+                for (int part = 0; part < PARTS; part++)
 #pragma unroll
-                for (int j = 0; j < LANE_WORDS; j++) k[part].words[j] = keys[i][part].words[j];
-            if (i == rows.own_group) rows.read_keys(k, i);
+                    for (int j = 0; j < LANE_WORDS; j++) k[part].words[j] = keys[i % EARLY][part].words[j];
+            }
+            if (i >= EARLY || i == rows.own_group) rows.read_keys(k, i);
             float products[PARTS];
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
@@ -83,7 +89,7 @@ struct warp_rows {
                     products[part] = fmaf(q[part][j], element(k[part], j), products[part]);
             }
             sums[i] = (products[0] + products[2]) + (products[1] + products[3]);
-            rows.read_values(values[i], i);
+            if (i < EARLY) rows.read_values(values[i % EARLY], i);
         }
         return transposed_sums<GROUPS, GROUPS / 2>(sums, lane);
     }
@@ -94,6 +100,8 @@ struct warp_rows {
         for (int group = 0; group < GROUPS; group++) {
             if (!rows.has(group)) break;
             uint4 pairs[PARTS / 2];
+            lane_vector late[PARTS];
+            if (group >= EARLY) rows.read_values(late, group);
 #pragma unroll
             for (int i = 0; i < PARTS / 2; i++)
                 pairs[i] = shared_vector(shares + (group * PARTS + i * 2) * int(sizeof(float2)));
@@ -105,7 +113,8 @@ struct warp_rows {
                 state.sum[0] = fmaf(factor, state.sum[0], share);
 #pragma unroll
                 for (int j = 0; j < LANE_DIM; j++)
-                    state.value[0][j] = fmaf(factor, state.value[0][j], share * element(values[group][i], j));
+                    state.value[0][j] = fmaf(factor, state.value[0][j],
+                                             share * element(group < EARLY ? values[group % EARLY][i] : late[i], j));
             }
         }
     }
@@ -165,11 +174,17 @@ ZM_FUNCTION float inverse_sum(float sum) {
     return sum == 0.0f ? 0.0f : y;
 }
 
+enum { RESIDENT_BLOCKS = 3 }; /* two and norm_linear's */
+
 /* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads
  * does goes on here, in each block of a cluster, which has as many heads as there are BLOCK_WARPS in a block; the first
  * of a group writes the caches. sinks: a head's each, or NULL. Dynamic shared memory: n_keys keys and as many values
- * for each of BLOCK_WARPS, a multiple of PARTS. is_early: the next kernel begins before this one may read. */
-extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS) __launch_bounds__(BLOCK_HEADS *BLOCK_WARPS *WARP, 2)
+ * for each of BLOCK_WARPS, a multiple of PARTS. is_early: the next kernel begins before this one may read.
+ *
+ * As there are not multiprocessors enough for all clusters, some blocks are two of a multiprocessor, and beside a block
+ * of norm_linear: so few registers has a thread. */
+extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS)
+    __launch_bounds__(BLOCK_HEADS *BLOCK_WARPS *WARP, RESIDENT_BLOCKS)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
                  ushort *values, const ushort *sinks, ushort *y, float eps, float log2_base, float input_scale,
                  int offset, float position_scale, int n_heads, int n_kv_heads, int row, int rows, float scale_log2,

@@ -17,38 +17,39 @@ ZM_FUNCTION float number_of_key(uint key) {
     return __uint_as_float((key & 0x80000000u ? key ^ 0x80000000u : ~key) & ~PLACE);
 }
 
-/* MLX's precise softmax of up to 256 numbers of 16 bits by one warp: a lane has 8 neighbours, -inf where there are
- * none. */
-ZM_FUNCTION void softmax(float (&values)[LANE_EXPERTS]) {
-    float largest = -3.402823466e+38f, sum = 0.0f;
+/* MLX's precise softmax of numbers of 16 bits by one warp, COUNT neighbours a lane, -inf where there are none. Its
+ * lanes have 8 for the sum: here the first LANES, and again the next; what MLX's others would add is zero. */
+template <int COUNT> ZM_FUNCTION void softmax(float (&own)[COUNT], uint lane) {
+    enum : uint { LANES = WARP * COUNT / LANE_EXPERTS };
+    float values[LANE_EXPERTS], most[LANE_EXPERTS], sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < LANE_EXPERTS; i++) largest = fmaxf(largest, values[i]);
+    for (int i = 0; i < LANE_EXPERTS; i++) {
+        uint from = (lane % LANES * LANE_EXPERTS + i) / COUNT;
+        values[i] = COUNT == LANE_EXPERTS ? own[i % COUNT] : __shfl_sync(~0u, own[i % COUNT], from);
+        most[i] = fmaxf(values[i], -3.402823466e+38f);
+    }
 #pragma unroll
-    for (int i = 0; i < LANE_EXPERTS; i++) sum += power_of_e(values[i] - largest);
-    float before = largest;
-    largest = number_of_key(warp_max(choice_key(largest)));
-    sum = warp_sum(sum * power_of_e(before - largest));
+    for (int half = LANE_EXPERTS / 2; half; half /= 2)
+#pragma unroll
+        for (int i = 0; i < half; i++) most[i] = fmaxf(most[i], most[i + half]);
+    float largest = number_of_key(warp_max(choice_key(most[0])));
+#pragma unroll
+    for (int i = 0; i < LANE_EXPERTS; i++) sum += power_of_e(values[i] - most[0]);
+    sum *= power_of_e(most[0] - largest);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) own[i] = power_of_e(own[i] - largest); /* while lanes add */
+#pragma unroll
+    for (uint lanes = LANES / 2; lanes; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
     float inverse = 1.0f / sum;
 #pragma unroll
-    for (int i = 0; i < LANE_EXPERTS; i++) values[i] = rounded(power_of_e(values[i] - largest) * inverse);
+    for (int i = 0; i < COUNT; i++) own[i] = rounded(own[i] * inverse);
 }
 
-/* The same of up to 32 numbers, the first n lanes'. */
+/* The same of the first n lanes' numbers. */
 ZM_FUNCTION float softmax_of_lanes(float value, uint n, uint lane) {
-    float values[LANE_EXPERTS];
-#pragma unroll
-    for (int i = 0; i < LANE_EXPERTS; i++) {
-        uint number = lane * LANE_EXPERTS + i;
-        float other = __shfl_sync(~0u, value, number % WARP);
-        values[i] = number < n ? other : __uint_as_float(0xff800000u);
-    }
-    softmax(values);
-#pragma unroll
-    for (int i = 0; i < LANE_EXPERTS; i++) {
-        float own = __shfl_sync(~0u, values[i], lane / LANE_EXPERTS);
-        if (lane % LANE_EXPERTS == i) value = own;
-    }
-    return value;
+    float own[1] = {lane < n ? value : __uint_as_float(0xff800000u)};
+    softmax(own, lane);
+    return own[0];
 }
 
 /* The router's scores of n experts (room for MOST_EXPERTS): sigmoids, of which those are chosen whose sum with
@@ -64,17 +65,17 @@ struct router_scores {
         return expert < n ? __uint_as_float(read_fresh((const uint *)scores + expert)) : 0.0f;
     }
     /* Of a lane's neighbours; -inf behind n. */
-    ZM_FUNCTION void read(float (&values)[LANE_EXPERTS], uint lane) const {
-        uint4 v[LANE_EXPERTS / 4];
+    template <int COUNT> ZM_FUNCTION void read(float (&values)[COUNT], uint lane) const {
+        uint4 v[COUNT / 4];
 #pragma unroll
-        for (int i = 0; i < LANE_EXPERTS / 4; i++) {
-            uint number = lane * (LANE_EXPERTS / 4) + i;
+        for (int i = 0; i < COUNT / 4; i++) {
+            uint number = lane * (COUNT / 4) + i;
             v[i] = number * 4 < n ? read_fresh((const uint4 *)scores + number) : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
-        for (int i = 0; i < LANE_EXPERTS; i++) {
+        for (int i = 0; i < COUNT; i++) {
             uint word = i % 4 == 0 ? v[i / 4].x : i % 4 == 1 ? v[i / 4].y : i % 4 == 2 ? v[i / 4].z : v[i / 4].w;
-            values[i] = __uint_as_float(lane * LANE_EXPERTS + i < n ? word : 0xff800000u);
+            values[i] = __uint_as_float(lane * COUNT + i < n ? word : 0xff800000u);
         }
     }
 };
@@ -131,45 +132,54 @@ ZM_FUNCTION lane_choice choose_of_32(const router_scores &from, float bias, Chos
     return {slot, expert, score};
 }
 
+/* An expert's place in keys is its index with these bits turned. */
+ZM_FUNCTION uint place_turn(bool low) { return low ? PLACE : 0; }
+
 /* The largest keys, in rounds; lane i < ZM_TOP_K gets the one in slot i. */
 template <int COUNT, typename Chosen>
 ZM_FUNCTION lane_choice largest_keys(uint (&keys)[COUNT], bool low, Chosen &chosen, uint lane) {
-    uint own = 0;
-#pragma unroll 1
-    for (uint r = 0; r < ZM_TOP_K; r++) {
-        uint most = 0;
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) most = max(most, keys[i]);
-        most = warp_max(most);
+    for (int step = 0; step < COUNT; step++) /* each lane's largest first, so that a round looks at no others */
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) keys[i] = keys[i] == most ? 0 : keys[i];
-        if (lane == slot_of(r, low)) own = most, chosen.set(lane, low ? PLACE - (most & PLACE) : most & PLACE);
+        for (int i = step % 2; i + 1 < COUNT; i += 2) {
+            uint less = min(keys[i], keys[i + 1]);
+            keys[i] = max(keys[i], keys[i + 1]), keys[i + 1] = less;
+        }
+    const uint turn = place_turn(low), own_round = lane < ZM_TOP_K ? slot_of(lane, low) : ZM_TOP_K;
+    uint own = 0, last = 0;
+    auto tell = [&] { own = last, chosen.set(lane, (last & PLACE) ^ turn); };
+#pragma unroll 2 /* or the compiler would tell of all at the end */
+    for (uint round = 0; round < ZM_TOP_K; round++) {
+        uint most = warp_max(keys[0]);
+        if (round == own_round + 1) tell(); /* while lanes compare */
+        bool is_first = keys[0] == most;
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) keys[i] = is_first ? (i + 1 < COUNT ? keys[i + 1] : 0) : keys[i];
+        last = most;
     }
-    uint place = own & PLACE;
-    return {lane, low ? PLACE - place : place, number_of_key(own)};
+    if (own_round == ZM_TOP_K - 1) tell();
+    return {lane, (own & PLACE) ^ turn, number_of_key(own)};
 }
 
-/* The same for up to 256 scores that are chosen by their softmax or themselves, in rounds. */
-template <typename Chosen>
-ZM_FUNCTION lane_choice choose_of_256(const router_scores &from, Chosen &chosen, uint lane) {
-    bool low = from.is_low();
-    float values[LANE_EXPERTS];
-    uint keys[LANE_EXPERTS];
-    from.read(values, lane);
-    if (from.gating == SOFTMAX_THEN_TOP_K) softmax(values);
+/* The same for scores that are chosen by their softmax or themselves, in rounds, COUNT neighbours a lane. */
+template <int COUNT, typename Chosen>
+ZM_FUNCTION lane_choice choose_of_many(const router_scores &from, Chosen &chosen, uint lane) {
+    const bool low = from.is_low();
+    float own[COUNT];
+    uint keys[COUNT], there[COUNT];
 #pragma unroll
-    for (int i = 0; i < LANE_EXPERTS; i++) {
-        uint expert = lane * LANE_EXPERTS + i, place = low ? PLACE - expert : expert;
-        keys[i] = expert < from.n ? (choice_key(values[i]) & ~PLACE) | place : 0;
+    for (int i = 0; i < COUNT; i++) {
+        there[i] = lane * COUNT + i < from.n ? ~0u : 0;
+        asm volatile("" : "+r"(there[i])); /* while scores come, and no branches behind them */
     }
-    if (from.n > MOST_EXPERTS / 2) return largest_keys(keys, low, chosen, lane);
-    uint halves[LANE_EXPERTS / 2];
+    from.read(own, lane); /* once: all blocks do at the same time */
+    if (from.gating == SOFTMAX_THEN_TOP_K) softmax(own, lane);
 #pragma unroll
-    for (int i = 0; i < LANE_EXPERTS / 2; i++) {
-        uint other = __shfl_sync(~0u, keys[i + LANE_EXPERTS / 2], lane % (WARP / 2));
-        halves[i] = lane < WARP / 2 ? keys[i] : other;
+    for (int i = 0; i < COUNT; i++) {
+        uint place = (lane * COUNT + i) ^ place_turn(low);
+        keys[i] = ((choice_key(own[i]) & ~PLACE) | place) & there[i];
     }
-    return largest_keys(halves, low, chosen, lane);
+    return largest_keys(keys, low, chosen, lane);
 }
 
 /* And where biases are added first. */
@@ -208,7 +218,8 @@ ZM_FUNCTION void share_choice(Chosen &chosen, const router_scores &from, float b
     lane_choice own;
     if (from.n <= WARP && from.gating != SOFTMAX_THEN_TOP_K) own = choose_of_32(from, bias, chosen, lane);
     else if (from.expert_bias) own = choose_biased_of_256(from, chosen, lane);
-    else own = choose_of_256(from, chosen, lane);
+    else if (from.n <= MOST_EXPERTS / 2) own = choose_of_many<LANE_EXPERTS / 2>(from, chosen, lane);
+    else own = choose_of_many<LANE_EXPERTS>(from, chosen, lane);
     if (blockIdx.x || own.slot >= ZM_TOP_K) return;
     uint word = (own.expert + 1) << 16 | narrow(own.score);
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" :: "l"(words + own.slot), "r"(word) : "memory");

@@ -102,7 +102,6 @@ static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *g
     in->record.grid = zm_divide_up(n_tasks, warps * rounds);
     in->record.block = WARP * warps;
     in->record.shared_bytes = x_bytes + warps * warp_bytes;
-    zm_launch_add_int(in, ZM_ALL_LEFT);
     out->record.grid = down->out_features / OUT_ROWS;
     out->record.block = WARP * top_k;
     out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));

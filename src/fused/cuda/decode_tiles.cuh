@@ -72,21 +72,43 @@ ZM_FUNCTION void multiply_block(float (&sums)[4], const uint (&a)[4], uint b0, u
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* A lane has, of each 8 neighbours of k, the pair that place_tile_x gives it: with 8 bits (i, i + 2) of one word, else
- * (i, i + 4). A block's 8 products may change places: their sum is exact before it is rounded. */
+/* A row's weights in two blocks: a lane's first and second pair of one, then of the other. A block's 16 products may
+ * change places: their sum is exact before it is rounded. */
+struct row_weights {
+    uint v[4];
+};
+
+#if ZM_BITS == 4
+/* A lane has half of a block's first or second word: pairs (0, 4) and (1, 5), or (2, 6) and (3, 7). */
+ZM_FUNCTION row_weights read_weights(const uint4 *of_row, uint row, uint pair, uint lane, uint both) {
+    uint4 v = of_row[row_place(row, pair)];
+    uint byte = lane / 2 % 2 * 4 + lane % 2, half = byte * 0x0101u + 0x0200u;
+    uint first = __byte_perm(v.x, v.y, half), second = __byte_perm(v.z, v.w, half);
+#if ZM_FLOAT16
+    return {{weights_at<0>(first, both), weights_at<4>(first, both), weights_at<0>(second, both),
+             weights_at<4>(second, both)}};
+#else /* as lanes.cuh does */
+    const uint lower = 0x000f000fu, upper = 0x00f000f0u;
+    uint low_both = multiply2(both, 0x3d803f80u); /* (1, 1/16) */
+    return {{fma2_by(first & lower, low_both), fma2_by(first & upper, both), fma2_by(second & lower, low_both),
+             fma2_by(second & upper, both)}};
+#endif
+}
+
+/* The vector of 8 elements `number` of x into shared memory: lane i of four reads vector 4 * pair + i. */
+ZM_FUNCTION void place_tile_x(uint4 *shared, uint number, uint4 v) {
+    const uint times = ZM_FLOAT16 ? two_to(0) : two_to(4); /* of those whose weights are a 16th */
+    uint2 *to = (uint2 *)(shared + number / 4 * 4 + number % 2 * 2) + number / 2 % 2;
+    to[0] = make_uint2(multiply2(__byte_perm(v.x, v.z, 0x5410), times), __byte_perm(v.x, v.z, 0x7632));
+    to[2] = make_uint2(multiply2(__byte_perm(v.y, v.w, 0x5410), times), __byte_perm(v.y, v.w, 0x7632));
+}
+#else
+/* Of each 8 neighbours a lane has a pair: with 8 bits (i, i + 2) of one word, else (i, i + 4). */
 struct lane_codes {
     uint words[4]; /* of a row: the first and second 8 of k in one block, then in the next */
 };
 
-#if ZM_BITS == 4
-ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint row, uint pair, uint lane) {
-    uint4 v = of_row[row_place(row, pair)];
-    uint turn = lane % 4 * 4 + 28; /* to bits 4 to 7 of each half */
-    const uint mask = 0x00f000f0u;
-    return {{__funnelshift_r(v.x, v.x, turn) & mask, __funnelshift_r(v.y, v.y, turn) & mask,
-             __funnelshift_r(v.z, v.z, turn) & mask, __funnelshift_r(v.w, v.w, turn) & mask}};
-}
-#elif ZM_BITS != 8
+#if ZM_BITS != 8
 ZM_FUNCTION lane_codes read_codes(const uint4 *of_row, uint, uint pair, uint lane) {
     lane_codes codes;
     const uint *words = (const uint *)of_row + pair * ZM_BITS;
@@ -132,11 +154,18 @@ ZM_FUNCTION void place_tile_x(uint4 *shared, uint number, uint4 v) {
     to[0] = pairs.x, to[4] = pairs.y, to[8] = pairs.z, to[12] = pairs.w;
 }
 
+ZM_FUNCTION row_weights read_weights(const uint4 *of_row, uint row, uint pair, uint lane, uint both) {
+    lane_codes codes = read_codes(of_row, row, pair, lane);
+    return {{weights_of<ZM_BITS>(codes.words[0], both), weights_of<ZM_BITS>(codes.words[1], both),
+             weights_of<ZM_BITS>(codes.words[2], both), weights_of<ZM_BITS>(codes.words[3], both)}};
+}
+#endif
+
 /* A row's scales and biases of a piece, two in a word. */
 struct row_groups {
     uint scales[TILE_GROUPS / 2], biases[TILE_GROUPS / 2];
 
-    ZM_FUNCTION row_groups(const uint4 (*lists)[LIST_SPACE], uint row, uint piece) {
+    ZM_FUNCTION void read(const uint4 (*lists)[LIST_SPACE], uint row, uint piece) {
         uint word = (row * ROW_GROUPS + piece * TILE_GROUPS) / 2, place = list_place(word / 4) * 4 + word % 4;
 #pragma unroll
         for (int i = 0; i < TILE_GROUPS / 2; i++) {
@@ -145,23 +174,51 @@ struct row_groups {
         }
     }
     ZM_FUNCTION uint of(int group) const {
-        uint scale = scales[group / 2], bias = biases[group / 2];
-        return group % 2 ? scale_and_bias(ushort(scale >> 16), ushort(bias >> 16))
-                         : scale_and_bias(ushort(scale), ushort(bias));
+        return factors_of<ZM_BITS>(scales[group / 2], biases[group / 2], group % 2 ? 0x7632 : 0x5410);
     }
 };
 
-ZM_FUNCTION uint tile_weights(uint pair, uint both) { return weights_of<ZM_BITS>(pair, both); }
+/* What a lane has of two blocks: the weights of rows lane / 4 and lane / 4 + 8. */
+struct tile_weights {
+    row_weights first, second;
+};
+
+/* A piece of a task in shared memory. */
+struct tile_piece {
+    const uint4 (*codes)[TILE_SPACE], *x;
+    row_groups groups, groups8;
+    uint lane, row;
+
+    ZM_FUNCTION void begin(const tile_ring &ring, uint slot, uint lists, const uint4 *all_x, uint piece) {
+        lane = threadIdx.x % WARP, row = lane / 4;
+        codes = ring.codes[slot], x = all_x + piece * (TILE_K / 8) + lane % 4;
+        groups.read(ring.groups[lists], row, piece);
+        groups8.read(ring.groups[lists] + 2, row, piece);
+    }
+    ZM_FUNCTION tile_weights read(int pair) const {
+        const int group = pair * 32 / ZM_GROUP;
+        return {read_weights(codes[row], row, pair, lane, groups.of(group)),
+                read_weights(codes[row + 8], row, pair, lane, groups8.of(group))};
+    }
+    /* sums += the products of two blocks. */
+    ZM_FUNCTION void multiply(float (&sums)[4], const tile_weights &w, int pair) const {
+        uint4 v = x[pair * 4];
+        const uint a[4] = {w.first.v[0], w.second.v[0], w.first.v[1], w.second.v[1]};
+        const uint b[4] = {w.first.v[2], w.second.v[2], w.first.v[3], w.second.v[3]};
+        multiply_block(sums, a, v.x, v.y);
+        multiply_block(sums, b, v.z, v.w);
+    }
+};
 
 /* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
- * says which rows, ready() makes x in shared memory complete, done(task, product of row lane / 4, of row lane / 4 + 8)
- * gets them. The copies of the first pieces begin before ready(). rings: one for each warp. */
-template <int EARLY, typename Where, typename Ready, typename Done>
-ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile_ring *rings, uint n_left,
-                                Where where, Ready ready, Done done) {
-    const uint lane = threadIdx.x % WARP, row = lane / 4;
-    tile_ring &ring = rings[threadIdx.x / WARP];
-    uint copied_task = first, copied_piece = 0, copied_groups = 0, slot = 0, groups = 0;
+ * says which rows, ready() makes x in shared memory complete: behind the first EARLY copies or, where weights of AHEAD
+ * pairs of a piece's blocks are made before any products, behind the first of those; begun() comes when the first piece
+ * is there, done(task, product of row lane / 4, of row lane / 4 + 8) gets them. */
+template <int EARLY, int AHEAD, typename Where, typename Ready, typename Begun, typename Done>
+ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile_ring &ring, Where where,
+                                Ready ready, Begun begun, Done done) {
+    const uint lane = threadIdx.x % WARP;
+    uint copied_task = first, copied_piece = 0, copied_groups = 0;
     tile_rows copied;
     auto copy_next = [&](uint to) {
         if (copied_task < n_tasks) {
@@ -177,48 +234,42 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
     };
 #pragma unroll 1
     for (int i = 0; i < TILE_SLOTS && i < EARLY; i++) copy_next(i);
-    ready();
-    stamp(STAMP_READY);
+    if (!AHEAD) ready(), stamp(STAMP_READY);
     first_stamp stamp_first;
 #pragma unroll 1
     for (int i = EARLY; i < TILE_SLOTS; i++) copy_next(i);
-    uint until_next = ~0u; /* pieces */
-    if (n_left && threadIdx.x < WARP) {
-        uint all = (n_tasks - first + stride - 1) / stride * uint(TILE_PIECES);
-        until_next = all > n_left ? all - n_left : 0;
-    }
-#pragma unroll 1
-    for (uint task = first; task < n_tasks; task += stride, groups ^= 1) {
-        const auto *lists = ring.groups[groups];
-        float sums[4] = {};
-#pragma unroll 1
-        for (uint piece = 0; piece < TILE_PIECES; piece++) {
-            finish_copies<TILE_SLOTS - 1>();
-            __syncwarp(); /* the copies of all lanes are there */
-            stamp_first(STAMP_FIRST);
-            if (n_left && until_next-- == 0) begin_next();
-            const auto *codes_of = ring.codes[slot];
-            row_groups own(lists, row, piece), own8(lists + 2, row, piece);
-            const uint4 *piece_x = x + piece * (TILE_K / 8) + lane % 4;
+    if (first >= n_tasks) return;
+
+    uint task = first, piece = 0, slot = 0, groups = 0;
+    float sums[4] = {};
+    tile_piece own;
+    tile_weights ahead[AHEAD ? AHEAD : 1];
+    auto begin_piece = [&] {
+        finish_copies<TILE_SLOTS - 1>();
+        __syncwarp(); /* the copies of all lanes are there */
+        stamp_first(STAMP_FIRST);
+        own.begin(ring, slot, groups, x, piece);
 #pragma unroll
-            for (int pair = 0; pair < TILE_PAIRS; pair++) {
-                const int group = pair * 32 / ZM_GROUP;
-                uint both = own.of(group), both8 = own8.of(group);
-                lane_codes codes = read_codes(codes_of[row], row, pair, lane),
-                           codes8 = read_codes(codes_of[row + 8], row, pair, lane);
-                uint4 v = piece_x[pair * 4];
-                const uint a[4] = {tile_weights(codes.words[0], both), tile_weights(codes8.words[0], both8),
-                                   tile_weights(codes.words[1], both), tile_weights(codes8.words[1], both8)};
-                const uint b[4] = {tile_weights(codes.words[2], both), tile_weights(codes8.words[2], both8),
-                                   tile_weights(codes.words[3], both), tile_weights(codes8.words[3], both8)};
-                multiply_block(sums, a, v.x, v.y);
-                multiply_block(sums, b, v.z, v.w);
-            }
-            __syncwarp(); /* the slot is free */
-            copy_next(slot);
-            if (++slot == TILE_SLOTS) slot = 0;
+        for (int pair = 0; pair < AHEAD; pair++) ahead[pair] = own.read(pair);
+    };
+    begin_piece();
+    begun();
+    if (AHEAD) ready(), stamp(STAMP_READY);
+#pragma unroll 1
+    while (true) {
+#pragma unroll
+        for (int pair = 0; pair < TILE_PAIRS; pair++)
+            own.multiply(sums, pair < AHEAD ? ahead[pair] : own.read(pair), pair);
+        __syncwarp(); /* the slot is free */
+        copy_next(slot);
+        if (++slot == TILE_SLOTS) slot = 0;
+        if (++piece == TILE_PIECES) {
+            done(task, sums[0], sums[2]);
+            task += stride, piece = 0, groups ^= 1;
+            if (task >= n_tasks) return;
+            sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
         }
-        done(task, sums[0], sums[2]);
+        begin_piece();
     }
 }
 
@@ -227,21 +278,20 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 ZM_KERNEL(THREADS, 1)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
-              uint n_experts, uint gating, uint n, uint n_left ZM_STAMPED) {
+              uint n_experts, uint gating, uint n ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     __shared__ chosen_one_by_one chosen;
-    uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
+    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, warps = blockDim.x / WARP;
     router_scores from = {scores, expert_bias, n_experts, gating};
     float choice_bias = from.bias(lane_expert(from.is_low(), lane));
     chosen.begin(thread);
     __syncthreads();
     wait_only();
-    if (!n_left) begin_next();
     x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);
     share_choice(chosen, from, choice_bias, words);
-    multiply_tiles<2>(
-        blockIdx.x * warps + thread / WARP, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
-        (tile_ring *)(staged + TILE_X), n_left,
+    multiply_tiles<2, 0>(
+        blockIdx.x * warps + warp, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
+        ((tile_ring *)(staged + TILE_X))[warp],
         [&](uint task) {
             uint row = chosen.get(task % ZM_TOP_K) * n + task / ZM_TOP_K * 8;
             return tile_rows{{gw, gs, gb}, {uw, us, ub}, row, row};
@@ -250,6 +300,9 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
             vectors.finish(TILE_X, x, thread, blockDim.x,
                            [&](uint number, uint4 v) { place_tile_x(staged, number, v); });
             __syncthreads();
+        },
+        [&] {
+            if (warp == 0) begin_next();
         },
         [&](uint task, float gate, float up) {
             uint row = task / ZM_TOP_K * 8 + lane / 4;
@@ -263,6 +316,7 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
 enum : uint {
     OUT_VECTORS = (TILE_X + WARP - 1) / WARP, /* of x, a lane */
     OUT_LOADS = OUT_VECTORS < 8 ? OUT_VECTORS : 8,
+    OUT_AHEAD_PAIRS = ZM_TOP_K > 8 ? 2 : TILE_PAIRS, /* as two blocks' registers have room for */
 };
 
 ZM_KERNEL(WARP *ZM_TOP_K, 2)
@@ -276,8 +330,8 @@ zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushor
     uint row = __shfl_sync(~0u, chosen.expert, warp) * n + block_row;
     uint4 *x = staged + warp * TILE_X;
     ushort before;
-    multiply_tiles<TILE_SLOTS>(
-        0, 1, 1, x, (tile_ring *)(staged + ZM_TOP_K * TILE_X), 0,
+    multiply_tiles<TILE_SLOTS, OUT_AHEAD_PAIRS>(
+        0, 1, 1, x, ((tile_ring *)(staged + ZM_TOP_K * TILE_X))[warp],
         [&](uint) {
             return tile_rows{{dw, ds, db}, {dw, ds, db}, row, row + 8};
         },
@@ -290,6 +344,7 @@ zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushor
             vectors.finish(TILE_X, own, lane, WARP, [&](uint number, uint4 v) { place_tile_x(x, number, v); });
             __syncwarp();
         },
+        [] {},
         [&](uint, float first, float second) {
             if (lane % 4 == 0) {
                 products[warp][lane / 4] = rounded(first);

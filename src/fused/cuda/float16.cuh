@@ -25,7 +25,9 @@ ZM_FUNCTION float divided(float a, float b) {
 
 /* Weights of `bits` bits: pairs of codes * scale + bias, rounded once. Behind the bits of 1024 a code is
  * exactly 1024 + code. */
-template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias) { return __byte_perm(scale, bias, 0x5410); }
+template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias, uint halves = 0x5410) {
+    return __byte_perm(scale, bias, halves);
+}
 /* pair: up to 4 bits from bit 4 of each half on, more in its low ones. */
 template <int bits> ZM_FUNCTION uint weights_of(uint pair, uint factors) {
     const uint one = 0x3c003c00u, sixteenth = 0x2c002c00u, minus_1024 = 0xe400e400u, minus_64 = 0xd400d400u;

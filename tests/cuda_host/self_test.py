@@ -19,7 +19,7 @@ import settings
 # What each control leaves out of the text, and the settings that must tell.
 CONTROLS = [
     ("decode", "            finish_copies<AHEAD - 1>();\n", "mlp .*hidden=704"),
-    ("decode_tiles", "            finish_copies<TILE_SLOTS - 1>();\n", "moe .*hidden=512.*top_k=8"),
+    ("decode_tiles", "        finish_copies<TILE_SLOTS - 1>();\n", "moe .*hidden=512.*top_k=8"),
     ("decode_mlp", "            __syncthreads();\n", "moe .*top_k=2"),
 ]
 

@@ -49,7 +49,7 @@ struct warp_rows {
     enum {
         PARTS = kept_rows::PARTS,
         GROUPS = kept_rows::PART_LANES,
-        EARLY = ZM_HEAD_DIM == 128 ? 3 : 6, /* as registers have room */
+        EARLY = ZM_HEAD_DIM == 128 ? 4 : 1, /* as registers have room */
     };
     lane_vector keys[EARLY][PARTS], values[EARLY][PARTS];
 
@@ -174,15 +174,15 @@ ZM_FUNCTION float inverse_sum(float sum) {
     return sum == 0.0f ? 0.0f : y;
 }
 
-enum { RESIDENT_BLOCKS = 3 }; /* two and norm_linear's */
+/* There are fewer multiprocessors than all clusters want: some have two blocks, beside one of norm_linear of up to 12
+ * warps and, where heads of 64 leave shared memory for it, one of the output projection. All are to begin early. */
+enum { RESIDENT_BLOCKS = ZM_HEAD_DIM == 128 ? 3 : 6 };
 
-/* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's: what zm_heads
- * does goes on here, in each block of a cluster, which has as many heads as there are BLOCK_WARPS in a block; the first
- * of a group writes the caches. sinks: a head's each, or NULL. Dynamic shared memory: n_keys keys and as many values
- * for each of BLOCK_WARPS, a multiple of PARTS. is_early: the next kernel begins before this one may read.
- *
- * As there are not multiprocessors enough for all clusters, some blocks are two of a multiprocessor, and beside a block
- * of norm_linear: so few registers has a thread. */
+/* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's. What zm_heads
+ * does goes on here: queries in each block of a cluster, which has as many heads as there are BLOCK_WARPS in a block;
+ * the token's key and value in the block that keeps its row, which writes them to the caches if its heads are a group's
+ * first. sinks: a head's each, or NULL. Dynamic shared memory: n_keys keys and as many values for each of
+ * BLOCK_WARPS, a multiple of PARTS. is_early: the next kernel begins before this one may read. */
 extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS)
     __launch_bounds__(BLOCK_HEADS *BLOCK_WARPS *WARP, RESIDENT_BLOCKS)
     zm_attention(const uint4 *qkv, const uint4 *q_norm, const uint4 *k_norm, const float *freqs, ushort *keys,
@@ -273,7 +273,8 @@ extern "C" __global__ void __cluster_dims__(HEAD_BLOCKS)
     float factor = exp2f(most - warp_largest(most)), sum = __uint_as_float(end.y) * factor;
 #pragma unroll
     for (int i = 0; i < LANE_DIM; i++) own[i] *= factor;
-    float merged = transposed_sums(own, lane, sum) * inverse_sum(sum);
+    float merged = transposed_sums(own, lane, sum); /* and sum becomes that of all */
+    merged *= inverse_sum(sum);
     if (lane % (WARP / LANE_DIM) == 0) *to = narrow(merged);
 }
 #endif

@@ -73,7 +73,7 @@ ZM_FUNCTION void multiply_block(float (&sums)[4], const uint (&a)[4], uint b0, u
 }
 
 /* A row's weights in two blocks: a lane's first and second pair of one, then of the other. A block's 16 products may
- * change places: their sum is exact before it is rounded. */
+ * change places: from Hopper on tensor cores add them exactly before they round, as the unit tests of experts show. */
 struct row_weights {
     uint v[4];
 };
@@ -89,7 +89,7 @@ ZM_FUNCTION row_weights read_weights(const uint4 *of_row, uint row, uint pair, u
              weights_at<4>(second, both)}};
 #else /* as lanes.cuh does */
     const uint lower = 0x000f000fu, upper = 0x00f000f0u;
-    uint low_both = multiply2(both, 0x3d803f80u); /* (1, 1/16) */
+    uint low_both = low_factors(both);
     return {{fma2_by(first & lower, low_both), fma2_by(first & upper, both), fma2_by(second & lower, low_both),
              fma2_by(second & upper, both)}};
 #endif
@@ -97,10 +97,10 @@ ZM_FUNCTION row_weights read_weights(const uint4 *of_row, uint row, uint pair, u
 
 /* The vector of 8 elements `number` of x into shared memory: lane i of four reads vector 4 * pair + i. */
 ZM_FUNCTION void place_tile_x(uint4 *shared, uint number, uint4 v) {
-    const uint times = ZM_FLOAT16 ? two_to(0) : two_to(4); /* of those whose weights are a 16th */
+    auto lower = [](uint x) { return ZM_FLOAT16 ? x : multiply2(x, two_to(4)); }; /* their weights are a 16th */
     uint2 *to = (uint2 *)(shared + number / 4 * 4 + number % 2 * 2) + number / 2 % 2;
-    to[0] = make_uint2(multiply2(__byte_perm(v.x, v.z, 0x5410), times), __byte_perm(v.x, v.z, 0x7632));
-    to[2] = make_uint2(multiply2(__byte_perm(v.y, v.w, 0x5410), times), __byte_perm(v.y, v.w, 0x7632));
+    to[0] = make_uint2(lower(__byte_perm(v.x, v.z, 0x5410)), __byte_perm(v.x, v.z, 0x7632));
+    to[2] = make_uint2(lower(__byte_perm(v.y, v.w, 0x5410)), __byte_perm(v.y, v.w, 0x7632));
 }
 #else
 /* Of each 8 neighbours a lane has a pair: with 8 bits (i, i + 2) of one word, else (i, i + 4). */
@@ -212,7 +212,7 @@ struct tile_piece {
 
 /* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
  * says which rows, ready() makes x in shared memory complete: behind the first EARLY copies or, where weights of AHEAD
- * pairs of a piece's blocks are made before any products, behind the first of those; begun() comes when the first piece
+ * pairs of a piece's blocks are made before any products, behind all copies and the first of those; begun() comes when the first piece
  * is there, done(task, product of row lane / 4, of row lane / 4 + 8) gets them. */
 template <int EARLY, int AHEAD, typename Where, typename Ready, typename Begun, typename Done>
 ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile_ring &ring, Where where,

@@ -228,9 +228,10 @@ ZM_FUNCTION uint4 *vector_place(uint4 *shared, uint number) {
 #if ZM_BITS == 4 && !ZM_FLOAT16
 /* A code in bits 0 to 3 gives a 16th of the weight with the same scale and a 16th of the bias; place_x makes those
  * elements of x 16 times as large. */
+ZM_FUNCTION uint low_factors(uint both) { return multiply2(both, 0x3d803f80u); } /* (1, 1/16) */
 ZM_FUNCTION lane_weights weights_of_lane(uint2 w, uint both) {
     const uint lower = 0x000f000fu, upper = 0x00f000f0u;
-    uint low_both = multiply2(both, 0x3d803f80u); /* (1, 1/16) */
+    uint low_both = low_factors(both);
     return {{fma2_by(w.x & lower, low_both), fma2_by(w.x & upper, both), fma2_by((w.x >> 8) & lower, low_both),
              fma2_by((w.x >> 8) & upper, both), fma2_by(w.y & lower, low_both), fma2_by(w.y & upper, both),
              fma2_by((w.y >> 8) & lower, low_both), fma2_by((w.y >> 8) & upper, both)}};

@@ -212,8 +212,8 @@ struct tile_piece {
 
 /* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
  * says which rows, ready() makes x in shared memory complete: behind the first EARLY copies or, where weights of AHEAD
- * pairs of a piece's blocks are made before any products, behind all copies and the first of those; begun() comes when the first piece
- * is there, done(task, product of row lane / 4, of row lane / 4 + 8) gets them. */
+ * pairs of a piece's blocks are made before any products, behind all copies and the first of those; begun() comes when
+ * the first piece is there, done(task, product of row lane / 4, of row lane / 4 + 8) gets them. */
 template <int EARLY, int AHEAD, typename Where, typename Ready, typename Begun, typename Done>
 ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile_ring &ring, Where where,
                                 Ready ready, Begun begun, Done done) {

@@ -16,7 +16,7 @@ ZM_FUNCTION float divided(float a, float b) { return rounded(a / b); }
 
 /* Weights of `bits` bits: pairs of codes * scale + bias, rounded once. Of 4 or 8 bits a code in the low bits of a
  * bfloat16 is exactly code * 2^-129 (in bits 4 to 7) or code * 2^-133, so the scale is made that much larger first.
- * Needs |scale| < 2^-2 or 2^-6. */
+ * Needs |scale| < 2^-2 or 2^-6. halves: which of the two words' halves they are, as __byte_perm takes it. */
 template <int bits> ZM_FUNCTION uint factors_of(uint scale, uint bias, uint halves = 0x5410) {
     if (bits != 4 && bits != 8) return __byte_perm(scale, bias, halves);
     uint scaled = multiply2(multiply2(scale, 0x5f805f80u), bits == 4 ? 0x60006000u : 0x62006200u);

@@ -81,13 +81,7 @@ ZM_FUNCTION lane_word shared_lane_word(uint row, uint unit) {
 
 #if !ZM_MXFP4
 /* Scale and bias as weights_of takes them, or, of other widths than 4 and 8, weights_at. */
-ZM_FUNCTION uint scale_and_bias(ushort scale, ushort bias) {
-#if ZM_BITS == 4 || ZM_BITS == 8
-    return factors_of<ZM_BITS>(scale, bias);
-#else
-    return __byte_perm(scale, bias, 0x5410);
-#endif
-}
+ZM_FUNCTION uint scale_and_bias(ushort scale, ushort bias) { return factors_of<ZM_BITS>(scale, bias); }
 #endif
 
 #if ZM_MXFP4

@@ -120,7 +120,7 @@ ZM_KERNEL(THREADS, 2) zm_conv(const uint4 *h, const uint4 *norm, const uint2 *we
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     norm_row n;
     load_norm(n, norm, thread, blockDim.x);
-    uint first = blockIdx.x * warps + thread / WARP, stride = gridDim.x * warps;
+    uint first = blockIdx.x + thread / WARP * gridDim.x, stride = gridDim.x * warps;
     lane_matrix<ZM_HIDDEN> m({weight, scales, biases}, lane);
     /* Of the task's channel: lanes 0 and 1 have the state, which is the token's before, 2 to 4 the taps. */
     ushort kept = 0;

@@ -307,17 +307,18 @@ enum : uint { HIDDEN_AHEAD = layout<ZM_HIDDEN>::PIECES == 1 ? 1 : MANY_PIECES_AH
 /* Products of rows with x, for the tasks first, first + stride, ... below n_tasks of a warp; a task is ROWS rows, which
  * are a matrix's neighbours where NEIGHBOURS. where(task, matrices, rows) says where they are, ready() makes x in
  * shared memory complete for the block, and done(task, parts) gets a lane's part of each product. The copies of a piece
- * begin AHEAD pieces before it is needed, the first ones, at most EARLY, before ready(). ring: n_slots for each warp,
- * AHEAD + 1 or as many as it has pieces. Unless n_left is 0, the next kernel begins when the first warp has so many
- * pieces left, or has got its first. */
+ * begin AHEAD pieces before it is needed, the first ones, at most EARLY, before ready(). ring: n_slots of all warps,
+ * one warp's behind the other's, AHEAD + 1 or as many as the first has pieces; who has a piece less does not touch
+ * its last. Unless n_left is 0, the next kernel begins when the first warp has so many pieces left, or has got its
+ * first. */
 template <int K, int ROWS, bool NEIGHBOURS, uint AHEAD, uint EARLY, typename Where, typename Ready, typename Done>
 ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x, const uint4 *ring, uint n_slots,
                           uint n_left, Where where, Ready ready, Done done) {
     typedef layout<K> own;
     typedef slot<K, ROWS, NEIGHBOURS> slots;
     const uint lane = threadIdx.x % WARP, lane_x_at = shared_address(x) + lane * 16;
-    const uint begin = shared_address(ring) + threadIdx.x / WARP * n_slots * slots::BYTES;
-    const uint end = begin + n_slots * slots::BYTES;
+    const uint round_bytes = blockDim.x / WARP * slots::BYTES; /* a slot of each warp */
+    const uint begin = shared_address(ring) + threadIdx.x / WARP * slots::BYTES, end = begin + n_slots * round_bytes;
     uint to = begin, from = begin;
     uint copied_task = first, copied_piece = 0;
     auto copy_next = [&] {
@@ -326,7 +327,7 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
             uint rows[ROWS];
             where(copied_task, matrices, rows);
             slots::fill(to, matrices, rows, copied_piece, lane);
-            if ((to += slots::BYTES) == end) to = begin;
+            if ((to += round_bytes) == end) to = begin;
             if (++copied_piece == own::PIECES) copied_piece = 0, copied_task += stride;
         }
         commit_copies();
@@ -381,7 +382,7 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
                                __shfl_sync(~0u, both[r][group / WARP], lane_group), v);
 #endif
             }
-            if ((from += slots::BYTES) == end) from = begin;
+            if ((from += round_bytes) == end) from = begin;
         }
         float parts[ROWS];
 #pragma unroll

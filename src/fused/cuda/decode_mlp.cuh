@@ -66,7 +66,7 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
 enum : uint { EXPERTS_EARLY = 1 };
 
 /* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts, and blocks
- * are a multiple of those, so that a warp has one. */
+ * are a multiple of those, so that a block has one. */
 ZM_KERNEL(THREADS, 2)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
@@ -84,12 +84,12 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     __syncthreads();
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
-    uint first = blockIdx.x * warps + thread / WARP, slot = first % ZM_TOP_K;
+    uint slot = blockIdx.x % ZM_TOP_K;
     uint expert_row = chosen.experts[slot] * n;
     ushort *expert_act = act + slot * n;
     multiply<ZM_HIDDEN, 2, false, ZM_MXFP4 ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD, EXPERTS_EARLY>(
-        first, gridDim.x * warps, ZM_TOP_K * n, staged, staged + layout<ZM_HIDDEN>::X,
-        n_slots, n_left,
+        blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, ZM_TOP_K * n, staged,
+        staged + layout<ZM_HIDDEN>::X, n_slots, n_left,
         [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
             rows[0] = rows[1] = expert_row + task / ZM_TOP_K;

@@ -63,7 +63,7 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
                                .n_ahead = is_mxfp4(gate) ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD};
     zm_launch_spread(in, &in_plan);
-    in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a warp's tasks are of one expert */
+    in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a block's tasks are of one expert */
     zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k,
                                 .n_ahead = is_large ? OUT_AHEAD_LESS : OUT_AHEAD,
                                 .n_left = is_large ? ZM_ALL_LEFT : 0};
@@ -72,7 +72,7 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     int rounds = zm_divide_up(down->out_features, round_rows * MULTIPROCESSORS);
     if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
     out->record.grid = zm_divide_up(down->out_features, round_rows * rounds);
-    zm_launch_reserve(out, &out_plan, top_k * groups, rounds);
+    zm_launch_reserve(out, &out_plan, top_k * groups, top_k * groups * rounds);
     /* Where most copies begin at once, the next kernel does when the first has come. */
     bool is_long = in_plan.n_pieces > 2 * EXPERTS_AHEAD;
     in_plan.n_left = is_long ? zm_launch_left(&in_plan, &out_plan) : ZM_ALL_LEFT;

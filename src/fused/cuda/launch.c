@@ -80,16 +80,51 @@ zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_w
     return made;
 }
 
-void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds) {
+void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int n_tasks) {
     row_layout row = layout_of(plan->weight);
-    int n_pieces = rounds * row.n_pieces, slot_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
-    int all_bytes = warps * zm_divide_up(slot_bytes, LINE_BYTES) * LINE_BYTES; /* a slot for each warp */
+    int rounds = zm_divide_up(n_tasks, warps), n_pieces = rounds * row.n_pieces;
+    int piece_bytes = plan->task_rows * (row.steps * row.step_bytes + row.group_bytes);
+    int slot_bytes = zm_divide_up(piece_bytes, LINE_BYTES) * LINE_BYTES;
     if (!plan->n_ahead) plan->n_ahead = row.n_pieces == 1 ? 1 : MANY_PIECES_AHEAD;
-    plan->round_bytes = all_bytes;
+    plan->round_bytes = warps * slot_bytes; /* a slot for each warp */
     plan->n_pieces = n_pieces;
     plan->n_slots = n_pieces < plan->n_ahead + 1 ? n_pieces : plan->n_ahead + 1;
+    int n_without = plan->n_slots == n_pieces ? rounds * warps - n_tasks : 0; /* warps, that need no last slot */
     launch->record.block = WARP * warps;
-    launch->record.shared_bytes = plan->n_inputs * row.staged_bytes + plan->n_slots * all_bytes;
+    launch->record.shared_bytes =
+        plan->n_inputs * row.staged_bytes + plan->n_slots * plan->round_bytes - n_without * slot_bytes;
+}
+
+/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them, or for
+ * two beside one of the kernel before where that has one on each. Some would get two otherwise, and end last. */
+static int claimed_bytes(const zm_launch *launch) {
+    const zm_decode *decode = launch->decode;
+    int own = launch->record.shared_bytes + BLOCK_BYTES, last = decode->last_bytes;
+    if (!launch->one_each) return own;
+    int alone = MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
+    int beside_last = (MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
+    bool has_room = last + alone <= MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
+    int least = decode->last_everywhere || !has_room ? beside_last : alone;
+    return own < least ? least / VECTOR_BYTES * VECTOR_BYTES : own;
+}
+
+/* Tasks of the first of a multiprocessor's schedulers, which has no fewer than another, where warps take turns. */
+static int scheduler_tasks(int n_tasks, int warps) {
+    enum { SCHEDULERS = 4 };
+    return n_tasks / warps * zm_divide_up(warps, SCHEDULERS) + zm_divide_up(n_tasks % warps, SCHEDULERS);
+}
+
+/* More warps, where schedulers have their tasks more evenly then and the block takes no more shared memory. */
+static void even_out(zm_launch *launch, zm_product_plan *plan, int warps, int most) {
+    int n_tasks = zm_divide_up(plan->n_tasks, launch->record.grid);
+    zm_launch_reserve(launch, plan, warps, n_tasks);
+    int bytes = claimed_bytes(launch);
+    for (int more = warps + 1; more <= most; more++) {
+        if (scheduler_tasks(n_tasks, more) >= scheduler_tasks(n_tasks, warps)) continue;
+        zm_launch_reserve(launch, plan, more, n_tasks);
+        if (claimed_bytes(launch) <= bytes) warps = more;
+    }
+    zm_launch_reserve(launch, plan, warps, n_tasks);
 }
 
 void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
@@ -102,7 +137,7 @@ void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
         int least = zm_divide_up(plan->n_tasks, warps * rounds);
         int all = plan->n_tasks < MULTIPROCESSORS ? plan->n_tasks : MULTIPROCESSORS;
         launch->record.grid = launch->one_each ? all : least;
-        zm_launch_reserve(launch, plan, warps, rounds);
+        even_out(launch, plan, warps, most);
         if (launch->record.shared_bytes <= ZM_DECODE_MAX_SHARED || most == LEAST_WARPS) return;
         most--;
     }
@@ -152,19 +187,6 @@ void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight) {
     zm_launch_add_constant(launch, weight->weight);
     zm_launch_add_constant(launch, weight->scales);
     zm_launch_add_constant(launch, weight->biases);
-}
-
-/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them, or for
- * two beside one of the kernel before where that has one on each. Some would get two otherwise, and end last. */
-static int claimed_bytes(const zm_launch *launch) {
-    const zm_decode *decode = launch->decode;
-    int own = launch->record.shared_bytes + BLOCK_BYTES, last = decode->last_bytes;
-    if (!launch->one_each) return own;
-    int alone = MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
-    int beside_last = (MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
-    bool has_room = last + alone <= MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
-    int least = decode->last_everywhere || !has_room ? beside_last : alone;
-    return own < least ? least / VECTOR_BYTES * VECTOR_BYTES : own;
 }
 
 bool zm_launch_leaves(const zm_launch *launch, int bytes) {

@@ -46,10 +46,10 @@ void zm_launch_end(zm_launch *launch);
 /* Whether a block of the next kernel with so much shared memory has room beside one of this kernel, which is to end,
  * and one of the kernel before. */
 bool zm_launch_leaves(const zm_launch *launch, int bytes);
-/* Blocks of so many warps that take `rounds` tasks each, and their shared memory. */
-void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int rounds);
-/* Warps of one block a multiprocessor that take the same number of tasks each, as nearly as there is such a
- * number. */
+/* Blocks of so many warps that take turns with n_tasks of a block, and their shared memory. */
+void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int n_tasks);
+/* Warps of one block a multiprocessor whose schedulers have the same number of tasks each, as nearly as there is such
+ * a number. Block b's tasks are b, b + blocks, ..., its warps take turns with them. */
 void zm_launch_spread(zm_launch *launch, zm_product_plan *plan);
 
 /* n_left for which this kernel's last copies are under way when the next begins with its own: where more of both share

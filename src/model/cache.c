@@ -115,6 +115,21 @@ void zm_cache_accept(zm_cache *cache, zm_scope *scope, const zm_cache_rows *writ
     cache->next_row = written->first + length;
 }
 
+int zm_cache_room(const zm_cache *cache) {
+    if (cache->kind == ZM_CACHE_ARRAY) return INT_MAX;
+    if (!zm_is_set(cache->keys)) return 0;
+    int n_rows = zm_dim(cache->keys, ROW_AXIS);
+    if (cache->kind == ZM_CACHE_ROTATING && n_rows == cache->max_size) return INT_MAX;
+    return n_rows > cache->offset ? n_rows - cache->offset : 0;
+}
+
+void zm_cache_advance(const zm_cache *cache, zm_cache_rows *rows) {
+    int n_rows = zm_dim(rows->keys, ROW_AXIS);
+    rows->first++;
+    if (cache->kind == ZM_CACHE_ROTATING && rows->first == cache->max_size) rows->first = 0;
+    rows->n_rows = minimum(rows->n_rows + 1, n_rows);
+}
+
 void zm_cache_update(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_array *values) {
     if (zm_scope_failed(scope)) return;
     zm_cache_tokens tokens = {.batch = zm_dim(*keys, 0),

@@ -43,6 +43,11 @@ void zm_cache_update(zm_cache *cache, zm_scope *scope, mlx_array *keys, mlx_arra
 zm_cache_rows zm_cache_reserve(const zm_cache *cache, zm_scope *scope, const zm_cache_tokens *tokens);
 void zm_cache_accept(zm_cache *cache, zm_scope *scope, const zm_cache_rows *written, int length);
 
+/* How many single tokens, one after the other, have room in the buffers as they are. */
+int zm_cache_room(const zm_cache *cache);
+/* The rows of the token behind that one, which has room, too: where it goes, and what attention then reads. */
+void zm_cache_advance(const zm_cache *cache, zm_cache_rows *rows);
+
 /* The mask for length new tokens. window: the max_size of a rotating cache, 0 for the others (full
  * attention). cache may be NULL. */
 zm_mask zm_cache_mask(const zm_cache *cache, zm_scope *scope, int length, int window);

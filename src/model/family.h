@@ -31,8 +31,10 @@ void zm_block_cache_init(zm_cache *cache, const zm_block *block);
 
 /* token ids (1, length) int32 -> logits (1, length, vocab_size); caches: one a block, or NULL. */
 mlx_array zm_causal_lm_call(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches);
-/* The most likely next token of each position (1, length) uint32. */
-mlx_array zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches);
+/* The most likely next token of each position, (1, length) uint32 or int32, and as many of those that are wanted behind
+ * it as the model chooses in one call; the results are the scope's. */
+void zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches,
+                         zm_choices *choices);
 /* Only the hidden states: what prefill evaluates. */
 mlx_array zm_decoder_call(zm_decoder *decoder, zm_scope *scope, mlx_array tokens, zm_cache *caches);
 

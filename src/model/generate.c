@@ -16,6 +16,7 @@ typedef struct generation_run {
     mlx_array recent; /* (1, n) last tokens, for the repetition penalty; empty when off */
     uint64_t step;
     bool undefined; /* there is no next token: the logits are no numbers */
+    double last;    /* when the last token came */
     zmlx_error *error;
 } generation_run;
 
@@ -61,30 +62,33 @@ static zmlx_status sample(generation_run *run, mlx_array *next, mlx_array logits
     return zm_scope_end(&scope, run->error);
 }
 
-/* Starts the step that feeds token (1, 1); *next becomes the lazy token after it. */
-static zmlx_status start_step(generation_run *run, mlx_array *next, mlx_array token) {
+/* Starts the step that feeds token (1, 1); next gets the lazy tokens after it, as many as it wants or fewer. */
+static zmlx_status start_step(generation_run *run, zm_choices *next, mlx_array token) {
     if (zm_sampler_is_greedy(&run->sampler)) {
         ZM_TRY(zm_session_build_greedy(run->session, next, token, 1, run->error));
     } else {
         mlx_array logits = mlx_array_new();
         zmlx_status status = zm_session_build(run->session, &logits, token, 1, run->error);
-        if (!status) status = sample(run, next, logits, token);
+        if (!status) status = sample(run, &next->tokens[0], logits, token);
         /* Freed before the evaluation, so that MLX can reuse the buffers behind them. */
         mlx_array_free(logits);
         if (status) return status;
+        next->count = 1;
     }
-    mlx_vector_array outputs = mlx_vector_array_new_value(*next);
+    mlx_vector_array outputs = mlx_vector_array_new_value(next->tokens[next->count - 1]);
     int failed = mlx_async_eval(outputs);
     mlx_vector_array_free(outputs);
     return failed ? zm_mlx_fail(run->error, "evaluation") : ZMLX_OK;
 }
 
-static zmlx_status follow_step(generation_run *run, mlx_array *next, mlx_array token) {
+static zmlx_status follow_step(generation_run *run, zm_choices *next, const zm_choices *current, size_t n_wanted) {
     zm_scope scope;
     zm_scope_begin(&scope, run->session->model->stream);
-    mlx_array input = mlx_array_new();
+    mlx_array input = mlx_array_new(), token = current->tokens[current->count - 1];
     zm_scope_keep(&scope, &input, zm_reshape2(&scope, zm_astype(&scope, token, MLX_INT32), 1, 1));
     zmlx_status status = zm_scope_end(&scope, run->error);
+    next->wanted = n_wanted < ZM_MOST_CHOICES ? (int)n_wanted : ZM_MOST_CHOICES;
+    next->row = current->last_row;
     if (!status) status = start_step(run, next, input);
     mlx_array_free(input);
     return status;
@@ -98,38 +102,51 @@ static zmlx_status read_token(generation_run *run, int32_t *token, mlx_array arr
     return ZMLX_OK;
 }
 
-/* Takes tokens one by one until an end; current holds the first, under way. */
-static zmlx_status decode(generation_run *run, zmlx_generation *result, mlx_array *current, size_t max_tokens,
-                          double start) {
+/* Takes tokens one by one; *ended: there is to be no other. */
+static zmlx_status take(generation_run *run, zmlx_generation *result, const zm_choices *tokens, bool *ended) {
     const zmlx_generate_options *options = run->options;
-    mlx_array next = mlx_array_new();
-    /* Waited for alone: a thread may wake only when the step behind it is over, and the clock would begin there. */
-    zmlx_status status = mlx_array_eval(*current) ? zm_mlx_fail(run->error, "evaluation") : ZMLX_OK;
-    double first = zm_clock_seconds(), last = first;
-    result->finish = ZMLX_FINISH_LENGTH;
-    while (!status && result->n_tokens < max_tokens) {
-        if (result->n_tokens + 1 < max_tokens) status = follow_step(run, &next, *current);
+    for (int i = 0; i < tokens->count && !*ended; i++) {
         int32_t token;
-        if (!status) status = read_token(run, &token, *current);
-        if (status || run->undefined) break;
-        last = zm_clock_seconds();
+        ZM_TRY(read_token(run, &token, tokens->tokens[i]));
+        *ended = run->undefined;
+        if (run->undefined) break;
+        run->last = zm_clock_seconds();
         result->tokens[result->n_tokens++] = token;
         if (result->n_tokens % CLEAR_CACHE_EVERY == 0) mlx_clear_cache();
         if (options->on_token && !options->on_token(options->context, token)) {
             result->finish = ZMLX_FINISH_CANCELLED;
-            break;
-        }
-        if (!options->ignore_eos && zmlx_model_is_eos(run->session->model, token)) {
+            *ended = true;
+        } else if (!options->ignore_eos && zmlx_model_is_eos(run->session->model, token)) {
             result->finish = ZMLX_FINISH_STOP;
-            break;
+            *ended = true;
         }
-        mlx_array swap = *current;
+    }
+    return ZMLX_OK;
+}
+
+/* Until an end; current holds the first token, under way. */
+static zmlx_status decode(generation_run *run, zmlx_generation *result, zm_choices *current, size_t max_tokens,
+                          double start) {
+    zm_choices next = {.wanted = 0};
+    /* Waited for alone: a thread may wake only when the step behind it is over, and the clock would begin there. */
+    zmlx_status status = mlx_array_eval(current->tokens[0]) ? zm_mlx_fail(run->error, "evaluation") : ZMLX_OK;
+    double first = run->last = zm_clock_seconds();
+    size_t n_made = (size_t)current->count;
+    bool ended = false;
+    result->finish = ZMLX_FINISH_LENGTH;
+    while (!status && !ended) {
+        next.count = 0;
+        if (n_made < max_tokens) status = follow_step(run, &next, current, max_tokens - n_made);
+        n_made += (size_t)next.count;
+        if (!status) status = take(run, result, current, &ended);
+        ended = ended || !next.count;
+        zm_choices swap = *current;
         *current = next;
         next = swap;
     }
-    mlx_array_free(next);
+    zm_choices_free(&next);
     result->prefill_seconds = first - start;
-    result->decode_seconds = last - first;
+    result->decode_seconds = run->last - first;
     return status;
 }
 
@@ -143,11 +160,11 @@ static zmlx_status generate(generation_run *run, zmlx_generation *result, const 
         run->recent = tokens_array(prompt + n_prompt - count, count);
     }
     mlx_array last = tokens_array(prompt + n_prompt - 1, 1);
-    mlx_array current = mlx_array_new();
+    zm_choices current = {.wanted = 1};
     zmlx_status status = start_step(run, &current, last);
     mlx_array_free(last);
     if (!status) status = decode(run, result, &current, max_tokens, start);
-    mlx_array_free(current);
+    zm_choices_free(&current);
     return status;
 }
 

@@ -41,9 +41,11 @@ enum { ZM_PREFILL_CHUNK = 2048 };
  * and the session's caches with zm_session_evaluate. */
 zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
                              zmlx_error *error);
-/* The same with the most likely next token of each position, (1, length) uint32, instead of logits. */
-zmlx_status zm_session_build_greedy(zmlx_session *session, mlx_array *next, mlx_array tokens, size_t n_tokens,
+/* The same with the most likely next token of each position, (1, length), instead of logits, and what else
+ * choices->wanted asks for. The arrays of the result are kept in *choices, whose own they replace. */
+zmlx_status zm_session_build_greedy(zmlx_session *session, zm_choices *choices, mlx_array tokens, size_t n_tokens,
                                     zmlx_error *error);
+void zm_choices_free(zm_choices *choices);
 /* Evaluates the caches and, where set, extra. */
 zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_error *error);
 /* Begins to evaluate the caches; a failure may come out later. */

@@ -29,13 +29,23 @@ typedef struct zm_mask {
     mlx_array array;  /* set when mode is "array" */
 } zm_mask;
 
+enum { ZM_MOST_CHOICES = 4 };
+
+/* Tokens that a language model chooses greedily. The arrays are lazy; a call's are its scope's. */
+typedef struct zm_choices {
+    int wanted;     /* of a call of one token: how many that follow it, up to ZM_MOST_CHOICES; else 1 */
+    mlx_array row;  /* that token's of the embedding table, which the call that chose it left, or empty */
+    int count;      /* that were made, up to `wanted`: all of them but the last one have been fed, too */
+    mlx_array tokens[ZM_MOST_CHOICES]; /* (batch, length) each */
+    mlx_array last_row;                /* the last one's of the embedding table, or empty */
+} zm_choices;
+
 /* What a call carries besides x. Modules that need neither ignore it; cache is that of the layer. */
 typedef struct zm_call {
     zm_mask mask;
     zm_cache *cache; /* NULL: no cache */
-    /* Of a language model: NULL, or where it may say that it gave the likeliest tokens (batch, length) instead of
-     * logits. */
-    bool *chosen;
+    /* Of a language model: NULL, or where it may leave choices instead of giving logits. */
+    zm_choices *choices;
 } zm_call;
 
 typedef struct zm_module zm_module;

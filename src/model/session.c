@@ -32,22 +32,16 @@ void zmlx_session_free(zmlx_session *session) {
 
 size_t zmlx_session_length(const zmlx_session *session) { return session->length; }
 
-/* What a model is called for; the result is kept in *result, if that is not NULL. */
-typedef mlx_array (*model_call)(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches);
-
-static mlx_array call_decoder(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
-    return zm_decoder_call(model->decoder, scope, tokens, caches);
-}
-
-static zmlx_status build(zmlx_session *session, model_call call, mlx_array *result, mlx_array tokens, size_t n_tokens,
-                         zmlx_error *error) {
+static zmlx_status begin(zmlx_session *session, zm_scope *scope, zmlx_error *error) {
     if (session->broken)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "session", "an earlier call failed; start a new session");
-    zm_scope scope;
-    zm_scope_begin(&scope, session->model->stream);
-    mlx_array output = call(session->model->root, &scope, tokens, session->caches);
-    if (result) zm_scope_keep(&scope, result, output);
-    zmlx_status status = zm_scope_end(&scope, error);
+    zm_scope_begin(scope, session->model->stream);
+    return ZMLX_OK;
+}
+
+/* n_tokens: that were fed. */
+static zmlx_status end(zmlx_session *session, zm_scope *scope, size_t n_tokens, zmlx_error *error) {
+    zmlx_status status = zm_scope_end(scope, error);
     if (status)
         session->broken = true;
     else
@@ -57,12 +51,32 @@ static zmlx_status build(zmlx_session *session, model_call call, mlx_array *resu
 
 zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
                              zmlx_error *error) {
-    return build(session, logits ? zm_causal_lm_call : call_decoder, logits, tokens, n_tokens, error);
+    zm_scope scope;
+    ZM_TRY(begin(session, &scope, error));
+    zm_causal_lm *model = session->model->root;
+    if (logits) zm_scope_keep(&scope, logits, zm_causal_lm_call(model, &scope, tokens, session->caches));
+    else zm_decoder_call(model->decoder, &scope, tokens, session->caches);
+    return end(session, &scope, n_tokens, error);
 }
 
-zmlx_status zm_session_build_greedy(zmlx_session *session, mlx_array *next, mlx_array tokens, size_t n_tokens,
+zmlx_status zm_session_build_greedy(zmlx_session *session, zm_choices *choices, mlx_array tokens, size_t n_tokens,
                                     zmlx_error *error) {
-    return build(session, zm_causal_lm_greedy, next, tokens, n_tokens, error);
+    zm_scope scope;
+    ZM_TRY(begin(session, &scope, error));
+    zm_choices made = {.wanted = choices->wanted, .row = choices->row};
+    zm_causal_lm_greedy(session->model->root, &scope, tokens, session->caches, &made);
+    choices->count = made.count;
+    for (int i = 0; i < made.count; i++) zm_scope_keep(&scope, &choices->tokens[i], made.tokens[i]);
+    mlx_array_free(choices->last_row);
+    choices->last_row = (mlx_array){NULL};
+    if (zm_is_set(made.last_row)) zm_scope_keep(&scope, &choices->last_row, made.last_row);
+    return end(session, &scope, n_tokens + (size_t)made.count - 1, error);
+}
+
+void zm_choices_free(zm_choices *choices) {
+    for (int i = 0; i < ZM_MOST_CHOICES; i++) mlx_array_free(choices->tokens[i]);
+    mlx_array_free(choices->last_row);
+    *choices = (zm_choices){.wanted = 0};
 }
 
 static zmlx_status evaluate(zmlx_session *session, mlx_array extra, int (*evaluation)(mlx_vector_array),

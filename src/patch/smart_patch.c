@@ -111,11 +111,12 @@ static bool is_clear(const trial *this, bool prefill_counts) {
 
 /* Feeds a token and waits for the one after it. */
 static zmlx_status greedy_step(zmlx_session *session, int32_t token, zmlx_error *error) {
-    mlx_array input = mlx_array_new_data(&token, (const int[]){1, 1}, 2, MLX_INT32), next = mlx_array_new();
+    mlx_array input = mlx_array_new_data(&token, (const int[]){1, 1}, 2, MLX_INT32);
+    zm_choices next = {.wanted = 1};
     zmlx_status status = zm_session_build_greedy(session, &next, input, 1, error);
     mlx_array_free(input);
-    if (!status) status = zm_session_evaluate(session, next, error);
-    mlx_array_free(next);
+    if (!status) status = zm_session_evaluate(session, next.tokens[0], error);
+    zm_choices_free(&next);
     return status;
 }
 

@@ -297,8 +297,9 @@ static void choose(run *this, mlx_array logits) {
     zm_decode decode;
     begin(this, &decode);
     zm_place from = zm_decode_input(&decode, logits);
-    const zm_weight *head = &this->of->model->lm_head->weight;
-    zm_decode_choose(&decode, from, head, zm_decode_output(&decode, MLX_UINT32, 2, (const int[]){1, 1}));
+    const zm_weight *table = &this->of->model->decoder->embed_tokens->weight;
+    zm_decode_choice choice = {.to = zm_decode_output(&decode, MLX_UINT32, 2, (const int[]){1, 1})};
+    zm_decode_choose(&decode, from, this->of->model->lm_head->weight.out_features, table, &choice);
     end(this, &decode);
 }
 

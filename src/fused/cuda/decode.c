@@ -154,6 +154,11 @@ zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *ta
     return h;
 }
 
+zm_place zm_decode_embedded(zm_decode *decode, mlx_array row) {
+    zm_timeline_restart();
+    return zm_decode_input(decode, row);
+}
+
 /* A linear map's plan, and its launch's part in that. */
 static zm_product_plan spread_linear(zm_launch *launch, const zm_weight *weight) {
     zm_product_plan plan = {weight, .n_tasks = weight->out_features / 2, .task_rows = 2, .n_inputs = 1,
@@ -392,15 +397,27 @@ static int logsumexp_threads(int n) {
     return threads;
 }
 
-void zm_decode_choose(zm_decode *decode, zm_place logits, const zm_weight *weight, zm_place to) {
-    zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_choose, weight);
+zm_place zm_decode_kept_choice(zm_decode *decode) {
+    return zm_decode_failed(decode) ? -1 : zm_chain_temporary(decode->chain, sizeof(int32_t));
+}
+
+zm_place zm_decode_choose(zm_decode *decode, zm_place logits, int n, const zm_weight *table,
+                          const zm_decode_choice *choice) {
+    zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_choose, table);
     launch.record.grid = CHOOSE_BLOCKS;
     launch.record.block = WARP * CHOOSE_WARPS;
-    int n = weight->out_features, threads = logsumexp_threads(n);
+    int threads = logsumexp_threads(n);
     launch.record.shared_bytes = zm_divide_up(zm_divide_up(n, 8), threads) * launch.record.block * 16;
+    zm_place h = zm_decode_residual(decode);
     zm_launch_add_place(&launch, logits);
-    zm_launch_add_place(&launch, to);
+    zm_launch_add_place(&launch, choice->to);
     zm_launch_add_int(&launch, n);
     zm_launch_add_int(&launch, threads);
+    zm_launch_add_weight(&launch, table);
+    zm_launch_add_place(&launch, h);
+    if (choice->has_last) zm_launch_add_place(&launch, choice->last), zm_launch_add_place(&launch, choice->last_to);
+    else zm_launch_add_null(&launch), zm_launch_add_null(&launch);
+    launch.bytes /= (uint64_t)table->out_features;
     zm_launch_end(&launch);
+    return h;
 }

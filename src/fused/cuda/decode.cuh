@@ -512,3 +512,26 @@ ZM_FUNCTION void stage_norm(uint4 *shared, const uint4 *h, const norm_row &n, fl
     for (uint v = norm_row::OWN * threads + thread; v < ROW_VECTORS; v += threads) scale(v, __ldg(n.all + v));
     __syncthreads();
 }
+
+#if !ZM_MXFP4
+enum { ROW_PAIRS = ZM_HIDDEN / 2 };
+
+/* A table of embeddings. */
+struct embedding {
+    const uint *weight;
+    const ushort *scales, *biases;
+
+    ZM_FUNCTION uint pair(long long row, int number) const {
+        long long group = row * (ZM_HIDDEN / ZM_GROUP) + number * 2 / ZM_GROUP;
+        const uint *codes = weight + row * (ZM_HIDDEN * ZM_BITS / 32);
+        auto code = [&](int element) { /* which may lie in two words */
+                                       int bit = element * ZM_BITS, last = bit + ZM_BITS - 1;
+                                       return __funnelshift_r(__ldg(codes + bit / 32), __ldg(codes + last / 32),
+                                                              bit % 32) &
+                                              ((1u << ZM_BITS) - 1u);
+        };
+        uint scale = __ldg(scales + group) * 0x10001u, bias = __ldg(biases + group) * 0x10001u;
+        return fma2(pack(float(code(number * 2)), float(code(number * 2 + 1))), scale, bias);
+    }
+};
+#endif

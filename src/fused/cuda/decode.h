@@ -80,6 +80,8 @@ void zm_decode_publish(zm_decode *decode);
 
 /* The table's row of token, an int32 or uint32 array of one; one that is negative as int32 counts from the end. */
 zm_place zm_decode_embed(zm_decode *decode, mlx_array token, const zm_weight *table);
+/* That row, an array of hidden_size which an earlier choice has left. */
+zm_place zm_decode_embedded(zm_decode *decode, mlx_array row);
 /* h + W x. */
 zm_place zm_decode_linear_add(zm_decode *decode, zm_place x, const zm_weight *weight, zm_place h);
 /* q, k and v of norm(h), one behind the other, for an attention that sees n_keys. */
@@ -107,8 +109,18 @@ mlx_array zm_decode_moe_alone(zm_scope *scope, mlx_array x, const zm_moe_argumen
 void zm_decode_head(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *weight, zm_place to);
 /* Memory for the head's results where only the choice among them is wanted. */
 zm_place zm_decode_logits(zm_decode *decode, const zm_weight *weight);
-/* to (one int32) = the arg-max of logits - logsumexp(logits), ZM_NO_TOKEN where that is not finite; weight: the head's,
- * of up to 2^19 rows. */
-void zm_decode_choose(zm_decode *decode, zm_place logits, const zm_weight *weight, zm_place to);
+/* Where a choice goes, one int32 each. An output lies in the host's memory, for which the next kernel would have to
+ * wait: so a choice that others follow in its chain goes to a zm_decode_kept_choice, and the next one copies it. */
+typedef struct zm_decode_choice {
+    zm_place to;
+    bool has_last;
+    zm_place last, last_to;
+} zm_decode_choice;
+
+zm_place zm_decode_kept_choice(zm_decode *decode);
+/* The arg-max of logits - logsumexp(logits), ZM_NO_TOKEN where that is not finite. The result is its row of the table,
+ * as zm_decode_embed has it; any row where there is no token. n: logits, up to 2^19 and the table's rows. */
+zm_place zm_decode_choose(zm_decode *decode, zm_place logits, int n, const zm_weight *table,
+                          const zm_decode_choice *choice);
 
 #endif

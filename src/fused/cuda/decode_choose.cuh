@@ -1,4 +1,4 @@
-#if ZM_K == ZM_HIDDEN
+#if ZM_K == ZM_HIDDEN && !ZM_MXFP4
 /* The greedy choice: arg-max of logits - logsumexp(logits), as MLX computes both in bfloat16. */
 enum { CHOOSE_AT_ONCE = 4 };
 enum : uint { NO_LOGITS = two_to(EXPONENT_BIAS + 1) | 0x80008000u }; /* -inf twice */
@@ -42,11 +42,12 @@ ZM_FUNCTION void choose_among(float &best, uint &index, uint4 v, uint number, ui
     }
 }
 
-/* *token = the choice among n logits, or -1 where the sum of their exponentials is not finite. MLX spreads them over a
- * block of mlx_threads, here over a cluster. Dynamic shared memory holds a thread's vectors, so that they are read
- * once. */
+/* *token = the choice among n logits, or -1 where the sum of their exponentials is not finite; h = its row of the
+ * table. MLX spreads them over a block of mlx_threads, here over a cluster. Dynamic shared memory holds a thread's
+ * vectors, so that they are read once. *last_to = *last, which is complete when this kernel begins (NULL: nothing). */
 extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHOOSE_WARPS *WARP)
-    zm_choose(const ushort *logits, int *token, uint n, uint mlx_threads ZM_STAMPED) {
+    zm_choose(const ushort *logits, int *token, uint n, uint mlx_threads, const uint *weight, const ushort *scales,
+              const ushort *biases, uint *h, const uint *last, uint *last_to ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     __shared__ float largests[WARP], sums[WARP];
     __shared__ uint best_keys[WARP], best_indices[WARP];
@@ -56,6 +57,7 @@ extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHO
     uint4 *const own = staged + threadIdx.x;
     const uint apart = CHOOSE_WARPS * WARP; /* vectors of one thread in shared memory */
     begin_cluster();
+    if (last && thread == 0) *last_to = read_fresh(last);
     wait_for_last();
     uint count = 0;
     for (uint number = thread; number < vectors; number += mlx_threads, count++) {
@@ -95,17 +97,19 @@ extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHO
     for (uint i = 0; i < count; i++) choose_among(best, index, own[i * apart], thread + i * mlx_threads, minus_total);
     uint key = choice_key(best), most = warp_max(key);
     index = ~warp_max(key == most ? ~index : 0u);
-    if (lane == 0) {
-        store_to_block(0, best_keys + place, most);
-        store_to_block(0, best_indices + place, index);
+    if (lane < CHOOSE_BLOCKS) {
+        store_to_block(lane, best_keys + place, most);
+        store_to_block(lane, best_indices + place, index);
     }
     arrive_at_cluster();
-    if (blockIdx.x) return;
     wait_for_cluster();
-    if (threadIdx.x >= WARP) return;
     key = best_keys[lane];
     most = warp_max(key);
     index = ~warp_max(key == most ? ~best_indices[lane] : 0u);
-    if (lane == 0) *token = (total & 0x7fffu) < (NO_LOGITS & 0x7fffu) ? int(index) : -1;
+    if (thread == 0) *token = (total & 0x7fffu) < (NO_LOGITS & 0x7fffu) ? int(index) : -1;
+    embedding table = {weight, scales, biases};
+#pragma unroll
+    for (int pair = int(thread); pair < ROW_PAIRS; pair += CHOOSE_BLOCKS * CHOOSE_WARPS * WARP)
+        h[pair] = table.pair(index, pair);
 }
 #endif

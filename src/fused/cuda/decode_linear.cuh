@@ -52,17 +52,10 @@ ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *
                             uint n ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     wait_for_last();
-    int pairs = ZM_HIDDEN / 2, pair = int(blockIdx.x) * THREADS + int(threadIdx.x);
-    if (pair >= pairs) return;
-    long long own = *token, row = own < 0 ? own + n : own, group = row * (ZM_HIDDEN / ZM_GROUP) + pair * 2 / ZM_GROUP;
-    const uint *codes = weight + row * (ZM_HIDDEN * ZM_BITS / 32);
-    auto code = [&](int element) { /* which may lie in two words */
-                                   int bit = element * ZM_BITS, last = bit + ZM_BITS - 1;
-                                   return __funnelshift_r(__ldg(codes + bit / 32), __ldg(codes + last / 32), bit % 32) &
-                                          ((1u << ZM_BITS) - 1u);
-    };
-    uint scale = __ldg(scales + group) * 0x10001u, bias = __ldg(biases + group) * 0x10001u;
-    h[pair] = fma2(pack(float(code(pair * 2)), float(code(pair * 2 + 1))), scale, bias);
+    int pair = int(blockIdx.x) * THREADS + int(threadIdx.x);
+    if (pair >= ROW_PAIRS) return;
+    long long own = *token, row = own < 0 ? own + n : own;
+    h[pair] = embedding{weight, scales, biases}.pair(row, pair);
 }
 #endif
 

@@ -54,7 +54,8 @@ static bool same(zm_decode_settings a, zm_decode_settings b) {
 
 /* Tables and routers are affine; on tensor cores rows come in whole pieces. */
 static bool is_in_text(zm_decode_settings settings, zm_decode_kernel kernel) {
-    if (kernel == ZM_DECODE_KERNEL_embed || kernel == ZM_DECODE_KERNEL_router) return !settings.is_mxfp4;
+    if (kernel == ZM_DECODE_KERNEL_embed || kernel == ZM_DECODE_KERNEL_router || kernel == ZM_DECODE_KERNEL_choose)
+        return !settings.is_mxfp4;
     bool experts = kernel == ZM_DECODE_KERNEL_experts_in || kernel == ZM_DECODE_KERNEL_experts_out;
     if (!experts || !zm_decode_takes_tiles(settings.top_k)) return true;
     return settings.k % EXPERT_TILE_K == 0 && !settings.is_mxfp4;

@@ -81,16 +81,19 @@ mlx_array zm_causal_lm_call(zm_causal_lm *model, zm_scope *scope, mlx_array toke
     return zm_module_call(&model->base, scope, tokens, &call);
 }
 
-mlx_array zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches) {
+void zm_causal_lm_greedy(zm_causal_lm *model, zm_scope *scope, mlx_array tokens, zm_cache *caches,
+                         zm_choices *choices) {
+    choices->count = 0;
+    choices->last_row = (mlx_array){NULL};
     /* A root with a forward of its own may reach no part of it: the choice is then its own, or from its logits. */
     if (model->base.forward != zm_causal_lm_forward) {
-        bool chosen = false;
-        zm_call call = {.mask = {.mode = ""}, .cache = caches, .chosen = &chosen};
-        mlx_array result = zm_module_call(&model->base, scope, tokens, &call);
-        return chosen ? result : zm_choose_greedily(scope, result);
+        zm_call call = {.mask = {.mode = ""}, .cache = caches, .choices = choices};
+        mlx_array logits = zm_module_call(&model->base, scope, tokens, &call);
+        if (!choices->count) choices->tokens[choices->count++] = zm_choose_greedily(scope, logits);
+        return;
     }
     mlx_array hidden = zm_decoder_call(model->decoder, scope, tokens, caches);
-    return zm_module_call(&model->greedy_head->base, scope, hidden, NULL);
+    choices->tokens[choices->count++] = zm_module_call(&model->greedy_head->base, scope, hidden, NULL);
 }
 
 void zm_block_cache_init(zm_cache *cache, const zm_block *block) {

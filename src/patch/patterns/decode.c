@@ -197,8 +197,10 @@ static bool serves(const zm_causal_lm *model, demands of, const char **reason) {
     if (!strcmp(table->weight.quantization.mode, "mxfp4")) return false;
     if (!serves_linear(model->lm_head, 0, of, reason) || !serves_norm(decoder->norm, hidden_size, of, reason))
         return false;
-    *reason = "its vocabulary has more than 524288 tokens";
-    if (model->lm_head->weight.out_features > LARGEST_VOCABULARY) return false;
+    *reason = "its vocabulary has more than 524288 tokens, or more than its embedding";
+    if (model->lm_head->weight.out_features > LARGEST_VOCABULARY ||
+        model->lm_head->weight.out_features > table->weight.out_features)
+        return false;
     *reason = "its heads are not all of 64, or all of 128";
     if (!common_head_dim(decoder)) return false;
     *reason = "its blocks differ in the number of experts";
@@ -233,21 +235,29 @@ zm_match zm_patch_decode_match(const zm_module *module, const char **reason) {
     return zm_module_visit(&model->base, prepare, model, NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
 }
 
-enum { MOST_BLOCKS = ZM_CHAIN_MAX_OUTPUTS / 2 - 1 };
+enum { MOST_BLOCKS = (ZM_CHAIN_MAX_OUTPUTS - ZM_MOST_CHOICES - 1) / 2 };
 
-/* One token's way through the model. h is the residual stream. */
+/* What a block's operator keeps, while it is written. */
+typedef struct kept_state {
+    zm_cache_rows rows;   /* of attention: those of the present token */
+    zm_place places[2];   /* keys and values, or the convolution's state */
+    int written;          /* the first output with them */
+} kept_state;
+
+/* One token's way through the model, or that of several which are chosen one after the other in one chain. h is the
+ * residual stream. */
 typedef struct decode_step {
     const zm_causal_lm *model;
     zm_scope *scope;
     zm_cache *caches;
     bool vector_attention;
+    int token; /* the present one's number */
     zm_decode decode;
     zm_place h;
     /* Of the chain that is being built. */
     int first_block;
-    zm_cache_rows rows[MOST_BLOCKS]; /* of a block's attention */
-    int written[MOST_BLOCKS];        /* the first output with what a block keeps */
-    int h_output;                    /* the one with h, where h is published */
+    kept_state kept[MOST_BLOCKS];
+    int h_output; /* the one with h, where h is published */
     mlx_array results[ZM_CHAIN_MAX_OUTPUTS];
 } decode_step;
 
@@ -276,11 +286,13 @@ static void end_chain(decode_step *step, int end) {
     zm_decode_end(&step->decode, step->results);
     for (int i = step->first_block; i < end && !zm_scope_failed(step->scope); i++) {
         zm_cache *cache = &step->caches[i];
-        const mlx_array *written = &step->results[step->written[i]];
+        kept_state *kept = &step->kept[i];
+        const mlx_array *written = &step->results[kept->written];
+        cache->offset += step->token; /* those before the last one */
         if (decoder->blocks[i]->operator->kind == ZM_MODULE_ATTENTION) {
-            step->rows[i].keys = written[0];
-            step->rows[i].values = written[1];
-            zm_cache_accept(cache, step->scope, &step->rows[i], 1);
+            kept->rows.keys = written[0];
+            kept->rows.values = written[1];
+            zm_cache_accept(cache, step->scope, &kept->rows, 1);
         } else {
             zm_scope_keep(step->scope, &cache->state, written[0]);
             cache->offset++;
@@ -301,11 +313,16 @@ static void convolve(decode_step *step, int index) {
     const zm_block *block = step->model->decoder->blocks[index];
     const zm_short_conv *module = (const zm_short_conv *)block->operator;
     zm_decode *decode = &step->decode;
-    mlx_array state = step->caches[index].state;
-    step->written[index] = decode->n_outputs;
-    if (!zm_is_set(state)) state = zm_zeros(step->scope, (const int[]){1, 2, module->hidden_size}, 3, decode->dtype);
+    kept_state *kept = &step->kept[index];
+    if (!step->token) {
+        mlx_array state = step->caches[index].state;
+        const int shape[] = {1, 2, module->hidden_size};
+        kept->written = decode->n_outputs;
+        if (!zm_is_set(state)) state = zm_zeros(step->scope, shape, 3, decode->dtype);
+        kept->places[0] = zm_decode_overwrite(decode, state);
+    }
     zm_place y = zm_decode_conv(decode, step->h, norm_of(block->operator_norm), &module->in_proj->weight,
-                                module->conv->weight, zm_decode_overwrite(decode, state));
+                                module->conv->weight, kept->places[0]);
     step->h = zm_decode_linear_add(decode, y, &module->out_proj->weight, step->h);
 }
 
@@ -314,7 +331,7 @@ static void attend_with_mlx(decode_step *step, int index, mlx_array queries) {
     static const int heads_first[4] = {0, 2, 1, 3};
     const zm_attention *attention = (const zm_attention *)step->model->decoder->blocks[index]->operator;
     zm_scope *scope = step->scope;
-    const zm_cache_rows *rows = &step->rows[index];
+    const zm_cache_rows *rows = &step->kept[index].rows;
     mlx_array keys = zm_slice_axis(scope, rows->keys, 2, 0, rows->n_rows, 1);
     mlx_array values = zm_slice_axis(scope, rows->values, 2, 0, rows->n_rows, 1);
     mlx_array y = zm_scaled_dot_product_attention(scope, zm_transpose(scope, queries, heads_first, 4), keys, values,
@@ -325,21 +342,35 @@ static void attend_with_mlx(decode_step *step, int index, mlx_array queries) {
                                    zm_decode_input(&step->decode, h));
 }
 
-static void attend(decode_step *step, int index) {
-    const zm_block *block = step->model->decoder->blocks[index];
-    const zm_attention *attention = (const zm_attention *)block->operator;
-    zm_decode *decode = &step->decode;
-    zm_cache_rows *rows = &step->rows[index];
+/* Room for the present token in a block's cache. */
+static void reserve(decode_step *step, int index) {
+    const zm_attention *attention = (const zm_attention *)step->model->decoder->blocks[index]->operator;
+    const zm_cache *cache = &step->caches[index];
+    kept_state *kept = &step->kept[index];
+    if (step->token) {
+        zm_cache_advance(cache, &kept->rows);
+        return;
+    }
     zm_cache_tokens token = {.batch = 1,
                              .n_heads = attention->n_kv_heads,
                              .length = 1,
                              .key_dim = attention->head_dim,
                              .value_dim = attention->head_dim,
-                             .dtype = decode->dtype};
+                             .dtype = step->decode.dtype};
+    kept->rows = zm_cache_reserve(cache, step->scope, &token);
+    kept->written = step->decode.n_outputs;
+    kept->places[0] = zm_decode_overwrite(&step->decode, kept->rows.keys);
+    kept->places[1] = zm_decode_overwrite(&step->decode, kept->rows.values);
+}
+
+static void attend(decode_step *step, int index) {
+    const zm_block *block = step->model->decoder->blocks[index];
+    const zm_attention *attention = (const zm_attention *)block->operator;
+    zm_decode *decode = &step->decode;
+    const kept_state *kept = &step->kept[index];
+    const zm_cache_rows *rows = &kept->rows;
     bool apart = splits(step, index);
-    *rows = zm_cache_reserve(&step->caches[index], step->scope, &token);
-    step->written[index] = decode->n_outputs;
-    zm_place keys = zm_decode_overwrite(decode, rows->keys), values = zm_decode_overwrite(decode, rows->values);
+    reserve(step, index);
     zm_place qkv = zm_decode_qkv(decode, step->h, norm_of(block->operator_norm), &attention->q_proj->weight,
                                  &attention->k_proj->weight, &attention->v_proj->weight, rows->n_rows);
     zm_decode_norm q_norm = {.eps = 0}, k_norm = {.eps = 0};
@@ -356,12 +387,12 @@ static void attend(decode_step *step, int index) {
         .scale = attention->scale,
         .input_scale = attention->rope.input_scale,
         .sinks = attention->sinks,
-        .offset = step->caches[index].offset,
+        .offset = step->caches[index].offset + step->token,
         .n_keys = rows->n_rows,
         .row = rows->first,
         .n_rows = zm_dim(rows->keys, 2),
-        .keys = keys,
-        .values = values,
+        .keys = kept->places[0],
+        .values = kept->places[1],
         .n_heads = attention->n_heads,
         .n_kv_heads = attention->n_kv_heads,
     };
@@ -390,14 +421,9 @@ static void feed_forward(decode_step *step, const zm_block *block) {
     step->h = zm_decode_moe(&step->decode, step->h, norm, &arguments);
 }
 
-/* What the step is for: the logits, or (choose) the likeliest token. */
-static mlx_array run(decode_step *step, mlx_array token, bool choose) {
+/* The blocks, and the head's results to `logits`. */
+static void run_token(decode_step *step) {
     const zm_decoder *decoder = step->model->decoder;
-    const zm_weight *table = &decoder->embed_tokens->weight, *head = &step->model->lm_head->weight;
-    zm_decode *decode = &step->decode;
-    begin_chain(step, 0);
-    publish_before(step, 0);
-    step->h = zm_decode_embed(decode, token, table);
     for (int i = 0; i < decoder->n_blocks && !zm_scope_failed(step->scope); i++) {
         const zm_block *block = decoder->blocks[i];
         if (block->operator->kind == ZM_MODULE_ATTENTION) attend(step, i);
@@ -405,14 +431,74 @@ static mlx_array run(decode_step *step, mlx_array token, bool choose) {
         publish_before(step, i + 1);
         feed_forward(step, block);
     }
+}
+
+static void multiply_head(decode_step *step, zm_place logits) {
+    const zm_causal_lm *model = step->model;
+    zm_decode_head(&step->decode, step->h, norm_of(model->decoder->norm), &model->lm_head->weight, logits);
+}
+
+static void begin(decode_step *step, mlx_array token) {
+    begin_chain(step, 0);
+    publish_before(step, 0);
+    step->h = zm_decode_embed(&step->decode, token, &step->model->decoder->embed_tokens->weight);
+}
+
+static mlx_array run(decode_step *step, mlx_array token) {
+    zm_decode *decode = &step->decode;
+    begin(step, token);
+    run_token(step);
     int index = decode->n_outputs;
-    zm_place logits = choose ? zm_decode_logits(decode, head)
-                             : zm_decode_output(decode, decode->dtype, 3, (const int[]){1, 1, head->out_features});
-    zm_decode_head(decode, step->h, norm_of(decoder->norm), head, logits);
-    if (choose)
-        zm_decode_choose(decode, logits, head, zm_decode_output(decode, MLX_INT32, 2, (const int[]){1, 1}));
-    end_chain(step, decoder->n_blocks);
+    const int shape[] = {1, 1, step->model->lm_head->weight.out_features};
+    multiply_head(step, zm_decode_output(decode, decode->dtype, 3, shape));
+    end_chain(step, step->model->decoder->n_blocks);
     return step->results[index];
+}
+
+/* How many tokens a chain has, of those wanted: their keys and values have room in the caches' buffers, and it ends where
+ * their number is a multiple of the most there are, so that chains have few shapes. */
+static int tokens_of_chain(const decode_step *step, int n_wanted) {
+    const zm_decoder *decoder = step->model->decoder;
+    if (!step->vector_attention) return 1;
+    int count = ZM_MOST_CHOICES - step->caches[0].offset % ZM_MOST_CHOICES;
+    if (n_wanted < count) count = n_wanted;
+    for (int i = 0; i < decoder->n_blocks; i++) {
+        int room = zm_cache_room(&step->caches[i]);
+        if (room < count) count = room;
+    }
+    return count < 1 ? 1 : count;
+}
+
+static void choose(decode_step *step, mlx_array token, zm_choices *choices) {
+    zm_decode *decode = &step->decode;
+    const zm_decoder *decoder = step->model->decoder;
+    const zm_weight *table = &decoder->embed_tokens->weight, *head = &step->model->lm_head->weight;
+    int outputs[ZM_MOST_CHOICES], count = tokens_of_chain(step, choices->wanted), h_output = -1;
+    zm_decode_choice choice = {.has_last = false};
+    if (zm_is_set(choices->row)) {
+        begin_chain(step, 0);
+        step->h = zm_decode_embedded(decode, choices->row);
+    } else {
+        begin(step, token);
+    }
+    for (step->token = 0; step->token < count; step->token++) {
+        bool is_last = step->token == count - 1;
+        run_token(step);
+        zm_place logits = zm_decode_logits(decode, head);
+        multiply_head(step, logits);
+        outputs[step->token] = decode->n_outputs;
+        zm_place output = zm_decode_output(decode, MLX_INT32, 2, (const int[]){1, 1});
+        choice.to = is_last ? output : zm_decode_kept_choice(decode);
+        h_output = decode->n_outputs;
+        if (is_last && step->vector_attention) zm_decode_publish(decode);
+        step->h = zm_decode_choose(decode, logits, head->out_features, table, &choice);
+        choice.has_last = true, choice.last = choice.to, choice.last_to = output;
+    }
+    step->token = count - 1;
+    end_chain(step, decoder->n_blocks);
+    choices->count = count;
+    for (int i = 0; i < count; i++) choices->tokens[i] = step->results[outputs[i]];
+    if (step->vector_attention) choices->last_row = step->results[h_output];
 }
 
 /* Whether every block's cache is of the kind the steps write, and there are not too many. */
@@ -440,6 +526,7 @@ mlx_array zm_patch_decode_forward(zm_module *self, zm_scope *scope, mlx_array x,
                         .scope = scope,
                         .caches = call->cache,
                         .vector_attention = state->vector_attention};
-    if (call->chosen) *call->chosen = true;
-    return run(&step, x, call->chosen != NULL);
+    if (!call->choices) return run(&step, x);
+    choose(&step, x, call->choices);
+    return (mlx_array){NULL};
 }

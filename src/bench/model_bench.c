@@ -11,7 +11,7 @@
 #include "fused/cuda/timeline.h"
 #include "patch/record.h"
 
-enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 4, MAX_TOKENS = 1 << 24 };
+enum { PROMPT = 128, TOKENS = 64, RUNS = 3, MAX_RUNS = 1000, WARMUP_TOKENS = 16, MAX_TOKENS = 1 << 24 };
 
 static const double stretch_seconds = 0.1;
 

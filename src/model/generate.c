@@ -81,13 +81,17 @@ static zmlx_status start_step(generation_run *run, zm_choices *next, mlx_array t
     return failed ? zm_mlx_fail(run->error, "evaluation") : ZMLX_OK;
 }
 
-static zmlx_status follow_step(generation_run *run, zm_choices *next, const zm_choices *current, size_t n_wanted) {
+/* n_left: how many tokens there may be; n_taken: that came before current. The first ones are wanted one by one:
+ * nothing runs while they are made. */
+static zmlx_status follow_step(generation_run *run, zm_choices *next, const zm_choices *current, size_t n_taken,
+                               size_t n_left) {
+    size_t n_wanted = n_taken < 2 ? 1 : ZM_MOST_CHOICES;
     zm_scope scope;
     zm_scope_begin(&scope, run->session->model->stream);
     mlx_array input = mlx_array_new(), token = current->tokens[current->count - 1];
     zm_scope_keep(&scope, &input, zm_reshape2(&scope, zm_astype(&scope, token, MLX_INT32), 1, 1));
     zmlx_status status = zm_scope_end(&scope, run->error);
-    next->wanted = n_wanted < ZM_MOST_CHOICES ? (int)n_wanted : ZM_MOST_CHOICES;
+    next->wanted = (int)(n_left < n_wanted ? n_left : n_wanted);
     next->row = current->last_row;
     if (!status) status = start_step(run, next, input);
     mlx_array_free(input);
@@ -136,7 +140,7 @@ static zmlx_status decode(generation_run *run, zmlx_generation *result, zm_choic
     result->finish = ZMLX_FINISH_LENGTH;
     while (!status && !ended) {
         next.count = 0;
-        if (n_made < max_tokens) status = follow_step(run, &next, current, max_tokens - n_made);
+        if (n_made < max_tokens) status = follow_step(run, &next, current, result->n_tokens, max_tokens - n_made);
         n_made += (size_t)next.count;
         if (!status) status = take(run, result, current, &ended);
         ended = ended || !next.count;

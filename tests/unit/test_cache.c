@@ -158,6 +158,45 @@ static void test_rotation_of_single_tokens(void **state) {
     zm_cache_release(&cache);
 }
 
+/* Where single tokens go while there is room for them, told from the one before. */
+static void follow_tokens(zm_cache_kind kind, int window, int n_prompt) {
+    zm_cache cache;
+    plain model = {.n_rows = 0};
+    zm_cache_tokens one = {
+        .batch = 1, .n_heads = 2, .length = 1, .key_dim = 3, .value_dim = 3, .dtype = MLX_FLOAT32};
+    zm_cache_rows told = {.n_rows = 0};
+    zm_cache_init(&cache, kind, window);
+    assert_int_equal(zm_cache_room(&cache), 0);
+    append_and_compare(&cache, &model, n_prompt);
+    for (int step = 0; step < 600; step++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        zm_cache_rows next = zm_cache_reserve(&cache, &scope, &one);
+        bool has_room = zm_cache_room(&cache) > 0;
+        assert_int_equal(has_room, next.keys.ctx == cache.keys.ctx);
+        if (step && has_room) {
+            told.keys = cache.keys;
+            zm_cache_advance(&cache, &told);
+            assert_int_equal(told.first, next.first);
+            assert_int_equal(told.n_rows, next.n_rows);
+        }
+        told = next;
+        end_well(&scope);
+        append_and_compare(&cache, &model, 1);
+    }
+    zm_cache_release(&cache);
+}
+
+static void test_room_for_single_tokens(void **state) {
+    (void)state;
+    static const int prompts[] = {1, 7, 255, 256, 300};
+    for (int i = 0; i < COUNT(prompts); i++) {
+        follow_tokens(ZM_CACHE_KV, 0, prompts[i]);
+        follow_tokens(ZM_CACHE_ROTATING, 5, prompts[i]);
+        follow_tokens(ZM_CACHE_ROTATING, 300, prompts[i]);
+    }
+}
+
 static void expect_mask(const zm_cache *cache, int length, int window, int offset) {
     zm_scope scope;
     zm_scope_begin(&scope, stream);
@@ -242,6 +281,7 @@ int main(void) {
         cmocka_unit_test(test_kv_growth),
         cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_rotation_of_single_tokens),
+        cmocka_unit_test(test_room_for_single_tokens),
         cmocka_unit_test(test_masks),
         cmocka_unit_test(test_arrays_to_evaluate),
     };

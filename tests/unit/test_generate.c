@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "mlx/c/mlx.h"
 #include "model/model.h"
+#include "model/sample.h"
 #include "zmlx/patch.h"
 
 #define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
@@ -109,6 +110,47 @@ static void test_cancelled_by_the_caller(void **state) {
     assert_int_equal(result.finish, ZMLX_FINISH_CANCELLED);
     assert_memory_equal(result.tokens, answer, 3 * sizeof *answer);
     zmlx_generation_clear(&result);
+}
+
+/* As a model does that chooses several tokens in a call; a token stands for its row. */
+static mlx_array choose_several(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    zm_forward standard = zm_standard_forward(ZM_MODULE_CAUSAL_LM);
+    zm_call own = {.mask = call->mask, .cache = call->cache};
+    zm_choices *choices = call->choices;
+    if (!choices) return standard(self, scope, x, call);
+    uint32_t token, row;
+    assert_true(choices->wanted >= 1 && choices->wanted <= ZM_MOST_CHOICES && mlx_array_size(x) == 1);
+    if (zm_is_set(choices->row)) {
+        assert_int_equal(mlx_array_item_uint32(&token, x) | mlx_array_item_uint32(&row, choices->row), 0);
+        assert_int_equal(token, row);
+    }
+    while (choices->count < choices->wanted) {
+        mlx_array logits = standard(self, scope, x, &own);
+        x = zm_astype(scope, zm_choose_greedily(scope, logits), MLX_INT32);
+        choices->tokens[choices->count++] = x;
+    }
+    choices->last_row = x;
+    return (mlx_array){NULL};
+}
+
+/* However many there are to be, and where the caller stops. */
+static void test_several_choices_a_call(void **state) {
+    (void)state;
+    zm_module *root = &model->root->base;
+    zm_forward before = root->forward;
+    root->forward = choose_several;
+    for (size_t n_tokens = 1; n_tokens <= n_answer; n_tokens += n_tokens < 12 ? 1 : 17) {
+        zmlx_generation result;
+        int seen = 0;
+        zmlx_generate_options options = {.max_tokens = n_tokens, .context = &seen};
+        if (n_tokens == 11) options.on_token = stop_after_three;
+        assert_int_equal(zmlx_generate(&result, model, prompt, n_prompt, &options, NULL), ZMLX_OK);
+        assert_int_equal(result.n_tokens, n_tokens == 11 ? 3 : n_tokens);
+        assert_int_equal(result.finish, n_tokens == 11 ? ZMLX_FINISH_CANCELLED : ZMLX_FINISH_LENGTH);
+        assert_memory_equal(result.tokens, answer, result.n_tokens * sizeof *answer);
+        zmlx_generation_clear(&result);
+    }
+    root->forward = before;
 }
 
 static void test_seeded_sampling_repeats(void **state) {
@@ -253,6 +295,7 @@ int main(void) {
         cmocka_unit_test(test_tokens_of_mlx_lm),
         cmocka_unit_test(test_session_pieces),
         cmocka_unit_test(test_cancelled_by_the_caller),
+        cmocka_unit_test(test_several_choices_a_call),
         cmocka_unit_test(test_seeded_sampling_repeats),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_wrong_options),

@@ -455,8 +455,8 @@ static mlx_array run(decode_step *step, mlx_array token) {
     return step->results[index];
 }
 
-/* How many tokens a chain has, of those wanted: their keys and values have room in the caches' buffers, and it ends where
- * their number is a multiple of the most there are, so that chains have few shapes. */
+/* How many tokens a chain has, of those wanted: their keys and values have room in the caches' buffers, and it ends
+ * where the number of all is a multiple of the most there are, as attention's launches change there. */
 static int tokens_of_chain(const decode_step *step, int n_wanted) {
     const zm_decoder *decoder = step->model->decoder;
     if (!step->vector_attention) return 1;

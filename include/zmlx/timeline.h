@@ -5,9 +5,10 @@
 
 #include <stdint.h>
 
-/* Launches of one kernel of a decode step with weights of one size, in a run of its own in which the kernels tell the
- * time (and take some percent longer). Medians over the launches, in seconds behind a launch's release: the time at
- * which its first block learns that the kernel before is complete. */
+/* Launches of one kernel, with weights of one size, of the last decode step: of one token, or of several that are one
+ * chain. They are of a run of its own in which the kernels tell the time (and take some percent longer). Medians over
+ * the launches, in seconds behind a launch's release: the time at which its first block learns that the kernel before
+ * is complete. */
 typedef struct zmlx_timeline_row {
     const char *kernel; /* static */
     int n_launches, n_blocks;

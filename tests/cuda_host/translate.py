@@ -35,6 +35,7 @@ INSTRUCTIONS = [
     ("st.async", "host_unknown()"),
     ("expect_tx", "host_unknown()"),
     ("cp.async.bulk", "host_unknown()"),
+    ("prefetch.global", "(void)0"),
     ("%globaltimer", "{o0} = 0"),
     ("mbarrier.init", "host_barrier_begin({i0})"),
     ("mbarrier.arrive", "host_barrier_arrive({i0})"),

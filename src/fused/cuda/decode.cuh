@@ -521,17 +521,26 @@ struct embedding {
     const uint *weight;
     const ushort *scales, *biases;
 
-    ZM_FUNCTION uint pair(long long row, int number) const {
-        long long group = row * (ZM_HIDDEN / ZM_GROUP) + number * 2 / ZM_GROUP;
-        const uint *codes = weight + row * (ZM_HIDDEN * ZM_BITS / 32);
-        auto code = [&](int element) { /* which may lie in two words */
-                                       int bit = element * ZM_BITS, last = bit + ZM_BITS - 1;
-                                       return __funnelshift_r(__ldg(codes + bit / 32), __ldg(codes + last / 32),
-                                                              bit % 32) &
-                                              ((1u << ZM_BITS) - 1u);
-        };
+    ZM_FUNCTION uint pair(uint row, uint number) const {
+        const uint *codes = weight + size_t(row) * (ZM_HIDDEN * ZM_BITS / 32);
+        size_t group = size_t(row) * (ZM_HIDDEN / ZM_GROUP) + number * 2 / ZM_GROUP;
         uint scale = __ldg(scales + group) * 0x10001u, bias = __ldg(biases + group) * 0x10001u;
-        return fma2(pack(float(code(number * 2)), float(code(number * 2 + 1))), scale, bias);
+        const uint mask = (1u << ZM_BITS) - 1u;
+        uint bit = number * 2 * ZM_BITS, last = bit + 2 * ZM_BITS - 1; /* which may lie in two words */
+        uint word = __ldg(codes + bit / 32), next = 32 % (2 * ZM_BITS) ? __ldg(codes + last / 32) : 0;
+        uint both = __funnelshift_r(word, next, bit % 32);
+        return fma2(pack(float(both & mask), float(both >> ZM_BITS & mask)), scale, bias);
+    }
+
+    /* A warp brings a row to the L2 cache, about all of it. */
+    ZM_FUNCTION void prefetch(uint row, uint lane) const {
+        enum { LINE = 128, ROW = ZM_HIDDEN * ZM_BITS / 8, ROW_GROUPS = ZM_HIDDEN / ZM_GROUP * 2 };
+        auto bring = [&](const void *from, uint bytes) {
+            const char *begin = (const char *)from + size_t(row) * bytes;
+            for (uint at = lane * LINE; at < bytes; at += WARP * LINE)
+                asm volatile("prefetch.global.L2 [%0];" :: "l"(begin + at));
+        };
+        bring(weight, ROW), bring(scales, ROW_GROUPS), bring(biases, ROW_GROUPS);
     }
 };
 #endif

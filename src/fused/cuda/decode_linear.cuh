@@ -52,9 +52,9 @@ ZM_KERNEL(THREADS) zm_embed(const int *token, const uint *weight, const ushort *
                             uint n ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     wait_for_last();
-    int pair = int(blockIdx.x) * THREADS + int(threadIdx.x);
+    uint pair = blockIdx.x * THREADS + threadIdx.x;
     if (pair >= ROW_PAIRS) return;
-    long long own = *token, row = own < 0 ? own + n : own;
+    uint own = uint(*token), row = int(own) < 0 ? own + n : own;
     h[pair] = embedding{weight, scales, biases}.pair(row, pair);
 }
 #endif

@@ -121,8 +121,9 @@ static json_t *timeline_json(const zmlx_model_bench *bench) {
 }
 
 static void print_timeline(const zmlx_model_bench *bench) {
-    cli_print("  Kernels of the last step, of one token or several, in us: each until the next one's release; behind its\n"
-              "  own release: its blocks have begun, input is in shared memory, first weights too, a block ends, the last one does\n"
+    cli_print("  Kernels of the last step, of one token or several, in us: each until the next one's release; behind\n"
+              "  its own release: its blocks have begun, input is in shared memory, first weights too, a block ends,\n"
+              "  the last one does\n"
               "  %-18s %8s %7s %8s %8s  %6s %6s %6s %6s %6s  %6s\n",
               "", "launches", "each", "MB", "GB/s", "begun", "input", "first", "end", "last", "gap");
     for (int i = 0; i < bench->n_timeline; i++) {

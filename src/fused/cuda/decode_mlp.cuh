@@ -65,8 +65,8 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
  * would wait for all. */
 enum : uint { EXPERTS_EARLY = 1 };
 
-/* The same for the chosen experts: act (top_k, n). x is normed already. Tasks take turns with the experts, and blocks
- * are a multiple of those, so that a block has one. */
+/* The same for the chosen experts: act (top_k, n). x is normed already. Blocks, a multiple of top_k, take turns with
+ * the experts; one has neighbouring rows, which where they end within lines share them. */
 ZM_KERNEL(THREADS, 2)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
@@ -84,23 +84,24 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     __syncthreads();
     lane_matrix<ZM_HIDDEN> gate({gw, gs, gb}, lane), up({uw, us, ub}, lane);
     gated results = {gate_bias, up_bias, activation};
-    uint slot = blockIdx.x % ZM_TOP_K;
-    uint expert_row = chosen.experts[slot] * n;
+    /* The block's rows of gate and up, which are neighbours. */
+    uint slot = blockIdx.x % ZM_TOP_K, blocks = gridDim.x / ZM_TOP_K, n_rows = (n + blocks - 1) / blocks;
+    uint first_row = blockIdx.x / ZM_TOP_K * n_rows, expert_row = chosen.experts[slot] * n;
     ushort *expert_act = act + slot * n;
     multiply<ZM_HIDDEN, 2, false, ZM_MXFP4 ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD, EXPERTS_EARLY>(
-        blockIdx.x + thread / WARP * gridDim.x, gridDim.x * warps, ZM_TOP_K * n, staged,
-        staged + layout<ZM_HIDDEN>::X, n_slots, n_left,
-        [&](uint task, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
+        first_row + thread / WARP, warps, min(first_row + n_rows, n), staged, staged + layout<ZM_HIDDEN>::X, n_slots,
+        n_left,
+        [&](uint row, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;
-            rows[0] = rows[1] = expert_row + task / ZM_TOP_K;
+            rows[0] = rows[1] = expert_row + row;
         },
         [&] {
             vectors.finish(layout<ZM_HIDDEN>::ALL_VECTORS, x, thread, blockDim.x,
                            [&](uint number, uint4 v) { place_x(staged, number, v); });
             __syncthreads();
         },
-        [&](uint task, const float *parts) {
-            results.keep(expert_act + task / ZM_TOP_K, expert_row + task / ZM_TOP_K, parts, lane);
+        [&](uint row, const float *parts) {
+            results.keep(expert_act + row, expert_row + row, parts, lane);
         });
     results.flush(lane);
 }

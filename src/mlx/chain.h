@@ -36,6 +36,8 @@ zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_
 /* The kernel of that name, allowed shared_bytes of dynamic shared memory, or what its own leaves of a block's; NULL:
  * there is none. */
 void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shared_bytes);
+/* Registers of one of its threads; 0: unknown. */
+int zm_cuda_kernel_registers(void *kernel);
 
 enum { ZM_CHAIN_MAX_ARGUMENTS = 24, ZM_CHAIN_MAX_OUTPUTS = 256 };
 

@@ -126,6 +126,11 @@ void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shar
     return made;
 }
 
+int zm_cuda_kernel_registers(void *kernel) {
+    (void)kernel;
+    return 0;
+}
+
 /* Chains. */
 
 zm_chain *zm_chain_new(const char *name) {

@@ -197,6 +197,24 @@ static int row_bytes(const zm_decode *decode, int n_keys) {
     return 2 * kept_rows(n_keys) * ATTENTION_WARPS * decode->head_dim * (int)sizeof(uint16_t);
 }
 
+/* Room for blocks of an attention of few keys beside those of its queries', at the price of some warps of those;
+ * without it they would crowd where the kernel before ends first, and have to wait until it does. */
+static void leave_room(zm_launch *launch, zm_product_plan *plan) {
+    enum { FEWER_WARPS = DECODE_WARPS / 2 };
+    zm_decode *decode = launch->decode;
+    zm_launch attention = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention, plan->weight), fewer = *launch;
+    zm_product_plan fewer_plan = *plan;
+    attention.record.block = WARP * ATTENTION_WARPS * BLOCK_HEADS;
+    attention.record.shared_bytes = row_bytes(decode, MOST_SHORT_KEYS) + ATTENTION_BYTES;
+    decode->has_room = zm_launch_leaves(launch, &attention);
+    if (decode->has_room) return;
+    fewer.most_warps = FEWER_WARPS;
+    zm_launch_spread(&fewer, &fewer_plan);
+    if (!zm_launch_leaves(&fewer, &attention)) return;
+    *launch = fewer, *plan = fewer_plan;
+    decode->has_room = true;
+}
+
 enum { MOST_WEIGHTS = 3 };
 
 /* to = the products of up to three weights with norm(h), one behind the other. n_keys: of an attention that follows, or
@@ -209,9 +227,7 @@ static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, 
     zm_product_plan plan = {weights[0], .n_tasks = rows / 2, .task_rows = 2, .n_inputs = 1};
     launch.one_each = true;
     zm_launch_spread(&launch, &plan);
-    /* Without that room blocks of an attention of few keys would crowd where the kernel before ends first. */
-    if (n_keys)
-        decode->has_room = zm_launch_leaves(&launch, row_bytes(decode, MOST_SHORT_KEYS) + ATTENTION_BYTES);
+    if (n_keys) leave_room(&launch, &plan);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
     static const zm_weight none;
@@ -333,7 +349,8 @@ zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_at
     zm_place y = zm_decode_temporary(decode, arguments->n_heads * decode->head_dim);
     if (arguments->n_keys <= MOST_SHORT_KEYS) attend_short(decode, qkv, arguments, o_proj, y);
     else attend_long(decode, qkv, arguments, o_proj, y);
-    return add_linear(decode, y, o_proj, h, decode->has_room);
+    /* A router's few blocks would crowd. */
+    return add_linear(decode, y, o_proj, h, decode->has_room && decode->top_k == 1);
 }
 
 zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *in_proj, mlx_array taps,

@@ -151,6 +151,11 @@ ZM_FUNCTION float clipped_swiglu(float gate, float up) {
     return rounded(rounded(up + 1.0f) * rounded(gate * share));
 }
 
+/* Of a block where the first n_whole have block_rows rows, others half as many. */
+ZM_FUNCTION uint first_row(uint n_whole, uint block_rows) {
+    return blockIdx.x * block_rows - (max(blockIdx.x, n_whole) - n_whole) * (block_rows / 2);
+}
+
 extern __shared__ __align__(128) uint4 staged[]; /* x, for all warps of a block */
 
 struct matrix {

@@ -28,6 +28,7 @@ typedef struct zm_decode {
     int n_outputs;
     bool publishes;       /* zm_decode_publish */
     int last_bytes;       /* of a multiprocessor's shared memory: what a block of the last launch takes */
+    int last_registers;   /* and of its first scheduler's registers */
     bool last_everywhere; /* it has a block on each multiprocessor */
     bool has_room;        /* attention behind the last qkv: beside qkv and what came before that */
 } zm_decode;

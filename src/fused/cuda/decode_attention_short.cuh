@@ -49,7 +49,7 @@ struct warp_rows {
     enum {
         PARTS = kept_rows::PARTS,
         GROUPS = kept_rows::PART_LANES,
-        EARLY = ZM_HEAD_DIM == 128 ? 4 : 1, /* as registers have room */
+        EARLY = ZM_HEAD_DIM == 128 ? 2 : 1, /* as registers have room */
     };
     lane_vector keys[EARLY][PARTS], values[EARLY][PARTS];
 
@@ -176,7 +176,7 @@ ZM_FUNCTION float inverse_sum(float sum) {
 
 /* There are fewer multiprocessors than all clusters want: some have two blocks, beside one of norm_linear of up to 12
  * warps and, where heads of 64 leave shared memory for it, one of the output projection. All are to begin early. */
-enum { RESIDENT_BLOCKS = ZM_HEAD_DIM == 128 ? 3 : 5 };
+enum { RESIDENT_BLOCKS = ZM_HEAD_DIM == 128 ? 4 : 5 };
 
 /* y (n_heads, dim) = attention over the first n <= 1024 rows of the caches, one of them this token's. What zm_heads
  * does goes on here: queries in each block of a cluster, which has as many heads as there are BLOCK_WARPS in a block;

@@ -110,8 +110,8 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
 
 #if ZM_TOP_K < 8
 /* h_next = h (NULL: nothing) + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum
- * rounded. A block has block_rows rows; of them a warp takes two at a time, for one expert, up to OUT_MOST_ROUNDS
- * times. */
+ * rounded. The first n_whole blocks have block_rows rows, others half as many; of them a warp takes two at a time, for
+ * one expert, up to OUT_MOST_ROUNDS times. */
 enum {
     OUT_GROUPS = WARPS / ZM_TOP_K,
     OUT_THREADS = OUT_GROUPS * WARP, /* of an expert */
@@ -122,12 +122,13 @@ enum {
 ZM_KERNEL(WARP * ZM_TOP_K * OUT_GROUPS, 2)
 zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
                const ushort *bias, const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon,
-               float scaling, uint n, uint block_rows, uint n_slots, uint n_left ZM_STAMPED) {
+               float scaling, uint n, uint block_rows, uint n_whole, uint n_slots, uint n_left ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     enum { X = layout<ZM_K>::X };
     __shared__ float products[ZM_TOP_K][2 * OUT_GROUPS * OUT_MOST_ROUNDS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, slot = warp % ZM_TOP_K;
-    uint block_row = blockIdx.x * block_rows;
+    uint block_row = first_row(n_whole, block_rows);
+    if (blockIdx.x >= n_whole) block_rows /= 2;
     lane_matrix<ZM_K> m({dw, ds, db}, lane, ::slot<ZM_K, 2, true>::LANE_ROWS);
     lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);
     uint base = __shfl_sync(~0u, chosen.expert, slot) * n + block_row;

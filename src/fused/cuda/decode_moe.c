@@ -62,8 +62,9 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     bool is_large = is_mxfp4(down) || down->quantization.bits == 8; /* as experts_out asks */
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
                                .n_ahead = is_mxfp4(gate) ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD};
+    in->one_each = true;
+    in->unit = top_k; /* a block has one expert's tasks */
     zm_launch_spread(in, &in_plan);
-    in->record.grid = zm_divide_up(in->record.grid, top_k) * top_k; /* so that a block's tasks are of one expert */
     zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k,
                                 .n_ahead = is_large ? OUT_AHEAD_LESS : OUT_AHEAD,
                                 .n_left = is_large ? ZM_ALL_LEFT : 0};
@@ -71,13 +72,14 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     int round_rows = out_plan.task_rows * groups;
     int rounds = zm_divide_up(down->out_features, round_rows * MULTIPROCESSORS);
     if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
-    out->record.grid = zm_divide_up(down->out_features, round_rows * rounds);
+    int n_whole = zm_launch_halve(out, down->out_features, round_rows * rounds);
     zm_launch_reserve(out, &out_plan, top_k * groups, top_k * groups * rounds);
     /* Where most copies begin at once, the next kernel does when the first has come. */
     bool is_long = in_plan.n_pieces > 2 * EXPERTS_AHEAD;
     in_plan.n_left = is_long ? zm_launch_left(&in_plan, &out_plan) : ZM_ALL_LEFT;
     zm_launch_add_ring_and_left(in, &in_plan);
     zm_launch_add_int(out, round_rows * rounds);
+    zm_launch_add_int(out, n_whole);
     zm_launch_add_ring_and_left(out, &out_plan);
 }
 
@@ -99,10 +101,11 @@ static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *g
     if (most > DECODE_WARPS) most = DECODE_WARPS;
     int rounds = zm_divide_up(n_tasks, MULTIPROCESSORS * most),
         warps = zm_divide_up(n_tasks, MULTIPROCESSORS * rounds);
-    in->record.grid = zm_divide_up(n_tasks, warps * rounds);
+    in->one_each = true;
+    in->record.grid = n_tasks < MULTIPROCESSORS ? n_tasks : MULTIPROCESSORS;
     in->record.block = WARP * warps;
     in->record.shared_bytes = x_bytes + warps * warp_bytes;
-    out->record.grid = down->out_features / OUT_ROWS;
+    zm_launch_add_int(out, zm_launch_halve(out, down->out_features, OUT_ROWS));
     out->record.block = WARP * top_k;
     out->record.shared_bytes = top_k * (down->in_features * (int)sizeof(uint16_t) + tile_bytes(down));
 }

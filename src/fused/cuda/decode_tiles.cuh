@@ -290,7 +290,7 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);
     share_choice(chosen, from, choice_bias, words);
     multiply_tiles<2, 0>(
-        blockIdx.x * warps + warp, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
+        blockIdx.x + warp * gridDim.x, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
         ((tile_ring *)(staged + TILE_X))[warp],
         [&](uint task) {
             uint row = chosen.get(task % ZM_TOP_K) * n + task / ZM_TOP_K * 8;
@@ -311,21 +311,23 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
 }
 #endif
 
-/* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A block has 16
- * rows, a warp an expert. */
+/* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A warp has an
+ * expert; the first n_whole blocks have 16 rows, others 8, twice in their tiles. */
 enum : uint {
     OUT_VECTORS = (TILE_X + WARP - 1) / WARP, /* of x, a lane */
     OUT_LOADS = OUT_VECTORS < 8 ? OUT_VECTORS : 8,
-    OUT_AHEAD_PAIRS = ZM_TOP_K > 8 ? 2 : TILE_PAIRS, /* as two blocks' registers have room for */
+    OUT_AHEAD_PAIRS = ZM_TOP_K > 8 ? 2 : 4, /* as registers have room for, beside the next two kernels' */
 };
 
 ZM_KERNEL(WARP *ZM_TOP_K, 2)
 zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
                const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling,
-               uint n ZM_STAMPED) {
+               uint n,
+               uint n_whole ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     __shared__ float products[ZM_TOP_K][TILE_ROWS], shares[WARP];
-    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, block_row = blockIdx.x * TILE_ROWS;
+    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
+    uint block_row = first_row(n_whole, TILE_ROWS), rows = blockIdx.x < n_whole ? TILE_ROWS : TILE_ROWS / 2;
     lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);
     uint row = __shfl_sync(~0u, chosen.expert, warp) * n + block_row;
     uint4 *x = staged + warp * TILE_X;
@@ -333,12 +335,12 @@ zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushor
     multiply_tiles<TILE_SLOTS, OUT_AHEAD_PAIRS>(
         0, 1, 1, x, ((tile_ring *)(staged + ZM_TOP_K * TILE_X))[warp],
         [&](uint) {
-            return tile_rows{{dw, ds, db}, {dw, ds, db}, row, row + 8};
+            return tile_rows{{dw, ds, db}, {dw, ds, db}, row, row + rows - 8};
         },
         [&] {
             if (warp == 0) shares[lane] = expert_weights{gating, normalize, epsilon, scaling}.of(chosen.score, lane);
             wait_for_last();
-            before = h ? read_fresh(h + (block_row + thread % TILE_ROWS)) : NOTHING;
+            before = h ? read_fresh(h + (block_row + thread % rows)) : NOTHING;
             const uint4 *own = act + warp * TILE_X;
             x_vectors<TILE_X, OUT_LOADS> vectors(own, lane, WARP);
             vectors.finish(TILE_X, own, lane, WARP, [&](uint number, uint4 v) { place_tile_x(x, number, v); });
@@ -352,7 +354,7 @@ zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushor
             }
         });
     __syncthreads();
-    if (thread >= TILE_ROWS) return;
+    if (thread >= rows) return;
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * shares[i]));

@@ -14,7 +14,10 @@ enum {
     MULTIPROCESSOR_BYTES = 228 * 1024,
     BLOCK_BYTES = 1024,
     MOST_STATIC_BYTES = 128, /* of two kernels of one_each */
-    WORD = 4,        /* of scales and biases: bytes that are copied at once */
+    SCHEDULERS = 4, /* of a multiprocessor; warps of a block take turns with them */
+    SCHEDULER_REGISTERS = 16 * 1024,
+    REGISTER_UNIT = 8, /* a thread gets a multiple */
+    WORD = 4,          /* of scales and biases: bytes that are copied at once */
 };
 
 /* How rows go through the kernels: lanes.cuh, and layout of decode.cuh. */
@@ -76,7 +79,7 @@ zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_w
     int k = zm_decode_kernel_is_hidden(kernel) ? decode->hidden_size : weight->in_features;
     if (!zm_decode_program_for(&program, weight, k, decode->hidden_size, decode->head_dim, decode->top_k,
                                &decode->scope->failure))
-        made.record.kernel = program->kernels[kernel];
+        made.record.kernel = program->kernels[kernel], made.registers = program->registers[kernel];
     return made;
 }
 
@@ -110,7 +113,6 @@ static int claimed_bytes(const zm_launch *launch) {
 
 /* Tasks of the first of a multiprocessor's schedulers, which has no fewer than another, where warps take turns. */
 static int scheduler_tasks(int n_tasks, int warps) {
-    enum { SCHEDULERS = 4 };
     return n_tasks / warps * zm_divide_up(warps, SCHEDULERS) + zm_divide_up(n_tasks % warps, SCHEDULERS);
 }
 
@@ -129,14 +131,15 @@ static void even_out(zm_launch *launch, zm_product_plan *plan, int warps, int mo
 
 void zm_launch_spread(zm_launch *launch, zm_product_plan *plan) {
     enum { LEAST_WARPS = 4 };
-    int most = DECODE_WARPS;
+    int most = launch->most_warps ? launch->most_warps : DECODE_WARPS, unit = launch->unit ? launch->unit : 1;
     for (;;) {
         int rounds = zm_divide_up(plan->n_tasks, MULTIPROCESSORS * most);
         int warps = zm_divide_up(plan->n_tasks, MULTIPROCESSORS * rounds);
         if (warps < LEAST_WARPS) warps = LEAST_WARPS;
         int least = zm_divide_up(plan->n_tasks, warps * rounds);
         int all = plan->n_tasks < MULTIPROCESSORS ? plan->n_tasks : MULTIPROCESSORS;
-        launch->record.grid = launch->one_each ? all : least;
+        int grid = launch->one_each ? all : least;
+        launch->record.grid = grid < unit ? unit : grid / unit * unit;
         even_out(launch, plan, warps, most);
         if (launch->record.shared_bytes <= ZM_DECODE_MAX_SHARED || most == LEAST_WARPS) return;
         most--;
@@ -189,8 +192,25 @@ void zm_launch_add_weight(zm_launch *launch, const zm_weight *weight) {
     zm_launch_add_constant(launch, weight->biases);
 }
 
-bool zm_launch_leaves(const zm_launch *launch, int bytes) {
-    return launch->decode->last_bytes + claimed_bytes(launch) + bytes + BLOCK_BYTES <= MULTIPROCESSOR_BYTES;
+/* Of the first scheduler, which has no fewer warps of a block than another. */
+static int scheduler_registers(const zm_launch *launch) {
+    int warps = zm_divide_up(launch->record.block / WARP, SCHEDULERS);
+    return warps * WARP * zm_divide_up(launch->registers, REGISTER_UNIT) * REGISTER_UNIT;
+}
+
+bool zm_launch_leaves(const zm_launch *launch, const zm_launch *next) {
+    const zm_decode *decode = launch->decode;
+    int bytes = decode->last_bytes + claimed_bytes(launch) + claimed_bytes(next);
+    int registers = decode->last_registers + scheduler_registers(launch) + scheduler_registers(next);
+    return bytes <= MULTIPROCESSOR_BYTES && registers <= SCHEDULER_REGISTERS;
+}
+
+int zm_launch_halve(zm_launch *launch, int n, int rows) {
+    int halves = zm_divide_up(n, rows / 2), blocks = zm_divide_up(n, rows), n_whole = halves - MULTIPROCESSORS;
+    bool fills = rows % 4 == 0 && n % (rows / 2) == 0 && blocks <= MULTIPROCESSORS && n_whole >= 0;
+    launch->one_each = fills;
+    launch->record.grid = fills ? MULTIPROCESSORS : blocks;
+    return fills ? n_whole : blocks;
 }
 
 void zm_launch_end(zm_launch *launch) {
@@ -199,6 +219,7 @@ void zm_launch_end(zm_launch *launch) {
     int own = claimed_bytes(launch);
     launch->record.shared_bytes = own - BLOCK_BYTES;
     decode->last_bytes = own;
+    decode->last_registers = scheduler_registers(launch);
     decode->last_everywhere = launch->one_each && launch->record.grid >= MULTIPROCESSORS;
     zm_timeline_add(launch);
     zm_chain_launch(decode->chain, &launch->record);

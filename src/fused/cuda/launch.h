@@ -10,8 +10,11 @@ typedef struct zm_launch {
     zm_decode *decode;
     zm_chain_launch_record record;
     zm_decode_kernel kernel;
+    int registers;  /* of a thread */
     uint64_t bytes; /* of the weights that it reads */
-    bool one_each; /* a block for each multiprocessor, where nothing else is in the way */
+    bool one_each;  /* a block for each multiprocessor, where nothing else is in the way */
+    int most_warps; /* of a block; 0: as many as there may be */
+    int unit;       /* of blocks there are a multiple of this; 0: of 1 */
 } zm_launch;
 
 /* What the warps of a kernel multiply: tasks of a few rows of a weight, of which a piece at a time is in
@@ -43,9 +46,12 @@ int zm_launch_staged_bytes(const zm_weight *weight);
 /* A kernel of the program for the weight's quantisation: one block of all warps. */
 zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight);
 void zm_launch_end(zm_launch *launch);
-/* Whether a block of the next kernel with so much shared memory has room beside one of this kernel, which is to end,
- * and one of the kernel before. */
-bool zm_launch_leaves(const zm_launch *launch, int bytes);
+/* Whether a multiprocessor has room for a block of `next` beside one of this kernel, which is to end, and one of the
+ * kernel before: shared memory and registers. */
+bool zm_launch_leaves(const zm_launch *launch, const zm_launch *next);
+/* Blocks of `rows` rows of n, and how many those are: if there are multiprocessors left, others of half as many rows,
+ * an even number, are behind them, so that each multiprocessor has one. */
+int zm_launch_halve(zm_launch *launch, int n, int rows);
 /* Blocks of so many warps that take turns with n_tasks of a block, and their shared memory. */
 void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int n_tasks);
 /* Warps of one block a multiprocessor whose schedulers have the same number of tasks each, as nearly as there is such

@@ -69,6 +69,7 @@ static zmlx_status find_kernels(zm_decode_program *program, zm_cuda_module *modu
         program->kernels[i] = zm_cuda_module_kernel(module, symbols[i], ZM_DECODE_MAX_SHARED);
         if (!program->kernels[i])
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, symbols[i], "this GPU cannot load it");
+        program->registers[i] = zm_cuda_kernel_registers(program->kernels[i]);
     }
     return ZMLX_OK;
 }

@@ -34,6 +34,7 @@ typedef struct zm_decode_program {
     zm_decode_settings settings;
     /* As zm_chain_launch_record takes them; NULL: not for rows of that length. */
     void *kernels[ZM_DECODE_KERNEL_COUNT];
+    int registers[ZM_DECODE_KERNEL_COUNT]; /* of a thread */
     struct zm_decode_program *next;
 } zm_decode_program;
 

@@ -159,6 +159,12 @@ void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shar
     return function;
 }
 
+int zm_cuda_kernel_registers(void *kernel) {
+    int registers;
+    auto result = zm::driver().function_get(&registers, CU_FUNC_ATTRIBUTE_NUM_REGS, static_cast<CUfunction>(kernel));
+    return result == CUDA_SUCCESS ? registers : 0;
+}
+
 zm_chain *zm_chain_new(const char *name) {
     try {
         auto chain = std::make_unique<zm_chain>();

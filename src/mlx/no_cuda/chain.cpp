@@ -13,6 +13,7 @@ zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *, zmlx_erro
 }
 
 void *zm_cuda_module_kernel(zm_cuda_module *, const char *, int) { return nullptr; }
+int zm_cuda_kernel_registers(void *) { return 0; }
 
 zm_chain *zm_chain_new(const char *) { return nullptr; }
 void zm_chain_free(zm_chain *) {}

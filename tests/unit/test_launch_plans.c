@@ -20,8 +20,8 @@ static void expect(const char *where, const char *what, int actual, int expected
     if (actual != expected) fail_msg("%s: %s: %d instead of %d", where, what, actual, expected);
 }
 
-/* Tasks of a weight, and what decode.cuh makes of its rows, by hand. A step is 512 elements of 4 bits, 256 of 8, 1024 in
- * mxfp4; a slot task_rows * (codes + scales and biases), up to the next 128 bytes. */
+/* Tasks of a weight, and what decode.cuh makes of its rows, by hand. A step is 512 elements of 4 bits, 256 of 8, 1024
+ * in mxfp4; a slot task_rows * (codes + scales and biases), up to the next 128 bytes. */
 typedef struct task_form {
     zm_quantization quantization;
     int k, task_rows, n_pieces, slot_bytes, x_bytes;
@@ -164,7 +164,8 @@ static void halves_cover_rows_once(void **state) {
 enum { MULTIPROCESSOR_BYTES = 228 * 1024, BLOCK_BYTES = 1024, REGISTERS = 65536 / SCHEDULERS, UNIT = 8 };
 
 static zm_launch launch_of(zm_decode *decode, int warps, int registers, int bytes) {
-    return (zm_launch){.decode = decode, .record = {.block = warps * WARP, .shared_bytes = bytes}, .registers = registers};
+    zm_chain_launch_record record = {.block = warps * WARP, .shared_bytes = bytes};
+    return (zm_launch){.decode = decode, .record = record, .registers = registers};
 }
 
 /* Of the first scheduler, whose warps' threads get a unit at a time. */

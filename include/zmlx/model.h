@@ -92,7 +92,8 @@ typedef struct zmlx_generate_options {
     double repetition_penalty; /* 0: off; of the last 20 tokens, as mlx-lm */
     uint64_t seed;
     bool ignore_eos;
-    /* Called with each token as soon as it is known; false stops the generation. May be NULL. */
+    /* Called with each token as soon as it is known, which several may be at once; false stops the generation. May be
+     * NULL. */
     bool (*on_token)(void *context, int32_t token);
     /* Called while the prompt is processed, with the tokens done and in all. May be NULL. */
     void (*on_prefill)(void *context, size_t done, size_t total);

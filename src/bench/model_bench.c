@@ -95,7 +95,7 @@ static zmlx_status read_rate(trial *this) {
     return add_number(&this->rates, this->stretches.rate, this->error);
 }
 
-/* The token after the last one seen is under way: it ends with the stretch. */
+/* The token after the last one seen is under way, one on the CPU: it ends with the stretch. */
 static zmlx_status end_stretch(trial *this) {
     stretches *of = &this->stretches;
     size_t n_ready = of->n_seen;
@@ -243,6 +243,9 @@ static zmlx_status check(const zmlx_model *model, const zmlx_model_bench_options
     if (options->probe_threads < 0 || options->probe_threads > ZM_MAX_THREADS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "probe threads", "expected at most %d, got %d", ZM_MAX_THREADS,
                        options->probe_threads);
+    if (options->probe_threads && model->device == ZMLX_DEVICE_GPU)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "probe threads",
+                       "they read the processor's memory, and the model is on a GPU; leave them at 0");
     if (options->n_prompt > MAX_TOKENS || options->n_tokens > MAX_TOKENS || options->n_tokens == 1)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "expected 2 to %d", MAX_TOKENS);
     if (options->timeline && model->device != ZMLX_DEVICE_GPU)

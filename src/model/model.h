@@ -42,7 +42,8 @@ enum { ZM_PREFILL_CHUNK = 2048 };
 zmlx_status zm_session_build(zmlx_session *session, mlx_array *logits, mlx_array tokens, size_t n_tokens,
                              zmlx_error *error);
 /* The same with the most likely next token of each position, (1, length), instead of logits, and what else
- * choices->wanted asks for. The arrays of the result are kept in *choices, whose own they replace. */
+ * choices->wanted asks for. The arrays of the result are kept in *choices, whose own they replace. The session has then
+ * been fed all of them but the last, and cannot go back to fewer. */
 zmlx_status zm_session_build_greedy(zmlx_session *session, zm_choices *choices, mlx_array tokens, size_t n_tokens,
                                     zmlx_error *error);
 void zm_choices_free(zm_choices *choices);

@@ -128,7 +128,7 @@ void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shar
 
 int zm_cuda_kernel_registers(void *kernel) {
     (void)kernel;
-    return 0;
+    return 64;
 }
 
 /* Chains. */

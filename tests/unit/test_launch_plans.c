@@ -13,7 +13,7 @@
 #include "fused/cuda/launch.h"
 #include "fused/cuda/sizes.cuh"
 
-enum { SCHEDULERS = 4, MOST_TASKS = 16384, MOST_SLOTS = 8, EMPTY = -1 };
+enum { MOST_TASKS = 16384, MOST_SLOTS = 8, EMPTY = -1 };
 
 static int most(int a, int b) { return a > b ? a : b; }
 static void expect(const char *where, const char *what, int actual, int expected) {
@@ -214,9 +214,30 @@ static void shared_memory_is_counted(void **state) {
     }
 }
 
+/* Hidden layers of mxfp4 that fit by themselves, but not with the pieces of weights beside them. */
+static void experts_that_do_not_fit_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        int hidden_size, k, top_k;
+        bool fits;
+    } cases[] = {{2880, 2880, 4, true}, {2880, 6400, 3, false}, {2880, 8192, 3, false}, {2880, 14336, 1, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        zm_quantization quantization = mxfp4.quantization;
+        int k = cases[i].k, hidden_size = cases[i].hidden_size;
+        zm_weight gate = {.quantization = quantization, .in_features = hidden_size, .out_features = k};
+        zm_weight down = {.quantization = quantization, .in_features = k, .out_features = hidden_size};
+        const char *reason = NULL;
+        assert_true(zm_decode_fits(&down, cases[i].top_k));
+        bool serves = zm_decode_serves_experts(&gate, &down, ZM_ACTIVATION_SWIGLU_OAI, cases[i].top_k, &reason);
+        expect("experts", "served", serves, cases[i].fits);
+        if (!serves) assert_string_equal(reason, "its hidden layer does not fit shared memory");
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tasks_have_a_warp_and_slots), cmocka_unit_test(halves_cover_rows_once),
-        cmocka_unit_test(registers_are_counted), cmocka_unit_test(shared_memory_is_counted)};
+        cmocka_unit_test(registers_are_counted), cmocka_unit_test(shared_memory_is_counted),
+        cmocka_unit_test(experts_that_do_not_fit_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -199,7 +199,7 @@ static int row_bytes(const zm_decode *decode, int n_keys) {
 
 /* Room for blocks of an attention of few keys beside those of its queries', at the price of some warps of those;
  * without it they would crowd where the kernel before ends first, and have to wait until it does. */
-static void leave_room(zm_launch *launch, zm_product_plan *plan) {
+static void leave_room(zm_launch *launch, zm_product_plan *plan, int n_keys) {
     enum { FEWER_WARPS = DECODE_WARPS / 2 };
     zm_decode *decode = launch->decode;
     zm_launch attention = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention, plan->weight), fewer = *launch;
@@ -207,7 +207,7 @@ static void leave_room(zm_launch *launch, zm_product_plan *plan) {
     attention.record.block = WARP * ATTENTION_WARPS * BLOCK_HEADS;
     attention.record.shared_bytes = row_bytes(decode, MOST_SHORT_KEYS) + ATTENTION_BYTES;
     decode->has_room = zm_launch_leaves(launch, &attention);
-    if (decode->has_room) return;
+    if (decode->has_room || n_keys > MOST_SHORT_KEYS) return;
     fewer.most_warps = FEWER_WARPS;
     zm_launch_spread(&fewer, &fewer_plan);
     if (!zm_launch_leaves(&fewer, &attention)) return;
@@ -227,7 +227,7 @@ static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, 
     zm_product_plan plan = {weights[0], .n_tasks = rows / 2, .task_rows = 2, .n_inputs = 1};
     launch.one_each = true;
     zm_launch_spread(&launch, &plan);
-    if (n_keys) leave_room(&launch, &plan);
+    if (n_keys) leave_room(&launch, &plan, n_keys);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);
     static const zm_weight none;
@@ -349,7 +349,7 @@ zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_at
     zm_place y = zm_decode_temporary(decode, arguments->n_heads * decode->head_dim);
     if (arguments->n_keys <= MOST_SHORT_KEYS) attend_short(decode, qkv, arguments, o_proj, y);
     else attend_long(decode, qkv, arguments, o_proj, y);
-    /* A router's few blocks would crowd. */
+    /* A router's few blocks would crowd; without experts there is none. */
     return add_linear(decode, y, o_proj, h, decode->has_room && decode->top_k == 1);
 }
 

@@ -60,6 +60,19 @@ ZM_FUNCTION uint number_below(float value) {
     return bits & 0x8000u ? bits + 1 : bits ? bits - 1 : 0x8001u;
 }
 
+/* ~index of the first of a thread's logits of which fma2 with 1 and `minus` makes `wanted`, 0 without one. own: its
+ * vectors, `apart` from each other; vector i is number first + i * stride of all. */
+ZM_FUNCTION uint before_end_of(const uint4 *own, uint count, uint apart, uint first, uint stride, uint minus,
+                               float wanted) {
+    uint before_end = 0;
+#pragma unroll 1
+    for (uint i = count; i-- > 0;) {
+        uint within = first_of(own[i * apart], minus, wanted);
+        if (within != NONE) before_end = ~((first + i * stride) * 8 + within);
+    }
+    return before_end;
+}
+
 /* What a warp tells all blocks of the cluster. */
 struct alignas(16) warp_choice {
     float largest, sum;
@@ -132,18 +145,13 @@ extern "C" __global__ void __cluster_dims__(CHOOSE_BLOCKS) __launch_bounds__(CHO
     /* Smaller logits are as likely where the difference is rounded more than they were. */
     uint both = fma2((pack(largest, 0.0f) & 0xffffu) | number_below(largest) << 16, two_to(0), minus_total);
     if (low(both) == high(both)) {
-        first = 0;
-#pragma unroll 1
-        for (uint i = count; i-- > 0;) {
-            uint within = first_of(own[i * apart], minus_total, low(both));
-            if (within != NONE) first = ~((thread + i * mlx_threads) * 8 + within);
-        }
-        const float words[2] = {__uint_as_float(warp_max(first)), 0};
+        before_end = warp_max(before_end_of(own, count, apart, thread, mlx_threads, minus_total, low(both)));
+        const float words[2] = {__uint_as_float(before_end), 0};
         if (lane < CHOOSE_BLOCKS) send_to_block(lane, firsts + place, words, &firsts_came);
         wait_for_arrivals(&firsts_came);
         index = ~warp_max(__float_as_uint(firsts[lane].x));
     }
-    index = min(index, n - 1);
+    index = min(index, n - 1); /* of numbers that are none */
     if (thread == 0) *token = (total & 0x7fffu) < (NO_LOGITS & 0x7fffu) ? int(index) : -1;
 #pragma unroll
     for (uint pair = thread; pair < ROW_PAIRS; pair += CHOOSE_THREADS) h[pair] = table.pair(index, pair);

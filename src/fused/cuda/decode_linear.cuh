@@ -3,7 +3,6 @@
 /* Its blocks have a residual stream's rows between them. The fewer their warps, the more registers has a thread: two
  * blocks share a multiprocessor's, of which each of its four schedulers has a quarter. */
 enum {
-    SCHEDULERS = 4,
     ADD_TASKS = (ZM_HIDDEN / 2 + MULTIPROCESSORS - 1) / MULTIPROCESSORS, /* of a block */
     ADD_WARPS = (ADD_TASKS + SCHEDULERS - 1) / SCHEDULERS * SCHEDULERS,
     ADD_THREADS = (ADD_WARPS < WARPS ? ADD_WARPS : WARPS) * WARP,

@@ -66,7 +66,7 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
 enum : uint { EXPERTS_EARLY = 1 };
 
 /* The same for the chosen experts: act (top_k, n). x is normed already. Blocks, a multiple of top_k, take turns with
- * the experts; one has neighbouring rows, which where they end within lines share them. */
+ * the experts; one has neighbouring rows, whose ends share lines of memory. */
 ZM_KERNEL(THREADS, 2)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub,
@@ -86,10 +86,10 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     gated results = {gate_bias, up_bias, activation};
     /* The block's rows of gate and up, which are neighbours. */
     uint slot = blockIdx.x % ZM_TOP_K, blocks = gridDim.x / ZM_TOP_K, n_rows = (n + blocks - 1) / blocks;
-    uint first_row = blockIdx.x / ZM_TOP_K * n_rows, expert_row = chosen.experts[slot] * n;
+    uint own_first = blockIdx.x / ZM_TOP_K * n_rows, expert_row = chosen.experts[slot] * n;
     ushort *expert_act = act + slot * n;
     multiply<ZM_HIDDEN, 2, false, ZM_MXFP4 ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD, EXPERTS_EARLY>(
-        first_row + thread / WARP, warps, min(first_row + n_rows, n), staged, staged + layout<ZM_HIDDEN>::X, n_slots,
+        own_first + thread / WARP, warps, min(own_first + n_rows, n), staged, staged + layout<ZM_HIDDEN>::X, n_slots,
         n_left,
         [&](uint row, const lane_matrix<ZM_HIDDEN> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = &gate, matrices[1] = &up;

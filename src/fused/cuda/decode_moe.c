@@ -56,29 +56,36 @@ static void add_weighting(zm_launch *launch, const zm_moe_arguments *arguments) 
 
 static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
 
+/* experts_out with its blocks and shared memory; the result is the rows of a block that is whole. */
+static int plan_vector_out(zm_launch *out, zm_product_plan *plan, const zm_weight *down, int top_k) {
+    bool is_large = is_mxfp4(down) || down->quantization.bits == 8; /* as experts_out asks */
+    *plan = (zm_product_plan){down, .task_rows = 2, .n_inputs = top_k,
+                              .n_ahead = is_large ? OUT_AHEAD_LESS : OUT_AHEAD,
+                              .n_left = is_large ? ZM_ALL_LEFT : 0};
+    /* As many rows of a block as leave one for each multiprocessor. */
+    int groups = DECODE_WARPS / top_k, round_rows = plan->task_rows * groups;
+    int rounds = zm_divide_up(down->out_features, round_rows * MULTIPROCESSORS);
+    if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
+    zm_launch_reserve(out, plan, top_k * groups, top_k * groups * rounds);
+    return round_rows * rounds;
+}
+
 /* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles.cuh. */
 static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
-    int top_k = in->decode->top_k, groups = DECODE_WARPS / top_k;
-    bool is_large = is_mxfp4(down) || down->quantization.bits == 8; /* as experts_out asks */
+    int top_k = in->decode->top_k;
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,
                                .n_ahead = is_mxfp4(gate) ? EXPERTS_AHEAD_MXFP4 : EXPERTS_AHEAD};
     in->one_each = true;
     in->unit = top_k; /* a block has one expert's tasks */
     zm_launch_spread(in, &in_plan);
-    zm_product_plan out_plan = {down, .task_rows = 2, .n_inputs = top_k,
-                                .n_ahead = is_large ? OUT_AHEAD_LESS : OUT_AHEAD,
-                                .n_left = is_large ? ZM_ALL_LEFT : 0};
-    /* As many rows of a block as leave one for each multiprocessor. */
-    int round_rows = out_plan.task_rows * groups;
-    int rounds = zm_divide_up(down->out_features, round_rows * MULTIPROCESSORS);
-    if (rounds > OUT_MOST_ROUNDS) rounds = OUT_MOST_ROUNDS;
-    int n_whole = zm_launch_halve(out, down->out_features, round_rows * rounds);
-    zm_launch_reserve(out, &out_plan, top_k * groups, top_k * groups * rounds);
+    zm_product_plan out_plan;
+    int block_rows = plan_vector_out(out, &out_plan, down, top_k);
+    int n_whole = zm_launch_halve(out, down->out_features, block_rows);
     /* Where most copies begin at once, the next kernel does when the first has come. */
     bool is_long = in_plan.n_pieces > 2 * EXPERTS_AHEAD;
     in_plan.n_left = is_long ? zm_launch_left(&in_plan, &out_plan) : ZM_ALL_LEFT;
     zm_launch_add_ring_and_left(in, &in_plan);
-    zm_launch_add_int(out, round_rows * rounds);
+    zm_launch_add_int(out, block_rows);
     zm_launch_add_int(out, n_whole);
     zm_launch_add_ring_and_left(out, &out_plan);
 }
@@ -115,7 +122,10 @@ bool zm_decode_serves_experts(const zm_weight *gate, const zm_weight *down, zm_a
     enum { MLX_COLUMNS = 128 };
     if (!zm_decode_takes_tiles(top_k)) {
         *reason = "its hidden layer does not fit shared memory";
-        return zm_decode_fits(down, top_k);
+        zm_launch out = {0};
+        zm_product_plan plan;
+        plan_vector_out(&out, &plan, down, top_k);
+        return zm_decode_fits(down, top_k) && out.record.shared_bytes <= ZM_DECODE_MAX_SHARED;
     }
     *reason = "its many chosen experts are in mxfp4, have biases or are clipped";
     if (activation != ZM_ACTIVATION_SWIGLU || strcmp(gate->quantization.mode, "affine") != 0 ||

@@ -322,8 +322,7 @@ enum : uint {
 ZM_KERNEL(WARP *ZM_TOP_K, 2)
 zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
                const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling,
-               uint n,
-               uint n_whole ZM_STAMPED) {
+               uint n, uint n_whole ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     __shared__ float products[ZM_TOP_K][TILE_ROWS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;

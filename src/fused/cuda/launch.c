@@ -14,10 +14,9 @@ enum {
     MULTIPROCESSOR_BYTES = 228 * 1024,
     BLOCK_BYTES = 1024,
     MOST_STATIC_BYTES = 128, /* of two kernels of one_each */
-    SCHEDULERS = 4, /* of a multiprocessor; warps of a block take turns with them */
     SCHEDULER_REGISTERS = 16 * 1024,
     REGISTER_UNIT = 8, /* a thread gets a multiple */
-    WORD = 4,          /* of scales and biases: bytes that are copied at once */
+    WORD = 4, /* of scales and biases: bytes that are copied at once */
 };
 
 /* How rows go through the kernels: lanes.cuh, and layout of decode.cuh. */

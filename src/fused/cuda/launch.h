@@ -49,13 +49,13 @@ void zm_launch_end(zm_launch *launch);
 /* Whether a multiprocessor has room for a block of `next` beside one of this kernel, which is to end, and one of the
  * kernel before: shared memory and registers. */
 bool zm_launch_leaves(const zm_launch *launch, const zm_launch *next);
-/* Blocks of `rows` rows of n, and how many those are: if there are multiprocessors left, others of half as many rows,
- * an even number, are behind them, so that each multiprocessor has one. */
+/* Blocks of `rows` rows of n; the result is how many have so many. Others behind them have half of that, an even
+ * number, if each multiprocessor has a block so. */
 int zm_launch_halve(zm_launch *launch, int n, int rows);
 /* Blocks of so many warps that take turns with n_tasks of a block, and their shared memory. */
 void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int n_tasks);
 /* Warps of one block a multiprocessor whose schedulers have the same number of tasks each, as nearly as there is such
- * a number. Block b's tasks are b, b + blocks, ..., its warps take turns with them. */
+ * a number. A block has its share of all tasks (b, b + blocks, ... or neighbours), with which its warps take turns. */
 void zm_launch_spread(zm_launch *launch, zm_product_plan *plan);
 
 /* n_left for which this kernel's last copies are under way when the next begins with its own: where more of both share

@@ -5,6 +5,8 @@ enum {
     WARP = 32,
     MULTIPROCESSORS = 132,    /* of an H100 and an H200; elsewhere warps share the tasks less evenly */
 
+    SCHEDULERS = 4,           /* of each of them; warps of a block take turns with them */
+
     /* decode*.cuh */
     DECODE_WARPS = 16,        /* of a block, at most */
     HEAD_WARPS = 4,           /* a head each */
@@ -40,7 +42,7 @@ enum {
     STAMP_ENDED,              /* its last warp was through */
     STAMPS = 8,               /* a row of them */
     STAMP_BLOCKS = 512,       /* rows of a launch; further blocks have the last one together */
-    STAMP_LAUNCHES = 512,     /* the last one's rows are those of all that are not shown */
+    STAMP_LAUNCHES = 2048,    /* the last one's rows are those of all that are not shown */
 
     /* prompt.cuh */
     PROMPT_TILE_K = 64,

@@ -473,9 +473,9 @@ static void choose(decode_step *step, mlx_array token, zm_choices *choices) {
     zm_decode *decode = &step->decode;
     const zm_decoder *decoder = step->model->decoder;
     const zm_weight *table = &decoder->embed_tokens->weight, *head = &step->model->lm_head->weight;
-    int outputs[ZM_MOST_CHOICES], count = tokens_of_chain(step, choices->wanted), h_output = -1;
+    int outputs[ZM_MOST_CHOICES], count = tokens_of_chain(step, choices->wanted), row_output = 0;
     zm_decode_choice choice = {.has_last = false};
-    if (zm_is_set(choices->row)) {
+    if (step->vector_attention && zm_is_set(choices->row)) {
         begin_chain(step, 0);
         step->h = zm_decode_embedded(decode, choices->row);
     } else {
@@ -489,7 +489,7 @@ static void choose(decode_step *step, mlx_array token, zm_choices *choices) {
         outputs[step->token] = decode->n_outputs;
         zm_place output = zm_decode_output(decode, MLX_INT32, 2, (const int[]){1, 1});
         choice.to = is_last ? output : zm_decode_kept_choice(decode);
-        h_output = decode->n_outputs;
+        row_output = decode->n_outputs;
         if (is_last && step->vector_attention) zm_decode_publish(decode);
         step->h = zm_decode_choose(decode, logits, head->out_features, table, &choice);
         choice.has_last = true, choice.last = choice.to, choice.last_to = output;
@@ -498,7 +498,7 @@ static void choose(decode_step *step, mlx_array token, zm_choices *choices) {
     end_chain(step, decoder->n_blocks);
     choices->count = count;
     for (int i = 0; i < count; i++) choices->tokens[i] = step->results[outputs[i]];
-    if (step->vector_attention) choices->last_row = step->results[h_output];
+    if (step->vector_attention) choices->last_row = step->results[row_output];
 }
 
 /* Whether every block's cache is of the kind the steps write, and there are not too many. */

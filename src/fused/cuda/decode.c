@@ -303,7 +303,7 @@ static void add_keys(zm_launch *launch, const zm_decode_attention_arguments *arg
 }
 
 static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
-                         const zm_weight *weight, zm_place y) {
+                         const zm_weight *weight, bool is_early, zm_place y) {
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_attention, weight);
     int group = arguments->n_heads / arguments->n_kv_heads, heads = group % BLOCK_HEADS ? 1 : BLOCK_HEADS;
     launch.record.block = WARP * ATTENTION_WARPS * heads;
@@ -313,7 +313,7 @@ static void attend_short(zm_decode *decode, zm_place qkv, const zm_decode_attent
     zm_launch_add_place(&launch, y);
     add_keys(&launch, arguments, (float)((double)arguments->scale * 1.44269504088896340736));
     zm_launch_add_int(&launch, kept_rows(arguments->n_keys));
-    zm_launch_add_int(&launch, decode->has_room);
+    zm_launch_add_int(&launch, is_early);
     zm_launch_end(&launch);
 }
 
@@ -347,10 +347,13 @@ static void attend_long(zm_decode *decode, zm_place qkv, const zm_decode_attenti
 zm_place zm_decode_attention(zm_decode *decode, zm_place qkv, const zm_decode_attention_arguments *arguments,
                              const zm_weight *o_proj, zm_place h) {
     zm_place y = zm_decode_temporary(decode, arguments->n_heads * decode->head_dim);
-    if (arguments->n_keys <= MOST_SHORT_KEYS) attend_short(decode, qkv, arguments, o_proj, y);
+    /* Whether the next kernel begins before this one may read, and the one behind it too. With experts attention, which
+     * has begun early itself, would wait longer for its keys beside the copies of weights, and a router's few blocks
+     * would crowd. */
+    bool is_early = decode->has_room && decode->top_k == 1;
+    if (arguments->n_keys <= MOST_SHORT_KEYS) attend_short(decode, qkv, arguments, o_proj, is_early, y);
     else attend_long(decode, qkv, arguments, o_proj, y);
-    /* A router's few blocks would crowd; without experts there is none. */
-    return add_linear(decode, y, o_proj, h, decode->has_room && decode->top_k == 1);
+    return add_linear(decode, y, o_proj, h, is_early);
 }
 
 zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm_weight *in_proj, mlx_array taps,

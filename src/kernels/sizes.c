@@ -29,7 +29,7 @@ bool zm_sizes_find(int64_t *value, const zm_sizes *sizes, const char *name) {
     return false;
 }
 
-/* A formula being evaluated; known turns false at a name without value. */
+/* A formula being evaluated; known turns false at a name without value and at a number past 64 bits. */
 typedef struct formula {
     const char *at;
     const zm_sizes *sizes;
@@ -38,10 +38,15 @@ typedef struct formula {
 
 static int64_t sum(formula *self);
 
-static int64_t rows(const zm_sizes *sizes) {
+/* INT64_MAX where there are more: leading dimensions of an empty array may be of any size. */
+static int64_t count_elements(const int *shape, int n_dims) {
     int64_t count = 1;
-    for (int i = 0; i < sizes->n_rest; i++) count *= sizes->rest[i];
-    return count;
+    bool is_past = false;
+    for (int i = 0; i < n_dims; i++) {
+        if (!shape[i]) return 0;
+        is_past = is_past || __builtin_mul_overflow(count, shape[i], &count);
+    }
+    return is_past ? INT64_MAX : count;
 }
 
 static int64_t factor(formula *self) {
@@ -65,7 +70,7 @@ static int64_t factor(formula *self) {
         name[size++] = self->at[0];
     name[size] = '\0';
     int64_t value = 0;
-    if (!strcmp(name, "ROWS") && self->sizes->has_rest) return rows(self->sizes);
+    if (!strcmp(name, "ROWS") && self->sizes->has_rest) return count_elements(self->sizes->rest, self->sizes->n_rest);
     if (!size || !zm_sizes_find(&value, self->sizes, name)) self->known = false;
     return value;
 }
@@ -79,9 +84,9 @@ static int64_t product(formula *self) {
         self->at++;
         int64_t other = factor(self);
         if (operation == '*')
-            value *= other;
+            self->known &= !__builtin_mul_overflow(value, other, &value);
         else if (other > 0)
-            value = (value + other - 1) / other;
+            value = value / other + (value % other > 0); /* rounded up */
         else
             self->known = false;
     }
@@ -175,15 +180,6 @@ static bool meet_dim(zm_sizes *sizes, const char *text, int size) {
     if (!name || !factor_of || size % factor_of) return false;
     zm_sizes_set(sizes, name, size / factor_of);
     return true;
-}
-
-/* The product of sizes without a 0 among them is that of an array in memory. */
-static int64_t count_elements(const int *shape, int n_dims) {
-    int64_t count = 1;
-    for (int i = 0; i < n_dims; i++)
-        if (!shape[i]) return 0;
-    for (int i = 0; i < n_dims; i++) count *= shape[i];
-    return count;
 }
 
 zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const int *shape, int n_dims, const char *where,

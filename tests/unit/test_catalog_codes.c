@@ -135,6 +135,31 @@ static void test_refusals(void **state) {
     end_well(&scope);
 }
 
+/* Sizes whose products pass 64 bits and would come out right modulo 2^64. */
+static void test_sizes_that_overflow(void **state) {
+    (void)state;
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array y = {NULL}, no_words = zm_zeros(&scope, SHAPE(1, 0), MLX_UINT32),
+              scales = zm_zeros(&scope, SHAPE(1, 8), MLX_FLOAT32), words = zm_zeros(&scope, SHAPE(1, 128), MLX_UINT32),
+              scale = zm_zeros(&scope, SHAPE(1, 1), MLX_FLOAT32);
+    zmlx_catalog_value numbers[] = {{4, 0}, {0x1p60, 0}, {MLX_FLOAT32, 0}};
+    expect_argument_error(zmlx_catalog_apply("dequantize_affine_packed", &y, (mlx_array[]){no_words, scales, scales}, 3,
+                                             numbers, stream, &failure),
+                          &failure,
+                          "zmlx_dequantize_affine_packed: w: 0 words a row are not the 9223372036854775808 codes of "
+                          "4 bits that 8 groups of 1152921504606846976 have");
+    numbers[0].number = 8;
+    numbers[1].number = 0x1p61 + 512;
+    expect_argument_error(zmlx_catalog_apply("dequantize_affine_packed", &y, (mlx_array[]){words, scale, scale}, 3,
+                                             numbers, stream, &failure),
+                          &failure,
+                          "zmlx_dequantize_affine_packed: w: 128 words a row are not the 2305843009213694464 codes of "
+                          "8 bits that 1 groups of 2305843009213694464 have");
+    assert_null(y.ctx);
+    end_well(&scope);
+}
+
 /* Many updates of one row: the same bits by rows, by columns and in one thread, as sums in order have. */
 static void test_scatter_adds_in_order(void **state) {
     (void)state;
@@ -207,8 +232,8 @@ static void test_indexing_composed(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_values), cmocka_unit_test(test_both_ways_of_unpacking), cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_scatter_adds_in_order),
-        cmocka_unit_test(test_indexing_composed),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_sizes_that_overflow),
+        cmocka_unit_test(test_scatter_adds_in_order), cmocka_unit_test(test_indexing_composed),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -78,15 +78,16 @@ void zm_compose_fused_swiglu_quant(zm_catalog_call *call) {
 static void affine(zm_catalog_call *call, const char *part) {
     zm_scope *scope = call->scope;
     int bits = (int)call->values[0].number, n_words = zm_call_size(call, "W"), n_groups = zm_call_size(call, "G");
-    int64_t group_size = (int64_t)call->values[1].number, columns = n_groups * group_size;
+    int64_t group_size = (int64_t)call->values[1].number;
+    double columns = (double)n_groups * (double)group_size; /* a product of whole numbers might overflow */
     if (bits == 7) {
         zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "bits: expected 2, 3, 4, 5, 6 or 8, got 7");
         return;
     }
-    if (columns * bits != (int64_t)n_words * 32) {
+    if (columns * bits != (double)n_words * 32) {
         zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where,
-                      "w: %d words a row are not the %lld codes of %d bits that %d groups of %lld have", n_words,
-                      (long long)columns, bits, n_groups, (long long)group_size);
+                      "w: %d words a row are not the %.0f codes of %d bits that %d groups of %lld have", n_words,
+                      columns, bits, n_groups, (long long)group_size);
         return;
     }
     mlx_array codes = zm_unpack_codes(call, zm_view_as(scope, call->inputs[0], MLX_UINT8), bits);

@@ -55,6 +55,10 @@ static void test_no_rows(void **state) {
     expect_zeros("router_argpartition_logits_topk", (mlx_array[]){FLOATS(4, 0, 64)}, SHAPE(4, 0, 2));
     expect_zeros("gather_qmm_combine",
                  (mlx_array[]){FLOATS(4, 0, 3, 8), FLOATS(5, 8, 6), FLOATS(4, 0, 3), WORDS(4, 0, 3)}, SHAPE(4, 0, 6));
+    mlx_array scales = FLOATS(5, 6, 1), words = WORDS(5, 6, 8); /* batch positions of no rows */
+    expect_zeros("gather_qmm_swiglu",
+                 (mlx_array[]){FLOATS(3, 0, 64), words, scales, scales, words, scales, scales, none, WORDS(3)},
+                 SHAPE(3, 0, 6));
 }
 
 static void test_nothing_to_sum(void **state) {

@@ -133,7 +133,7 @@ static void run_rows(void *context, size_t begin, size_t end) {
 
 /* Units at a time: bounds the scratch memory. */
 static size_t slice_of(const experts *self) {
-    size_t rows = self->n_choices * self->n_rows, most = rows < SLICE ? SLICE / rows : 1;
+    size_t rows = self->n_choices * self->n_rows, most = rows && rows < SLICE ? SLICE / rows : 1;
     return self->n_units < most ? self->n_units : most;
 }
 

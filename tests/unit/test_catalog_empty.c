@@ -89,12 +89,29 @@ static void test_indices_that_do_not_broadcast(void **state) {
     assert_non_null(strstr(error.message, "lhs_indices (2, 3) and rhs_indices (5,) do not broadcast"));
 }
 
+static void test_convolutions_of_no_taps(void **state) {
+    (void)state;
+    static const char *const names[] = {"fused_conv1d_silu", "fused_conv1d_silu_mlx"};
+    for (int i = 0; i < COUNT(names); i++) {
+        mlx_array made[2] = {{NULL}};
+        assert_int_equal(zmlx_catalog_apply(names[i], made, (mlx_array[]){FLOATS(1, 5, 4), FLOATS(4, 0)}, 2, NULL,
+                                            stream, &error),
+                         ZMLX_ERROR_ARGUMENT);
+        assert_string_equal(error.message, "weight: KS is 0; it must be at least 1");
+        assert_int_equal(zmlx_catalog_apply(names[i], made, (mlx_array[]){FLOATS(1, 1, 4), FLOATS(4, 3)}, 2, NULL,
+                                            stream, &error),
+                         ZMLX_ERROR_ARGUMENT);
+        assert_string_equal(error.message, "conv_input: expected at least KS - 1 = 2 steps, got 1");
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_no_rows, begin, end),
         cmocka_unit_test_setup_teardown(test_nothing_to_sum, begin, end),
         cmocka_unit_test_setup_teardown(test_no_dimension, begin, end),
         cmocka_unit_test_setup_teardown(test_indices_that_do_not_broadcast, begin, end),
+        cmocka_unit_test_setup_teardown(test_convolutions_of_no_taps, begin, end),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -25,12 +25,12 @@ void zm_compose_gated_rmsnorm_silu_mlx(zm_catalog_call *call) {
         zm_call_profile(call, gated_rms_norm);
 }
 
-/* How many steps come out; negative, and the scope fails, where there are fewer than taps. */
+/* How many steps come out; negative, and the scope fails, where there are fewer than a state has. */
 static int find_length(zm_catalog_call *call) {
     int n_taps = zm_call_size(call, "KS"), length = zm_call_size(call, "T") - n_taps + 1;
     if (length < 0)
         zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
-                      "conv_input: expected at least KS = %d steps, got %d", n_taps, length + n_taps - 1);
+                      "conv_input: expected at least KS - 1 = %d steps, got %d", n_taps - 1, length + n_taps - 1);
     return length;
 }
 

@@ -90,10 +90,34 @@ static void test_names(void **state) {
     free(page);
 }
 
+/* A row of the table that speaks of a function's derivative: "derivative 0" where it has none. */
+static void test_derivatives(void **state) {
+    (void)state;
+    char *page = read_page();
+    int count = 0;
+    for (int op = 0; op < ZM_OP_COUNT; op++) {
+        const zm_op_info *info = zm_op_get((zm_op)op);
+        zm_text text = {0};
+        zm_text_printf(&text, "`%s(a", info->name);
+        const char *row = info->is_function ? strstr(page, text.data) : NULL, *end = row ? strchr(row, '\n') : NULL;
+        const char *remark = row ? strstr(row, "derivative ") : NULL;
+        if (remark && remark < end) {
+            if (strncmp(remark, "derivative 0 ", 13)) fail_msg("%s is said to have another derivative", info->name);
+            for (int i = 0; i < info->arity; i++)
+                if (info->vjp[i][0]) fail_msg("%s has a derivative", info->name);
+            count++;
+        }
+        zm_text_free(&text);
+    }
+    assert_true(count >= 4);
+    free(page);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_names),
+        cmocka_unit_test(test_derivatives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Checks of a call, and its inputs in the form that kernels take. */
+#include <float.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -144,7 +145,7 @@ static zmlx_status check_numbers(zm_catalog_call *call, zmlx_error *error) {
         case ZM_NUMBER_INT: fits = value == floor(value) && fabs(value) < 0x1p62; break;
         case ZM_NUMBER_BOOL: fits = value == 0 || value == 1; break;
         case ZM_NUMBER_CHOICE: fits = value >= 0 && value == floor(value); break;
-        case ZM_NUMBER_FLOAT: fits = !isnan(value); break;
+        case ZM_NUMBER_FLOAT: fits = fabs(value) <= (double)FLT_MAX; break; /* kernels take it as float32 */
         }
         if (fits && zm_number_in_range(signature, i, value, &call->sizes)) continue;
         char size[40] = "";
@@ -152,6 +153,8 @@ static zmlx_status check_numbers(zm_catalog_call *call, zmlx_error *error) {
         const char *name = signature->ranges[i].high_name;
         if (name && zm_sizes_find(&limit, &call->sizes, name))
             snprintf(size, sizeof size, " (%.20s is %lld)", name, (long long)limit);
+        if (signature->kinds[i] == ZM_NUMBER_FLOAT && isfinite(value) && !fits)
+            snprintf(size, sizeof size, " of float32's range");
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: expected %s %s in %s%s, got %.9g", number->name,
                        strchr("aeiou", number->kind[0]) ? "an" : "a", number->kind,
                        number->range[0] ? number->range : "its range", size, value);

@@ -37,6 +37,8 @@ PYTHON
 rm -f out.safetensors
 expect_bad 'zmlx_rmsnorm: eps: expected a float in [0, inf), got -1' \
     run rmsnorm --input in.safetensors --output out.safetensors --set eps=-1
+expect_bad "zmlx_rmsnorm: eps: expected a float in [0, inf) of float32's range, got 1e+39" \
+    run rmsnorm --input in.safetensors --output out.safetensors --set eps=1e39
 expect_bad 'zmlx_layernorm: gamma: expected shape (3,), got (2,)' run layernorm --input in.safetensors --output out.safetensors
 expect_bad 'there is no array "residual"' run add_rms_norm --input in.safetensors --output out.safetensors
 expect_bad 'rmsnorm: there is no number q' run rmsnorm --input in.safetensors --output out.safetensors --set q=1

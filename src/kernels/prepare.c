@@ -145,7 +145,7 @@ static zmlx_status check_numbers(zm_catalog_call *call, zmlx_error *error) {
         case ZM_NUMBER_INT: fits = value == floor(value) && fabs(value) < 0x1p62; break;
         case ZM_NUMBER_BOOL: fits = value == 0 || value == 1; break;
         case ZM_NUMBER_CHOICE: fits = value >= 0 && value == floor(value); break;
-        case ZM_NUMBER_FLOAT: fits = fabs(value) <= (double)FLT_MAX; break; /* kernels take it as float32 */
+        case ZM_NUMBER_FLOAT: fits = isinf(value) || fabs(value) <= (double)FLT_MAX; break; /* as float32, of kernels */
         }
         if (fits && zm_number_in_range(signature, i, value, &call->sizes)) continue;
         char size[40] = "";

@@ -54,7 +54,7 @@ typedef struct text_stream {
     FILE *buffer;          /* NULL: standard output */
     char *text;            /* of buffer */
     size_t size;
-    bool ignore_eos;
+    bool ignore_eos, has_begun;
     cli_progress prefill;
     zmlx_status status; /* of the decoder */
     zmlx_error error;
@@ -80,6 +80,8 @@ static bool stream_write(text_stream *stream, const char *text, size_t size) {
 static bool on_token(void *context, int32_t token) {
     text_stream *stream = context;
     cli_progress_end(&stream->prefill);
+    if (!stream->has_begun) cli_catch_interrupt(); /* from here on there is something to keep */
+    stream->has_begun = true;
     bool hidden = !stream->ignore_eos && zmlx_model_is_eos(stream->model, token);
     /* A model's vocabulary may be padded beyond its tokenizer's: such ids have no text. */
     if (stream->decoder && !hidden && zmlx_tokenizer_token_text(stream->tokenizer, token)) {
@@ -206,7 +208,7 @@ static int run_job(generate_job *job, const cli_command *command) {
     if (!status) status = cli_prompt_read(&job->prompt, command, &values->prompt, NULL);
     if (!status) status = cli_model_load(&job->model, job->folder, &values->general);
     if (!status) status = cli_prompt_encode(&job->prompt, job->model, job->folder, &job->max_tokens);
-    if (!status) cli_catch_interrupt();
+    if (!status) cli_end_on_interrupt();
     if (!status) status = apply_patterns(job);
     if (!status) status = stream_open(&job->stream, job);
     if (!status) status = generate(job, command);

@@ -52,7 +52,7 @@ results=("${PIPESTATUS[@]}")
 
 # ^C after the first text: what there is stays, a line says so, status 130; with --json too.
 python3 - "$zmlx" "$model" <<'PYTHON' || fail "^C"
-import json, signal, subprocess, sys
+import json, signal, subprocess, sys, time
 zmlx, model = sys.argv[1:]
 many = ["--prompt-tokens", "1,5,6", "--max-tokens", "4000", "--ignore-eos"]
 
@@ -71,6 +71,7 @@ assert messages.startswith(b"zmlx: cancelled after ") and messages.count(b"\n") 
 process = start("--json", "--patterns", "moe_mlp")
 while b"moe_mlp:" not in process.stderr.readline():
     pass
+time.sleep(2)  # a first token, and far from 4000
 process.send_signal(signal.SIGINT)
 rest, messages = process.communicate(timeout=60)
 assert process.returncode == 130, process.returncode
@@ -111,6 +112,13 @@ def caught(process):
         if line.startswith("SigCgt:"):
             return int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1
     return False
+
+# In a prompt of some ten seconds: at once, not behind it.
+prompt = ",".join(["5"] * 4000)
+for output in [], ["--json"]:
+    messages = interrupt(signal.SIGINT, caught, "generate", model, "--prompt-tokens", prompt, "--max-tokens", "2",
+                         "--patterns", "none", *output)
+    assert messages == b"zmlx: cancelled\n", messages
 
 for number in signal.SIGINT, signal.SIGTERM:
     long = ["--prompt-tokens", "1,5,6"]

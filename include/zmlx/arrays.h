@@ -27,7 +27,8 @@ ZMLX_API const char *zmlx_arrays_name(const zmlx_arrays *arrays, size_t index);
 ZMLX_API mlx_array zmlx_arrays_get(const zmlx_arrays *arrays, const char *name);
 ZMLX_API void zmlx_arrays_free(zmlx_arrays *arrays);
 
-/* Evaluates and writes. path holds the old content or the new, never a part. */
+/* Evaluates and writes. path holds the old content or the new, never a part; a symbolic link stays and its target is
+ * written, and a file that is there must be writable. */
 ZMLX_API zmlx_status zmlx_arrays_save(const char *path, const char *const *names, const mlx_array *values, size_t count,
                                       zmlx_error *error);
 

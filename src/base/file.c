@@ -82,24 +82,64 @@ static int open_beside(char *name, size_t size, const char *path) {
     return descriptor;
 }
 
-zmlx_status zm_file_write(const char *path, const char *data, size_t size, zmlx_error *error) {
-    struct stat info;
-    /* A device or pipe (/dev/stdout, /dev/full) cannot be replaced by a rename. */
-    bool in_place = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
-    size_t length = strlen(path) + 48;
+/* Where path leads, through symbolic links, also to a file that is not there yet. NULL with errno set. */
+static char *follow_links(const char *path) {
+    enum { MAX_LINKS = 40 };
+    char *current = strdup(path);
+    for (int i = 0; current && i < MAX_LINKS; i++) {
+        char link[4096];
+        ssize_t size = readlink(current, link, sizeof link);
+        if (size < 0) return current;
+        const char *slash = link[0] == '/' ? NULL : strrchr(current, '/');
+        int folder = slash ? (int)(slash + 1 - current) : 0;
+        size_t length = (size_t)folder + (size_t)size + 1;
+        char *next = malloc(length);
+        if (next) snprintf(next, length, "%.*s%.*s", folder, current, (int)size, link);
+        free(current);
+        current = next;
+    }
+    if (current) errno = ELOOP;
+    free(current);
+    return NULL;
+}
+
+static zmlx_status write_in_place(const char *path, const char *data, size_t size, zmlx_error *error) {
+    int descriptor = open(path, O_WRONLY);
+    if (descriptor < 0) return fail_errno(error, path, "write");
+    zmlx_status status = write_and_sync(descriptor, data, size, path, error);
+    if (close(descriptor) && !status) status = fail_errno(error, path, "write");
+    return status;
+}
+
+/* old: what target is now; NULL: nothing. path names it in messages. */
+static zmlx_status replace(const char *target, const struct stat *old, const char *data, size_t size, const char *path,
+                           zmlx_error *error) {
+    if (old && access(target, W_OK)) return fail_errno(error, path, "write");
+    size_t length = strlen(target) + 48;
     char *temporary = malloc(length);
     if (!temporary) return zm_fail_memory(error);
-    int descriptor = in_place ? open(path, O_WRONLY) : open_beside(temporary, length, path);
-    zmlx_status status = ZMLX_OK;
-    if (descriptor < 0) {
-        status = fail_errno(error, path, "write");
-    } else {
+    int descriptor = open_beside(temporary, length, target);
+    zmlx_status status = descriptor < 0 ? fail_errno(error, path, "write") : ZMLX_OK;
+    if (descriptor >= 0) {
+        if (old) (void)!fchmod(descriptor, old->st_mode & 0777);
         status = write_and_sync(descriptor, data, size, path, error);
         if (close(descriptor) && !status) status = fail_errno(error, path, "write");
-        if (!status && !in_place && rename(temporary, path)) status = fail_errno(error, path, "write");
-        if (status && !in_place) unlink(temporary);
+        if (!status && rename(temporary, target)) status = fail_errno(error, path, "write");
+        if (status) unlink(temporary);
     }
     free(temporary);
+    return status;
+}
+
+zmlx_status zm_file_write(const char *path, const char *data, size_t size, zmlx_error *error) {
+    struct stat info;
+    bool exists = stat(path, &info) == 0;
+    /* A device or pipe (/dev/stdout, /dev/full) cannot be replaced by a rename. */
+    if (exists && !S_ISREG(info.st_mode)) return write_in_place(path, data, size, error);
+    char *target = follow_links(path);
+    if (!target) return errno == ENOMEM ? zm_fail_memory(error) : fail_errno(error, path, "write");
+    zmlx_status status = replace(target, exists ? &info : NULL, data, size, path, error);
+    free(target);
     return status;
 }
 

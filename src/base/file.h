@@ -11,8 +11,9 @@
 
 /* Reads a whole file of at most limit bytes. *data is NUL-terminated and owned by the caller. */
 zmlx_status zm_file_read(char **data, size_t *size, const char *path, size_t limit, zmlx_error *error);
-/* Writes to a temporary file beside path, flushes it to disk, then renames: path holds the old
- * content or the new, never a part. */
+/* Writes to a temporary file beside path, flushes it to disk, then renames: path holds the old content or the new,
+ * never a part. A symbolic link stays and its target is written; a file that is there must be writable and keeps its
+ * access rights. */
 zmlx_status zm_file_write(const char *path, const char *data, size_t size, zmlx_error *error);
 bool zm_file_exists(const char *path);
 bool zm_folder_exists(const char *path);

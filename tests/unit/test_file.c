@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -115,6 +116,43 @@ static void test_left_overs(void **state) {
     assert_int_equal(unlink(left), 0);
 }
 
+/* A link stays a link, also one to what is not there yet; a file keeps its access rights. */
+static void test_links(void **state) {
+    (void)state;
+    char link[sizeof path + 16], later[sizeof path + 16];
+    struct stat info;
+    zmlx_error error = {0};
+    snprintf(link, sizeof link, "%s.link", path);
+    snprintf(later, sizeof later, "%s.later", path);
+    assert_int_equal(chmod(path, 0640), 0);
+    assert_int_equal(symlink(path, link), 0);
+    if (zm_file_write(link, "new", 3, &error)) fail_msg("%s: %s", error.where, error.message);
+    assert_true(lstat(link, &info) == 0 && S_ISLNK(info.st_mode));
+    assert_true(stat(path, &info) == 0 && info.st_size == 3 && (info.st_mode & 0777) == 0640);
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(symlink(strrchr(later, '/') + 1, link), 0);
+    if (zm_file_write(link, "later", 5, &error)) fail_msg("%s: %s", error.where, error.message);
+    assert_true(lstat(link, &info) == 0 && S_ISLNK(info.st_mode));
+    assert_true(lstat(later, &info) == 0 && S_ISREG(info.st_mode) && info.st_size == 5);
+    assert_int_equal(unlink(link) || unlink(later), 0);
+    assert_int_equal(symlink(link, link), 0);
+    assert_int_equal(zm_file_write(link, "new", 3, &error), ZMLX_ERROR_FILE);
+    assert_string_equal(error.where, link);
+    assert_int_equal(unlink(link), 0);
+}
+
+static void test_read_only(void **state) {
+    (void)state;
+    char *data;
+    size_t size;
+    assert_int_equal(chmod(path, 0444), 0);
+    if (access(path, W_OK) == 0) skip(); /* root may write anything */
+    assert_int_equal(zm_file_write(path, "new", 3, NULL), ZMLX_ERROR_FILE);
+    assert_int_equal(zm_file_read(&data, &size, path, 10, NULL), ZMLX_OK);
+    assert_string_equal(data, content);
+    free(data);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_file, remove_file)
 
 int main(void) {
@@ -124,6 +162,8 @@ int main(void) {
         TEST(test_shorter_meanwhile),
         TEST(test_read_error),
         TEST(test_left_overs),
+        TEST(test_links),
+        TEST(test_read_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,6 +155,7 @@ static int generate(generate_job *job, const cli_command *command) {
     zmlx_status status = zmlx_generate(&job->generation, job->model, job->prompt.tokens, job->prompt.n_tokens,
                                        &choice, &error);
     cli_progress_end(&job->stream.prefill);
+    if (status && !strcmp(error.where, "temperature")) snprintf(error.where, sizeof error.where, "temp");
     return status ? cli_fail_option(command, &page, &error) : stream_close(&job->stream);
 }
 

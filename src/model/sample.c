@@ -5,7 +5,7 @@
 
 #include "base/random.h"
 
-static const double LOWEST_TEMPERATURE = 1e-6;
+static const double LOWEST_TEMPERATURE = 1e-6, LOWEST_PENALTY = 1e-6;
 
 zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *options, int vocab_size,
                             zmlx_error *error) {
@@ -30,9 +30,10 @@ zmlx_status zm_sampler_init(zm_sampler *sampler, const zmlx_generate_options *op
     if (sampler->top_k < 0 || sampler->top_k >= vocab_size)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "top_k", "expected an integer from 0 to %d, got %d",
                        vocab_size - 1, sampler->top_k);
-    if (!(sampler->repetition_penalty >= 0) || isinf(sampler->repetition_penalty))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "repetition_penalty",
-                       "expected a finite number of at least 0, got %g", sampler->repetition_penalty);
+    bool is_off = sampler->repetition_penalty >= 0 && sampler->repetition_penalty <= 0;
+    if (!is_off && !(sampler->repetition_penalty >= LOWEST_PENALTY && sampler->repetition_penalty <= 1e6))
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "repetition_penalty", "expected 0 or %g to 1e+06, got %g",
+                       LOWEST_PENALTY, sampler->repetition_penalty);
     return ZMLX_OK;
 }
 

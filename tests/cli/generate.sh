@@ -56,6 +56,10 @@ expect_status 0 generate "$model" --prompt "$prompt" --max-tokens 1 --stats --pa
 grep -q '^generation  *1 tokens, - tok/s$' err || fail "--stats of one token: $(cat err)"
 expect_bad '--top-k: expected an integer from 0 to 4095, got 5000; see zmlx generate --help' \
     generate "$model" --prompt a --temp 1 --top-k 5000 --patterns none
+expect_bad '--temp: expected 0 or 1e-06 to 1e+06, got 1e-300; see zmlx generate --help' \
+    generate "$model" --prompt a --temp 1e-300 --patterns none
+expect_bad '--repetition-penalty: expected 0 or 1e-06 to 1e+06, got 1e-310; see zmlx generate --help' \
+    generate "$model" --prompt a --repetition-penalty 1e-310 --patterns none
 
 # Sampling: a seed repeats itself.
 sample() {

@@ -184,6 +184,7 @@ static void test_ranges(void **state) {
     refused((zmlx_generate_options){.top_k = VOCAB}, "top_k");
     refused((zmlx_generate_options){.top_k = -1}, "top_k");
     refused((zmlx_generate_options){.repetition_penalty = (double)INFINITY}, "repetition_penalty");
+    refused((zmlx_generate_options){.repetition_penalty = 1e-310}, "repetition_penalty"); /* 0 in float32 */
 }
 
 int main(void) {

@@ -25,6 +25,9 @@ int cli_catalog_open(cli_catalog *chosen, const cli_command *command, const char
         if (!set->items[i][size] || !size || size >= sizeof number)
             return cli_fail_usage(command, "--set: expected name=value, got \"%s\"", set->items[i]);
         snprintf(number, sizeof number, "%.*s", (int)size, set->items[i]);
+        for (size_t j = 0; j < i; j++)
+            if (!strncmp(set->items[j], set->items[i], size + 1))
+                return cli_fail_usage(command, "--set: %s is given twice", number);
         if (zmlx_catalog_set(chosen->values, chosen->entry, number, set->items[i] + size + 1, &error))
             return cli_fail_error(&error);
     }

@@ -42,6 +42,8 @@ expect_bad "zmlx_rmsnorm: eps: expected a float in [0, inf) of float32's range, 
 expect_bad 'zmlx_layernorm: gamma: expected shape (3,), got (2,)' run layernorm --input in.safetensors --output out.safetensors
 expect_bad 'there is no array "residual"' run add_rms_norm --input in.safetensors --output out.safetensors
 expect_bad 'rmsnorm: there is no number q' run rmsnorm --input in.safetensors --output out.safetensors --set q=1
+expect_bad 'zmlx run: --set: eps is given twice' \
+    run rmsnorm --input in.safetensors --output out.safetensors --set eps=1 --set eps=2
 expect_bad 'there is no kernel nothing' run nothing --input in.safetensors --output out.safetensors
 expect_bad 'rmsnorm and --expr are both given' run rmsnorm --expr x --input in.safetensors --output out.safetensors
 [ ! -e out.safetensors ] || fail "something was written"

@@ -137,6 +137,8 @@ int cli_run(const cli_command *command, int argc, char **argv) {
     if (name && values.expr) return cli_fail_usage(command, "%s and --expr are both given", name);
     if (!values.input || !values.output)
         return cli_fail_usage(command, "--%s is missing", values.input ? "output" : "input");
+    if (!values.input[0] || !values.output[0])
+        return cli_fail_usage(command, "--%s: the file's name is empty", values.input[0] ? "output" : "input");
     cli_end_on_interrupt();
     if (name) {
         status = cli_catalog_open(&chosen, command, name, &values.set, values.general.n_threads);

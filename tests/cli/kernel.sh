@@ -159,6 +159,8 @@ expect_bad 'unexpected argument "y"' run x y
 expect_bad 'given more than 16 times' run --expr x $(seq -f '--set p%.0f=1' 1 17)
 
 # Files that cannot be read or written; an existing file stays as it is.
+expect_bad "zmlx run: --input: the file's name is empty" run --expr x --input '' --output out.safetensors
+expect_bad "zmlx run: --output: the file's name is empty" run --expr x --input in.safetensors --output ''
 expect_bad 'absent.safetensors: cannot open: No such file' run --expr x --input absent.safetensors --output out.safetensors
 expect_bad 'not a regular file' run --expr x --input "$work" --output out.safetensors
 expect_bad 'no/out.safetensors: cannot write: No such file' run --expr x --input in.safetensors --output no/out.safetensors

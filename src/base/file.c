@@ -148,6 +148,11 @@ bool zm_file_exists(const char *path) {
     return stat(path, &info) == 0 && S_ISREG(info.st_mode);
 }
 
+bool zm_name_exists(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0;
+}
+
 bool zm_folder_exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);

@@ -16,6 +16,8 @@ zmlx_status zm_file_read(char **data, size_t *size, const char *path, size_t lim
  * access rights. */
 zmlx_status zm_file_write(const char *path, const char *data, size_t size, zmlx_error *error);
 bool zm_file_exists(const char *path);
+/* Anything of this name: a link that leads nowhere, too. */
+bool zm_name_exists(const char *path);
 bool zm_folder_exists(const char *path);
 /* Size in bytes of a regular file. */
 zmlx_status zm_file_size(uint64_t *size, const char *path, zmlx_error *error);

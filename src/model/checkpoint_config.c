@@ -68,14 +68,14 @@ zmlx_status zm_checkpoint_parse_config(json_t **config, const char *text, size_t
     return zm_fail_memory(error);
 }
 
-/* *text stays NULL where the file does not exist. */
+/* *text stays NULL where nothing has this name; what cannot be read, such as a dangling link, is a failure. */
 static zmlx_status read_if_present(char **text, size_t *size, const char *folder, const char *name,
                                    size_t limit, zmlx_error *error) {
     *text = NULL;
     *size = 0;
     char *path = zm_path_join(folder, name);
     if (!path) return zm_fail_memory(error);
-    zmlx_status status = zm_file_exists(path) ? zm_file_read(text, size, path, limit, error) : ZMLX_OK;
+    zmlx_status status = zm_name_exists(path) ? zm_file_read(text, size, path, limit, error) : ZMLX_OK;
     free(path);
     return status;
 }
@@ -134,7 +134,9 @@ static zmlx_status check_index(const char *const *names, size_t n_names, const c
     ZM_TRY(read_if_present(&text, &size, folder, file, INDEX_LIMIT, error));
     if (!text) return ZMLX_OK;
     json_t *index;
-    zmlx_status status = zm_json_parse(&index, text, size, file, error);
+    char *path = zm_path_join(folder, file);
+    zmlx_status status = path ? zm_json_parse(&index, text, size, path, error) : zm_fail_memory(error);
+    free(path);
     free(text);
     if (status) return status;
     const char *tensor;

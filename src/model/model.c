@@ -122,7 +122,7 @@ static zmlx_status fill_eos(zmlx_model *model, const zm_checkpoint *checkpoint, 
 static zmlx_status load_tokenizer(zmlx_model *model, const char *folder, zmlx_error *error) {
     char *path = zm_path_join(folder, "tokenizer.json");
     if (!path) return zm_fail_memory(error);
-    bool exists = zm_file_exists(path);
+    bool exists = zm_name_exists(path);
     free(path);
     return exists ? zmlx_tokenizer_load(&model->tokenizer, folder, error) : ZMLX_OK;
 }

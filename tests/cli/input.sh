@@ -107,6 +107,8 @@ tensors("tensor-extra", "no.such.tensor", {**header, "no.such.tensor": header[no
 twice = json.dumps(header)
 tensors("tensor-twice", "model.safetensors", None, twice[:-1] + f', "{norm}": {json.dumps(header[norm])}' + "}")
 
+checkpoint("index-cut", "index-cut/model.safetensors.index.json: not valid JSON",
+           model_safetensors_index_json='{"weight_map": {')
 checkpoint("tokenizer-text", "tokenizer.json", tokenizer_json="hello")
 checkpoint("tokenizer-cut", "tokenizer.json", tokenizer_json=json.dumps(tokenizer)[:5000])
 def tokenized(name, expected, **values):
@@ -115,6 +117,14 @@ def tokenized(name, expected, **values):
 tokenized("tokenizer-type", "tokenizer.json", type="Unigram")
 tokenized("tokenizer-merge", "tokenizer.json", merges=[["\u0000no", "such"]] + tokenizer["model"]["merges"])
 PYTHON
+
+# A link that leads nowhere, as a cache of downloads may have it, is no file that was left out.
+for file in config.json generation_config.json tokenizer.json tokenizer_config.json model.safetensors.index.json; do
+    mkdir "dangling-$file"
+    ln -s "$model"/* "dangling-$file"
+    ln -sfn "$work/nowhere" "dangling-$file/$file"
+    bad "dangling-$file/$file: cannot open: No such file" "dangling-$file"
+done
 
 while IFS=$'\t' read -r folder text; do bad "$text" "$folder"; done <cases
 [ "$(wc -l <cases)" -gt 50 ] || fail "only $(wc -l <cases) broken checkpoints were tried"

@@ -103,7 +103,7 @@ zmlx_status zmlx_tokenizer_load(zmlx_tokenizer **tokenizer, const char *folder, 
     size_t sizes[3] = {0, 0, 0};
     zmlx_status status = make_paths(paths, folder, error);
     for (int i = 0; i < 3 && !status; i++)
-        if (i == 0 || zm_file_exists(paths[i]))
+        if (i == 0 || zm_name_exists(paths[i]))
             status = zm_file_read(&texts[i], &sizes[i], paths[i], i ? MAX_SETTINGS : MAX_FILE, error);
     zm_tokenizer_files files = {.folder = folder,
                                 .tokenizer = texts[0],

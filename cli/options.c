@@ -109,7 +109,7 @@ int cli_fail_option(const cli_command *command, const cli_page *page, const zmlx
     char name[sizeof error->where];
     snprintf(name, sizeof name, "%s", error->where);
     for (char *byte = name; *byte; byte++)
-        if (*byte == '_') *byte = '-';
+        if (*byte == '_' || *byte == ' ') *byte = '-';
     if (error->code != ZMLX_ERROR_ARGUMENT || !find_option(page, name, strlen(name)))
         return cli_fail_error(error);
     return cli_fail_usage(command, "--%s: %s", name, error->message);

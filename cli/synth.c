@@ -75,5 +75,5 @@ int cli_synth(const cli_command *command, int argc, char **argv) {
         cli_note("cancelled; %s was not made", arguments[1]);
         return cli_interrupt_status();
     }
-    return result ? cli_fail_error(&error) : show(&values, arguments[0], arguments[1], size);
+    return result ? cli_fail_option(command, &page, &error) : show(&values, arguments[0], arguments[1], size);
 }

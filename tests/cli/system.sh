@@ -42,6 +42,9 @@ mkdir kept
 [ $? = 2 ] && grep -q 'cannot write: File too large' err || fail "synth past a limit: $(cat err)"
 [ -d kept ] && [ -z "$(ls -A kept)" ] || fail "a failed synth left files or took the folder"
 expect_bad 'no.json' synth no.json other
+expect_bad 'zmlx synth: --bits: expected 2, 3, 4, 5, 6, 8 or 16, got 7' synth config.json other --bits 7
+expect_bad 'zmlx synth: --group-size: expected 32, 64 or 128, got 33' synth config.json other --group-size 33
+expect_bad 'zmlx synth: --layers: 100 are more than' synth config.json other --layers 100
 [ ! -e other ] || fail "synth left a folder behind"
 
 expect_status 0 doctor

@@ -65,6 +65,19 @@ static int parse_shape(int *shape, int *n_dims, const cli_command *command, cons
     return cli_fail_usage(command, "--shape: expected 1 to %d lengths separated by commas, got \"%s\"", MAX_DIMS, text);
 }
 
+/* An input and a result, at least. */
+static int check_memory(const int *shape, int n_dims, int dtype) {
+    zmlx_error error;
+    zmlx_system_info info;
+    if (zmlx_system_get_info(&info, &error)) return cli_fail_error(&error);
+    double bytes = dtype > 1 ? 2 : 4, memory = (double)info.memory_bytes;
+    for (int i = 0; i < n_dims; i++) bytes *= shape[i];
+    if (info.has_gpu && memory < (double)info.gpu_memory_bytes) memory = (double)info.gpu_memory_bytes;
+    if (2 * bytes <= memory) return CLI_DONE;
+    return cli_fail("--shape: an array of %.1f GB is too large: %.1f GB of memory can be used", 1e-9 * bytes,
+                    1e-9 * memory);
+}
+
 static json_t *timing_json(const zmlx_timing *timing, double bandwidth, double share) {
     json_t *object = json_object();
     cli_json_set(object, "median_s", cli_json_number(timing->median));
@@ -174,10 +187,13 @@ int cli_bench(const cli_command *command, int argc, char **argv) {
     cli_catalog chosen;
     int status, shape[MAX_DIMS], n_dims;
     if (!cli_parse(command, &page, &values, words, argc, argv, &status)) return status;
+    if (!strcmp(words[0], "model") || !strcmp(words[0], "moe"))
+        return cli_fail_usage(command, "%s must stand before all options", words[0]);
     if (strcmp(words[0], "ops")) return cli_fail_usage(command, "expected ops, model or moe, got \"%s\"", words[0]);
     if (words[1] && values.expr) return cli_fail_usage(command, "%s and --expr are both given", words[1]);
     if (!words[1] && values.grad) return cli_fail_usage(command, "--grad: needs the NAME of a kernel");
     if ((status = parse_shape(shape, &n_dims, command, values.shape))) return status;
+    if ((status = check_memory(shape, n_dims, values.general.dtype))) return status;
     cli_end_on_interrupt();
     if (words[1]) {
         status = cli_catalog_open(&chosen, command, words[1], &values.set, values.general.n_threads);

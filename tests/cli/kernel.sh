@@ -254,8 +254,11 @@ expect_bad 'there are none, so the result has no shape' bench ops --expr 3 --sha
 for shape in '' 0 4, -1 4x 1,1,1,1,1,1,1,1 9999999999; do
     expect_bad "--shape: expected 1 to 7 lengths separated by commas, got \"$shape\"" bench ops --expr x --shape "$shape"
 done
-expect_bad 'is too large' bench ops --expr x --shape 1073741824,1073741824,1073741824,4 "${quick[@]}"
+for shape in 1073741824,1073741824,1073741824,4 1073741824,1073741824; do
+    expect_bad '--shape: an array of ' bench ops --expr x --shape "$shape" "${quick[@]}"
+done
 expect_bad 'expected ops, model or moe, got "mod"' bench mod --expr x
+expect_bad 'model must stand before all options' bench --json model "$model"
 expect_bad 'ops|model|moe is missing' bench --expr x
 expect_bad '--expr is missing' bench ops
 expect_bad '--runs: expected an integer of at least 1' bench ops --expr x --runs 0

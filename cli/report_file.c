@@ -15,10 +15,17 @@ static int fail_report(const char *path, int number) {
     return cli_fail("--report: %s: cannot write: %s", path, strerror(number));
 }
 
-/* Whether path is there and no regular file: a device or a pipe is written in place. */
+/* Whether path is the file that standard output goes to, as /dev/stdout is: replacing it loses what was printed. */
+static bool is_output(const char *path) {
+    struct stat info, output;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode) && fstat(STDOUT_FILENO, &output) == 0 &&
+           info.st_dev == output.st_dev && info.st_ino == output.st_ino;
+}
+
+/* Whether path is written in place: standard output's file, a device or a pipe. */
 static bool is_special(const char *path) {
     struct stat info;
-    return stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+    return is_output(path) || (stat(path, &info) == 0 && !S_ISREG(info.st_mode));
 }
 
 /* Where path leads, through symbolic links, also to a file that is not there yet. NULL with errno set. */
@@ -98,7 +105,7 @@ static void set_mode(int descriptor, const char *target) {
 
 int cli_report_write(const char *path, const char *text) {
     if (is_special(path)) {
-        int descriptor = open(path, O_WRONLY);
+        int descriptor = is_output(path) ? dup(STDOUT_FILENO) : open(path, O_WRONLY);
         bool good = descriptor >= 0 && write_all(descriptor, text, false);
         return good || errno == EPIPE ? CLI_DONE : fail_report(path, errno);
     }

@@ -97,6 +97,8 @@ expect_status 0 validate "$model" "${short[@]}" --report link.json
 ln -s later.json folder/dangling.json
 expect_status 0 validate "$model" "${short[@]}" --report folder/dangling.json
 [ -L folder/dangling.json ] && grep -q verdict folder/later.json || fail "no report through a dangling link"
+"$zmlx" validate "$model" "${short[@]}" --report /dev/stdout >both 2>err || fail "--report /dev/stdout: $(cat err)"
+grep -q FIDELITY both && grep -q '"verdict"' both || fail "--report /dev/stdout lost what was printed: $(head -c 200 both)"
 ln -s loop.json loop.json
 expect_bad 'loop.json: cannot write: Too many levels of symbolic links' validate "$model" --report loop.json
 (

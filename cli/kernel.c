@@ -77,16 +77,18 @@ static int parse_set(cli_kernel *kernel, choice *chosen, char *name, size_t name
     return CLI_DONE;
 }
 
-/* zmlx/kernels below shared, and what is missing on the way; that it is there in the end is the library's to say. */
-static bool make_folder(char *folder, size_t size, const char *shared) {
+/* zmlx/kernels below shared, and what is missing on the way; that it can be used is the library's to say. */
+static int make_folder(char *folder, size_t size, const char *shared) {
     static const char *const parts[] = {"", "/zmlx", "/kernels"};
     size_t length = 0;
     for (size_t i = 0; i < CLI_COUNT(parts); i++) {
         length += (size_t)snprintf(folder + length, size - length, "%s%s", i ? "" : shared, parts[i]);
-        if (length >= size) return false;
-        mkdir(folder, 0700);
+        if (length >= size) return cli_fail("XDG_CACHE_HOME is too long");
+        struct stat info;
+        if (stat(folder, &info) && mkdir(folder, 0700) && errno != EEXIST)
+            return cli_fail("XDG_CACHE_HOME: %s: cannot create the folder: %s", folder, strerror(errno));
     }
-    return true;
+    return CLI_DONE;
 }
 
 /* MLX's CPU allocator keeps 32 MB of what was freed; results beyond come as pages that the system must clear first,
@@ -105,7 +107,8 @@ static int set_up_library(int64_t n_threads) {
     if (own && own[0]) {
         chosen = own;
     } else if (shared && shared[0] == '/') {
-        if (!make_folder(folder, sizeof folder, shared)) return cli_fail("XDG_CACHE_HOME is too long");
+        int status = make_folder(folder, sizeof folder, shared);
+        if (status) return status;
         chosen = folder;
     }
     keep_results();

@@ -94,6 +94,9 @@ export XDG_CACHE_HOME
 mkdir home
 kernel "x + $long_name" --set "$long_name=1"
 [ "$(find home/cache/zmlx/kernels -type f | wc -l)" = 1 ] || fail "no kernel below XDG_CACHE_HOME"
+echo file >plain
+XDG_CACHE_HOME=$work/plain
+bad_run "XDG_CACHE_HOME: $work/plain/zmlx: cannot create the folder: Not a directory" 'x + x'
 unset XDG_CACHE_HOME
 export ZMLX_CACHE_DIR=$work/cache
 # Philox4x32-10 of key and counter 0 begins 6627e8d5.

@@ -118,11 +118,16 @@ void cli_progress_start(cli_progress *progress, const char *label) {
     *progress = (cli_progress){.label = label, .started = now()};
 }
 
+/* A terminal that knows how to erase a line. */
+static bool can_draw(void) {
+    const char *kind = getenv("TERM");
+    return isatty(STDERR_FILENO) && kind && kind[0] && strcmp(kind, "dumb") != 0;
+}
+
 void cli_progress_draw(cli_progress *progress, uint64_t done, uint64_t total) {
     enum { WIDTH = 30 };
     double time = now();
-    if (total == 0 || time - progress->started < 0.5 || time - progress->drawn < 0.1 ||
-        !isatty(STDERR_FILENO))
+    if (total == 0 || time - progress->started < 0.5 || time - progress->drawn < 0.1 || !can_draw())
         return;
     double part = done < total ? (double)done / (double)total : 1;
     int filled = (int)(part * WIDTH);

@@ -51,7 +51,7 @@ char *cli_json_text(json_t *object /* taken */, bool indented);
 /* The object as one line on standard output. Returns CLI_DONE or CLI_BAD. */
 int cli_print_json(json_t *object /* taken */);
 
-/* A bar on standard error, drawn only on a terminal and only once half a second has passed. */
+/* A bar on standard error, drawn only on a terminal (TERM=dumb is none) and only once half a second has passed. */
 typedef struct cli_progress {
     const char *label;
     double started, drawn; /* seconds */

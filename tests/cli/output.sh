@@ -135,4 +135,29 @@ for number in signal.SIGINT, signal.SIGTERM:
         assert not os.path.exists("absent") and os.listdir("empty") == []
 assert not [name for name in os.listdir() if ".tmp" in name or "report" in name], os.listdir()
 PYTHON
+
+# A bar only where a terminal can erase it.
+python3 - "$zmlx" "$model" <<'PYTHON' || fail "progress bars"
+import os, pty, subprocess, sys
+zmlx, model = sys.argv[1:]
+
+def messages(term):
+    """Standard error of some seconds of work, on a terminal."""
+    reader, terminal = pty.openpty()
+    process = subprocess.Popen([zmlx, "bench", "model", model, "--runs", "20", "--prompt-length", "8", "--max-tokens",
+                                "16", "--bandwidth", "1"], stdout=subprocess.DEVNULL, stderr=terminal,
+                               env={**os.environ, "TERM": term})
+    os.close(terminal)
+    text = b""
+    try:
+        while part := os.read(reader, 4096):
+            text += part
+    except OSError:  # the terminal's other end is closed
+        pass
+    assert process.wait() == 0, text
+    return text
+
+assert b"\r" in messages("xterm")
+assert messages("dumb") == b"", messages("dumb")
+PYTHON
 finish

@@ -80,7 +80,8 @@ zmlx_status zm_json_number(double *result, zm_json_object object, const char *ke
 
 zmlx_status zm_json_bool(bool *result, zm_json_object object, const char *key, zmlx_error *error) {
     *result = false;
-    json_t *value = zm_json_get(object, key);
+    json_t *value = json_object_get(object.value, key);
+    if (json_is_null(value)) return ZMLX_OK;
     if (!json_is_boolean(value)) return fail_field(object, key, "true or false", value, error);
     *result = json_is_true(value);
     return ZMLX_OK;
@@ -110,7 +111,7 @@ zmlx_status zm_json_number_or(double *result, zm_json_object object, const char 
 
 zmlx_status zm_json_bool_or(bool *result, zm_json_object object, const char *key, bool fallback,
                             zmlx_error *error) {
-    if (zm_json_get(object, key)) return zm_json_bool(result, object, key, error);
+    if (json_object_get(object.value, key)) return zm_json_bool(result, object, key, error);
     *result = fallback;
     return ZMLX_OK;
 }

@@ -30,11 +30,12 @@ json_t *zm_json_get(zm_json_object object, const char *key);
 zmlx_status zm_json_int(int64_t *result, zm_json_object object, const char *key, int64_t minimum,
                         int64_t maximum, zmlx_error *error);
 zmlx_status zm_json_number(double *result, zm_json_object object, const char *key, zmlx_error *error);
+/* null is false, as mlx-lm takes it: a default is for what is absent alone. */
 zmlx_status zm_json_bool(bool *result, zm_json_object object, const char *key, zmlx_error *error);
 /* *result is borrowed from the object. */
 zmlx_status zm_json_string(const char **result, zm_json_object object, const char *key, zmlx_error *error);
 
-/* The same for fields that may be absent or null: *result then becomes fallback. */
+/* The same for fields that may be absent or, but for booleans, null: *result then becomes fallback. */
 zmlx_status zm_json_int_or(int64_t *result, zm_json_object object, const char *key, int64_t minimum,
                            int64_t maximum, int64_t fallback, zmlx_error *error);
 zmlx_status zm_json_number_or(double *result, zm_json_object object, const char *key, double fallback,

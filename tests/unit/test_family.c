@@ -362,7 +362,8 @@ static const refusal refusals[] = {
     {&lfm2_moe, "rope_theta", "1e-60", "config.json: rope_theta", "greater than 0"},
     {&lfm2_moe, "routed_scaling_factor", "1e39", "config.json: routed_scaling_factor", "at most 1e30"},
     {&lfm2_moe, "norm_topk_prob", NULL, "config.json: norm_topk_prob", "missing"},
-    {&lfm2_moe, "use_expert_bias", "null", "config.json: use_expert_bias", "missing"},
+    {&lfm2_moe, "use_expert_bias", NULL, "config.json: use_expert_bias", "missing"},
+    {&lfm2_moe, "use_expert_bias", "null", "", "unexpected tensor: 'model.layers.1.feed_forward.expert_bias'"},
     {&lfm2_moe, "num_dense_layers", "-1", "config.json: num_dense_layers", "integer from 0"},
     {&lfm2_moe, "layer_types", NULL, "config.json: layer_types", "missing"},
     {&lfm2_moe, "layer_types", "[\"conv\",\"conv\"]", "config.json: layer_types", "no layer has attention"},
@@ -466,9 +467,12 @@ static void test_missing_and_unexpected_tensors(void **state) {
     write_tensors(&llama, "model.layers.1.mlp.up_proj.weight", &whole);
     expect_refusal("", "floating-point");
     /* Untied: the head is needed and must not be dropped. */
-    write_config(llama.config, "tie_word_embeddings", "false");
-    write_tensors(&llama, "lm_head.weight", NULL);
-    expect_refusal("", "'lm_head.weight' is missing");
+    static const char *const untied[] = {"false", "null"};
+    for (int i = 0; i < COUNT(untied); i++) {
+        write_config(llama.config, "tie_word_embeddings", untied[i]);
+        write_tensors(&llama, "lm_head.weight", NULL);
+        expect_refusal("", "'lm_head.weight' is missing");
+    }
     write_config(lfm2_moe.config, NULL, NULL);
     write_tensors(&lfm2_moe, "model.layers.1.feed_forward.experts.1.w3.weight", NULL);
     expect_refusal("", "model.layers.1.feed_forward.experts.1");

@@ -68,13 +68,13 @@ zmlx_status zm_qwen3_next_read(zm_qwen3_next_config *config, const zm_builder *b
         {&model->n_layers, "num_hidden_layers", ZM_MAX_LAYERS, 32},
         {&model->vocab_size, "vocab_size", ZM_MAX_SIZE, 151936},
         {&intermediate_size, "intermediate_size", ZM_MAX_SIZE, 14336},
-        {&config->attention.rope.max_position_embeddings, "max_position_embeddings", 1 << 30, 131072},
     };
     ZM_TRY(read_sizes(fields, sizeof fields / sizeof fields[0], builder, with_defaults));
     ZM_TRY(zm_config_int_or(&config->full_attention_interval, builder, "full_attention_interval", ZM_MAX_LAYERS, 4));
     ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", with_defaults ? 1e-6 : NAN));
     ZM_TRY(zm_json_bool_or(&model->is_tied, builder->config, "tie_word_embeddings", false, builder->error));
-    int positions = config->attention.rope.max_position_embeddings;
+    int positions;
+    ZM_TRY(zm_config_int_or(&positions, builder, "max_position_embeddings", 1 << 30, with_defaults ? 131072 : 0));
     config->attention = (zm_attention_plan){.name = "self_attn",
                                             .hidden_size = model->hidden_size,
                                             .norm_eps = model->norm_eps,

@@ -30,9 +30,10 @@ extern "C" {
 typedef struct zmlx_tokenizer zmlx_tokenizer;
 
 /* Reads folder/tokenizer.json and, where present, tokenizer_config.json and config.json, as transformers
- * does for mlx-lm: the special tokens named there and in added_tokens_decoder are added; add_bos_token and
- * add_eos_token do not count, the post-processor of tokenizer.json does; LlamaTokenizer for a llama model
- * keeps the vocabulary and brings its own pre-tokeniser and decoder, unless the file is byte-level. Other
+ * does for mlx-lm: the special tokens named there and in added_tokens_decoder are added; without
+ * added_tokens_decoder those of special_tokens_map.json go before; add_bos_token and add_eos_token do not count, the
+ * post-processor of tokenizer.json does; LlamaTokenizer for a llama model keeps the vocabulary and brings its own
+ * pre-tokeniser and decoder, unless the file is byte-level. Other
  * classes are taken to agree with tokenizer.json. The tokenizer may be used by several threads at once. */
 ZMLX_API zmlx_status zmlx_tokenizer_load(zmlx_tokenizer **tokenizer, const char *folder, zmlx_error *error);
 ZMLX_API void zmlx_tokenizer_free(zmlx_tokenizer *tokenizer);
@@ -75,7 +76,7 @@ ZMLX_API int32_t zmlx_tokenizer_vocab_size(const zmlx_tokenizer *tokenizer);
 ZMLX_API const char *zmlx_tokenizer_token_text(const zmlx_tokenizer *tokenizer, int32_t token);
 /* The id of a token's string (added tokens included), or -1. */
 ZMLX_API int32_t zmlx_tokenizer_token_id(const zmlx_tokenizer *tokenizer, const char *text);
-/* Ids named by tokenizer_config.json's bos_token and eos_token; -1 where there is none. */
+/* Ids named by bos_token and eos_token of tokenizer_config.json or special_tokens_map.json; -1 where there is none. */
 ZMLX_API int32_t zmlx_tokenizer_bos(const zmlx_tokenizer *tokenizer);
 ZMLX_API int32_t zmlx_tokenizer_eos(const zmlx_tokenizer *tokenizer);
 

@@ -331,8 +331,12 @@ def compare(name, tokenizer, folder, options):
 SPM = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 ENDS = {"bos_token": "<|begin|>", "eos_token": "<|im_end|>"}
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
-# (form, model type, tokenizer_config.json)
+# (form, model type, tokenizer_config.json, special_tokens_map.json if there is one)
 SETTINGS = [
+    (llama3, "llama", {**ENDS, **FAST}, {"bos_token": "<|im_start|>", "eos_token": {"content": "<|end|>"},
+                                         "additional_special_tokens": ["ship", "<x>"]}),
+    (llama3, "llama", {**ENDS, **FAST, "added_tokens_decoder": {}}, {"eos_token": "<|end|>"}),
+    (llama3, "llama", {**ENDS, **FAST, "image_token": "<x>", "extra_special_tokens": {"mark": "<new>"}}),
     (llama2, "llama", {**SPM, "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": True}),
     (llama2, "llama", {**SPM, "tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
     (llama2, "llama", {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}),
@@ -354,14 +358,17 @@ SETTINGS = [
 ]
 
 
-def compare_prompts(form, model_type, settings, options):
+def compare_prompts(form, model_type, settings, special, options):
     """The ids of prompts as mlx-lm's stream_generate makes them."""
     from pathlib import Path
     from mlx_lm.tokenizer_utils import load
     source = random.Random(f"{options.seed} {form.__name__} {settings}")
     with tempfile.TemporaryDirectory() as folder:
         form().save(os.path.join(folder, "tokenizer.json"))
-        for name, value in (("tokenizer_config", settings), ("config", {"model_type": model_type})):
+        files = {"tokenizer_config": settings, "config": {"model_type": model_type}, "special_tokens_map": special}
+        for name, value in files.items():
+            if value is None:
+                continue
             with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as file:
                 json.dump(value, file)
         tokenizer = load(Path(folder))
@@ -396,8 +403,8 @@ def compare_settings(options):
         print("prompts as mlx-lm: skipped, it is not installed")
         return 0
     total = 0
-    for form, model_type, settings in SETTINGS:
-        strings, differences = compare_prompts(form, model_type, settings, options)
+    for form, model_type, settings, *special in SETTINGS:
+        strings, differences = compare_prompts(form, model_type, settings, special[0] if special else None, options)
         name = f"{form.__name__}, {model_type}, {settings['tokenizer_class']}"
         print(f"mlx-lm prompts ({name}): {strings} strings, {differences} differences", flush=True)
         total += differences

@@ -195,6 +195,41 @@ static void settings_name_tokens(void **state) {
     zmlx_tokenizer_free(tokenizer);
 }
 
+/* special_tokens_map.json counts where added_tokens_decoder is absent, and then goes before the settings. */
+static void special_tokens_map(void **state) {
+    (void)state;
+    static const struct {
+        const char *settings, *special;
+        int32_t bos, eos;
+    } cases[] = {{NULL, "{\"bos_token\":\"ab\",\"eos_token\":{\"content\":\"cd\"}}", 4, 5},
+                 {"{\"bos_token\":\"a\",\"eos_token\":\"b\"}", "{\"eos_token\":\"cd\"}", 0, 5},
+                 {"{\"eos_token\":\"b\"}", "{\"eos_token\":null}", -1, -1},
+                 {"{\"eos_token\":\"b\",\"added_tokens_decoder\":{}}", "{\"eos_token\":\"cd\"}", -1, 1},
+                 {"{\"eos_token\":\"b\",\"added_tokens_decoder\":{}}", "broken", -1, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        zmlx_tokenizer *tokenizer;
+        assert_int_equal(parse_files_of(&tokenizer, "{" BYTE_LEVEL SMALL_MODEL "}", cases[i].settings,
+                                        cases[i].special, NULL),
+                         ZMLX_OK);
+        assert_int_equal(zmlx_tokenizer_bos(tokenizer), cases[i].bos);
+        assert_int_equal(zmlx_tokenizer_eos(tokenizer), cases[i].eos);
+        zmlx_tokenizer_free(tokenizer);
+    }
+}
+
+static void settings_name_other_tokens(void **state) {
+    (void)state;
+    static const char *const settings[] = {"{\"extra_special_tokens\":{\"image_token\":\"<x>\"}}",
+                                           "{\"extra_special_tokens\":[],\"additional_special_tokens\":[\"<x>\"]}",
+                                           "{\"image_token\":\"<x>\"}"};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        zmlx_tokenizer *tokenizer;
+        assert_int_equal(parse_files(&tokenizer, "{" BYTE_LEVEL SMALL_MODEL "}", settings[i], NULL), ZMLX_OK);
+        check_text(tokenizer, "a<x>b", "0 10 1");
+        zmlx_tokenizer_free(tokenizer);
+    }
+}
+
 #define MARKED_VOCAB                                                                                      \
     "\"model\":{\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"fuse_unk\":true,\"vocab\":{\"<unk>\":0," \
     "\"\u2581\":1,\"a\":2,\"b\":3,\"\u2581a\":4,\"<0xC3>\":5,\"<0xA9>\":6,\"<0x41>\":7},"                 \
@@ -320,6 +355,8 @@ int main(void) {
         cmocka_unit_test(added_tokens),
         cmocka_unit_test(prompts_begin_with_one_bos),
         cmocka_unit_test(settings_name_tokens),
+        cmocka_unit_test(special_tokens_map),
+        cmocka_unit_test(settings_name_other_tokens),
         cmocka_unit_test(sentencepiece_style),
         cmocka_unit_test(metaspace),
         cmocka_unit_test(incremental_text_is_whole_characters),

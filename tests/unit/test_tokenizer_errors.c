@@ -271,6 +271,10 @@ static void settings(void **state) {
         assert_string_equal(error.where, cases[i].where);
         assert_non_null(strstr(error.message, cases[i].message));
     }
+    zmlx_tokenizer *tokenizer;
+    zmlx_error error = {0};
+    assert_int_equal(parse_files_of(&tokenizer, "{" MODEL "}", NULL, "{\"eos_token\":5}", &error), FORMAT);
+    assert_string_equal(error.where, "DIR/special_tokens_map.json: eos_token");
 }
 
 static void folders(void **state) {

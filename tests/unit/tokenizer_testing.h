@@ -24,8 +24,8 @@
     "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},"
 #define BYTE_DECODER "\"decoder\":{\"type\":\"ByteLevel\"},"
 
-static inline zmlx_status parse_files(zmlx_tokenizer **tokenizer, const char *json, const char *settings,
-                                      zmlx_error *error) {
+static inline zmlx_status parse_files_of(zmlx_tokenizer **tokenizer, const char *json, const char *settings,
+                                         const char *special, zmlx_error *error) {
     zm_tokenizer_files files = {.folder = "DIR", .tokenizer = json, .tokenizer_size = strlen(json)};
     if (settings) {
         files.settings = settings;
@@ -33,7 +33,14 @@ static inline zmlx_status parse_files(zmlx_tokenizer **tokenizer, const char *js
         files.model = "{\"model_type\":\"llama\"}";
         files.model_size = strlen(files.model);
     }
+    files.special = special;
+    files.special_size = special ? strlen(special) : 0;
     return zm_tokenizer_parse(tokenizer, &files, error);
+}
+
+static inline zmlx_status parse_files(zmlx_tokenizer **tokenizer, const char *json, const char *settings,
+                                      zmlx_error *error) {
+    return parse_files_of(tokenizer, json, settings, NULL, error);
 }
 
 static inline zmlx_tokenizer *make(const char *json) {

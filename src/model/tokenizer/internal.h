@@ -57,9 +57,9 @@ struct zmlx_tokenizer {
 /* The contents of a folder's files; only tokenizer.json must be there. */
 typedef struct zm_tokenizer_files {
     const char *folder;                       /* shown in errors */
-    const char *tokenizer, *settings, *model; /* tokenizer.json, tokenizer_config.json, config.json;
-        borrowed */
-    size_t tokenizer_size, settings_size, model_size;
+    /* tokenizer.json, tokenizer_config.json, config.json, special_tokens_map.json; borrowed */
+    const char *tokenizer, *settings, *model, *special;
+    size_t tokenizer_size, settings_size, model_size, special_size;
 } zm_tokenizer_files;
 zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_files *files,
                                zmlx_error *error);

@@ -23,9 +23,11 @@ void zmlx_tokenizer_free(zmlx_tokenizer *tokenizer) {
     free(tokenizer);
 }
 
-/* The three documents of a folder; values are NULL for files that are not there. */
+enum { N_FILES = 4 };
+
+/* The documents of a folder; values are NULL for files that are not there. */
 typedef struct documents {
-    zm_field tokenizer, settings, model;
+    zm_field tokenizer, settings, model, special;
 } documents;
 
 static zmlx_status load_documents(zmlx_tokenizer *tokenizer, const documents *files, zmlx_error *error) {
@@ -43,7 +45,8 @@ static zmlx_status load_documents(zmlx_tokenizer *tokenizer, const documents *fi
     ZM_TRY(zm_load_post_processor(tokenizer, &processor, error));
     if (files->settings.value) ZM_TRY(zm_settings_stages(tokenizer, &files->settings, &files->model, error));
     ZM_TRY(zm_load_added(tokenizer, &added, error));
-    if (files->settings.value) ZM_TRY(zm_settings_tokens(tokenizer, &files->settings, &files->model, error));
+    if (files->settings.value || files->special.value)
+        ZM_TRY(zm_settings_tokens(tokenizer, &files->settings, &files->special, &files->model, error));
     return zm_finish_tokens(tokenizer, root->file, error);
 }
 
@@ -51,10 +54,12 @@ static zmlx_status parse_optional(zm_field *document, const char *text, size_t s
     return text ? zm_json_parse(&document->value, text, size, document->file, error) : ZMLX_OK;
 }
 
-static zmlx_status parse(zmlx_tokenizer *tokenizer, const zm_tokenizer_files *files, char *names[3],
+static zmlx_status parse(zmlx_tokenizer *tokenizer, const zm_tokenizer_files *files, char *names[N_FILES],
                          zmlx_error *error) {
-    documents parsed = {
-        .tokenizer = {.file = names[0]}, .settings = {.file = names[1]}, .model = {.file = names[2]}};
+    documents parsed = {.tokenizer = {.file = names[0]},
+                        .settings = {.file = names[1]},
+                        .model = {.file = names[2]},
+                        .special = {.file = names[3]}};
     tokenizer->arena = zm_arena_new();
     tokenizer->bos = tokenizer->eos = -1;
     if (!tokenizer->arena) return zm_fail_memory(error);
@@ -62,21 +67,25 @@ static zmlx_status parse(zmlx_tokenizer *tokenizer, const zm_tokenizer_files *fi
         zm_json_parse(&parsed.tokenizer.value, files->tokenizer, files->tokenizer_size, names[0], error);
     if (!status) status = parse_optional(&parsed.settings, files->settings, files->settings_size, error);
     if (!status) status = parse_optional(&parsed.model, files->model, files->model_size, error);
+    if (!status && !json_object_get(parsed.settings.value, "added_tokens_decoder"))
+        status = parse_optional(&parsed.special, files->special, files->special_size, error);
     if (!status) status = load_documents(tokenizer, &parsed, error);
     json_decref(parsed.tokenizer.value);
     json_decref(parsed.settings.value);
     json_decref(parsed.model.value);
+    json_decref(parsed.special.value);
     return status;
 }
 
-static const char *const file_names[3] = {"tokenizer.json", "tokenizer_config.json", "config.json"};
+static const char *const file_names[N_FILES] = {"tokenizer.json", "tokenizer_config.json", "config.json",
+                                                "special_tokens_map.json"};
 
-static void free_texts(char *texts[3]) {
-    for (int i = 0; i < 3; i++) free(texts[i]);
+static void free_texts(char *texts[N_FILES]) {
+    for (int i = 0; i < N_FILES; i++) free(texts[i]);
 }
 
-static zmlx_status make_paths(char *paths[3], const char *folder, zmlx_error *error) {
-    for (int i = 0; i < 3; i++)
+static zmlx_status make_paths(char *paths[N_FILES], const char *folder, zmlx_error *error) {
+    for (int i = 0; i < N_FILES; i++)
         if (!(paths[i] = zm_path_join(folder, file_names[i]))) return zm_fail_memory(error);
     return ZMLX_OK;
 }
@@ -84,7 +93,7 @@ static zmlx_status make_paths(char *paths[3], const char *folder, zmlx_error *er
 zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_files *files,
                                zmlx_error *error) {
     *tokenizer = NULL;
-    char *names[3] = {NULL, NULL, NULL};
+    char *names[N_FILES] = {NULL};
     zmlx_tokenizer *made = calloc(1, sizeof *made);
     zmlx_status status = made ? make_paths(names, files->folder, error) : zm_fail_memory(error);
     if (!status) status = parse(made, files, names, error);
@@ -99,19 +108,21 @@ zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_fi
 zmlx_status zmlx_tokenizer_load(zmlx_tokenizer **tokenizer, const char *folder, zmlx_error *error) {
     *tokenizer = NULL;
     zm_error_clear(error);
-    char *paths[3] = {NULL, NULL, NULL}, *texts[3] = {NULL, NULL, NULL};
-    size_t sizes[3] = {0, 0, 0};
+    char *paths[N_FILES] = {NULL}, *texts[N_FILES] = {NULL};
+    size_t sizes[N_FILES] = {0};
     zmlx_status status = make_paths(paths, folder, error);
-    for (int i = 0; i < 3 && !status; i++)
+    for (int i = 0; i < N_FILES && !status; i++)
         if (i == 0 || zm_name_exists(paths[i]))
             status = zm_file_read(&texts[i], &sizes[i], paths[i], i ? MAX_SETTINGS : MAX_FILE, error);
     zm_tokenizer_files files = {.folder = folder,
                                 .tokenizer = texts[0],
                                 .settings = texts[1],
                                 .model = texts[2],
+                                .special = texts[3],
                                 .tokenizer_size = sizes[0],
                                 .settings_size = sizes[1],
-                                .model_size = sizes[2]};
+                                .model_size = sizes[2],
+                                .special_size = sizes[3]};
     if (!status) status = zm_tokenizer_parse(tokenizer, &files, error);
     free_texts(texts);
     free_texts(paths);

@@ -158,22 +158,19 @@ static zmlx_status add_named(zmlx_tokenizer *tokenizer, zm_field field, const ch
     return find_added(tokenizer, token) ? ZMLX_OK : zm_add_token(tokenizer, token, error);
 }
 
-zmlx_status zm_settings_tokens(zmlx_tokenizer *tokenizer, const zm_field *settings, const zm_field *model,
-                               zmlx_error *error) {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
-                                        "pad_token", "cls_token", "mask_token"};
-    zm_field list = zm_field_get(settings, "added_tokens_decoder");
-    zm_field extra = zm_field_get(settings, "extra_special_tokens");
-    const class_names *defaults = find_class(settings, model);
-    zm_added_token token;
-    if (defaults == &classes[0] && uses_byte_level(tokenizer)) defaults = NULL;
-    if (!extra.value) extra = zm_field_get(settings, "additional_special_tokens");
-    ZM_TRY(add_list(tokenizer, &list, error));
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        zm_field field = zm_field_get(settings, names[i]);
-        bool is_null = json_is_null(json_object_get(settings->value, names[i]));
+/* BOS, EOS, unknown, separator, padding, class, mask. */
+static const char *const named[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                    "pad_token", "cls_token", "mask_token"};
+enum { N_NAMED = sizeof named / sizeof named[0] };
+
+static zmlx_status add_all_named(zmlx_tokenizer *tokenizer, const zm_field *settings, const zm_field *special,
+                                 const class_names *defaults, zmlx_error *error) {
+    for (int i = 0; i < N_NAMED; i++) {
+        const zm_field *source = json_object_get(special->value, named[i]) ? special : settings;
+        bool is_null = json_is_null(json_object_get(source->value, named[i]));
         const char *fallback = is_null || !defaults ? NULL : defaults->names[i];
-        ZM_TRY(add_named(tokenizer, field, fallback, &token, error));
+        zm_added_token token;
+        ZM_TRY(add_named(tokenizer, zm_field_get(source, named[i]), fallback, &token, error));
         if (i > 1 || !token.content_size) continue;
         int32_t id = zm_tokenizer_find(tokenizer, token.content, token.content_size);
         *(i == 0 ? &tokenizer->bos : &tokenizer->eos) = id;
@@ -182,7 +179,54 @@ zmlx_status zm_settings_tokens(zmlx_tokenizer *tokenizer, const zm_field *settin
         tokenizer->bos_size = token.content_size;
         if (!tokenizer->bos_text) return zm_fail_memory(error);
     }
-    for (size_t i = 0; i < json_array_size(extra.value); i++)
-        ZM_TRY(add_named(tokenizer, zm_field_at(&extra, i), NULL, &token, error));
     return ZMLX_OK;
+}
+
+static zm_field find_extra(const zm_field *settings) {
+    zm_field extra = zm_field_get(settings, "extra_special_tokens");
+    if (json_array_size(extra.value) || json_object_size(extra.value)) return extra;
+    return zm_field_get(settings, "additional_special_tokens");
+}
+
+/* Other tokens: a list, or a dictionary by what they are for. */
+static zmlx_status add_extra(zmlx_tokenizer *tokenizer, const zm_field *extra, zmlx_error *error) {
+    zm_added_token token;
+    const char *key;
+    json_t *value;
+    for (size_t i = 0; i < json_array_size(extra->value); i++)
+        ZM_TRY(add_named(tokenizer, zm_field_at(extra, i), NULL, &token, error));
+    json_object_foreach(extra->value, key, value)
+        ZM_TRY(add_named(tokenizer, zm_field_get(extra, key), NULL, &token, error));
+    return ZMLX_OK;
+}
+
+/* What a model has beside the named ones: strings under other names that end in "_token". */
+static zmlx_status add_own_named(zmlx_tokenizer *tokenizer, const zm_field *settings, zmlx_error *error) {
+    static const char ending[] = "_token";
+    const char *key;
+    json_t *value;
+    json_object_foreach(settings->value, key, value) {
+        size_t size = strlen(key), tail = sizeof ending - 1;
+        bool is_other = json_is_string(value) && size >= tail && !strcmp(key + size - tail, ending);
+        for (int i = 0; is_other && i < N_NAMED; i++) is_other = strcmp(key, named[i]) != 0;
+        zm_added_token token;
+        if (is_other) ZM_TRY(add_named(tokenizer, zm_field_get(settings, key), NULL, &token, error));
+    }
+    return ZMLX_OK;
+}
+
+zmlx_status zm_settings_tokens(zmlx_tokenizer *tokenizer, const zm_field *settings, const zm_field *special,
+                               const zm_field *model, zmlx_error *error) {
+    zm_field list = zm_field_get(settings, "added_tokens_decoder");
+    zm_field extra = find_extra(settings), special_extra = find_extra(special);
+    const class_names *defaults = find_class(settings, model);
+    if (defaults == &classes[0] && uses_byte_level(tokenizer)) defaults = NULL;
+    ZM_TRY(add_list(tokenizer, &list, error));
+    ZM_TRY(add_all_named(tokenizer, settings, special, defaults, error));
+    ZM_TRY(add_own_named(tokenizer, settings, error));
+    ZM_TRY(add_own_named(tokenizer, special, error));
+    ZM_TRY(add_extra(tokenizer, &extra, error));
+    /* additional_special_tokens, the older name, counts in one of the files alone. */
+    if (extra.value && !zm_field_get(special, "extra_special_tokens").value) return ZMLX_OK;
+    return add_extra(tokenizer, &special_extra, error);
 }

@@ -32,8 +32,8 @@ typedef struct zmlx_tokenizer zmlx_tokenizer;
 /* Reads folder/tokenizer.json and, where present, tokenizer_config.json and config.json, as transformers
  * does for mlx-lm: the special tokens named there and in added_tokens_decoder are added; without
  * added_tokens_decoder those of special_tokens_map.json go before; add_bos_token and add_eos_token do not count, the
- * post-processor of tokenizer.json does; LlamaTokenizer for a llama model keeps the vocabulary and brings its own
- * pre-tokeniser and decoder, unless the file is byte-level. Other
+ * post-processor of tokenizer.json does; LlamaTokenizer keeps the vocabulary and brings its own pre-tokeniser and
+ * decoder, unless the file is byte-level or the model type has another tokenizer. Other
  * classes are taken to agree with tokenizer.json. The tokenizer may be used by several threads at once. */
 ZMLX_API zmlx_status zmlx_tokenizer_load(zmlx_tokenizer **tokenizer, const char *folder, zmlx_error *error);
 ZMLX_API void zmlx_tokenizer_free(zmlx_tokenizer *tokenizer);

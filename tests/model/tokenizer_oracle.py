@@ -337,6 +337,8 @@ SETTINGS = [
                                          "additional_special_tokens": ["ship", "<x>"]}),
     (llama3, "llama", {**ENDS, **FAST, "added_tokens_decoder": {}}, {"eos_token": "<|end|>"}),
     (llama3, "llama", {**ENDS, **FAST, "image_token": "<x>", "extra_special_tokens": {"mark": "<new>"}}),
+    (llama2, "deepseek_v3", {**SPM, "tokenizer_class": "LlamaTokenizerFast"}),
+    (llama2, "mistral", {**SPM, "tokenizer_class": "LlamaTokenizer"}),
     (llama2, "llama", {**SPM, "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": True}),
     (llama2, "llama", {**SPM, "tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
     (llama2, "llama", {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}),

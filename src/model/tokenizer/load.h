@@ -23,7 +23,7 @@ zmlx_status zm_load_decoder(zmlx_tokenizer *tokenizer, const zm_field *field, zm
 zmlx_status zm_load_post_processor(zmlx_tokenizer *tokenizer, const zm_field *field, zmlx_error *error);
 
 /* tokenizer_config.json as transformers' classes read it. First what replaces the stages: LlamaTokenizer
- * for a llama model keeps the file's vocabulary only. Then the tokens it names; those of special, special_tokens_map.json, go before. */
+ * keeps the file's vocabulary only. Then the tokens it names; those of special, special_tokens_map.json, go before. */
 zmlx_status zm_settings_stages(zmlx_tokenizer *tokenizer, const zm_field *settings, const zm_field *model,
                                zmlx_error *error);
 zmlx_status zm_settings_tokens(zmlx_tokenizer *tokenizer, const zm_field *settings, const zm_field *special,

@@ -21,16 +21,19 @@ static const class_names classes[] = {
     {"GPT2Tokenizer", {"<|endoftext|>", "<|endoftext|>", "<|endoftext|>"}},
 };
 
-/* The entry of tokenizer_class ("Fast" at its end does not count), or NULL. For a mixtral model, and
- * LlamaTokenizer for any but a llama model, transformers takes its general class instead. */
+/* The entry of tokenizer_class ("Fast" at its end does not count), or NULL. For some model types transformers
+ * takes its general class or one of their own instead. */
 static const class_names *find_class(const zm_field *settings, const zm_field *model) {
     zm_field class = zm_field_get(settings, "tokenizer_class"), type = zm_field_get(model, "model_type");
-    if (zm_field_is(&type, "mixtral")) return NULL;
+    static const char *const general[] = {"mistral", "mixtral", "glm4_moe", "glm4_moe_lite", "iquestcoder"};
+    for (size_t i = 0; i < sizeof general / sizeof *general; i++)
+        if (zm_field_is(&type, general[i])) return NULL;
+    bool has_own = !type.value || zm_field_is(&type, "qwen3_5") || zm_field_is(&type, "qwen3_5_moe");
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
         char fast[32];
         snprintf(fast, sizeof fast, "%sFast", classes[i].class);
         if (!zm_field_is(&class, classes[i].class) && !zm_field_is(&class, fast)) continue;
-        return i || zm_field_is(&type, "llama") ? &classes[i] : NULL;
+        return i || !has_own ? &classes[i] : NULL;
     }
     return NULL;
 }

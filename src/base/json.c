@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/json.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,9 +9,47 @@
 
 #include "base/file.h"
 
+/* The end of the number at text, which ends in NUL. */
+static char *round_integer(char *text) {
+    static const char exponent[] = "e03";
+    char *end = text + strspn(text, "+-.0123456789eE"), *digits = text + (*text == '-');
+    bool is_integer = end > digits && digits + strspn(digits, "0123456789") == end;
+    errno = 0;
+    if (is_integer && strtoll(text, NULL, 10) && errno == ERANGE) memcpy(end - 3, exponent, 3);
+    return end;
+}
+
+/* Integers beyond 64 bits become reals of as many characters, so that places in errors stay what they are. */
+static void round_integers(char *text) {
+    for (bool in_string = false; *text;) {
+        if (in_string && *text == '\\' && text[1]) {
+            text += 2;
+        } else if (!in_string && (*text == '-' || (*text >= '0' && *text <= '9'))) {
+            text = round_integer(text);
+        } else {
+            in_string ^= *text == '"';
+            text++;
+        }
+    }
+}
+
+/* Python's integers have no bounds, and transformers writes 10^30 as model_max_length where there is none. */
+static json_t *parse_rounded(const char *text, size_t size, json_error_t *detail) {
+    char *copy = malloc(size + 1);
+    if (!copy) return NULL;
+    memcpy(copy, text, size);
+    copy[size] = '\0';
+    round_integers(copy);
+    json_t *value = json_loadb(copy, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, detail);
+    free(copy);
+    return value;
+}
+
 zmlx_status zm_json_parse(json_t **value, const char *text, size_t size, const char *name, zmlx_error *error) {
     json_error_t detail;
     *value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &detail);
+    if (!*value && json_error_code(&detail) == json_error_numeric_overflow)
+        *value = parse_rounded(text, size, &detail);
     if (!*value)
         return zm_fail(error, ZMLX_ERROR_FORMAT, name, "not valid JSON: line %d, column %d: %s",
                        detail.line, detail.column, detail.text);

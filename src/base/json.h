@@ -17,7 +17,8 @@ typedef struct zm_json_object {
 } zm_json_object;
 
 /* Parses a file (object at top level, no duplicate keys, at most limit bytes). *value is owned by
- * the caller: json_decref. A syntax error is ZMLX_ERROR_FORMAT with line and column. */
+ * the caller: json_decref. A syntax error is ZMLX_ERROR_FORMAT with line and column. Integers beyond 64 bits become
+ * reals. */
 zmlx_status zm_json_load(json_t **value, const char *path, size_t limit, zmlx_error *error);
 /* The same from memory; name is shown as the file. */
 zmlx_status zm_json_parse(json_t **value, const char *text, size_t size, const char *name, zmlx_error *error);

@@ -217,6 +217,18 @@ static void special_tokens_map(void **state) {
     }
 }
 
+/* 10^30 is what transformers writes where a tokenizer has no bound. */
+static void settings_have_no_bound(void **state) {
+    (void)state;
+    zmlx_tokenizer *tokenizer;
+    static const char settings[] = "{\"x\":\"\\\"99999999999999999999\",\"model_max_length\":"
+                                   "1000000000000000019884624838656,\"y\":[-99999999999999999999,"
+                                   "0.123456789012345678901,9223372036854775808],\"eos_token\":\"b\"}";
+    assert_int_equal(parse_files(&tokenizer, "{" BYTE_LEVEL SMALL_MODEL "}", settings, NULL), ZMLX_OK);
+    assert_int_equal(zmlx_tokenizer_eos(tokenizer), 1);
+    zmlx_tokenizer_free(tokenizer);
+}
+
 static void settings_name_other_tokens(void **state) {
     (void)state;
     static const char *const settings[] = {"{\"extra_special_tokens\":{\"image_token\":\"<x>\"}}",
@@ -356,6 +368,7 @@ int main(void) {
         cmocka_unit_test(prompts_begin_with_one_bos),
         cmocka_unit_test(settings_name_tokens),
         cmocka_unit_test(special_tokens_map),
+        cmocka_unit_test(settings_have_no_bound),
         cmocka_unit_test(settings_name_other_tokens),
         cmocka_unit_test(sentencepiece_style),
         cmocka_unit_test(metaspace),

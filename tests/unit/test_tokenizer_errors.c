@@ -259,6 +259,8 @@ static void settings(void **state) {
         const char *settings, *where, *message;
     } cases[] = {
         {"{", "DIR/tokenizer_config.json", "not valid JSON"},
+        {"{\"model_max_length\":1000000000000000019884624838656, ?}", "DIR/tokenizer_config.json", "column 54"},
+        {"{\"bos_token\":99999999999999999999}", "DIR/tokenizer_config.json: bos_token", "expected a string"},
         {"{\"bos_token\":5}", "DIR/tokenizer_config.json: bos_token", "expected a string"},
         {"{\"eos_token\":{\"lstrip\":2}}", "DIR/tokenizer_config.json: eos_token.lstrip", "true or false"},
         {"{\"added_tokens_decoder\":{\"5\":{}}}", "DIR/tokenizer_config.json: added_tokens_decoder.5.content",

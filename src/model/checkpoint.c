@@ -109,6 +109,7 @@ static zmlx_status add_files(zm_checkpoint *checkpoint, zmlx_error *error) {
     for (size_t i = 0; i < n_names && !status; i++)
         status = add_file(checkpoint, names[i], counts, stream, error);
     mlx_stream_free(stream);
+    if (!status) status = zm_checkpoint_check_index(checkpoint, names, n_names, error);
     checkpoint->stored_dtype = MLX_FLOAT32;
     if (counts[1] > counts[2]) checkpoint->stored_dtype = MLX_FLOAT16;
     if (counts[0] > counts[1] && counts[0] > counts[2]) checkpoint->stored_dtype = MLX_BFLOAT16;

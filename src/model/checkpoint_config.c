@@ -126,33 +126,6 @@ static zmlx_status collect_names(const char ***names, size_t *n_names, DIR *dire
     return ZMLX_OK;
 }
 
-static zmlx_status check_index(const char *const *names, size_t n_names, const char *folder,
-                               zmlx_error *error) {
-    static const char file[] = "model.safetensors.index.json";
-    char *text;
-    size_t size;
-    ZM_TRY(read_if_present(&text, &size, folder, file, INDEX_LIMIT, error));
-    if (!text) return ZMLX_OK;
-    json_t *index;
-    char *path = zm_path_join(folder, file);
-    zmlx_status status = path ? zm_json_parse(&index, text, size, path, error) : zm_fail_memory(error);
-    free(path);
-    free(text);
-    if (status) return status;
-    const char *tensor;
-    json_t *value;
-    json_object_foreach(json_object_get(index, "weight_map"), tensor, value) {
-        const char *shard = json_string_value(value);
-        if (shard && bsearch(&shard, names, n_names, sizeof names[0], compare_names)) continue;
-        status = zm_fail(error, ZMLX_ERROR_FILE, folder,
-                         "file '%.100s', which %s names for tensor '%.200s', is missing", shard ? shard : "?",
-                         file, tensor);
-        break;
-    }
-    json_decref(index);
-    return status;
-}
-
 zmlx_status zm_checkpoint_list_files(const char ***names, size_t *n_names, const char *folder,
                                      zm_arena *arena, zmlx_error *error) {
     *names = NULL;
@@ -164,5 +137,33 @@ zmlx_status zm_checkpoint_list_files(const char ***names, size_t *n_names, const
     if (status) return status;
     if (!*n_names) return zm_fail(error, ZMLX_ERROR_FILE, folder, "has no model*.safetensors");
     qsort(*names, *n_names, sizeof(*names)[0], compare_names);
-    return check_index(*names, *n_names, folder, error);
+    return ZMLX_OK;
+}
+
+zmlx_status zm_checkpoint_check_index(const zm_checkpoint *checkpoint, const char *const *names, size_t n_names,
+                                      zmlx_error *error) {
+    static const char file[] = "model.safetensors.index.json";
+    char *text;
+    size_t size;
+    ZM_TRY(read_if_present(&text, &size, checkpoint->folder, file, INDEX_LIMIT, error));
+    if (!text) return ZMLX_OK;
+    json_t *index;
+    char *path = zm_path_join(checkpoint->folder, file);
+    zmlx_status status = path ? zm_json_parse(&index, text, size, path, error) : zm_fail_memory(error);
+    free(path);
+    free(text);
+    if (status) return status;
+    const char *tensor;
+    json_t *value;
+    json_object_foreach(json_object_get(index, "weight_map"), tensor, value) {
+        const char *shard = json_string_value(value);
+        if (shard && bsearch(&shard, names, n_names, sizeof names[0], compare_names)) continue;
+        if (zm_checkpoint_find(checkpoint, tensor)) continue;
+        status = zm_fail(error, ZMLX_ERROR_FILE, checkpoint->folder,
+                         "file '%.100s', which %s names for tensor '%.200s', is missing", shard ? shard : "?",
+                         file, tensor);
+        break;
+    }
+    json_decref(index);
+    return status;
 }

@@ -37,10 +37,13 @@ zmlx_status zm_checkpoint_load_config(json_t **config, const char *folder, zmlx_
 zmlx_status zm_checkpoint_parse_config(json_t **config, const char *text, size_t size, const char *generation,
                                        size_t generation_size, zmlx_error *error);
 
-/* Folder's model*.safetensors, sorted; names and the array are from arena. Checks that the index file, where
- * there is one, names no other. */
+/* Folder's model*.safetensors, sorted; names and the array are from arena. */
 zmlx_status zm_checkpoint_list_files(const char ***names, size_t *n_names, const char *folder,
                                      zm_arena *arena, zmlx_error *error);
+/* Fails where the index file, if there is one, has a tensor in a file that is missing and no other has it: an index
+ * may be left from before its checkpoint was converted. */
+zmlx_status zm_checkpoint_check_index(const zm_checkpoint *checkpoint, const char *const *names, size_t n_names,
+                                      zmlx_error *error);
 
 /* The live entry of that name, or NULL. */
 zm_checkpoint_entry *zm_checkpoint_find(const zm_checkpoint *checkpoint, const char *name);

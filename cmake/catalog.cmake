@@ -16,7 +16,7 @@ set(generated_include "${generated}/include")
 file(GLOB_RECURSE catalog_lists CONFIGURE_DEPENDS src/kernels/*.def)
 
 add_executable(zmlx_catalog_lists tools/catalog/header.c src/kernels/rows.c src/kernels/catalog.c
-               src/kernels/signature.c src/kernels/sizes.c src/base/arena.c src/base/error.c src/base/text.c)
+               src/kernels/signature.c src/kernels/sizes.c src/base/arena.c src/base/error.c src/base/number.c src/base/text.c)
 target_include_directories(zmlx_catalog_lists PRIVATE include src)
 target_compile_definitions(zmlx_catalog_lists PRIVATE ZM_CATALOG_TEXTS_ONLY ZMLX_VERSION="${PROJECT_VERSION}")
 target_link_libraries(zmlx_catalog_lists PRIVATE zmlx_compile zmlx_mlxc Threads::Threads m)

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/number.h"
+
 static struct {
     pthread_once_t once;
     zm_arena *arena; /* lives as long as the process */
@@ -159,7 +161,7 @@ static bool parse_value(zmlx_catalog_value *value, zm_number_kind kind, const ch
             value->number = text[0] == 't';
             return true;
         }
-        value->number = strtod(text, &end);
+        value->number = zm_read_number(text, &end);
         return text[0] && !isspace((unsigned char)text[0]) && !*end;
     }
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/number.h"
+
 static const char *const role_names[] = {
 #define ZM_ROLE(enumerator, name, accepts) name,
 #include "kernels/roles.def"
@@ -130,7 +132,7 @@ static zmlx_status read_input(zm_signature *signature, reader *self) {
     if (accept(self, "<") && !(signature->bounds[i] = read_until(self, ",;-="))) return zm_fail_memory(self->error);
     if (accept(self, "=")) {
         char *end;
-        signature->absent[i] = strtof(self->at, &end);
+        signature->absent[i] = (float)zm_read_number(self->at, &end);
         if (end == self->at) return fail_at(self, "a number");
         self->at = end;
     }
@@ -145,12 +147,12 @@ static zmlx_status read_range(zm_number_range *range, reader *self) {
     range->low_open = accept(self, "(");
     if (!range->low_open && !accept(self, "[")) return fail_at(self, "[ or (");
     skip_space(self);
-    range->low = strtod(self->at, &end);
+    range->low = zm_read_number(self->at, &end);
     if (end == self->at) return fail_at(self, "a number");
     self->at = end;
     if (!accept(self, ",")) return fail_at(self, ",");
     skip_space(self);
-    range->high = strtod(self->at, &end);
+    range->high = zm_read_number(self->at, &end);
     if (end == self->at) ZM_TRY(read_name(&range->high_name, self));
     if (end != self->at && !range->high_name) self->at = end;
     range->high_open = accept(self, ")");

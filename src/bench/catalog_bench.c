@@ -267,6 +267,7 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     size_t n_arrays = 0;
     zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
+    ZM_TRY(zm_sides_check_shape(shape, n_dims, error));
     ZM_TRY(prepare(&self, name, error));
     zmlx_status status = ZMLX_OK;
     for (int set = 0; set < zm_sides_sets(stream) && !status; set++, n_arrays += self.n_arrays) {

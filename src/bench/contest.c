@@ -139,11 +139,12 @@ static zmlx_status prepare(zmlx_comparison *comparison, const zm_contest *self, 
 
 static zmlx_status run_probed(zmlx_comparison *comparison, const zm_contest *self, const zmlx_bench_options *options,
                               zmlx_error *error) {
-    *comparison = (zmlx_comparison){0};
     if (options->n_runs < 0 || options->n_runs > MAX_RUNS || options->n_warmup < 0 || options->n_warmup > MAX_RUNS ||
-        options->batch < 0 || options->probe_threads < 0 || options->probe_threads > ZM_MAX_THREADS)
+        options->batch < 0 || options->batch > MAX_RUNS || options->probe_threads < 0 ||
+        options->probe_threads > ZM_MAX_THREADS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options",
-                       "expected at most %d runs, %d threads and no negative number", MAX_RUNS, ZM_MAX_THREADS);
+                       "expected at most %d runs and applications, %d threads and no negative number", MAX_RUNS,
+                       ZM_MAX_THREADS);
     comparison->n_runs = options->n_runs ? options->n_runs : RUNS;
     comparison->batch = options->batch;
     ZM_TRY(prepare(comparison, self, error));
@@ -167,11 +168,13 @@ static zmlx_status run_probed(zmlx_comparison *comparison, const zm_contest *sel
 zmlx_status zm_contest_run(zmlx_comparison *comparison, zm_contest *self, const zmlx_bench_options *options,
                            zmlx_error *error) {
     static const zmlx_bench_options defaults;
+    *comparison = (zmlx_comparison){0};
     if (!options) options = &defaults;
     if (options->probe_threads > 0 && options->probe_threads <= ZM_MAX_THREADS)
         ZM_TRY(zm_bandwidth_probe_new(&self->probe, options->probe_threads, ZM_BANDWIDTH_BYTES, error));
     zmlx_status status = run_probed(comparison, self, options, error);
     zm_bandwidth_probe_free(self->probe);
+    if (status) *comparison = (zmlx_comparison){0};
     return status;
 }
 

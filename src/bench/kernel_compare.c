@@ -41,30 +41,16 @@ static int apply_host(mlx_vector_array *results, const mlx_vector_array inputs, 
     return failed;
 }
 
-static zmlx_status check_shape(const int *shape, int n_dims, zmlx_error *error) {
-    size_t size = 1;
-    if (n_dims < 0 || n_dims > ZM_NODE_MAX_DIMS)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected at most %d dimensions, got %d", ZM_NODE_MAX_DIMS,
-                       n_dims);
-    for (int i = 0; i < n_dims; i++) {
-        if (shape[i] < 1)
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected lengths above 0, got %d", shape[i]);
-        if (size > PTRDIFF_MAX / sizeof(float) / (size_t)shape[i])
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "is too large");
-        size *= (size_t)shape[i];
-    }
-    return ZMLX_OK;
-}
-
 zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, const int *shape, int n_dims,
                               mlx_dtype dtype, const zmlx_kernel_numbers *numbers, zmlx_bench_baseline baseline,
                               mlx_stream stream, const zmlx_bench_options *options, zmlx_error *error) {
     subject self = {.kernel = kernel, .numbers = numbers, .stream = stream};
     mlx_array inputs[ZM_CONTEST_SETS * ZM_IR_MAX_INPUTS] = {{NULL}};
-    size_t n_inputs = (size_t)kernel->forward->n_inputs;
     zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
-    ZM_TRY(check_shape(shape, n_dims, error));
+    if (!kernel) return zm_fail_null(error, "kernel");
+    size_t n_inputs = (size_t)kernel->forward->n_inputs;
+    ZM_TRY(zm_sides_check_shape(shape, n_dims, error));
     ZM_TRY(zm_numbers_from(&self.host_numbers, kernel, numbers, error));
     zmlx_status status = ZMLX_OK;
     size_t n_arrays = (size_t)zm_sides_sets(stream) * n_inputs;

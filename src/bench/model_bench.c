@@ -256,12 +256,8 @@ static zmlx_status check(const zmlx_model *model, const zmlx_model_bench_options
     return ZMLX_OK;
 }
 
-zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const zmlx_model_bench_options *options,
-                             zmlx_error *error) {
-    static const zmlx_model_bench_options defaults;
-    *bench = (zmlx_model_bench){0};
-    if (!options) options = &defaults;
-    ZM_TRY(check(model, options, error));
+static zmlx_status bench_model(zmlx_model_bench *bench, zmlx_model *model, const zmlx_model_bench_options *options,
+                               zmlx_error *error) {
     bench->n_prompt = options->n_prompt ? options->n_prompt : PROMPT;
     bench->n_tokens = options->n_tokens ? options->n_tokens : TOKENS;
     bench->n_runs = options->n_runs ? options->n_runs : RUNS;
@@ -282,5 +278,17 @@ zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const z
     zm_bandwidth_probe_free(this.probe);
     free(this.rates.values);
     free(this.prompt);
+    return status;
+}
+
+zmlx_status zmlx_bench_model(zmlx_model_bench *bench, zmlx_model *model, const zmlx_model_bench_options *options,
+                             zmlx_error *error) {
+    static const zmlx_model_bench_options defaults;
+    *bench = (zmlx_model_bench){0};
+    if (!model) return zm_fail_null(error, "model");
+    if (!options) options = &defaults;
+    ZM_TRY(check(model, options, error));
+    zmlx_status status = bench_model(bench, model, options, error);
+    if (status) *bench = (zmlx_model_bench){0};
     return status;
 }

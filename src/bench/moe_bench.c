@@ -132,7 +132,8 @@ static zmlx_status bench_layers(trial *this, zmlx_moe_bench_row *row, int n_runs
 zmlx_status zmlx_bench_moe(zmlx_moe_bench_row *row, zmlx_model *model, int n_tokens,
                            const zmlx_model_bench_options *options, zmlx_error *error) {
     static const zmlx_model_bench_options defaults;
-    *row = (zmlx_moe_bench_row){.n_tokens = n_tokens};
+    *row = (zmlx_moe_bench_row){0};
+    if (!model) return zm_fail_null(error, "model");
     if (!options) options = &defaults;
     if (n_tokens < 1 || n_tokens > MAX_TOKENS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "expected 1 to %d, got %d", MAX_TOKENS, n_tokens);
@@ -144,7 +145,9 @@ zmlx_status zmlx_bench_moe(zmlx_moe_bench_row *row, zmlx_model *model, int n_tok
     ZM_TRY(zm_module_visit(&model->root->base, find_layers, &this, error));
     if (!this.n_layers) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "model", "it has no mixture of experts");
     ZM_TRY(zmlx_patch(NULL, model, options->patch, error));
+    row->n_tokens = n_tokens;
     zmlx_status status = bench_layers(&this, row, options->n_runs ? options->n_runs : RUNS);
     zmlx_unpatch(model);
+    if (status) *row = (zmlx_moe_bench_row){0};
     return status;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "bench/sides.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 
 #include "base/random.h"
@@ -25,6 +26,22 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
     if (!failed) failed = mlx_vector_array_set(results, made);
     mlx_vector_array_free(made);
     return failed;
+}
+
+zmlx_status zm_sides_check_shape(const int *shape, int n_dims, zmlx_error *error) {
+    size_t size = 1;
+    if (n_dims < 0 || n_dims > ZM_NODE_MAX_DIMS)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected at most %d dimensions, got %d", ZM_NODE_MAX_DIMS,
+                       n_dims);
+    if (n_dims && !shape) return zm_fail_null(error, "shape");
+    for (int i = 0; i < n_dims; i++) {
+        if (shape[i] < 1)
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected lengths above 0, got %d", shape[i]);
+        if (size > PTRDIFF_MAX / sizeof(float) / (size_t)shape[i])
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "is too large");
+        size *= (size_t)shape[i];
+    }
+    return ZMLX_OK;
 }
 
 /* The array of the numbers, repeated as often as it takes. */
@@ -68,6 +85,8 @@ int zm_sides_sets(mlx_stream stream) {
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,
                          zmlx_bench_baseline baseline, const mlx_array *inputs, size_t n_inputs, mlx_stream stream,
                          const zmlx_bench_options *options, const zmlx_error *failure, zmlx_error *error) {
+    if ((int)baseline < 0 || baseline > ZMLX_BENCH_NONE)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "baseline", "%d is none", (int)baseline);
     zmlx_status status = ZMLX_OK;
     mlx_closure plain = mlx_closure_new_func_payload(host, context, NULL), compiled = mlx_closure_new();
     mlx_closure kernel = mlx_closure_new_func_payload(candidate, context, NULL);

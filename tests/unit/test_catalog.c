@@ -233,6 +233,17 @@ static void test_bench(void **state) {
                      ZMLX_ERROR_UNSUPPORTED);
     expect_argument_error(zmlx_bench_catalog(&result, "nothing", (const int[]){4}, 1, NULL, stream, &quick, &error),
                           &error, "nothing: there is no kernel of this name");
+    expect_argument_error(
+        zmlx_bench_catalog(&result, "rmsnorm", (const int[]){0, 4}, 2, NULL, stream, &quick, &error), &error,
+        "shape: expected lengths above 0, got 0");
+    how.baseline = ZMLX_BENCH_NONE + 1;
+    expect_argument_error(zmlx_bench_catalog(&result, "rmsnorm", (const int[]){4}, 1, &how, stream, &quick, &error),
+                          &error, "baseline: 3 is none");
+    how.baseline = ZMLX_BENCH_MLX;
+    const zmlx_bench_options endless = {.n_runs = 1, .batch = 1 << 30};
+    assert_int_equal(zmlx_bench_catalog(&result, "silu", (const int[]){4}, 1, &how, stream, &endless, &error),
+                     ZMLX_ERROR_ARGUMENT);
+    assert_int_equal(result.n_runs + result.batch, 0); /* as all is behind a failure */
 }
 
 /* Bad indices: NaN, or an error where they are checked. */

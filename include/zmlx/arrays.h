@@ -32,7 +32,8 @@ ZMLX_API void zmlx_arrays_free(zmlx_arrays *arrays);
 ZMLX_API zmlx_status zmlx_arrays_save(const char *path, const char *const *names, const mlx_array *values, size_t count,
                                       zmlx_error *error);
 
-/* A stream that any thread may use, one at a time. */
+/* A stream that any thread may use, one at a time. There are 16 on the CPU and 8 on a GPU, models have theirs of them;
+ * one more is ZMLX_ERROR_MLX. */
 ZMLX_API zmlx_status zmlx_stream_new(mlx_stream *stream, mlx_device_type device, zmlx_error *error);
 ZMLX_API void zmlx_stream_free(mlx_stream stream);
 

@@ -11,7 +11,8 @@
  *
  * A model is the loaded checkpoint; a session is one sequence of tokens with its caches. What _new, _load
  * or a filled result gives is the caller's to free; every other pointer is borrowed from its object. A
- * model and its sessions are used by one thread at a time. On the CPU kernels run on threads of MLX and of the model,
+ * model and its sessions are used by one thread at a time. Each model has a stream, of which there are 16 on the CPU
+ * and 8 on a GPU (zmlx_stream_new takes of them, too). On the CPU kernels run on threads of MLX and of the model,
  * which need a default stack of 512 KB (glibc: `ulimit -s`); a caller's own needs 256, for files and expressions that
  * nest deeply. In an options struct zero means the default. */
 #ifndef ZMLX_MODEL_H

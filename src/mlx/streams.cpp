@@ -59,6 +59,8 @@ void give_stream_back(const mx::Stream &stream) {
 
 zmlx_status zm_stream_new(mlx_stream *stream, mlx_device_type device, zmlx_error *error) {
     *stream = mlx_stream{};
+    if (device != MLX_CPU && device != MLX_GPU)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "device", "%d is none", static_cast<int>(device));
     try {
         if (device == MLX_GPU && !mx::is_available(mx::Device::gpu))
             return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, nullptr, "MLX has no GPU here");

@@ -13,29 +13,38 @@
 
 struct zmlx_arrays {
     zm_source *source;
-    mlx_stream stream;
     zm_safetensors file; /* in memory of source */
     mlx_array *values;
 };
 
-static zmlx_status read_all(zmlx_arrays *arrays, const char *path, zmlx_error *error) {
-    int file_index;
-    ZM_TRY(zm_source_new(&arrays->source, error));
-    ZM_TRY(zm_source_open(&arrays->file, &file_index, arrays->source, path, error));
-    ZM_TRY(zm_stream_new(&arrays->stream, MLX_CPU, error));
+static zmlx_status read_tensors(zmlx_arrays *arrays, int file_index, const char *path, mlx_stream stream,
+                                zmlx_error *error) {
     arrays->values = calloc(arrays->file.n_tensors + 1, sizeof *arrays->values);
     if (!arrays->values) return zm_fail_memory(error);
     for (size_t i = 0; i < arrays->file.n_tensors; i++) {
-        ZM_TRY(zm_source_array(&arrays->values[i], arrays->source, file_index, &arrays->file.tensors[i],
-                               arrays->stream, error));
+        ZM_TRY(zm_source_array(&arrays->values[i], arrays->source, file_index, &arrays->file.tensors[i], stream,
+                               error));
         if (mlx_array_eval(arrays->values[i])) return zm_mlx_fail(error, path);
     }
     return zm_source_failure(arrays->source, error);
 }
 
+/* The stream, of which there are few, is given back: evaluated arrays need none. */
+static zmlx_status read_all(zmlx_arrays *arrays, const char *path, zmlx_error *error) {
+    int file_index;
+    mlx_stream stream;
+    ZM_TRY(zm_source_new(&arrays->source, error));
+    ZM_TRY(zm_source_open(&arrays->file, &file_index, arrays->source, path, error));
+    ZM_TRY(zm_stream_new(&stream, MLX_CPU, error));
+    zmlx_status status = read_tensors(arrays, file_index, path, stream, error);
+    zm_stream_free(stream);
+    return status;
+}
+
 zmlx_status zmlx_arrays_load(zmlx_arrays **arrays, const char *path, zmlx_error *error) {
     zm_error_clear(error);
     *arrays = NULL;
+    if (!path) return zm_fail_null(error, "path");
     zmlx_arrays *made = calloc(1, sizeof *made);
     if (!made) return zm_fail_memory(error);
     zmlx_status status = read_all(made, path, error);
@@ -47,14 +56,14 @@ zmlx_status zmlx_arrays_load(zmlx_arrays **arrays, const char *path, zmlx_error 
     return ZMLX_OK;
 }
 
-size_t zmlx_arrays_count(const zmlx_arrays *arrays) { return arrays->file.n_tensors; }
+size_t zmlx_arrays_count(const zmlx_arrays *arrays) { return arrays ? arrays->file.n_tensors : 0; }
 
 const char *zmlx_arrays_name(const zmlx_arrays *arrays, size_t index) {
-    return index < arrays->file.n_tensors ? arrays->file.tensors[index].name : NULL;
+    return index < zmlx_arrays_count(arrays) ? arrays->file.tensors[index].name : NULL;
 }
 
 mlx_array zmlx_arrays_get(const zmlx_arrays *arrays, const char *name) {
-    for (size_t i = 0; i < arrays->file.n_tensors; i++)
+    for (size_t i = 0; name && i < zmlx_arrays_count(arrays); i++)
         if (!strcmp(arrays->file.tensors[i].name, name)) return arrays->values[i];
     return (mlx_array){NULL};
 }
@@ -63,7 +72,6 @@ void zmlx_arrays_free(zmlx_arrays *arrays) {
     if (!arrays) return;
     for (size_t i = 0; arrays->values && i < arrays->file.n_tensors; i++) mlx_array_free(arrays->values[i]);
     free(arrays->values);
-    zm_stream_free(arrays->stream);
     zm_source_release(arrays->source);
     free(arrays);
 }
@@ -146,6 +154,8 @@ static zmlx_status write_file(const char *path, const json_t *header, const zm_t
 zmlx_status zmlx_arrays_save(const char *path, const char *const *names, const mlx_array *values, size_t count,
                              zmlx_error *error) {
     zm_error_clear(error);
+    if (!path) return zm_fail_null(error, "path");
+    if (count && (!names || !values)) return zm_fail_null(error, names ? "values" : "names");
     zm_text data = {0};
     mlx_stream stream;
     ZM_TRY(zm_stream_new(&stream, MLX_CPU, error));

@@ -234,10 +234,28 @@ static void every_cut_and_lie_is_refused(void **state) {
     end_well(&scope);
 }
 
+/* More at once than there are streams. */
+static void many_files(void **state) {
+    (void)state;
+    enum { COUNT = 40 };
+    const char *const name = "x";
+    mlx_array x = mlx_array_new_float32(3);
+    zmlx_arrays *loaded[COUNT];
+    save(&name, &x, 1);
+    for (int i = 0; i < COUNT; i++) loaded[i] = load();
+    for (int i = 0; i < COUNT; i++) {
+        assert_true(mlx_array_data_float32(zmlx_arrays_get(loaded[i], name))[0] == 3);
+        zmlx_arrays_free(loaded[i]);
+    }
+    mlx_array_free(x);
+}
+
 /* A stream of one's own, for the threads of a program. */
 static void streams(void **state) {
     (void)state;
-    mlx_stream own;
+    mlx_stream own, other;
+    assert_int_equal(zmlx_stream_new(&other, (mlx_device_type)7, &failure), ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(failure.where, "device");
     assert_int_equal(zmlx_stream_new(&own, MLX_CPU, &failure), ZMLX_OK);
     zm_scope scope;
     zm_scope_begin(&scope, own);
@@ -252,6 +270,7 @@ int main(void) {
         cmocka_unit_test(every_type_comes_back),         cmocka_unit_test(any_shape_layout_and_name),
         cmocka_unit_test(nothing_is_read_later),         cmocka_unit_test(a_failed_save_changes_nothing),
         cmocka_unit_test(every_cut_and_lie_is_refused),  cmocka_unit_test(streams),
+        cmocka_unit_test(many_files),
     };
     return cmocka_run_group_tests(tests, open_folder, remove_folder);
 }

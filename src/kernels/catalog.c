@@ -167,6 +167,7 @@ static bool parse_value(zmlx_catalog_value *value, zm_number_kind kind, const ch
 }
 
 void zmlx_catalog_presets(zmlx_catalog_value *values, const zmlx_catalog_entry *entry) {
+    if (!entry) return;
     const zm_signature *signature = &((const zm_kernel_entry *)entry)->signature;
     for (int i = 0; i < signature->n_numbers; i++) {
         values[i] = (zmlx_catalog_value){0};
@@ -179,8 +180,10 @@ void zmlx_catalog_presets(zmlx_catalog_value *values, const zmlx_catalog_entry *
 
 zmlx_status zmlx_catalog_set(zmlx_catalog_value *values, const zmlx_catalog_entry *entry, const char *name,
                              const char *text, zmlx_error *error) {
-    const zm_signature *signature = &((const zm_kernel_entry *)entry)->signature;
     zm_error_clear(error);
+    if (!entry) return zm_fail_null(error, "entry");
+    if (!name || !text) return zm_fail_null(error, name ? "text" : "name");
+    const zm_signature *signature = &((const zm_kernel_entry *)entry)->signature;
     for (int i = 0; i < signature->n_numbers; i++) {
         const zmlx_catalog_number *number = &signature->numbers[i];
         if (strcmp(number->name, name)) continue;

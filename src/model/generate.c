@@ -241,6 +241,7 @@ zmlx_status zmlx_generate(zmlx_generation *generation, zmlx_model *model, const 
 }
 
 void zmlx_generation_clear(zmlx_generation *generation) {
+    if (!generation) return;
     free(generation->tokens);
     *generation = (zmlx_generation){0};
 }

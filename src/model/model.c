@@ -198,12 +198,12 @@ void zmlx_model_free(zmlx_model *model) {
     free(model);
 }
 
-const zmlx_model_info *zmlx_model_get_info(const zmlx_model *model) { return &model->info; }
+const zmlx_model_info *zmlx_model_get_info(const zmlx_model *model) { return model ? &model->info : NULL; }
 
-const zmlx_tokenizer *zmlx_model_tokenizer(const zmlx_model *model) { return model->tokenizer; }
+const zmlx_tokenizer *zmlx_model_tokenizer(const zmlx_model *model) { return model ? model->tokenizer : NULL; }
 
 bool zmlx_model_is_eos(const zmlx_model *model, int32_t token) {
-    for (size_t i = 0; i < model->n_eos_tokens; i++)
+    for (size_t i = 0; model && i < model->n_eos_tokens; i++)
         if (model->eos_tokens[i] == token) return true;
     return false;
 }

@@ -30,7 +30,7 @@ void zmlx_session_free(zmlx_session *session) {
     free(session);
 }
 
-size_t zmlx_session_length(const zmlx_session *session) { return session->length; }
+size_t zmlx_session_length(const zmlx_session *session) { return session ? session->length : 0; }
 
 static zmlx_status begin(zmlx_session *session, zm_scope *scope, zmlx_error *error) {
     if (session->broken)

@@ -230,6 +230,7 @@ static zmlx_status make(uint64_t *size, zm_synth_plan *plan, const char *shape, 
 zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
                        const zmlx_synth_options *options, zmlx_error *error) {
     *size = 0;
+    if (!shape || !folder) return zm_fail_null(error, shape ? "folder" : "shape");
     zmlx_synth_options chosen = options ? *options : (zmlx_synth_options){0};
     if (!chosen.bits) chosen.bits = 4;
     if (!chosen.group_size) chosen.group_size = 64;

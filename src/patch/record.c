@@ -151,6 +151,6 @@ void zmlx_unpatch(zmlx_model *model) {
 }
 
 const zmlx_patch_report *zmlx_patch_get_report(const zmlx_model *model) {
-    const patch_record *record = model->patch_record;
+    const patch_record *record = model ? model->patch_record : NULL;
     return record && record->current ? &record->current->view : NULL;
 }

@@ -133,6 +133,7 @@ static void append_modules(zm_text *text, const zmlx_patch_report *report) {
 
 char *zmlx_patch_report_text(const zmlx_patch_report *report, bool each_module) {
     zm_text text = {0};
+    if (!report) return NULL;
     for (size_t i = 0; i < report->n_notes; i++) zm_text_printf(&text, "%s\n", report->notes[i]);
     zm_text_printf(&text, "[zmlx.patch] Applying %zu pattern%s: ", report->n_patterns,
                    plural(report->n_patterns));

@@ -425,6 +425,7 @@ zmlx_status zmlx_smart_patch(zmlx_smart_report *report, zmlx_model *model,
 }
 
 void zmlx_smart_report_clear(zmlx_smart_report *report) {
+    if (!report) return;
     free(report->results);
     *report = (zmlx_smart_report){0};
 }

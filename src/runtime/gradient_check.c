@@ -107,6 +107,7 @@ static zmlx_status compare_all(double *worst, const zmlx_kernel *kernel, const z
 zmlx_status zmlx_kernel_check_gradient(double *worst, zmlx_kernel *kernel, zmlx_error *error) {
     zm_error_clear(error);
     *worst = 0;
+    if (!kernel) return zm_fail_null(error, "kernel");
     if (!kernel->gradient) return ZMLX_OK;
     bool wanted[ZM_IR_MAX_INPUTS];
     for (int i = 0; i < kernel->forward->n_inputs; i++) wanted[i] = true;

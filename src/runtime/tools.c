@@ -45,6 +45,8 @@ static bool list_all(zmlx_kernel_info *info, const zm_ir *ir) {
 
 zmlx_status zmlx_kernel_get_info(zmlx_kernel_info *info, zmlx_kernel *kernel, zmlx_error *error) {
     zm_error_clear(error);
+    *info = (zmlx_kernel_info){0};
+    if (!kernel) return zm_fail_null(error, "kernel");
     pthread_mutex_lock(&kernel->lock);
     bool listed = kernel->info.name || list_all(&kernel->info, kernel->forward);
     *info = kernel->info;
@@ -58,6 +60,7 @@ zmlx_status zmlx_kernel_gradient(zmlx_kernel **gradient, zmlx_kernel *kernel, zm
     const zm_derived *derived;
     zm_error_clear(error);
     *gradient = NULL;
+    if (!kernel) return zm_fail_null(error, "kernel");
     ZM_TRY(zm_kernel_derive(&derived, kernel, ZM_DERIVATION_VJP, all_inputs(kernel), false, error));
     *gradient = zm_kernel_retain(derived->kernel);
     return ZMLX_OK;
@@ -141,6 +144,7 @@ zmlx_status zmlx_kernel_emit(char **text, zmlx_kernel *kernel, const char *targe
     zmlx_status status = ZMLX_OK;
     zm_error_clear(error);
     *text = NULL;
+    if (!kernel) return zm_fail_null(error, "kernel");
     if (!target) target = "";
     const zm_target *found = zm_target_find(target);
     if (found)

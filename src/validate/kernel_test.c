@@ -305,6 +305,7 @@ static zmlx_status assert_matches(assertion *this, const zmlx_test_options *opti
         this->options.n_dtypes = sizeof usual_dtypes / sizeof *usual_dtypes;
     }
     ZM_TRY(zmlx_kernel_get_info(&this->info, this->kernel, error));
+    if (!this->reference) return zm_fail_null(error, "reference");
     ZM_TRY(check_options(this, error));
     ZM_TRY(zm_stream_new(&this->cpu, MLX_CPU, error));
     zmlx_status status = run(this, error);

@@ -239,6 +239,7 @@ zmlx_status zmlx_validate(zmlx_validation *validation, zmlx_model *model, const 
 }
 
 void zmlx_validation_clear(zmlx_validation *validation) {
+    if (!validation) return;
     free(validation->baseline.prefill_tok_s);
     free(validation->baseline.decode_tok_s);
     free(validation->patched.prefill_tok_s);

@@ -108,6 +108,7 @@ zmlx_status zm_tokenizer_parse(zmlx_tokenizer **tokenizer, const zm_tokenizer_fi
 zmlx_status zmlx_tokenizer_load(zmlx_tokenizer **tokenizer, const char *folder, zmlx_error *error) {
     *tokenizer = NULL;
     zm_error_clear(error);
+    if (!folder) return zm_fail_null(error, "folder");
     char *paths[N_FILES] = {NULL}, *texts[N_FILES] = {NULL};
     size_t sizes[N_FILES] = {0};
     zmlx_status status = make_paths(paths, folder, error);

@@ -123,6 +123,8 @@ zmlx_status zmlx_tokenizer_encode(const zmlx_tokenizer *tokenizer, int32_t **tok
     *tokens = NULL;
     *n_tokens = 0;
     zm_error_clear(error);
+    if (!tokenizer) return zm_fail_null(error, "tokenizer");
+    if (!text && size) return zm_fail_null(error, "text");
     if (size > MAX_TEXT)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, NULL, "a text of %zu bytes is longer than %d", size,
                        MAX_TEXT);
@@ -139,7 +141,7 @@ zmlx_status zmlx_tokenizer_encode(const zmlx_tokenizer *tokenizer, int32_t **tok
 
 zmlx_status zmlx_tokenizer_encode_prompt(const zmlx_tokenizer *tokenizer, int32_t **tokens, size_t *n_tokens,
                                          const char *text, size_t size, zmlx_error *error) {
-    bool begins = tokenizer->bos_text && size >= tokenizer->bos_size &&
+    bool begins = tokenizer && tokenizer->bos_text && text && size >= tokenizer->bos_size &&
                   !memcmp(text, tokenizer->bos_text, tokenizer->bos_size);
     return zmlx_tokenizer_encode(tokenizer, tokens, n_tokens, text, size, !begins, error);
 }
@@ -169,6 +171,8 @@ zmlx_status zmlx_tokenizer_decode(const zmlx_tokenizer *tokenizer, char **text, 
     *text = NULL;
     *size = 0;
     zm_error_clear(error);
+    if (!tokenizer) return zm_fail_null(error, "tokenizer");
+    if (!tokens && n_tokens) return zm_fail_null(error, "tokens");
     for (size_t i = 0; i < n_tokens; i++) ZM_TRY(check_token(tokenizer, tokens[i], error));
     zm_decode_chain chain;
     zmlx_status status = start_chain(&chain, tokenizer, error);
@@ -223,6 +227,7 @@ zmlx_status zmlx_decoder_push(zmlx_decoder *decoder, const char **text, size_t *
     *text = NULL;
     *size = 0;
     zm_error_clear(error);
+    if (!decoder) return zm_fail_null(error, "decoder");
     ZM_TRY(check_token(decoder->tokenizer, token, error));
     zm_text_clear(&decoder->chain.output);
     ZM_TRY(push_token(&decoder->chain, decoder->tokenizer, token, false, error));
@@ -234,16 +239,17 @@ zmlx_status zmlx_decoder_finish(zmlx_decoder *decoder, const char **text, size_t
     *text = NULL;
     *size = 0;
     zm_error_clear(error);
+    if (!decoder) return zm_fail_null(error, "decoder");
     zm_text_clear(&decoder->chain.output);
     ZM_TRY(zm_decode_finish(&decoder->chain, error));
     give_output(decoder, text, size);
     return ZMLX_OK;
 }
 
-int32_t zmlx_tokenizer_vocab_size(const zmlx_tokenizer *tokenizer) { return tokenizer->vocab_size; }
+int32_t zmlx_tokenizer_vocab_size(const zmlx_tokenizer *tokenizer) { return tokenizer ? tokenizer->vocab_size : 0; }
 
 const char *zmlx_tokenizer_token_text(const zmlx_tokenizer *tokenizer, int32_t token) {
-    return token >= 0 && token < tokenizer->vocab_size ? tokenizer->tokens[token].text : NULL;
+    return token >= 0 && token < zmlx_tokenizer_vocab_size(tokenizer) ? tokenizer->tokens[token].text : NULL;
 }
 
 int32_t zm_tokenizer_find(const zmlx_tokenizer *tokenizer, const char *text, size_t size) {
@@ -253,8 +259,8 @@ int32_t zm_tokenizer_find(const zmlx_tokenizer *tokenizer, const char *text, siz
 }
 
 int32_t zmlx_tokenizer_token_id(const zmlx_tokenizer *tokenizer, const char *text) {
-    return zm_tokenizer_find(tokenizer, text, strlen(text));
+    return tokenizer && text ? zm_tokenizer_find(tokenizer, text, strlen(text)) : -1;
 }
 
-int32_t zmlx_tokenizer_bos(const zmlx_tokenizer *tokenizer) { return tokenizer->bos; }
-int32_t zmlx_tokenizer_eos(const zmlx_tokenizer *tokenizer) { return tokenizer->eos; }
+int32_t zmlx_tokenizer_bos(const zmlx_tokenizer *tokenizer) { return tokenizer ? tokenizer->bos : -1; }
+int32_t zmlx_tokenizer_eos(const zmlx_tokenizer *tokenizer) { return tokenizer ? tokenizer->eos : -1; }

@@ -159,9 +159,10 @@ static zmlx_status patch(zm_report *report, zmlx_model *model, const zmlx_patch_
     size_t n_before = zm_patch_count(model);
     bool dry_run = options && options->dry_run;
     ZM_TRY(zm_patch_apply(report, model, &request, error));
-    if (dry_run) zm_patch_undo(model, n_before);
-    else ZM_TRY(zm_patch_fit(model, error));
-    return zm_patch_keep_report(model, report, dry_run, error);
+    zmlx_status status = dry_run ? ZMLX_OK : zm_patch_fit(model, error);
+    if (dry_run || status) zm_patch_undo(model, n_before);
+    if (status) zm_patch_fit(model, NULL); /* back, as far as there is memory */
+    return status ? status : zm_patch_keep_report(model, report, dry_run, error);
 }
 
 zmlx_status zmlx_patch(const zmlx_patch_report **report, zmlx_model *model, const zmlx_patch_options *options,

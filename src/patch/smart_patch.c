@@ -390,6 +390,7 @@ zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched
     if (!status) status = zm_patch_fit(model, error);
     if (status) {
         zm_patch_undo(model, n_before);
+        zm_patch_fit(model, NULL);
         zmlx_smart_report_clear(report);
     }
     free(this.standing);

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "model/layers.h"
-#include "patch/record.h"
+#include "patch/smart_patch.h"
 #include "demonstration_model.h"
 
 enum { N_PROMPT = 9, MAX_WEIGHTS = 256 };
@@ -150,9 +150,48 @@ static void only_patched_modules_change(void **state) {
     assert_int_equal(count_type(&all, MLX_FLOAT32), all.count);
 }
 
+static zm_match match_mlp(const zm_module *module, const char **reason) {
+    (void)reason;
+    return strcmp(module->path, "model.layers.0.feed_forward") ? ZM_MATCH_NO : ZM_MATCH_YES;
+}
+
+static mlx_array failing_forward(zm_module *self, zm_scope *scope, mlx_array x, const zm_call *call) {
+    (void)x, (void)call;
+    return zm_scope_fail(scope, ZMLX_ERROR_UNSUPPORTED, self->path, "no such kernel");
+}
+
+static double read_clock(void) {
+    static double seconds;
+    return seconds += 0.125;
+}
+
+/* Of smart patching: nothing of the pattern stays. */
+static void a_failure_behind_a_kept_pattern(void **state) {
+    (void)state;
+    weights all = all_weights();
+    float *expected = logits_now();
+    const zm_patch_pattern failing = {.name = "failing", .summary = "fails", .device = ZMLX_DEVICE_CPU,
+                                      .match = match_mlp, .forward = failing_forward};
+    zm_patch_request request = {
+        .patterns = {zm_patch_pattern_find("quantized_linear"), &failing}, .n_patterns = 2, .max_fused_tokens = 32};
+    zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = 1, .threshold = 1e-6};
+    zmlx_smart_report report = {0};
+    zm_report *patched;
+    check(zm_report_new(&patched, "lfm", &error));
+    check(zm_report_set_patterns(patched, request.patterns, 2, &error));
+    assert_int_equal(zm_smart_patch_request(&report, patched, model, &request, &options, read_clock, &error),
+                     ZMLX_ERROR_UNSUPPORTED);
+    zm_report_free(patched);
+    assert_int_equal(zm_patch_count(model), 0);
+    expect_logits(expected);
+    assert_int_equal(count_type(&all, MLX_BFLOAT16) + count_edges(&all), 0);
+    free(expected);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(scales_are_narrow_while_patched),
                                        cmocka_unit_test(other_scales_stay),
-                                       cmocka_unit_test(only_patched_modules_change)};
+                                       cmocka_unit_test(only_patched_modules_change),
+                                       cmocka_unit_test(a_failure_behind_a_kept_pattern)};
     return cmocka_run_group_tests(tests, load_model, free_model);
 }

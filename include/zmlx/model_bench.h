@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 typedef struct zmlx_model_bench_options {
-    const zmlx_patch_options *patch; /* NULL: the proven patterns */
+    const zmlx_patch_options *patch; /* NULL: the proven patterns; dry_run does not count */
     size_t n_prompt, n_tokens;       /* 0: 128 and 64 */
     int n_runs;                      /* of each side; 0: 3 */
     bool patched_only;               /* leaves the baseline out, which may take minutes */

@@ -21,7 +21,7 @@ extern "C" {
 typedef struct zmlx_validate_options {
     size_t max_tokens; /* 0: 200 */
     int n_runs;        /* 0: 3 */
-    const zmlx_patch_options *patch; /* NULL: the proven patterns */
+    const zmlx_patch_options *patch; /* NULL: the proven patterns; dry_run does not count */
     bool ignore_eos;
     /* Told about each finished run, e.g. "baseline run 1/3"; may be NULL. */
     void (*progress)(void *context, const char *step, int done, int total);

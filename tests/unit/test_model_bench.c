@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/* What is timed is patched, whatever else the choice of patterns was for. Speed is not judged. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "demonstration_model.h"
+
+static int n_patched_runs;
+
+static void note(void *context, const char *step, int done, int total) {
+    (void)context, (void)step, (void)done, (void)total;
+    n_patched_runs += zmlx_patch_get_report(model) != NULL;
+}
+
+static void test_dry_run_does_not_count(void **state) {
+    (void)state;
+    const zmlx_patch_options choice = {.dry_run = true};
+    const zmlx_model_bench_options options = {
+        .patch = &choice, .n_prompt = 4, .n_tokens = 4, .n_runs = 1, .progress = note};
+    zmlx_model_bench bench;
+    check(zmlx_bench_model(&bench, model, &options, &error));
+    assert_true(bench.n_patched > 0);
+    assert_true(n_patched_runs > 0);
+    assert_null(zmlx_patch_get_report(model));
+}
+
+static void test_nothing_of_a_failure(void **state) {
+    (void)state;
+    const zmlx_model_bench_options options = {.timeline = true};
+    zmlx_model_bench bench;
+    assert_int_equal(zmlx_bench_model(&bench, model, &options, &error), ZMLX_ERROR_UNSUPPORTED);
+    assert_int_equal(bench.n_prompt + bench.n_tokens + (size_t)bench.n_patched, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dry_run_does_not_count),
+                                       cmocka_unit_test(test_nothing_of_a_failure)};
+    return cmocka_run_group_tests(tests, load_model, free_model);
+}

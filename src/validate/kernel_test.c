@@ -71,7 +71,7 @@ static double measure(double got, double expected, double tolerance, mlx_dtype d
     if (got == expected) return 0;
     if (isinf(got)) return copysign(1, got) * expected + tolerance > largest ? 0 : INFINITY;
     if (isinf(expected)) return INFINITY;
-    return fabs(got - expected) / tolerance;
+    return tolerance >= 0 ? fabs(got - expected) / tolerance : INFINITY; /* NaN, by a scale of the reference, is none */
 }
 
 static void compare(zmlx_test_report *report, const assertion *this, const zm_test_case *test,
@@ -276,6 +276,12 @@ static zmlx_status check_options(const assertion *this, zmlx_error *error) {
         if (!is_range(options->ranges[i]))
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, "ranges", "of %s: from %g to %g", this->info.inputs[i],
                            options->ranges[i][0], options->ranges[i][1]);
+    const double numbers[] = {fabs(options->exponent), options->scale, options->relative, options->absolute};
+    for (int i = 0; i < 4; i++)
+        if (!(numbers[i] >= 0))
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tolerance", "expected numbers from 0 on, got %g", numbers[i]);
+    if ((int)options->tolerance < 0 || options->tolerance > ZMLX_TOLERANCE_REDUCTION)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tolerance", "%d is none", (int)options->tolerance);
     if (!this->reference->evaluate && !this->reference->function.ctx)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "reference", "it has no function");
     return ZMLX_OK;

@@ -283,6 +283,32 @@ static int refuse(void *context, const zmlx_test_array *x, zmlx_test_array *y, z
     return 1;
 }
 
+/* x, with a scale that is no number. */
+static int no_scale(void *context, const zmlx_test_array *x, zmlx_test_array *y, zmlx_test_array *scales) {
+    (void)context;
+    for (size_t i = 0; i < y->size; i++) {
+        y->values[i] = x->values[i];
+        scales->values[i] = NAN;
+    }
+    return 0;
+}
+
+/* What is no tolerance lets nothing pass. */
+static void tolerances_that_are_none(void **state) {
+    (void)state;
+    zmlx_kernel *kernel = new_elementwise("x + 1", NULL);
+    zmlx_reference reference = {.evaluate = no_scale};
+    const zmlx_test_options wrong[] = {{.exponent = NAN}, {.scale = NAN}, {.scale = -1}, {.absolute = NAN},
+                                       {.relative = -10, .absolute = 1}, {.relative = NAN, .absolute = 1},
+                                       {.tolerance = ZMLX_TOLERANCE_REDUCTION + 1}};
+    assert_int_equal(zmlx_assert_matches(kernel, &reference, NULL, stream, &failure), ZMLX_ERROR_ARGUMENT);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(zmlx_assert_matches(kernel, &reference, &wrong[i], stream, &failure), ZMLX_ERROR_ARGUMENT);
+        assert_string_equal(failure.where, "tolerance");
+    }
+    zmlx_kernel_free(kernel);
+}
+
 static void wrong_arguments(void **state) {
     (void)state;
     static const zmlx_test_shape empty = {2, {3, 0}}, many = {9, {1}};
@@ -308,6 +334,7 @@ int main(void) {
         cmocka_unit_test(tolerances_are_as_stated), cmocka_unit_test(tolerance_of_reductions),
         cmocka_unit_test(wrong_gradients_fail),     cmocka_unit_test(kinks_and_special_values),
         cmocka_unit_test(singularity),              cmocka_unit_test(wrong_arguments),
+        cmocka_unit_test(tolerances_that_are_none),
     };
     return cmocka_run_group_tests(tests, open_kernels, close_kernels);
 }

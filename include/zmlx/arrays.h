@@ -35,6 +35,7 @@ ZMLX_API zmlx_status zmlx_arrays_save(const char *path, const char *const *names
 /* A stream that any thread may use, one at a time. There are 16 on the CPU and 8 on a GPU, models have theirs of them;
  * one more is ZMLX_ERROR_MLX. */
 ZMLX_API zmlx_status zmlx_stream_new(mlx_stream *stream, mlx_device_type device, zmlx_error *error);
+/* Behind the evaluation of what was made with it: another thread may get it next. */
 ZMLX_API void zmlx_stream_free(mlx_stream stream);
 
 #ifdef __cplusplus

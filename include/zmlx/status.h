@@ -7,9 +7,9 @@
  *         fprintf(stderr, "%s: %s\n", error.where, error.message);
  *
  * A function returns ZMLX_OK (0) or a code that says what kind of failure it was. Its result is the
- * first out-parameter, which must not be NULL, and is NULL (or zero) after a failure. The last parameter, which may be
- * NULL, receives the details. Other pointers may be NULL where that is said; NULL for an object is an error or nothing.
- * The library never exits, never prints and never reads the environment. */
+ * first out-parameter, which must not be NULL, and is NULL (or zero) after a failure; handles of arrays keep what they
+ * held. The last parameter, which may be NULL, receives the details. Other pointers may be NULL where that is said;
+ * NULL for an object is an error or nothing. The library never exits, never prints and never reads the environment. */
 #ifndef ZMLX_STATUS_H
 #define ZMLX_STATUS_H
 

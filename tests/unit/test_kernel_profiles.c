@@ -169,7 +169,7 @@ static int apply_norm_by_mlx(mlx_vector_array *results, const mlx_vector_array g
     zm_scope_begin(&scope, stream);
     for (int i = 0; i < 3; i++) inputs[i] = take(&scope, given, (size_t)i);
     zmlx_catalog_value eps = {.number = 1e-5};
-    int failed = zm_call_prepare(&call, zm_catalog_lookup("layernorm_mlx"), &scope, inputs, &eps, &error);
+    int failed = zm_call_prepare(&call, zm_catalog_lookup("layernorm_mlx"), &scope, inputs, &eps, &error) != ZMLX_OK;
     if (!failed) zm_call_profile(&call, norm_by_mlx);
     if (!failed && !zm_scope_failed(&scope)) failed = mlx_vector_array_set_value(results, call.outputs[0]);
     return zm_scope_end(&scope, &error) || failed;

@@ -82,27 +82,6 @@ static int open_beside(char *name, size_t size, const char *path) {
     return descriptor;
 }
 
-/* Where path leads, through symbolic links, also to a file that is not there yet. NULL with errno set. */
-static char *follow_links(const char *path) {
-    enum { MAX_LINKS = 40 };
-    char *current = strdup(path);
-    for (int i = 0; current && i < MAX_LINKS; i++) {
-        char link[4096];
-        ssize_t size = readlink(current, link, sizeof link);
-        if (size < 0) return current;
-        const char *slash = link[0] == '/' ? NULL : strrchr(current, '/');
-        int folder = slash ? (int)(slash + 1 - current) : 0;
-        size_t length = (size_t)folder + (size_t)size + 1;
-        char *next = malloc(length);
-        if (next) snprintf(next, length, "%.*s%.*s", folder, current, (int)size, link);
-        free(current);
-        current = next;
-    }
-    if (current) errno = ELOOP;
-    free(current);
-    return NULL;
-}
-
 static zmlx_status write_in_place(const char *path, const char *data, size_t size, zmlx_error *error) {
     int descriptor = open(path, O_WRONLY);
     if (descriptor < 0) return fail_errno(error, path, "write");
@@ -136,9 +115,16 @@ zmlx_status zm_file_write(const char *path, const char *data, size_t size, zmlx_
     bool exists = stat(path, &info) == 0;
     /* A device or pipe (/dev/stdout, /dev/full) cannot be replaced by a rename. */
     if (exists && !S_ISREG(info.st_mode)) return write_in_place(path, data, size, error);
-    char *target = follow_links(path);
+    bool dangles = !exists && zm_name_exists(path);
+    if (dangles) { /* the file that a link leads to is made first, so that it has a place */
+        int descriptor = open(path, O_WRONLY | O_CREAT, 0644);
+        if (descriptor < 0) return fail_errno(error, path, "write");
+        close(descriptor);
+    }
+    char *target = exists || dangles ? realpath(path, NULL) : strdup(path);
     if (!target) return errno == ENOMEM ? zm_fail_memory(error) : fail_errno(error, path, "write");
     zmlx_status status = replace(target, exists ? &info : NULL, data, size, path, error);
+    if (status && dangles) unlink(target);
     free(target);
     return status;
 }

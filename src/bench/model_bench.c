@@ -264,9 +264,7 @@ static zmlx_status bench_model(zmlx_model_bench *bench, zmlx_model *model, const
     trial this = {.model = model, .options = options, .bench = bench, .error = error};
     const zmlx_patch_report *report;
     ZM_TRY(zm_module_visit(&model->root->base, add_bytes, &this.token_bytes[0], error));
-    zmlx_patch_options choice = options->patch ? *options->patch : (zmlx_patch_options){0};
-    choice.dry_run = false;
-    ZM_TRY(zmlx_patch(&report, model, &choice, error));
+    ZM_TRY(zm_patch_in_earnest(&report, model, options->patch, error));
     bench->n_patched = report->patched_count;
     zmlx_status status = allocate(&this);
     if (!status && options->timeline) status = take_timeline(&this); /* first: where there is none, nothing waits */

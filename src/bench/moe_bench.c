@@ -144,9 +144,7 @@ zmlx_status zmlx_bench_moe(zmlx_moe_bench_row *row, zmlx_model *model, int n_tok
     trial this = {.model = model, .error = error};
     ZM_TRY(zm_module_visit(&model->root->base, find_layers, &this, error));
     if (!this.n_layers) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "model", "it has no mixture of experts");
-    zmlx_patch_options choice = options->patch ? *options->patch : (zmlx_patch_options){0};
-    choice.dry_run = false;
-    ZM_TRY(zmlx_patch(NULL, model, &choice, error));
+    ZM_TRY(zm_patch_in_earnest(NULL, model, options->patch, error));
     row->n_tokens = n_tokens;
     zmlx_status status = bench_layers(&this, row, options->n_runs ? options->n_runs : RUNS);
     zmlx_unpatch(model);

@@ -179,3 +179,10 @@ zmlx_status zmlx_patch(const zmlx_patch_report **report, zmlx_model *model, cons
     if (report) *report = &made->view;
     return ZMLX_OK;
 }
+
+zmlx_status zm_patch_in_earnest(const zmlx_patch_report **report, zmlx_model *model, const zmlx_patch_options *options,
+                                zmlx_error *error) {
+    zmlx_patch_options choice = options ? *options : (zmlx_patch_options){0};
+    choice.dry_run = false;
+    return zmlx_patch(report, model, &choice, error);
+}

@@ -30,6 +30,9 @@ zmlx_status zm_patch_apply(zm_report *report, zmlx_model *model, const zm_patch_
 size_t zm_patch_count(const zmlx_model *model);
 /* Undoes all but the first n_kept; the record stays. */
 void zm_patch_undo(zmlx_model *model, size_t n_kept);
+/* zmlx_patch, whatever options->dry_run says: for who times what is patched. */
+zmlx_status zm_patch_in_earnest(const zmlx_patch_report **report, zmlx_model *model, const zmlx_patch_options *options,
+                                zmlx_error *error);
 /* Gives the weights of patched modules the type of scales that fused products read fastest, those of others that of
  * MLX's operations; both hold the same numbers. After patching, and after switching where speed matters. */
 zmlx_status zm_patch_fit(zmlx_model *model, zmlx_error *error);

@@ -23,18 +23,28 @@ ZM_FUNCTION void wait_for_last() {
     begin_next();
 }
 
+/* Weights, which are read once a token, are to leave the L2 cache before what kernels hand on to each other. */
+typedef unsigned long long cache_policy;
+ZM_FUNCTION cache_policy leaves_first() {
+    cache_policy policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
 /* Copies to shared memory, which go on while the thread does. Where not `in`, nothing is copied. */
 ZM_FUNCTION void copy16(uint shared, const void *p, bool in) {
-    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.cg.shared.global.L2::128B [%0], [%1], 16; }"
-                 :: "r"(shared), "l"(p), "r"(uint(in)) : "memory");
+    asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0;\n"
+                 "@in cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %3; }"
+                 :: "r"(shared), "l"(p), "r"(uint(in)), "l"(leaves_first()) : "memory");
 }
 /* Of 4 and 8 bytes each they are slow. */
 template <int bytes> ZM_FUNCTION void copy(uint shared, const void *p, bool in) {
     if constexpr (bytes == 16)
         copy16(shared, p, in);
     else
-        asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0; @in cp.async.ca.shared.global.L2::128B [%0], [%1], %3; }"
-                     :: "r"(shared), "l"(p), "r"(uint(in)), "n"(bytes) : "memory");
+        asm volatile("{ .reg .pred in; setp.ne.u32 in, %2, 0;\n"
+                     "@in cp.async.ca.shared.global.L2::cache_hint.L2::128B [%0], [%1], %4, %3; }"
+                     :: "r"(shared), "l"(p), "r"(uint(in)), "l"(leaves_first()), "n"(bytes) : "memory");
 }
 ZM_FUNCTION void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* All but the last `pending` commits. */

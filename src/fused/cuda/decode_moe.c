@@ -101,16 +101,16 @@ static int tile_bytes(const zm_weight *weight) {
 }
 
 static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
-    enum { OUT_ROWS = EXPERT_TILE_ROWS, IN_ROWS = OUT_ROWS / 2 }; /* half gate's, half up's */
+    enum { OUT_ROWS = EXPERT_TILE_ROWS, IN_ROWS = OUT_ROWS / 2 /* half gate's, half up's */, CHOOSERS = 1 };
     int top_k = in->decode->top_k, n_tasks = top_k * gate->out_features / IN_ROWS;
     int x_bytes = gate->in_features * (int)sizeof(uint16_t), warp_bytes = tile_bytes(gate);
     int most = (ZM_DECODE_MAX_SHARED - x_bytes) / warp_bytes;
-    if (most > DECODE_WARPS) most = DECODE_WARPS;
+    if (most > DECODE_WARPS - CHOOSERS) most = DECODE_WARPS - CHOOSERS;
     int rounds = zm_divide_up(n_tasks, MULTIPROCESSORS * most),
         warps = zm_divide_up(n_tasks, MULTIPROCESSORS * rounds);
     in->one_each = true;
     in->record.grid = n_tasks < MULTIPROCESSORS ? n_tasks : MULTIPROCESSORS;
-    in->record.block = WARP * warps;
+    in->record.block = WARP * (warps + CHOOSERS);
     in->record.shared_bytes = x_bytes + warps * warp_bytes;
     zm_launch_add_int(out, zm_launch_halve(out, down->out_features, OUT_ROWS));
     out->record.block = WARP * top_k;

@@ -274,14 +274,17 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 }
 
 #if ZM_K == ZM_HIDDEN
-/* act (top_k, n) = silu(gate x) * up x for the chosen experts. A task is 8 rows of each. */
+/* More pieces before x would keep it waiting, as it comes to shared memory behind them. */
+enum { EARLY_PIECES = 1 };
+
+/* act (top_k, n) = silu(gate x) * up x for the chosen experts. A task is 8 rows of each; the last warp only chooses. */
 ZM_KERNEL(THREADS, 1)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
               const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
               uint n_experts, uint gating, uint n ZM_STAMPED) {
     ZM_STAMP_BLOCK;
     __shared__ chosen_one_by_one chosen;
-    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, warps = blockDim.x / WARP;
+    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, warps = blockDim.x / WARP - 1;
     router_scores from = {scores, expert_bias, n_experts, gating};
     float choice_bias = from.bias(lane_expert(from.is_low(), lane));
     chosen.begin(thread);
@@ -289,18 +292,20 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     wait_only();
     x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);
     share_choice(chosen, from, choice_bias, words);
-    multiply_tiles<2, 0>(
+    auto ready = [&] {
+        vectors.finish(TILE_X, x, thread, blockDim.x,
+                       [&](uint number, uint4 v) { place_tile_x(staged, number, v); });
+        __syncthreads();
+    };
+    if (warp == warps) return ready();
+    multiply_tiles<EARLY_PIECES, 0>(
         blockIdx.x + warp * gridDim.x, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
         ((tile_ring *)(staged + TILE_X))[warp],
         [&](uint task) {
             uint row = chosen.get(task % ZM_TOP_K) * n + task / ZM_TOP_K * 8;
             return tile_rows{{gw, gs, gb}, {uw, us, ub}, row, row};
         },
-        [&] {
-            vectors.finish(TILE_X, x, thread, blockDim.x,
-                           [&](uint number, uint4 v) { place_tile_x(staged, number, v); });
-            __syncthreads();
-        },
+        ready,
         [&] {
             if (warp == 0) begin_next();
         },

@@ -10,7 +10,8 @@
 enum { WARPS = DECODE_WARPS, THREADS = WARPS * WARP };
 
 /* Behind this the kernel before is complete, and with it all older ones. What is older than that one is complete when a
- * kernel begins, except behind norm_linear, conv, attention and linear_add. */
+ * kernel begins, except behind norm_linear, conv, attention and linear_add, and the router and experts_out of many
+ * chosen experts. */
 ZM_FUNCTION void wait_only() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
     stamp(STAMP_WAITED);

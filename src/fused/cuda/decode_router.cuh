@@ -1,5 +1,7 @@
 #if ZM_K == ZM_HIDDEN && !ZM_MXFP4
-enum { ROUTER_STEPS = (ZM_HIDDEN + STEP - 1) / STEP };
+/* The next kernel's blocks would begin while this one reads h, and keep it waiting; with few experts that changes
+ * nothing. */
+enum { ROUTER_STEPS = (ZM_HIDDEN + STEP - 1) / STEP, BEGINS_AT_ONCE = ZM_TOP_K >= 8 };
 
 /* normed = norm(h), or with norm NULL h itself; scores: the sigmoid (gating SIGMOID_BIAS) or else the logits of
  * W normed + bias (NULL: none), for decode_choice.cuh, whose words become 0. A warp has an expert. */
@@ -7,6 +9,7 @@ ZM_KERNEL(WARP *ROUTER_WARPS) zm_router(const uint4 *h, const uint4 *norm, const
                                     const ushort *biases, const ushort *bias, uint4 *normed, float *scores,
                                     uint *words, float eps, uint n_experts, uint gating ZM_STAMPED) {
     ZM_STAMP_BLOCK;
+    if (BEGINS_AT_ONCE) begin_next();
     uint thread = threadIdx.x, lane = thread % WARP;
     uint expert = blockIdx.x * ROUTER_WARPS + thread / WARP;
     norm_row nr;
@@ -30,7 +33,8 @@ ZM_KERNEL(WARP *ROUTER_WARPS) zm_router(const uint4 *h, const uint4 *norm, const
     for (lane_weights &w : row)
 #pragma unroll
         for (uint &v : w.v) asm volatile("" : "+r"(v)); /* now, not where it is multiplied */
-    wait_for_last();
+    wait_only();
+    if (!BEGINS_AT_ONCE) begin_next();
     if (blockIdx.x == 0 && thread < ZM_TOP_K) words[thread] = 0;
     if (norm) {
         stage_norm(staged, h, nr, eps, blockIdx.x ? nullptr : normed, thread, blockDim.x);

@@ -329,6 +329,7 @@ zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushor
                const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling,
                uint n, uint n_whole ZM_STAMPED) {
     ZM_STAMP_BLOCK;
+    begin_next(); /* its blocks find room when those of the kernel before end, not while this one is at work */
     __shared__ float products[ZM_TOP_K][TILE_ROWS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     uint block_row = first_row(n_whole, TILE_ROWS), rows = blockIdx.x < n_whole ? TILE_ROWS : TILE_ROWS / 2;
@@ -343,7 +344,7 @@ zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushor
         },
         [&] {
             if (warp == 0) shares[lane] = expert_weights{gating, normalize, epsilon, scaling}.of(chosen.score, lane);
-            wait_for_last();
+            wait_only();
             before = h ? read_fresh(h + (block_row + thread % rows)) : NOTHING;
             const uint4 *own = act + warp * TILE_X;
             x_vectors<TILE_X, OUT_LOADS> vectors(own, lane, WARP);

@@ -52,6 +52,8 @@ QUICK = [
     setting("moe", bits=8, group=32, hidden=2560, inner=256, top_k=8, every=17, kinds=2, biases=0, gatings=2),
     setting("moe", bits=3, group=128, hidden=1024, inner=256, top_k=8, every=17, kinds=2, biases=0, gatings=2),
     setting("moe", 6, bits=4, group=64, hidden=512, inner=256, top_k=10, every=5, kinds=2, biases=0, gatings=1),
+    # Several warps with a task each, and the one that chooses.
+    setting("moe", bits=4, group=64, hidden=1024, inner=768, top_k=8, every=17, kinds=1, biases=0, gatings=2),
     # Blocks of half the rows at the end.
     setting("moe", bits=4, group=64, hidden=2048, inner=256, top_k=8, every=9, kinds=1, biases=0, gatings=1),
     setting("moe", bits=4, group=64, hidden=2048, inner=256, top_k=4, every=9, kinds=1, gatings=1),

@@ -92,12 +92,10 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
 
 /* Shared memory that a warp needs for its weights: tile_ring of decode_tiles.cuh. */
 static int tile_bytes(const zm_weight *weight) {
-    enum { LISTS = 8, LINE = 8, VECTOR = 16 };
-    int bits = weight->quantization.bits, n_pieces = weight->in_features / EXPERT_TILE_K;
-    int most = bits <= 4 ? EXPERT_TILE_SLOTS_4 : EXPERT_TILE_SLOTS_8, n_slots = n_pieces < most ? n_pieces : most;
-    int row_vectors = EXPERT_TILE_K * bits / 8 / VECTOR, row_space = row_vectors % LINE ? row_vectors + 1 : row_vectors;
-    int list_vectors = zm_divide_up(weight->in_features / weight->quantization.group_size, LINE) * LINE;
-    return (n_slots * EXPERT_TILE_ROWS * row_space + LISTS * list_vectors) * VECTOR;
+    enum { VECTOR = 16 };
+    int bits = weight->quantization.bits, k = weight->in_features;
+    int codes = EXPERT_TILE_SLOTS(bits, k) * EXPERT_TILE_ROWS * EXPERT_TILE_SPACE(bits);
+    return (codes + EXPERT_TILE_LISTS * EXPERT_TILE_LIST_SPACE(weight->quantization.group_size, k)) * VECTOR;
 }
 
 static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {

@@ -6,23 +6,22 @@ enum {
     TILE_K = EXPERT_TILE_K,
     TILE_PAIRS = TILE_K / 32, /* of blocks of 16 */
     TILE_PIECES = ZM_K / TILE_K,
-    TILE_MOST_SLOTS = ZM_BITS <= 4 ? EXPERT_TILE_SLOTS_4 : EXPERT_TILE_SLOTS_8,
-    TILE_SLOTS = TILE_PIECES < TILE_MOST_SLOTS ? TILE_PIECES : TILE_MOST_SLOTS,
-    TILE_VECTORS = TILE_K * ZM_BITS / 128,
-    TILE_SPACE = TILE_VECTORS % 8 ? TILE_VECTORS + 1 : TILE_VECTORS,
+    TILE_SLOTS = EXPERT_TILE_SLOTS(ZM_BITS, ZM_K),
+    TILE_VECTORS = EXPERT_TILE_VECTORS(ZM_BITS),
+    TILE_SPACE = EXPERT_TILE_SPACE(ZM_BITS),
     TILE_GROUPS = TILE_K / ZM_GROUP,
     ROW_GROUPS = ZM_K / ZM_GROUP,
     /* Vectors of 16 bytes: of x, and of the scales, or the biases, of 8 rows, which are neighbours in memory. */
     TILE_X = ZM_K / 8,
     LIST_VECTORS = ROW_GROUPS,
-    LIST_SPACE = (LIST_VECTORS + 7) / 8 * 8,
+    LIST_SPACE = EXPERT_TILE_LIST_SPACE(ZM_GROUP, ZM_K),
 };
 
 /* A warp's part of shared memory: pieces of 16 rows, and for a task and the next the scales of the first 8 rows, their
  * biases, and those of the others. */
 struct alignas(128) tile_ring {
     uint4 codes[TILE_SLOTS][TILE_ROWS][TILE_SPACE];
-    uint4 groups[2][4][LIST_SPACE];
+    uint4 groups[2][EXPERT_TILE_LISTS / 2][LIST_SPACE];
 };
 /* Where a vector of a list, or of a row, is: 8 rows' lie in different banks, and where rows are whole lines copies fill
  * lines. */

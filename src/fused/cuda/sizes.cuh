@@ -32,6 +32,7 @@ enum {
     EXPERT_TILE_K = 256,      /* of a piece of those rows */
     EXPERT_TILE_SLOTS_4 = 8,  /* pieces of a warp in shared memory, at most, up to 4 bits */
     EXPERT_TILE_SLOTS_8 = 4,  /* and of more */
+    EXPERT_TILE_LISTS = 8,    /* of 8 rows' scales, or biases, each: those of a task and the next */
     FEW_TWO_ROWS = 3,         /* of x, at most, where a task of decode_few.cuh is two rows of weights; else one */
 
     /* stamps.cuh: of a block, when */
@@ -55,3 +56,12 @@ enum {
     ROUTE_EXPERTS = 256,      /* at most, of a router's choice */
     CONV_TOKENS = 4,          /* of a thread */
 };
+
+/* What a warp of experts' tiles has in shared memory, in vectors of 16 bytes: a row of a piece, with one vector more
+ * where rows would begin in the same bank; pieces of a task; and 8 rows' scales, in whole lines. */
+#define EXPERT_TILE_VECTORS(bits) (EXPERT_TILE_K * (bits) / 128)
+#define EXPERT_TILE_SPACE(bits) (EXPERT_TILE_VECTORS(bits) + (EXPERT_TILE_VECTORS(bits) % 8 ? 1 : 0))
+#define EXPERT_TILE_MOST_SLOTS(bits) ((bits) <= 4 ? EXPERT_TILE_SLOTS_4 : EXPERT_TILE_SLOTS_8)
+#define EXPERT_TILE_SLOTS(bits, k) \
+    ((k) / EXPERT_TILE_K < EXPERT_TILE_MOST_SLOTS(bits) ? (k) / EXPERT_TILE_K : EXPERT_TILE_MOST_SLOTS(bits))
+#define EXPERT_TILE_LIST_SPACE(group_size, k) (((k) / (group_size) + 7) / 8 * 8)

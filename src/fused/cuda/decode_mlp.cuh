@@ -60,7 +60,7 @@ ZM_KERNEL(THREADS, 2) zm_mlp_in(const uint4 *h, const uint4 *norm, const uint2 *
     results.flush(lane);
 }
 
-#if ZM_TOP_K < 8
+#if ZM_TOP_K < EXPERT_TILE_LEAST_TOP_K
 /* Nothing of the experts' could be copied before the wait. Of a warp's pieces only the first comes before x, which
  * would wait for all. */
 enum : uint { EXPERTS_EARLY = 1 };
@@ -108,7 +108,7 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
 #endif
 #endif
 
-#if ZM_TOP_K < 8
+#if ZM_TOP_K < EXPERT_TILE_LEAST_TOP_K
 /* h_next = h (NULL: nothing) + sum over the chosen experts, in order, of weight * (W act + bias): each product and sum
  * rounded. The first n_whole blocks have block_rows rows, others half as many; of them a warp takes two at a time, for
  * one expert, up to OUT_MOST_ROUNDS times. */

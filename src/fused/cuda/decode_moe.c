@@ -99,7 +99,11 @@ static int tile_bytes(const zm_weight *weight) {
 }
 
 static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
-    enum { OUT_ROWS = EXPERT_TILE_ROWS, IN_ROWS = OUT_ROWS / 2 /* half gate's, half up's */, CHOOSERS = 1 };
+    enum {
+        OUT_ROWS = EXPERT_TILE_ROWS,
+        IN_ROWS = OUT_ROWS / 2, /* half gate's, half up's */
+        CHOOSERS = 1,           /* warps that only choose */
+    };
     int top_k = in->decode->top_k, n_tasks = top_k * gate->out_features / IN_ROWS;
     int x_bytes = gate->in_features * (int)sizeof(uint16_t), warp_bytes = tile_bytes(gate);
     int most = (ZM_DECODE_MAX_SHARED - x_bytes) / warp_bytes;

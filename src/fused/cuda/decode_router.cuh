@@ -1,7 +1,7 @@
 #if ZM_K == ZM_HIDDEN && !ZM_MXFP4
 /* The next kernel's blocks would begin while this one reads h, and keep it waiting; with few experts that changes
  * nothing. */
-enum { ROUTER_STEPS = (ZM_HIDDEN + STEP - 1) / STEP, BEGINS_AT_ONCE = ZM_TOP_K >= 8 };
+enum { ROUTER_STEPS = (ZM_HIDDEN + STEP - 1) / STEP, BEGINS_AT_ONCE = ZM_TOP_K >= EXPERT_TILE_LEAST_TOP_K };
 
 /* normed = norm(h), or with norm NULL h itself; scores: the sigmoid (gating SIGMOID_BIAS) or else the logits of
  * W normed + bias (NULL: none), for decode_choice.cuh, whose words become 0. A warp has an expert. */

@@ -1,6 +1,6 @@
-/* Experts on tensor cores: from 8 chosen experts on MLX's gathered product is its matrix kernel, whose sums are those
- * of mma.m16n8k16 in the order of k. Here the weights are the 16 rows and x each of the 8 columns. */
-#if ZM_TOP_K >= 8 && ZM_K % 256 == 0 && !ZM_MXFP4
+/* Many chosen experts on tensor cores: MLX's gathered product of them is its matrix kernel, whose sums are those of
+ * mma.m16n8k16 in the order of k. Here the weights are the 16 rows and x each of the 8 columns. */
+#if ZM_TOP_K >= EXPERT_TILE_LEAST_TOP_K && ZM_K % 256 == 0 && !ZM_MXFP4
 enum {
     TILE_ROWS = EXPERT_TILE_ROWS,
     TILE_K = EXPERT_TILE_K,
@@ -328,7 +328,7 @@ zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushor
                const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling,
                uint n, uint n_whole ZM_STAMPED) {
     ZM_STAMP_BLOCK;
-    begin_next(); /* its blocks find room when those of the kernel before end, not while this one is at work */
+    begin_next(); /* those blocks find room when the kernel before ends, not while this one is at work */
     __shared__ float products[ZM_TOP_K][TILE_ROWS], shares[WARP];
     uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     uint block_row = first_row(n_whole, TILE_ROWS), rows = blockIdx.x < n_whole ? TILE_ROWS : TILE_ROWS / 2;

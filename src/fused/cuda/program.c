@@ -37,11 +37,7 @@ const char *zm_decode_kernel_name(zm_decode_kernel kernel) {
     return symbols[kernel] + PREFIX;
 }
 
-/* From 8 rows on MLX's gathered product is its matrix kernel. */
-bool zm_decode_takes_tiles(int top_k) {
-    enum { LEAST_ROWS = 8 };
-    return top_k >= LEAST_ROWS;
-}
+bool zm_decode_takes_tiles(int top_k) { return top_k >= EXPERT_TILE_LEAST_TOP_K; }
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static zm_decode_program *programs;

@@ -57,6 +57,9 @@ enum {
     CONV_TOKENS = 4,          /* of a thread */
 };
 
+/* From so many chosen experts on MLX's gathered product is its matrix kernel, and experts go in tiles. */
+#define EXPERT_TILE_LEAST_TOP_K 8
+
 /* What a warp of experts' tiles has in shared memory, in vectors of 16 bytes: a row of a piece, with one vector more
  * where rows would begin in the same bank; pieces of a task; and 8 rows' scales, in whole lines. */
 #define EXPERT_TILE_VECTORS(bits) (EXPERT_TILE_K * (bits) / 128)

@@ -62,7 +62,8 @@ static int parse_shape(int *shape, int *n_dims, const cli_command *command, cons
         rest = end;
         if (!*end) return CLI_DONE;
     }
-    return cli_fail_usage(command, "--shape: expected 1 to %d lengths separated by commas, got \"%s\"", MAX_DIMS, text);
+    return cli_fail_usage(command, "--shape: expected 1 to %d lengths above 0, separated by commas, got \"%s\"",
+                          MAX_DIMS, text);
 }
 
 /* An input and a result, at least. */

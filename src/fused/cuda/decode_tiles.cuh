@@ -287,6 +287,8 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     router_scores from = {scores, expert_bias, n_experts, gating};
     float choice_bias = from.bias(lane_expert(from.is_low(), lane));
     chosen.begin(thread);
+    touch_pages<ZM_HIDDEN>({gw, gs, gb}, n_experts * n);
+    touch_pages<ZM_HIDDEN>({uw, us, ub}, n_experts * n);
     __syncthreads();
     wait_only();
     x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);

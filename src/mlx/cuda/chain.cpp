@@ -50,6 +50,23 @@ struct Record {
     size_t workspace = 0;
 };
 
+/* MLX's encoder does not tell what it holds; an explicit instantiation may name members that are private. */
+template <auto nodes, auto temporaries>
+struct Encoded {
+    friend int n_nodes(const mx::cu::CommandEncoder &encoder) { return encoder.*nodes; }
+    friend size_t n_temporaries(const mx::cu::CommandEncoder &encoder) { return (encoder.*temporaries).size(); }
+};
+template struct Encoded<&mx::cu::CommandEncoder::node_count_, &mx::cu::CommandEncoder::temporaries_>;
+int n_nodes(const mx::cu::CommandEncoder &encoder);
+size_t n_temporaries(const mx::cu::CommandEncoder &encoder);
+
+/* What is encoded so far comes before what is launched next. A commit of no nodes is left out, as its event would part
+ * kernels that overlap otherwise and takes longer than their launches; but now and then it gives buffers back. */
+void commit(mx::cu::CommandEncoder &encoder) {
+    constexpr size_t most_kept = 64;
+    if (n_nodes(encoder) || n_temporaries(encoder) > most_kept) encoder.commit();
+}
+
 uint64_t address_of(const mx::array &array) {
     return reinterpret_cast<uint64_t>(mx::gpu_ptr<void>(array));
 }
@@ -80,7 +97,7 @@ public:
             case Kind::output: addresses.push_back(address_of(outputs[place.index])); break;
             }
         }
-        encoder.commit();
+        commit(encoder);
         auto run = is_short() ? zm::launch_each : zm::run_chain;
         run(record_->launches, addresses, static_cast<cudaStream_t>(encoder.stream()));
         /* Copies in row order were temporaries of what is committed above, and may end with it; the chain reads them

@@ -76,8 +76,8 @@ json_t *zm_json_get(zm_json_object object, const char *key) {
     return json_is_null(value) ? NULL : value;
 }
 
-static zmlx_status fail_field(zm_json_object object, const char *key, const char *expected, const json_t *value,
-                              zmlx_error *error) {
+static zmlx_status fail_field(zm_json_object object, const char *key, const char *expected, zmlx_error *error) {
+    const json_t *value = json_object_get(object.value, key);
     char where[256];
     snprintf(where, sizeof where, "%s: %s", object.file, key);
     if (!value) return zm_fail(error, ZMLX_ERROR_FORMAT, where, "missing; expected %s", expected);
@@ -102,9 +102,9 @@ zmlx_status zm_json_int(int64_t *result, zm_json_object object, const char *key,
                json_real_value(value) == floor(json_real_value(value))) {
         number = (int64_t)json_real_value(value);
     } else {
-        return fail_field(object, key, expected, value, error);
+        return fail_field(object, key, expected, error);
     }
-    if (number < minimum || number > maximum) return fail_field(object, key, expected, value, error);
+    if (number < minimum || number > maximum) return fail_field(object, key, expected, error);
     *result = number;
     return ZMLX_OK;
 }
@@ -112,7 +112,7 @@ zmlx_status zm_json_int(int64_t *result, zm_json_object object, const char *key,
 zmlx_status zm_json_number(double *result, zm_json_object object, const char *key, zmlx_error *error) {
     *result = 0;
     json_t *value = zm_json_get(object, key);
-    if (!json_is_number(value)) return fail_field(object, key, "a number", value, error);
+    if (!json_is_number(value)) return fail_field(object, key, "a number", error);
     *result = json_number_value(value);
     return ZMLX_OK;
 }
@@ -121,7 +121,7 @@ zmlx_status zm_json_bool(bool *result, zm_json_object object, const char *key, z
     *result = false;
     json_t *value = json_object_get(object.value, key);
     if (json_is_null(value)) return ZMLX_OK;
-    if (!json_is_boolean(value)) return fail_field(object, key, "true or false", value, error);
+    if (!json_is_boolean(value)) return fail_field(object, key, "true or false", error);
     *result = json_is_true(value);
     return ZMLX_OK;
 }
@@ -129,7 +129,7 @@ zmlx_status zm_json_bool(bool *result, zm_json_object object, const char *key, z
 zmlx_status zm_json_string(const char **result, zm_json_object object, const char *key, zmlx_error *error) {
     *result = NULL;
     json_t *value = zm_json_get(object, key);
-    if (!json_is_string(value)) return fail_field(object, key, "a string", value, error);
+    if (!json_is_string(value)) return fail_field(object, key, "a string", error);
     *result = json_string_value(value);
     return ZMLX_OK;
 }

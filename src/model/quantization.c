@@ -41,7 +41,8 @@ static zmlx_status check(zm_quantization quantization, const char *where, zmlx_e
     return ZMLX_OK;
 }
 
-/* Reads group_size, bits and mode; required: the first two must be there, else the mode's defaults. */
+/* Reads group_size, bits and mode; required: the first two must be there. Absent or null, they
+ * are the mode's defaults. */
 static zmlx_status read_parameters(zm_quantization *quantization, zm_json_object object, bool required,
                                    zmlx_error *error) {
     const char *mode_name = "affine";
@@ -51,13 +52,11 @@ static zmlx_status read_parameters(zm_quantization *quantization, zm_json_object
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, object.file,
                        "quantisation mode '%.40s' is not supported", mode_name);
     int64_t group_size, bits;
-    if (required) {
-        ZM_TRY(zm_json_int(&group_size, object, "group_size", 1, 65536, error));
-        ZM_TRY(zm_json_int(&bits, object, "bits", 1, 64, error));
-    } else {
-        ZM_TRY(zm_json_int_or(&group_size, object, "group_size", 1, 65536, mode->group_size, error));
-        ZM_TRY(zm_json_int_or(&bits, object, "bits", 1, 64, mode->bits, error));
-    }
+    if (required && !json_object_get(object.value, "group_size"))
+        return zm_json_int(&group_size, object, "group_size", 1, 65536, error);
+    if (required && !json_object_get(object.value, "bits")) return zm_json_int(&bits, object, "bits", 1, 64, error);
+    ZM_TRY(zm_json_int_or(&group_size, object, "group_size", 1, 65536, mode->group_size, error));
+    ZM_TRY(zm_json_int_or(&bits, object, "bits", 1, 64, mode->bits, error));
     *quantization = (zm_quantization){.group_size = (int)group_size, .bits = (int)bits, .mode = mode->mode};
     return check(*quantization, object.file, error);
 }

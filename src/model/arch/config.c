@@ -27,13 +27,26 @@ zmlx_status zm_config_int(int *result, const zm_builder *builder, const char *ke
 zmlx_status zm_config_int_or(int *result, const zm_builder *builder, const char *key, int maximum,
                              int fallback) {
     *result = fallback;
-    return zm_json_get(builder->config, key) ? zm_config_int(result, builder, key, maximum) : ZMLX_OK;
+    return json_object_get(builder->config.value, key) ? zm_config_int(result, builder, key, maximum) : ZMLX_OK;
+}
+
+zmlx_status zm_config_positions(int *result, const zm_builder *builder, int fallback) {
+    static const char key[] = "max_position_embeddings";
+    *result = 0;
+    if (json_is_null(json_object_get(builder->config.value, key))) return ZMLX_OK;
+    return zm_config_int_or(result, builder, key, 1 << 30, fallback);
+}
+
+zmlx_status zm_config_number_or(double *result, zm_json_object object, const char *key, double fallback,
+                                zmlx_error *error) {
+    *result = fallback;
+    return json_object_get(object.value, key) ? zm_json_number(result, object, key, error) : ZMLX_OK;
 }
 
 zmlx_status zm_config_positive(double *result, zm_json_object object, const char *key, double fallback,
                                zmlx_error *error) {
     *result = fallback;
-    if (isnan(fallback) || zm_json_get(object, key)) ZM_TRY(zm_json_number(result, object, key, error));
+    if (isnan(fallback) || json_object_get(object.value, key)) ZM_TRY(zm_json_number(result, object, key, error));
     if (*result >= (double)FLT_MIN && *result <= 1e30) return ZMLX_OK;
     char where[256];
     snprintf(where, sizeof where, "%s: %s", object.file, key);
@@ -43,7 +56,7 @@ zmlx_status zm_config_positive(double *result, zm_json_object object, const char
 
 zmlx_status zm_config_epsilon(double *result, const zm_builder *builder, const char *key, double fallback) {
     *result = fallback;
-    if (isnan(fallback) || zm_json_get(builder->config, key))
+    if (isnan(fallback) || json_object_get(builder->config.value, key))
         ZM_TRY(zm_json_number(result, builder->config, key, builder->error));
     if (*result >= 0 && *result <= 1) return ZMLX_OK;
     return zm_config_fail(builder, key, "expected a number from 0 to 1, got %g", *result);
@@ -66,11 +79,13 @@ static zmlx_status check_heads(const zm_heads *heads, const zm_builder *builder)
 zmlx_status zm_config_heads(zm_heads *heads, const zm_builder *builder, int hidden_size, zm_heads defaults,
                             bool has_head_dim) {
     *heads = defaults;
-    if (!defaults.n_heads || zm_json_get(builder->config, "num_attention_heads"))
+    if (!defaults.n_heads || json_object_get(builder->config.value, "num_attention_heads"))
         ZM_TRY(zm_config_int(&heads->n_heads, builder, "num_attention_heads", ZM_MAX_HEADS));
-    ZM_TRY(zm_config_int_or(&heads->n_kv_heads, builder, "num_key_value_heads", ZM_MAX_HEADS,
-                            defaults.n_kv_heads ? defaults.n_kv_heads : heads->n_heads));
-    if (has_head_dim)
+    if (defaults.n_kv_heads || zm_json_get(builder->config, "num_key_value_heads"))
+        ZM_TRY(zm_config_int_or(&heads->n_kv_heads, builder, "num_key_value_heads", ZM_MAX_HEADS, defaults.n_kv_heads));
+    else
+        heads->n_kv_heads = heads->n_heads;
+    if (has_head_dim && (defaults.head_dim || zm_json_get(builder->config, "head_dim")))
         ZM_TRY(zm_config_int_or(&heads->head_dim, builder, "head_dim", ZM_MAX_SIZE, defaults.head_dim));
     if (!heads->head_dim) {
         if (hidden_size % heads->n_heads)
@@ -122,6 +137,13 @@ zmlx_status zm_config_moe_layers(bool **is_moe, const zm_builder *builder, int n
     }
     *is_moe = flags;
     return ZMLX_OK;
+}
+
+zmlx_status zm_config_traditional(bool *result, const zm_builder *builder) {
+    static const char key[] = "rope_traditional";
+    if (json_is_null(json_object_get(builder->config.value, key)))
+        return zm_config_fail(builder, key, "expected true or false, got null");
+    return zm_json_bool_or(result, builder->config, key, false, builder->error);
 }
 
 zmlx_status zm_config_object(zm_json_object *object, const zm_builder *builder, const char *key) {

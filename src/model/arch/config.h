@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Reading a family's config.json: ranges, and the fields several families share. Every failure is one
- * line that names the file and the field. */
+ * line that names the file and the field. A default is for what is absent: null is refused, as it fails in mlx-lm, but
+ * where a comment says otherwise. */
 #ifndef ZM_MODEL_ARCH_CONFIG_H
 #define ZM_MODEL_ARCH_CONFIG_H
 
@@ -39,23 +40,29 @@ zmlx_status zm_config_fail(const zm_builder *builder, const char *key, const cha
 zmlx_status zm_config_int(int *result, const zm_builder *builder, const char *key, int maximum);
 zmlx_status zm_config_int_or(int *result, const zm_builder *builder, const char *key, int maximum,
                              int fallback);
+/* max_position_embeddings; null: 0. */
+zmlx_status zm_config_positions(int *result, const zm_builder *builder, int fallback);
+zmlx_status zm_config_number_or(double *result, zm_json_object object, const char *key, double fallback,
+                                zmlx_error *error);
 /* A number that is greater than 0 and finite in float32 too. fallback NAN: required. */
 zmlx_status zm_config_positive(double *result, zm_json_object object, const char *key, double fallback,
                                zmlx_error *error);
 /* A norm's epsilon: from 0 to 1. fallback NAN: required. */
 zmlx_status zm_config_epsilon(double *result, const zm_builder *builder, const char *key, double fallback);
 /* num_attention_heads, num_key_value_heads and, with has_head_dim, head_dim. What is absent takes its
- * default; where that is 0, n_heads is required, n_kv_heads is n_heads and head_dim is
- * hidden_size / n_heads. */
+ * default; where that is 0, n_heads is required, and what is absent or null is n_heads (n_kv_heads) or
+ * hidden_size / n_heads (head_dim). */
 zmlx_status zm_config_heads(zm_heads *heads, const zm_builder *builder, int hidden_size, zm_heads defaults,
                             bool has_head_dim);
 /* For each layer whether layer_types calls it name (else it must be other_name). *is_name is NULL where
- * the field is absent. */
+ * the field is absent or null. */
 zmlx_status zm_config_layer_types(bool **is_name, const zm_builder *builder, int n_layers, const char *name,
                                   const char *other_name);
 /* For each layer whether it has experts, by decoder_sparse_step and mlp_only_layers. */
 zmlx_status zm_config_moe_layers(bool **is_moe, const zm_builder *builder, int n_layers);
-/* The object under key as config; value NULL where it is absent. */
+/* rope_traditional. Other booleans: null is false (base/json.h). */
+zmlx_status zm_config_traditional(bool *result, const zm_builder *builder);
+/* The object under key as config; value NULL where it is absent or null. */
 zmlx_status zm_config_object(zm_json_object *object, const zm_builder *builder, const char *key);
 
 /* Fills *rope for heads of dims features; rope->freqs is the caller's. */

@@ -93,9 +93,8 @@ static zmlx_status read_attention(latent_config *config, const zm_builder *build
                                        .rope = {.traditional = true}};
     ZM_TRY(zm_config_int_or(&plan->n_heads, builder, "num_attention_heads", ZM_MAX_HEADS, missing->n_heads));
     /* null: no latent, which is not the same as leaving it out. */
-    bool is_null = json_is_null(json_object_get(json.value, "q_lora_rank"));
-    ZM_TRY(
-        zm_config_int_or(&plan->q_lora_rank, builder, "q_lora_rank", ZM_MAX_SIZE, is_null ? 0 : missing->q_lora_rank));
+    if (!json_is_null(json_object_get(json.value, "q_lora_rank")))
+        ZM_TRY(zm_config_int_or(&plan->q_lora_rank, builder, "q_lora_rank", ZM_MAX_SIZE, missing->q_lora_rank));
     ZM_TRY(zm_config_int_or(&plan->kv_lora_rank, builder, "kv_lora_rank", ZM_MAX_SIZE, missing->kv_lora_rank));
     ZM_TRY(
         zm_config_int_or(&plan->qk_nope_head_dim, builder, "qk_nope_head_dim", ZM_MAX_SIZE, missing->qk_nope_head_dim));
@@ -105,8 +104,7 @@ static zmlx_status read_attention(latent_config *config, const zm_builder *build
     ZM_TRY(check_heads(plan, builder));
     ZM_TRY(zm_json_bool_or(&plan->has_bias, json, "attention_bias", false, builder->error));
     ZM_TRY(zm_config_positive(&plan->rope.base, json, "rope_theta", missing->rope_theta, builder->error));
-    ZM_TRY(zm_config_int_or(&plan->rope.max_position_embeddings, builder, "max_position_embeddings", 1 << 30,
-                            missing->max_position_embeddings));
+    ZM_TRY(zm_config_positions(&plan->rope.max_position_embeddings, builder, missing->max_position_embeddings));
     ZM_TRY(zm_config_object(&plan->rope.scaling, builder, "rope_scaling"));
     return read_scale(plan, builder);
 }

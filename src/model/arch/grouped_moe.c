@@ -15,7 +15,7 @@ static zmlx_status read_fields(const field *fields, int count, const zm_builder 
     for (int i = 0; i < count; i++) {
         const field *of = &fields[i];
         int64_t value = of->fallback;
-        if (of->fallback < 0 || zm_json_get(builder->config, of->key))
+        if (of->fallback < 0 || json_object_get(builder->config.value, of->key))
             ZM_TRY(zm_json_int(&value, builder->config, of->key, of->minimum, of->maximum, builder->error));
         *of->value = (int)value;
     }
@@ -32,7 +32,8 @@ static zmlx_status read_experts(int *count, const zm_builder *builder, const cha
 
 static zmlx_status expect_text(const zm_builder *builder, const char *key, const char *known) {
     const char *text = known;
-    if (zm_json_get(builder->config, key)) ZM_TRY(zm_json_string(&text, builder->config, key, builder->error));
+    if (json_object_get(builder->config.value, key))
+        ZM_TRY(zm_json_string(&text, builder->config, key, builder->error));
     if (!strcmp(text, known)) return ZMLX_OK;
     return zm_config_fail(builder, key, "\"%.60s\" is not supported, only \"%s\"", text, known);
 }
@@ -58,13 +59,18 @@ static zmlx_status read_router(zm_grouped_moe *result, const zm_builder *builder
         {"moe_intermediate_size", &moe->experts.intermediate_size, 1, ZM_MAX_SIZE, defaults->moe_intermediate_size},
         {"num_experts_per_tok", &moe->top_k, 1, ZM_MAX_EXPERTS, defaults->num_experts_per_tok},
         {"n_group", &moe->n_groups, 1, ZM_MAX_EXPERTS, defaults->n_group},
-        {"topk_group", &moe->top_groups, 1, ZM_MAX_EXPERTS, defaults->topk_group},
         {"first_k_dense_replace", &result->first, 0, ZM_MAX_LAYERS, defaults->first_k_dense_replace},
     };
+    const field top_groups = {"topk_group", &moe->top_groups, 1, ZM_MAX_EXPERTS, defaults->topk_group};
     ZM_TRY(read_fields(fields, sizeof fields / sizeof fields[0], builder));
+    /* Of one group none is chosen, so null does. */
+    if (moe->n_groups == 1 && json_is_null(json_object_get(builder->config.value, top_groups.key)))
+        moe->top_groups = 1;
+    else
+        ZM_TRY(read_fields(&top_groups, 1, builder));
     ZM_TRY(check_groups(moe, builder));
     ZM_TRY(expect_text(builder, "topk_method", "noaux_tc"));
-    ZM_TRY(expect_text(builder, "scoring_func", "sigmoid"));
+    if (zm_json_get(builder->config, "scoring_func")) ZM_TRY(expect_text(builder, "scoring_func", "sigmoid"));
     double scaling = defaults->routed_scaling_factor;
     ZM_TRY(zm_config_positive(&moe->routed_scaling_factor, builder->config, "routed_scaling_factor",
                               scaling < 0 ? NAN : scaling, builder->error));

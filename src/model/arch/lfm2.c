@@ -50,11 +50,11 @@ static zmlx_status read_attention(lfm2_config *config, const zm_builder *builder
                                 .q_norm = "q_layernorm",
                                 .k_norm = "k_layernorm"};
     ZM_TRY(zm_config_heads(&plan->heads, builder, config->hidden_size, (zm_heads){0}, false));
-    ZM_TRY(zm_config_positive(&plan->rope.base, builder->config, "rope_theta", 1000000, builder->error));
     zm_json_object parameters;
     ZM_TRY(zm_config_object(&parameters, builder, "rope_parameters"));
-    if (!parameters.value) return ZMLX_OK;
-    return zm_config_positive(&plan->rope.base, parameters, "rope_theta", plan->rope.base, builder->error);
+    bool is_nested = json_object_get(parameters.value, "rope_theta");
+    return zm_config_positive(&plan->rope.base, is_nested ? parameters : builder->config, "rope_theta", 1000000,
+                              builder->error);
 }
 
 static zmlx_status read_common(lfm2_config *config, const zm_builder *builder) {
@@ -82,13 +82,15 @@ static zmlx_status read_moe(lfm2_config *config, const zm_builder *builder) {
                          .normalize_epsilon = 1e-6};
     moe->experts.name = "switch_mlp";
     int64_t n_dense;
+    int required;
+    ZM_TRY(zm_config_int(&required, builder, "num_key_value_heads", ZM_MAX_HEADS));
     ZM_TRY(zm_config_int(&mlp->intermediate_size, builder, "intermediate_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&moe->experts.intermediate_size, builder, "moe_intermediate_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&moe->experts.n_experts, builder, "num_experts", ZM_MAX_EXPERTS));
     ZM_TRY(zm_config_int(&moe->top_k, builder, "num_experts_per_tok", moe->experts.n_experts));
     ZM_TRY(zm_json_bool(&moe->normalize_top_k, json, "norm_topk_prob", builder->error));
     ZM_TRY(zm_json_bool(&moe->has_expert_bias, json, "use_expert_bias", builder->error));
-    ZM_TRY(zm_json_number_or(&moe->routed_scaling_factor, json, "routed_scaling_factor", 1, builder->error));
+    ZM_TRY(zm_config_number_or(&moe->routed_scaling_factor, json, "routed_scaling_factor", 1, builder->error));
     ZM_TRY(zm_json_int(&n_dense, json, "num_dense_layers", 0, ZM_MAX_LAYERS, builder->error));
     if (!(fabs(moe->routed_scaling_factor) <= 1e30))
         return zm_config_fail(builder, "routed_scaling_factor", "expected at most 1e30, got %g",
@@ -101,11 +103,12 @@ static zmlx_status read_dense(lfm2_config *config, const zm_builder *builder) {
     zm_json_object json = builder->config;
     int block_dim, multiple, size;
     bool adjusts;
-    double multiplier;
+    double multiplier = 1; /* null, too */
     const char *size_key = zm_json_get(json, "block_ff_dim") ? "block_ff_dim" : "intermediate_size";
     ZM_TRY(zm_config_int(&block_dim, builder, "block_dim", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&multiple, builder, "block_multiple_of", ZM_MAX_SIZE));
-    ZM_TRY(zm_config_positive(&multiplier, json, "block_ffn_dim_multiplier", 1, builder->error));
+    if (zm_json_get(json, "block_ffn_dim_multiplier"))
+        ZM_TRY(zm_config_positive(&multiplier, json, "block_ffn_dim_multiplier", NAN, builder->error));
     ZM_TRY(zm_json_bool(&adjusts, json, "block_auto_adjust_ff_dim", builder->error));
     ZM_TRY(zm_config_int(&size, builder, size_key, ZM_MAX_SIZE));
     if (block_dim != config->hidden_size)

@@ -34,10 +34,9 @@ static zmlx_status read_attention(llama_config *config, const zm_builder *builde
     ZM_TRY(zm_config_heads(&plan->heads, builder, config->model.hidden_size, (zm_heads){0}, true));
     ZM_TRY(zm_json_bool_or(&plan->has_bias, json, "attention_bias", false, builder->error));
     plan->has_output_bias = plan->has_bias;
-    ZM_TRY(zm_json_bool_or(&plan->rope.traditional, json, "rope_traditional", false, builder->error));
+    ZM_TRY(zm_config_traditional(&plan->rope.traditional, builder));
     ZM_TRY(zm_config_positive(&plan->rope.base, json, "rope_theta", 10000, builder->error));
-    ZM_TRY(zm_config_int_or(&plan->rope.max_position_embeddings, builder, "max_position_embeddings",
-                            1 << 30, 0));
+    ZM_TRY(zm_config_positions(&plan->rope.max_position_embeddings, builder, 0));
     return zm_config_object(&plan->rope.scaling, builder, "rope_scaling");
 }
 

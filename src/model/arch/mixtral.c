@@ -16,7 +16,7 @@ static zmlx_status read_attention(mixtral_config *config, const zm_builder *buil
     /* num_key_value_heads: absent means 8, null as many as there are heads. */
     zm_heads defaults = {32, json_object_get(json.value, "num_key_value_heads") ? 0 : 8, 0};
     ZM_TRY(zm_config_heads(&plan->heads, builder, config->model.hidden_size, defaults, false));
-    ZM_TRY(zm_json_bool_or(&plan->rope.traditional, json, "rope_traditional", false, builder->error));
+    ZM_TRY(zm_config_traditional(&plan->rope.traditional, builder));
     return zm_config_positive(&plan->rope.base, json, "rope_theta", 1e6, builder->error);
 }
 

@@ -30,7 +30,7 @@ static zmlx_status read_attention(qwen3_config *config, const zm_builder *builde
 static zmlx_status read_nested_rope(qwen3_config *config, const zm_builder *builder) {
     zm_rope_config *rope = &config->attention.rope;
     zm_json_object parameters;
-    ZM_TRY(zm_config_int_or(&rope->max_position_embeddings, builder, "max_position_embeddings", 1 << 30, 0));
+    ZM_TRY(zm_config_positions(&rope->max_position_embeddings, builder, 0));
     ZM_TRY(zm_config_object(&rope->scaling, builder, "rope_scaling"));
     ZM_TRY(zm_config_object(&parameters, builder, "rope_parameters"));
     bool is_nested = parameters.value && !zm_json_get(builder->config, "rope_theta");

@@ -11,6 +11,8 @@ static const double default_rotated = 0.25;
 static zmlx_status text_builder(zm_builder *text, const zm_builder *builder) {
     zm_json_object nested;
     *text = *builder;
+    if (json_is_null(json_object_get(builder->config.value, "text_config")))
+        return zm_config_fail(builder, "text_config", "expected an object, got null");
     ZM_TRY(zm_config_object(&nested, builder, "text_config"));
     if (nested.value) text->config = nested;
     return ZMLX_OK;
@@ -23,7 +25,9 @@ static zmlx_status read_rotation(zm_qwen3_next_config *config, const zm_builder 
     ZM_TRY(zm_config_object(&source, builder, "rope_parameters"));
     if (!source.value) source.file = builder->config.file;
     if (source.value && json_object_size(source.value)) {
-        rope->scaling = source;
+        /* A null rope_type is none, here alone. */
+        if (json_object_get(source.value, "type") || !json_is_null(json_object_get(source.value, "rope_type")))
+            rope->scaling = source;
     } else if (json_object_get(builder->config.value, "rope_parameters")) {
         source = builder->config;
         ZM_TRY(zm_config_object(&rope->scaling, builder, "rope_scaling"));
@@ -34,12 +38,15 @@ static zmlx_status read_rotation(zm_qwen3_next_config *config, const zm_builder 
 
 static zmlx_status read_config(zm_qwen3_next_config *config, const zm_builder *builder) {
     zm_builder text;
-    int64_t n_experts;
+    int64_t n_experts = 0;
     ZM_TRY(text_builder(&text, builder));
     ZM_TRY(zm_qwen3_next_read(config, &text, true));
     config->model.prefix = "language_model";
     ZM_TRY(read_rotation(config, &text));
-    ZM_TRY(zm_json_int_or(&n_experts, text.config, "num_experts", 0, ZM_MAX_EXPERTS, 0, builder->error));
+    if (json_object_get(text.config.value, "num_experts"))
+        ZM_TRY(zm_json_int(&n_experts, text.config, "num_experts", 0, ZM_MAX_EXPERTS, builder->error));
+    if (!n_experts && !config->mlp.intermediate_size)
+        return zm_config_fail(&text, "intermediate_size", "null, without experts");
     if (!n_experts) return ZMLX_OK;
     size_t n_layers = (size_t)config->model.n_layers;
     config->is_moe = zm_arena_alloc(builder->arena, n_layers, sizeof *config->is_moe);

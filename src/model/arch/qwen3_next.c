@@ -62,19 +62,20 @@ zmlx_status zm_qwen3_next_read(zm_qwen3_next_config *config, const zm_builder *b
     *config = (zm_qwen3_next_config){.model = {.norm = "norm",
                                                .operator_norm = "input_layernorm",
                                                .feed_forward_norm = "post_attention_layernorm"}};
-    int intermediate_size;
+    int intermediate_size = 0;
     const size_field fields[] = {
         {&model->hidden_size, "hidden_size", ZM_MAX_SIZE, 4096},
         {&model->n_layers, "num_hidden_layers", ZM_MAX_LAYERS, 32},
         {&model->vocab_size, "vocab_size", ZM_MAX_SIZE, 151936},
-        {&intermediate_size, "intermediate_size", ZM_MAX_SIZE, 14336},
+        {&intermediate_size, "intermediate_size", ZM_MAX_SIZE, 14336}, /* last */
     };
-    ZM_TRY(read_sizes(fields, sizeof fields / sizeof fields[0], builder, with_defaults));
+    bool is_null = with_defaults && json_is_null(json_object_get(builder->config.value, "intermediate_size"));
+    ZM_TRY(read_sizes(fields, sizeof fields / sizeof fields[0] - is_null, builder, with_defaults));
     ZM_TRY(zm_config_int_or(&config->full_attention_interval, builder, "full_attention_interval", ZM_MAX_LAYERS, 4));
     ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", with_defaults ? 1e-6 : NAN));
     ZM_TRY(zm_json_bool_or(&model->is_tied, builder->config, "tie_word_embeddings", false, builder->error));
     int positions;
-    ZM_TRY(zm_config_int_or(&positions, builder, "max_position_embeddings", 1 << 30, with_defaults ? 131072 : 0));
+    ZM_TRY(zm_config_positions(&positions, builder, with_defaults ? 131072 : 0));
     config->attention = (zm_attention_plan){.name = "self_attn",
                                             .hidden_size = model->hidden_size,
                                             .norm_eps = model->norm_eps,

@@ -102,8 +102,8 @@ static zmlx_status yarn(rope_rule *rule) {
     ZM_TRY(positive(&trained, rule, "original_max_position_embeddings", 4096));
     ZM_TRY(positive(&fast, rule, "beta_fast", 32));
     ZM_TRY(positive(&slow, rule, "beta_slow", 1));
-    ZM_TRY(zm_json_number_or(&mscale, rule->scaling, "mscale", 1, rule->builder->error));
-    ZM_TRY(zm_json_number_or(&mscale_all, rule->scaling, "mscale_all_dim", 0, rule->builder->error));
+    ZM_TRY(zm_config_number_or(&mscale, rule->scaling, "mscale", 1, rule->builder->error));
+    ZM_TRY(zm_config_number_or(&mscale_all, rule->scaling, "mscale_all_dim", 0, rule->builder->error));
     if (rule->config->base <= 1)
         return zm_config_fail(rule->builder, "rope_theta", "yarn needs a base greater than 1");
     double scale = yarn_scale(factor, mscale) / yarn_scale(factor, mscale_all);
@@ -198,7 +198,7 @@ static zmlx_status rope_type(const char **type, const rope_rule *rule) {
     if (!rule->scaling.value) return ZMLX_OK;
     if (zm_json_get(rule->scaling, "type"))
         ZM_TRY(zm_json_string(type, rule->scaling, "type", rule->builder->error));
-    else if (zm_json_get(rule->scaling, "rope_type"))
+    else if (json_object_get(rule->scaling.value, "rope_type"))
         ZM_TRY(zm_json_string(type, rule->scaling, "rope_type", rule->builder->error));
     return ZMLX_OK;
 }

@@ -23,11 +23,11 @@ typedef struct zmlx_catalog_bench {
     zmlx_bench_baseline baseline;     /* MLX operation by operation, through mlx_compile, or none */
 } zmlx_catalog_bench;
 
-/* Random inputs: the first of this shape, the others as the signature says; one whose sizes the first does not tell is
- * ZMLX_ERROR_ARGUMENT (leading dimensions that it does not tell are one, as long as its first). Optional inputs of a
- * composed kernel are left out. Without a baseline, an optimizer's step goes on from the results of the one before. A
- * kernel that is composed, or has an operation that MLX has not, is ZMLX_ERROR_UNSUPPORTED with a baseline: there is
- * nothing to compare it with. */
+/* Random inputs: the first of this shape, the others as the signature says; one whose sizes the first does not tell,
+ * or of which the device's memory cannot hold two, is ZMLX_ERROR_ARGUMENT (leading dimensions that it does not tell
+ * are one, as long as its first). Optional inputs of a composed kernel are left out. Without a baseline, an
+ * optimizer's step goes on from the results of the one before. A kernel that is composed, or has an operation that
+ * MLX has not, is ZMLX_ERROR_UNSUPPORTED with a baseline: there is nothing to compare it with. */
 ZMLX_API zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, const int *shape, int n_dims,
                                         const zmlx_catalog_bench *bench /* may be NULL */, mlx_stream stream,
                                         const zmlx_bench_options *options /* may be NULL */, zmlx_error *error);

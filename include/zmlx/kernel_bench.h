@@ -50,8 +50,9 @@ ZMLX_API zmlx_status zmlx_bench_compare(zmlx_comparison *comparison, mlx_closure
  * the comparison says of the baseline is 0. */
 typedef enum zmlx_bench_baseline { ZMLX_BENCH_MLX, ZMLX_BENCH_MLX_COMPILED, ZMLX_BENCH_NONE } zmlx_bench_baseline;
 
-/* A kernel on random inputs, all of one shape and dtype, against MLX. numbers as in zmlx_kernel_apply_with. An
- * operation that MLX has not is ZMLX_ERROR_UNSUPPORTED, naming it. */
+/* A kernel on random inputs, all of one shape and dtype, against MLX. numbers as in zmlx_kernel_apply_with. A
+ * shape of which the device's memory cannot hold two arrays is ZMLX_ERROR_ARGUMENT; an operation that MLX has not is
+ * ZMLX_ERROR_UNSUPPORTED, naming it. */
 ZMLX_API zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, const int *shape, int n_dims,
                                        mlx_dtype dtype, const zmlx_kernel_numbers *numbers,
                                        zmlx_bench_baseline baseline, mlx_stream stream,

@@ -199,6 +199,7 @@ static zmlx_status make_array(mlx_array *array, const subject *self, const zm_si
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%s: its shape does not follow from that of %s", own_name,
                        signature->inputs[0].name);
     zm_role role = signature->roles[i];
+    ZM_TRY(zm_sides_check_shape(own_name, own, n_own, type_of(self, role), self->stream, error));
     bool is_whole = role != ZM_ROLE_DATA && role != ZM_ROLE_STATE && !zm_role_is_parameter(role);
     int64_t bound = is_whole ? 2 : 0;
     if (signature->bounds[i] && !zm_sizes_evaluate(&bound, sizes, signature->bounds[i]))
@@ -267,8 +268,9 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     size_t n_arrays = 0;
     zm_error_clear(error);
     *comparison = (zmlx_comparison){0};
-    ZM_TRY(zm_sides_check_shape(shape, n_dims, error));
     ZM_TRY(prepare(&self, name, error));
+    mlx_dtype dtype = type_of(&self, self.entry->signature.roles[0]);
+    ZM_TRY(zm_sides_check_shape("shape", shape, n_dims, dtype, stream, error));
     zmlx_status status = ZMLX_OK;
     for (int set = 0; set < zm_sides_sets(stream) && !status; set++, n_arrays += self.n_arrays) {
         self.n_arrays = 0;

@@ -7,6 +7,8 @@
 #include "base/random.h"
 #include "mlx/scope.h"
 #include "mlx/streams.h"
+#include "runtime/shape.h"
+#include "zmlx/system.h"
 
 int zm_sides_take(mlx_array *arrays, const mlx_vector_array from, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -28,20 +30,36 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
     return failed;
 }
 
-zmlx_status zm_sides_check_shape(const int *shape, int n_dims, zmlx_error *error) {
-    size_t size = 1;
+static bool is_on_cpu(mlx_stream stream) {
+    const zm_scope where = {.stream = stream};
+    return zm_scope_is_on_cpu(&where);
+}
+
+static zmlx_status check_memory(const char *name, double bytes, mlx_stream stream, zmlx_error *error) {
+    zmlx_system_info info;
+    ZM_TRY(zmlx_system_get_info(&info, error));
+    uint64_t memory = !is_on_cpu(stream) && info.gpu_memory_bytes ? info.gpu_memory_bytes : info.memory_bytes;
+    double limit = memory ? (double)memory : (double)PTRDIFF_MAX;
+    if (2 * bytes <= limit) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, name,
+                   "two arrays of %.1f GB are more than the %.1f GB of memory that can be used", 1e-9 * bytes,
+                   1e-9 * limit);
+}
+
+zmlx_status zm_sides_check_shape(const char *name, const int *shape, int n_dims, mlx_dtype dtype, mlx_stream stream,
+                                 zmlx_error *error) {
+    zm_storage storage;
+    double bytes = zm_storage_from_dtype(&storage, dtype) ? zm_storage_bytes(storage) : 1;
     if (n_dims < 0 || n_dims > ZM_NODE_MAX_DIMS)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected at most %d dimensions, got %d", ZM_NODE_MAX_DIMS,
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected at most %d dimensions, got %d", ZM_NODE_MAX_DIMS,
                        n_dims);
-    if (n_dims && !shape) return zm_fail_null(error, "shape");
+    if (n_dims && !shape) return zm_fail_null(error, name);
     for (int i = 0; i < n_dims; i++) {
         if (shape[i] < 1)
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "expected lengths above 0, got %d", shape[i]);
-        if (size > PTRDIFF_MAX / sizeof(float) / (size_t)shape[i])
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape", "is too large");
-        size *= (size_t)shape[i];
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected lengths above 0, got %d", shape[i]);
+        bytes *= shape[i];
     }
-    return ZMLX_OK;
+    return check_memory(name, bytes, stream, error);
 }
 
 /* The array of the numbers, repeated as often as it takes. */
@@ -78,8 +96,7 @@ zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_
 }
 
 int zm_sides_sets(mlx_stream stream) {
-    const zm_scope where = {.stream = stream};
-    return zm_scope_is_on_cpu(&where) ? 1 : ZM_CONTEST_SETS;
+    return is_on_cpu(stream) ? 1 : ZM_CONTEST_SETS;
 }
 
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,

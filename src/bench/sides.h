@@ -13,8 +13,10 @@ void zm_sides_free(mlx_array *arrays, size_t count);
 /* Sets results to the arrays that are not empty. */
 int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t count);
 
-/* Of an array that can be made: up to 8 dimensions, none of them empty. */
-zmlx_status zm_sides_check_shape(const int *shape, int n_dims, zmlx_error *error);
+/* Of an array that can be made: up to 8 dimensions, none of them empty, and the device's memory has room for two, as it
+ * is made from another and something comes of it. name stands in errors. */
+zmlx_status zm_sides_check_shape(const char *name, const int *shape, int n_dims, mlx_dtype dtype, mlx_stream stream,
+                                 zmlx_error *error);
 /* Between -2 and 2; where bound is above 0, whole numbers below it. */
 zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound,
                             uint64_t seed, mlx_stream stream, zmlx_error *error);

@@ -254,12 +254,16 @@ expect_bad 'MLX has no operation for cbrt' bench ops --expr 'cbrt(x)' --shape 4 
 expect_status 0 bench ops --expr 'cbrt(x)' --shape 4 --against none "${quick[@]}"
 grep -Eqx '  first use +[0-9.]+ ms  \((compiled|from the cache)\)' out && ! grep -q '^  mlx' out || fail "alone: $(cat out)"
 expect_bad 'there are none, so the result has no shape' bench ops --expr 3 --shape 4 "${quick[@]}"
-for shape in '' 0 4, -1 4x 1,1,1,1,1,1,1,1 9999999999; do
-    expect_bad "--shape: expected 1 to 7 lengths above 0, separated by commas, got \"$shape\"" bench ops --expr x --shape "$shape"
+for shape in '' 0 4, -1 4x 2147483648 9999999999; do
+    expect_bad "--shape: expected lengths from 1 to 2147483647, separated by commas, got \"$shape\"" \
+        bench ops --expr x --shape "$shape"
 done
 for shape in 1073741824,1073741824,1073741824,4 1073741824,1073741824; do
-    expect_bad '--shape: an array of ' bench ops --expr x --shape "$shape" "${quick[@]}"
+    expect_bad '--shape: two arrays of ' bench ops --expr x --shape "$shape" "${quick[@]}"
+    expect_bad '--shape: two arrays of ' bench ops rmsnorm --shape "$shape" "${quick[@]}"
 done
+expect_status 0 bench ops --expr x --shape 1,1,1,1,1,1,1,4 "${quick[@]}"
+expect_bad '--shape: expected at most 8 dimensions, got 9' bench ops --expr x --shape 1,1,1,1,1,1,1,1,4 "${quick[@]}"
 expect_bad 'expected ops, model or moe, got "mod"' bench mod --expr x
 expect_bad 'model must stand before all options' bench --json model "$model"
 expect_bad 'ops|model|moe is missing' bench --expr x

@@ -236,6 +236,10 @@ static void test_bench(void **state) {
     expect_argument_error(
         zmlx_bench_catalog(&result, "rmsnorm", (const int[]){0, 4}, 2, NULL, stream, &quick, &error), &error,
         "shape: expected lengths above 0, got 0");
+    assert_int_equal(
+        zmlx_bench_catalog(&result, "rmsnorm", (const int[]){1 << 30, 1 << 30}, 2, &how, stream, &quick, &error),
+        ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "shape");
     how.baseline = ZMLX_BENCH_NONE + 1;
     expect_argument_error(zmlx_bench_catalog(&result, "rmsnorm", (const int[]){4}, 1, &how, stream, &quick, &error),
                           &error, "baseline: 3 is none");

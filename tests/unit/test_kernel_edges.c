@@ -202,6 +202,12 @@ static void benchmark_of_random_numbers(void **state) {
                                    &(zmlx_kernel_numbers){.seeds = &number}, ZMLX_BENCH_MLX, stream, NULL, &failure),
                  "random");
     zmlx_kernel_free(tested);
+    OK(zmlx_elementwise(&tested, "e", "exp(x)", NULL, &failure));
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
+                 zmlx_bench_kernel(&comparison, tested, (const int[]){1 << 30, 1 << 30}, 2, MLX_BFLOAT16, NULL,
+                                   ZMLX_BENCH_MLX, stream, NULL, &failure),
+                 "shape", "two arrays of 2305843009.2 GB are more than");
+    zmlx_kernel_free(tested);
 }
 
 /* Counts without names, and a target that is missing. */

@@ -179,6 +179,7 @@ static mlx_dtype type_of(const subject *self, zm_role role) {
 static zmlx_status learn_sizes(zm_sizes *sizes, const subject *self, const int *shape, int n_dims, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
     *sizes = (zm_sizes){0};
+    ZM_TRY(zm_catalog_check_numbers(signature, self->values, sizes, self->entry->entry.name, error));
     for (int i = 0; i < signature->n_numbers; i++)
         if (signature->kinds[i] == ZM_NUMBER_INT || signature->kinds[i] == ZM_NUMBER_BOOL)
             zm_sizes_set(sizes, signature->numbers[i].name, (int64_t)self->values[i].number);

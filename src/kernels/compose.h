@@ -48,6 +48,9 @@ void zm_call_set_gradient(zm_catalog_call *call, const mlx_array *inputs, int n_
 /* Sets outputs to what make sets, with the gradient of the kernel that the row is a profile of. */
 void zm_call_profile(zm_catalog_call *call, zm_compose *make);
 
+/* Values as the signature has them, so that whole numbers can be cast; limits that are sizes where these are known. */
+zmlx_status zm_catalog_check_numbers(const zm_signature *signature, const zmlx_catalog_value *values,
+                                     const zm_sizes *sizes, const char *where, zmlx_error *error);
 /* Checks inputs and values and fills the call; scope has begun. */
 zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry, zm_scope *scope,
                             const mlx_array *inputs, const zmlx_catalog_value *values, zmlx_error *error);

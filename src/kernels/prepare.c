@@ -130,36 +130,41 @@ static zmlx_status check_shapes(zm_catalog_call *call, const mlx_array *inputs, 
     return ZMLX_OK;
 }
 
-static zmlx_status check_numbers(zm_catalog_call *call, zmlx_error *error) {
-    const zm_signature *signature = &call->entry->signature;
+zmlx_status zm_catalog_check_numbers(const zm_signature *signature, const zmlx_catalog_value *values,
+                                     const zm_sizes *sizes, const char *where, zmlx_error *error) {
     for (int i = 0; i < signature->n_numbers; i++) {
-        double value = call->values[i].number;
+        double value = values[i].number;
         const zmlx_catalog_number *number = &signature->numbers[i];
         bool fits = true;
         switch (signature->kinds[i]) {
         case ZM_NUMBER_SEED: continue;
         case ZM_NUMBER_DTYPE:
-            if (value == ZM_DTYPE_OF_DATA || is_float((mlx_dtype)value)) continue;
-            return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: expected float32, float16 or bfloat16, got %s",
-                           number->name, zm_dtype_name((mlx_dtype)value));
+            fits = value == floor(value) && value >= 0 && value <= MLX_COMPLEX64;
+            if (value == ZM_DTYPE_OF_DATA || (fits && is_float((mlx_dtype)value))) continue;
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected float32, float16 or bfloat16, got %s",
+                           number->name, fits ? zm_dtype_name((mlx_dtype)value) : "none");
         case ZM_NUMBER_INT: fits = value == floor(value) && fabs(value) < 0x1p62; break;
         case ZM_NUMBER_BOOL: fits = value == 0 || value == 1; break;
         case ZM_NUMBER_CHOICE: fits = value >= 0 && value == floor(value); break;
         case ZM_NUMBER_FLOAT: fits = isinf(value) || fabs(value) <= (double)FLT_MAX; break; /* as float32, of kernels */
         }
-        if (fits && zm_number_in_range(signature, i, value, &call->sizes)) continue;
+        if (fits && zm_number_in_range(signature, i, value, sizes)) continue;
         char size[40] = "";
         int64_t limit;
         const char *name = signature->ranges[i].high_name;
-        if (name && zm_sizes_find(&limit, &call->sizes, name))
+        if (name && zm_sizes_find(&limit, sizes, name))
             snprintf(size, sizeof size, " (%.20s is %lld)", name, (long long)limit);
         if (signature->kinds[i] == ZM_NUMBER_FLOAT && isfinite(value) && !fits)
             snprintf(size, sizeof size, " of float32's range");
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: expected %s %s in %s%s, got %.9g", number->name,
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected %s %s in %s%s, got %.9g", number->name,
                        strchr("aeiou", number->kind[0]) ? "an" : "a", number->kind,
                        number->range[0] ? number->range : "its range", size, value);
     }
     return ZMLX_OK;
+}
+
+static zmlx_status check_numbers(const zm_catalog_call *call, zmlx_error *error) {
+    return zm_catalog_check_numbers(&call->entry->signature, call->values, &call->sizes, call->where, error);
 }
 
 static zmlx_status choose_types(zm_catalog_call *call, zmlx_error *error) {

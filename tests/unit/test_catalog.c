@@ -87,6 +87,13 @@ static void test_wrong_numbers(void **state) {
                           "zmlx_rmsnorm: eps: expected a float in [0, inf), got -1");
     expect_argument_error(zmlx_rmsnorm(&y, x, w, INFINITY, stream, &error), &error,
                           "zmlx_rmsnorm: eps: expected a float in [0, inf), got inf");
+    static const double no_types[] = {NAN, 1e300, -2, MLX_FLOAT32 + 0.5};
+    mlx_array two[2] = {{NULL}, {NULL}};
+    for (int j = 0; j < 4; j++)
+        expect_argument_error(
+            zmlx_catalog_apply("top2_gating_softmax", two, &x, 1, &(zmlx_catalog_value){.number = no_types[j]}, stream,
+                               &error),
+            &error, "zmlx_top2_gating_softmax: out_dtype: expected float32, float16 or bfloat16, got none");
     mlx_array_free(x);
     mlx_array_free(w);
 }
@@ -240,6 +247,13 @@ static void test_bench(void **state) {
         zmlx_bench_catalog(&result, "rmsnorm", (const int[]){1 << 30, 1 << 30}, 2, &how, stream, &quick, &error),
         ZMLX_ERROR_ARGUMENT);
     assert_string_equal(error.where, "shape");
+    how.baseline = ZMLX_BENCH_NONE;
+    const zmlx_catalog_value no_number[] = {{.number = NAN}};
+    how.values = no_number;
+    expect_argument_error(
+        zmlx_bench_catalog(&result, "topk_lastdim", (const int[]){4, 32}, 2, &how, stream, &quick, &error), &error,
+        "topk_lastdim: k: expected an int in [1, D], got nan");
+    how.values = NULL;
     how.baseline = ZMLX_BENCH_NONE + 1;
     expect_argument_error(zmlx_bench_catalog(&result, "rmsnorm", (const int[]){4}, 1, &how, stream, &quick, &error),
                           &error, "baseline: 3 is none");

@@ -65,6 +65,8 @@ set(pkg_config_files zmlx.pc)
 if(TARGET zmlx_mlxc_subset)
   list(APPEND pkg_config_files zmlx-mlxc.pc)
 endif()
+list(TRANSFORM CMAKE_DL_LIBS REPLACE "^([^-].*)$" "-l\\1" OUTPUT_VARIABLE dl_libraries) # where dlopen is not in libc
+list(JOIN dl_libraries " " dl_libraries)
 foreach(file IN LISTS pkg_config_files)
   configure_file(cmake/${file}.in ${file}.configured @ONLY)
   file(GENERATE OUTPUT ${file} INPUT "${CMAKE_CURRENT_BINARY_DIR}/${file}.configured")

@@ -181,6 +181,25 @@ zmlx_status zm_numbers_from(zm_numbers *numbers, const zmlx_kernel *kernel, cons
     return ZMLX_OK;
 }
 
+/* Whether a result is one value a row and may come of row_argmax. */
+static bool gives_argmax(const zm_ir *ir) {
+    bool has_argmax = false, has_values = false;
+    for (int i = 0; i < ir->n_values; i++) has_argmax |= ir->values[i].op == ZM_OP_ROW_ARGMAX;
+    for (int i = 0; i < ir->n_outputs; i++) has_values |= ir->outputs[i].level != ZM_LEVEL_ELEMENT;
+    return has_argmax && has_values;
+}
+
+/* A row without elements has no largest one; other reductions have a value of nothing. */
+static zmlx_status check_argmax(const zmlx_kernel *kernel, const mlx_array *inputs, zmlx_error *error) {
+    zm_shape shape;
+    if (!gives_argmax(kernel->forward)) return ZMLX_OK;
+    ZM_TRY(zm_kernel_check_inputs(&shape, kernel, inputs, error));
+    for (int i = 0; i < shape.n_dims - 1; i++)
+        if (!shape.dims[i]) return ZMLX_OK;
+    if (shape.dims[shape.n_dims - 1]) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, kernel->label, "row_argmax: a row of no elements has no largest one");
+}
+
 zmlx_status zmlx_kernel_apply_with(zmlx_kernel *kernel, mlx_array *outputs, const mlx_array *inputs, size_t n_inputs,
                                    const zmlx_kernel_numbers *given, mlx_stream stream, zmlx_error *error) {
     zm_error_clear(error);
@@ -194,6 +213,7 @@ zmlx_status zmlx_kernel_apply_with(zmlx_kernel *kernel, mlx_array *outputs, cons
                        n_inputs);
     ZM_TRY(zm_numbers_from(&numbers, kernel, given, error));
     zm_call call = {.inputs = inputs, .numbers = &numbers};
+    ZM_TRY(check_argmax(kernel, inputs, error));
     ZM_TRY(zm_kernel_call(kernel, results, &call, stream, error));
     for (int i = 0; i < ir->n_outputs; i++) {
         mlx_array_free(outputs[i]);

@@ -164,6 +164,16 @@ static void refusals(void **state) {
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, &ints, 0, stream, &failure), "expected 1 inputs");
     assert_null(y.ctx);
     zmlx_kernel_free(kernel);
+    kernel = make("row_argmax(x)", NULL, 0);
+    mlx_array empty = zm_zeros(&scope, SHAPE(2, 0), MLX_FLOAT32), no_rows = zm_zeros(&scope, SHAPE(0, 4), MLX_FLOAT32);
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_apply(kernel, &y, &empty, 1, stream, &failure), "row_argmax",
+                 "no elements");
+    assert_null(y.ctx);
+    assert_int_equal(mlx_array_size(apply_one(&scope, kernel, no_rows)), 0);
+    zmlx_kernel_free(kernel);
+    kernel = make("column() == row_argmax(x) ? x : 0", NULL, 0);
+    assert_int_equal(mlx_array_size(apply_one(&scope, kernel, empty)), 0);
+    zmlx_kernel_free(kernel);
     static const char *const names[] = {"a", "b"};
     kernel = make("a + b", names, 2);
     mlx_array mismatched[2] = {zm_zeros(&scope, SHAPE(3), MLX_FLOAT32), zm_zeros(&scope, SHAPE(4), MLX_FLOAT32)};

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "bench/sides.h"
 
+#include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -62,15 +63,20 @@ zmlx_status zm_sides_check_shape(const char *name, const int *shape, int n_dims,
     return check_memory(name, bytes, stream, error);
 }
 
-/* The array of the numbers, repeated as often as it takes. */
-static mlx_array repeat(zm_scope *scope, mlx_array numbers, size_t n_numbers, const int *shape, int n_dims,
-                        size_t size) {
-    int times = (int)((size + n_numbers - 1) / n_numbers), table[] = {times, (int)n_numbers};
-    if (times > 1) {
-        numbers = zm_broadcast_to(scope, zm_reshape2(scope, numbers, 1, (int)n_numbers), table, 2);
-        numbers = zm_slice_axis(scope, zm_flatten(scope, numbers, 0, 1), 0, 0, (int)size, 1);
-    }
-    return zm_contiguous(scope, zm_reshape(scope, numbers, shape, n_dims));
+/* As many of the numbers as it takes, again and again; size: at most INT_MAX. */
+static mlx_array fill(zm_scope *scope, mlx_array numbers, int size) {
+    int count = zm_dim(numbers, 0), times = size / count, table[] = {times, count};
+    mlx_array whole = numbers, rest = zm_slice_axis(scope, numbers, 0, 0, size % count, 1);
+    if (times != 1) whole = zm_flatten(scope, zm_broadcast_to(scope, numbers, table, 2), 0, 1);
+    return size % count ? zm_concatenate(scope, whole, rest, 0) : whole;
+}
+
+mlx_array zm_sides_repeat(zm_scope *scope, mlx_array numbers, const int *shape, int n_dims) {
+    int64_t size = 1; /* of the last dimensions, from first on: a dimension of an array is an int */
+    int first = n_dims;
+    while (first && size * shape[first - 1] <= INT_MAX) size *= shape[--first];
+    mlx_array block = zm_reshape(scope, fill(scope, numbers, (int)size), shape + first, n_dims - first);
+    return zm_contiguous(scope, zm_broadcast_to(scope, block, shape, n_dims));
 }
 
 zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound,
@@ -88,7 +94,7 @@ zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mlx_array numbers = zm_from_data(&scope, values, (int[]){(int)n_numbers}, 1, MLX_FLOAT32);
-    zm_scope_keep(&scope, array, repeat(&scope, zm_astype(&scope, numbers, dtype), n_numbers, shape, n_dims, size));
+    zm_scope_keep(&scope, array, zm_sides_repeat(&scope, zm_astype(&scope, numbers, dtype), shape, n_dims));
     zmlx_status status = zm_scope_end(&scope, error);
     if (!status && mlx_array_eval(*array)) status = zm_mlx_fail(error, "random input");
     free(values);

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "bench/contest.h"
+#include "mlx/scope.h"
 
 /* Copies of the first count arrays of a vector; the caller frees them, also on failure. */
 int zm_sides_take(mlx_array *arrays, const mlx_vector_array from, size_t count);
@@ -17,6 +18,8 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
  * is made from another and something comes of it. name stands in errors. */
 zmlx_status zm_sides_check_shape(const char *name, const int *shape, int n_dims, mlx_dtype dtype, mlx_stream stream,
                                  zmlx_error *error);
+/* The 1-d array again and again, in an array of this shape; past INT_MAX elements, equal along the first axes. */
+mlx_array zm_sides_repeat(zm_scope *scope, mlx_array numbers, const int *shape, int n_dims);
 /* Between -2 and 2; where bound is above 0, whole numbers below it. */
 zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_dtype dtype, int64_t bound,
                             uint64_t seed, mlx_stream stream, zmlx_error *error);

@@ -19,7 +19,8 @@ extern "C" {
 
 typedef struct zmlx_bench_options {
     int n_warmup, n_runs; /* 0: 3 and 15 */
-    int batch;            /* applications a run, up to 10000; 0: as many as take about 20 ms, at most 64 */
+    int batch;            /* applications a run, up to 10000, whose results the device's memory must hold (on a GPU of a
+                           * quarter of them); 0: as many as take about 20 ms, at most 64 */
     double bandwidth;     /* bytes a second to compare with; 0: none */
     int probe_threads;    /* above 0: instead, so many threads read memory after each run; compared with their median */
 } zmlx_bench_options;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 #include "bench/timing.h"
 #include "mlx/scope.h"
 #include "runtime/cache.h"
+#include "zmlx/system.h"
 
 enum { WARMUP = 3, RUNS = 15, MAX_RUNS = 10000, MAX_BATCH = 64, MOST_GROUPS = 8 };
 static const double batch_seconds = 0.02;
@@ -34,6 +36,14 @@ static bool is_on_gpu(mlx_stream stream) {
     bool found = stream.ctx && !mlx_stream_get_device(&device, stream) && !mlx_device_get_type(&type, device);
     mlx_device_free(device);
     return found && type == MLX_GPU;
+}
+
+zmlx_status zm_device_memory(double *bytes, mlx_stream stream, zmlx_error *error) {
+    zmlx_system_info info;
+    ZM_TRY(zmlx_system_get_info(&info, error));
+    uint64_t memory = is_on_gpu(stream) && info.gpu_memory_bytes ? info.gpu_memory_bytes : info.memory_bytes;
+    *bytes = memory ? (double)memory : (double)PTRDIFF_MAX; /* unknown */
+    return ZMLX_OK;
 }
 
 /* On a GPU: groups of applications, of which one is put together and submitted while the one before runs. Timed is the
@@ -109,6 +119,19 @@ static zmlx_status measure(zmlx_comparison *comparison, const zm_contest *self, 
     return ZMLX_OK;
 }
 
+/* The results of a run, of two groups of it on a GPU, are there at the same time. */
+static zmlx_status check_batch(const zm_contest *self, int batch, double result_bytes, zmlx_error *error) {
+    double limit, input_bytes = 0;
+    int n_held = is_on_gpu(self->stream) && batch > 2 ? 2 * ((batch - 1) / MOST_GROUPS + 1) : batch;
+    if (!self->stream.ctx) return ZMLX_OK; /* wherever they are */
+    for (int i = 0; i < self->n_sets; i++) input_bytes += (double)bytes_of(self->inputs[i]);
+    ZM_TRY(zm_device_memory(&limit, self->stream, error));
+    if (input_bytes + n_held * result_bytes <= limit) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, "batch",
+                   "results of %.1f GB, %d of them at once, are more than the %.1f GB of memory that can be used",
+                   1e-9 * result_bytes, n_held, 1e-9 * limit);
+}
+
 /* The first application of each side: compiles, and tells bytes and a batch. */
 static zmlx_status prepare(zmlx_comparison *comparison, const zm_contest *self, zmlx_error *error) {
     mlx_vector_array results = mlx_vector_array_new();
@@ -122,8 +145,10 @@ static zmlx_status prepare(zmlx_comparison *comparison, const zm_contest *self, 
     }
     comparison->first_use = zm_clock_seconds() - begin;
     comparison->first_compiled = zm_cache_get_counts().compiled > compiled;
-    comparison->bytes = bytes_of(self->inputs[0]) + bytes_of(results);
+    uint64_t result_bytes = bytes_of(results);
+    comparison->bytes = bytes_of(self->inputs[0]) + result_bytes;
     mlx_vector_array_free(results);
+    ZM_TRY(check_batch(self, comparison->batch, (double)result_bytes, error));
     double slower = 0;
     for (int side = self->first_side; side < 2; side++) {
         double seconds;

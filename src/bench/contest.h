@@ -6,6 +6,9 @@
 #include "bench/bandwidth.h"
 #include "zmlx/kernel_bench.h"
 
+/* Bytes of the memory that arrays of the stream's device share. */
+zmlx_status zm_device_memory(double *bytes, mlx_stream stream, zmlx_error *error);
+
 /* On a GPU calls take two sets of inputs in turn, so that none finds in the cache what a call before it read. */
 enum { ZM_CONTEST_SETS = 2 };
 

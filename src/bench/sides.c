@@ -9,7 +9,6 @@
 #include "mlx/scope.h"
 #include "mlx/streams.h"
 #include "runtime/shape.h"
-#include "zmlx/system.h"
 
 int zm_sides_take(mlx_array *arrays, const mlx_vector_array from, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -31,16 +30,9 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
     return failed;
 }
 
-static bool is_on_cpu(mlx_stream stream) {
-    const zm_scope where = {.stream = stream};
-    return zm_scope_is_on_cpu(&where);
-}
-
 static zmlx_status check_memory(const char *name, double bytes, mlx_stream stream, zmlx_error *error) {
-    zmlx_system_info info;
-    ZM_TRY(zmlx_system_get_info(&info, error));
-    uint64_t memory = !is_on_cpu(stream) && info.gpu_memory_bytes ? info.gpu_memory_bytes : info.memory_bytes;
-    double limit = memory ? (double)memory : (double)PTRDIFF_MAX;
+    double limit;
+    ZM_TRY(zm_device_memory(&limit, stream, error));
     if (2 * bytes <= limit) return ZMLX_OK;
     return zm_fail(error, ZMLX_ERROR_ARGUMENT, name,
                    "two arrays of %.1f GB are more than the %.1f GB of memory that can be used", 1e-9 * bytes,
@@ -102,7 +94,8 @@ zmlx_status zm_sides_random(mlx_array *array, const int *shape, int n_dims, mlx_
 }
 
 int zm_sides_sets(mlx_stream stream) {
-    return is_on_cpu(stream) ? 1 : ZM_CONTEST_SETS;
+    const zm_scope where = {.stream = stream};
+    return zm_scope_is_on_cpu(&where) ? 1 : ZM_CONTEST_SETS;
 }
 
 zmlx_status zm_sides_run(zmlx_comparison *comparison, zm_side *host, zm_side *candidate, void *context,

@@ -41,7 +41,24 @@ static void test_more_than_an_int_counts(void **state) {
     end_well(&scope);
 }
 
+/* Results of a run are there at the same time. */
+static void test_batch_beyond_memory(void **state) {
+    (void)state;
+    zmlx_kernel *kernel;
+    zmlx_comparison comparison;
+    zmlx_error error;
+    const zmlx_bench_options options = {.batch = 10000};
+    assert_int_equal(zmlx_elementwise(&kernel, "same", "x", NULL, &error), ZMLX_OK);
+    assert_int_equal(zmlx_bench_kernel(&comparison, kernel, SHAPE(4096, 8192), MLX_FLOAT32, NULL, ZMLX_BENCH_NONE,
+                                       host_stream, &options, &error),
+                     ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "batch");
+    assert_non_null(strstr(error.message, "results of 0.1 GB, 10000 of them at once, are more than the "));
+    zmlx_kernel_free(kernel);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_repeated), cmocka_unit_test(test_more_than_an_int_counts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_repeated), cmocka_unit_test(test_more_than_an_int_counts),
+                                       cmocka_unit_test(test_batch_beyond_memory)};
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

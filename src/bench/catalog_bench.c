@@ -245,6 +245,8 @@ static zmlx_status prepare(subject *self, const char *name, zmlx_error *error) {
     self->entry = name && zmlx_catalog_find(name) ? zm_catalog_lookup(name) : NULL;
     if (!self->entry)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, name ? name : "name", "there is no kernel of this name");
+    if (!self->entry->entry.n_inputs)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name, "takes no arrays: there is nothing to time");
     bool is_alone = self->bench->baseline == ZMLX_BENCH_NONE;
     if (!self->entry->row->body && !is_alone)
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, name,

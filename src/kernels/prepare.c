@@ -149,16 +149,17 @@ zmlx_status zm_catalog_check_numbers(const zm_signature *signature, const zmlx_c
         case ZM_NUMBER_FLOAT: fits = isinf(value) || fabs(value) <= (double)FLT_MAX; break; /* as float32, of kernels */
         }
         if (fits && zm_number_in_range(signature, i, value, sizes)) continue;
-        char size[40] = "";
+        char size[40] = "", got[40];
         int64_t limit;
+        snprintf(got, sizeof got, isnan(value) && !number->preset[0] ? "none (it has no preset)" : "%.9g", value);
         const char *name = signature->ranges[i].high_name;
         if (name && zm_sizes_find(&limit, sizes, name))
             snprintf(size, sizeof size, " (%.20s is %lld)", name, (long long)limit);
         if (signature->kinds[i] == ZM_NUMBER_FLOAT && isfinite(value) && !fits)
             snprintf(size, sizeof size, " of float32's range");
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected %s %s in %s%s, got %.9g", number->name,
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected %s %s in %s%s, got %s", number->name,
                        strchr("aeiou", number->kind[0]) ? "an" : "a", number->kind,
-                       number->range[0] ? number->range : "its range", size, value);
+                       number->range[0] ? number->range : "its range", size, got);
     }
     return ZMLX_OK;
 }

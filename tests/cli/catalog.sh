@@ -63,6 +63,8 @@ grep -q '^rmsnorm  \[4,32\], ' out && grep -Eq '^  [0-9.]+x$' out || fail "bench
 expect_status 0 bench ops rmsnorm --shape 4,32 --grad "${quick[@]}"
 expect_status 0 bench ops topk_lastdim --shape 4,32 --set k=3 --against none "${quick[@]}"
 expect_bad 'has_gather_qmm_swiglu: takes no arrays: there is nothing to time' bench ops has_gather_qmm_swiglu "${quick[@]}"
+expect_bad 'resize_bilinear: out_height: expected an int in [1, inf), got none (it has no preset)' \
+    bench ops resize_bilinear --against none --shape 1,4,4,2 "${quick[@]}"
 expect_bad 'topk_lastdim: is composed of several kernels' bench ops topk_lastdim --shape 4,32 --set k=3 "${quick[@]}"
 expect_bad '--grad: needs the NAME of a kernel' bench ops --expr x --grad
 expect_bad 'there is no kernel nothing' bench ops nothing

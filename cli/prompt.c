@@ -17,8 +17,6 @@ static int fail_file(const char *path, int number) {
 static int read_stream(cli_prompt *prompt, FILE *stream, const char *path) {
     size_t capacity = 0;
     do {
-        if (prompt->size > PROMPT_LIMIT)
-            return cli_fail("%s: larger than the limit of %d bytes", path, PROMPT_LIMIT);
         capacity = capacity ? 2 * capacity : 4096;
         char *grown = realloc(prompt->text, capacity);
         if (!grown) return cli_fail_memory();
@@ -26,6 +24,8 @@ static int read_stream(cli_prompt *prompt, FILE *stream, const char *path) {
         errno = 0;
         prompt->size += fread(grown + prompt->size, 1, capacity - prompt->size, stream);
         if (ferror(stream)) return fail_file(path, errno);
+        if (prompt->size > PROMPT_LIMIT)
+            return cli_fail("%s: larger than the limit of %d bytes", path, PROMPT_LIMIT);
     } while (prompt->size == capacity);
     return prompt->size ? CLI_DONE : cli_fail("%s: the prompt is empty", path);
 }

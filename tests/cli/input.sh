@@ -22,6 +22,9 @@ expect_bad 'empty: cannot read: Is a directory' generate "$model" --prompt-file 
 expect_bad 'nothing: the prompt is empty' generate "$model" --prompt-file nothing
 expect_bad 'standard input: the prompt is empty' generate "$model" --prompt-file -
 expect_bad '/dev/zero: larger than the limit' generate "$model" --prompt-file /dev/zero
+head -c 67108865 /dev/zero >long
+expect_bad 'long: larger than the limit' generate "$model" --prompt-file long
+rm long
 expect_bad 'token 4096 is outside the model'"'"'s vocabulary of 4096' generate "$model" --prompt-tokens 1,4096
 long=$(seq -s, 1 4095)
 expect_bad 'the prompt of 4096 tokens does not fit the model'"'"'s context of 4096 tokens' \

@@ -16,7 +16,8 @@
  * dependent launch behind the one before: a kernel may read what that one wrote only after griddepcontrol.wait, and
  * must execute griddepcontrol.launch_dependents only after its own wait: then everything older is complete when a
  * kernel begins. Earlier it may only where the next kernel reads nothing before its own wait that was written behind
- * the last kernel which did wait first: of several tokens in a chain, nothing of its own token.
+ * the last kernel which did wait first: of several tokens in a chain, nothing of its own token. All this goes for the
+ * kernels of a chain right behind those of another, too.
  * The first failure is kept and reported by zm_chain_apply. */
 #ifndef ZM_MLX_CHAIN_H
 #define ZM_MLX_CHAIN_H

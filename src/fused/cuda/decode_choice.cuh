@@ -250,18 +250,3 @@ struct expert_weights {
         return own;
     }
 };
-
-/* Asks for each page of all experts' rows of a matrix while their choice is awaited: the copies of the chosen ones
- * would wait for what is known of pages that were not read lately. */
-template <int K> ZM_FUNCTION void touch_pages(const matrix &m, uint n_rows) {
-    typedef layout<K> own;
-    const size_t page = 2 << 20;
-    auto touch = [&](const void *first, uint row_bytes) {
-        size_t bytes = size_t(n_rows) * row_bytes;
-        for (size_t at = threadIdx.x * page; at < bytes + page; at += blockDim.x * page)
-            asm volatile("prefetch.global.L2 [%0];" :: "l"((const char *)first + min(at, bytes - 1)) : "memory");
-    };
-    touch(m.weight, own::ROW_COPIES * own::COPY_BYTES);
-    touch(m.scales, own::ROW_BYTES);
-    if (own::LISTS > 1) touch(m.biases, own::ROW_BYTES);
-}

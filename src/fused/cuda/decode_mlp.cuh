@@ -77,8 +77,6 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     uint thread = threadIdx.x, lane = thread % WARP, warps = blockDim.x / WARP;
     router_scores from = {scores, expert_bias, n_experts, gating};
     float choice_bias = from.bias(lane_expert(from.is_low(), lane));
-    touch_pages<ZM_HIDDEN>({gw, gs, gb}, n_experts * n);
-    touch_pages<ZM_HIDDEN>({uw, us, ub}, n_experts * n);
     wait_only();
     if (!n_left) begin_next();
     x_vectors<ZM_HIDDEN / 8, 1> vectors(x, thread, blockDim.x);

@@ -276,6 +276,20 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 /* More pieces before x would keep it waiting, as it comes to shared memory behind them. */
 enum { EARLY_PIECES = 1 };
 
+/* Reads a line of each page of all experts' rows while their choice is awaited: of pages that were not read lately the
+ * addresses must be translated anew, for which the copies of the chosen ones would wait. */
+ZM_FUNCTION void touch_pages(const matrix &m, uint n_rows) {
+    const size_t page = 2 << 20;
+    auto touch = [&](const void *first, uint row_bytes) {
+        size_t bytes = size_t(n_rows) * row_bytes;
+        for (size_t at = threadIdx.x * page; at < bytes + page; at += blockDim.x * page)
+            asm volatile("prefetch.global.L2 [%0];" :: "l"((const char *)first + min(at, bytes - 1)) : "memory");
+    };
+    touch(m.weight, ZM_K * ZM_BITS / 8);
+    touch(m.scales, ROW_GROUPS * sizeof(ushort));
+    touch(m.biases, ROW_GROUPS * sizeof(ushort));
+}
+
 /* act (top_k, n) = silu(gate x) * up x for the chosen experts. A task is 8 rows of each; the last warp only chooses. */
 ZM_KERNEL(THREADS, 1)
 zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
@@ -287,8 +301,8 @@ zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uin
     router_scores from = {scores, expert_bias, n_experts, gating};
     float choice_bias = from.bias(lane_expert(from.is_low(), lane));
     chosen.begin(thread);
-    touch_pages<ZM_HIDDEN>({gw, gs, gb}, n_experts * n);
-    touch_pages<ZM_HIDDEN>({uw, us, ub}, n_experts * n);
+    touch_pages({gw, gs, gb}, n_experts * n);
+    touch_pages({uw, us, ub}, n_experts * n);
     __syncthreads();
     wait_only();
     x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);

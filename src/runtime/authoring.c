@@ -192,7 +192,10 @@ static bool gives_argmax(const zm_ir *ir) {
 /* A row without elements has no largest one; other reductions have a value of nothing. */
 static zmlx_status check_argmax(const zmlx_kernel *kernel, const mlx_array *inputs, zmlx_error *error) {
     zm_shape shape;
-    if (!gives_argmax(kernel->forward)) return ZMLX_OK;
+    bool is_empty = false;
+    for (int i = 0; i < kernel->forward->n_inputs; i++)
+        is_empty = is_empty || (zm_is_set(inputs[i]) && !mlx_array_size(inputs[i]));
+    if (!is_empty || !gives_argmax(kernel->forward)) return ZMLX_OK;
     ZM_TRY(zm_kernel_check_inputs(&shape, kernel, inputs, error));
     for (int i = 0; i < shape.n_dims - 1; i++)
         if (!shape.dims[i]) return ZMLX_OK;

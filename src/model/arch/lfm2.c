@@ -82,7 +82,7 @@ static zmlx_status read_moe(lfm2_config *config, const zm_builder *builder) {
                          .normalize_epsilon = 1e-6};
     moe->experts.name = "switch_mlp";
     int64_t n_dense;
-    int required;
+    int required; /* here alone, of what zm_config_heads reads */
     ZM_TRY(zm_config_int(&required, builder, "num_key_value_heads", ZM_MAX_HEADS));
     ZM_TRY(zm_config_int(&mlp->intermediate_size, builder, "intermediate_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&moe->experts.intermediate_size, builder, "moe_intermediate_size", ZM_MAX_SIZE));

@@ -97,16 +97,18 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
         plan->n_inputs * row.staged_bytes + plan->n_slots * plan->round_bytes - n_without * slot_bytes;
 }
 
-/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them, or for
- * two beside one of the kernel before where that has one on each. Some would get two otherwise, and end last. */
+/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them, or, where
+ * one has room beside a block of the kernel before and that has one on each, for two beside it. Some would get two
+ * otherwise, and end last. */
 static int claimed_bytes(const zm_launch *launch) {
     const zm_decode *decode = launch->decode;
     int own = launch->record.shared_bytes + BLOCK_BYTES, last = decode->last_bytes;
     if (!launch->one_each) return own;
+    const int all = MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
     int alone = MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
     int beside_last = (MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
-    bool has_room = last + alone <= MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
-    int least = decode->last_everywhere || !has_room ? beside_last : alone;
+    bool shares = last + own <= all && (decode->last_everywhere || last + alone > all);
+    int least = shares ? beside_last : alone;
     return own < least ? least / VECTOR_BYTES * VECTOR_BYTES : own;
 }
 

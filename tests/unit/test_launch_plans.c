@@ -192,8 +192,8 @@ static void registers_are_counted(void **state) {
     }
 }
 
-/* What a block of 30000 bytes takes then; of one_each at least more than half of what may be left, or, where it must wait
- * for the kernel before, of all. */
+/* What a block of 30000 bytes takes then; of one_each at least more than half of what may be left, or, where it must
+ * wait for the kernel before, of all. */
 static const struct claim {
     int last_bytes, bytes;
     bool everywhere, one_each;

@@ -25,7 +25,7 @@ build     = CMAKE_GENERATOR="$(generator)" cmake --preset $1 -B $2 --log-level=W
 .PHONY: help setup build docs demo test check compare debug asan tsan arm64 fuzz install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@sed -n 's/^#   /    /p' Makefile
 
 setup: ## install and fetch what is missing

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# The rules for the sources find what breaks them, and refuse a folder without sources.
+# The rules for the sources find what breaks them, and refuse a folder without sources; make help is whole.
 #
 #   tests/checks.sh SOURCE
 set -euo pipefail
@@ -44,4 +44,10 @@ plant src/base/a.c '/* TO''DO */\n'
 expect 1 'left-overs' words
 plant src/base/a.c 'int f(void) {\n  return 1;\n}\n'
 expect 1 'src/base/a.c:2: begins in column 3, not 5' indentation
+
+# Every target of the Makefile is in its help.
+help=$(make --no-print-directory -C "$source" help)
+for target in $(sed -n 's/^\.PHONY: //p' "$source/Makefile"); do
+    grep -q "^  make $target " <<<"$help" || { echo "make help does not list $target"; failed=1; }
+done
 exit $failed

@@ -250,7 +250,7 @@ static zmlx_status check(const zmlx_model *model, const zmlx_model_bench_options
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "tokens", "expected 2 to %d", MAX_TOKENS);
     if (options->timeline && model->device != ZMLX_DEVICE_GPU)
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "timeline",
-                       "the model is not on a GPU; decode's CUDA kernels tell the time (make BACKEND=cuda)");
+                       "the model is not on a GPU; decode's CUDA kernels tell the time (make build BACKEND=cuda)");
     if (zm_patch_count(model))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "model", "it is patched; unpatch it before timing");
     return ZMLX_OK;

@@ -48,7 +48,7 @@ static const cli_page page = {
              "against the same formula in MLX's own operations, alternating. Above 1x the kernel is\n"
              "faster. Bytes are those of all inputs and outputs.\n"
              "The first use compiles the kernel or takes it from the cache.\n"
-             "A model, or one layer of experts: see zmlx bench model --help and zmlx bench moe --help.\n",
+             "A model, or layers of experts: see zmlx bench model --help and zmlx bench moe --help.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };

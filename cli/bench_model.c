@@ -54,8 +54,8 @@ static const cli_option moe_options[] = {
 static const cli_page moe_page = {
     .arguments = "MODEL",
     .about = "Layers of experts, called with 1, 4, 16, 64 and 512 random hidden states, unpatched and patched\n"
-             "in turn: the first one alone, from the call to its result, and all of them in turn in one\n"
-             "evaluation of many calls, the time a call.\n",
+             "in turn: the first one alone, from the call to its result, and, the time a call, a chain of\n"
+             "calls in one evaluation: of one layer after another, as many as take 50 ms alone, at most 100.\n",
     .options = moe_options,
     .n_options = CLI_COUNT(moe_options),
 };
@@ -63,7 +63,7 @@ static const cli_page moe_page = {
 static const cli_command model_command = {.name = "bench model",
                                           .summary = "a model's speed, patched against unpatched"};
 static const cli_command moe_command = {.name = "bench moe",
-                                        .summary = "one layer of experts, patched against unpatched"};
+                                        .summary = "layers of experts, patched against unpatched"};
 
 static json_t *timing_json(const zmlx_timing *timing) {
     json_t *object = json_object();
@@ -236,7 +236,7 @@ static int bench_moe(zmlx_model *model, const char *folder, const model_values *
         }
         if (!i && !values->general.json)
             cli_print("%s: layers of experts\n  tokens, a call unpatched (spread), patched (spread): of the first "
-                      "layer alone, in a chain of all\n",
+                      "layer alone, in a chain of calls\n",
                       folder);
         if (!values->general.json) print_row(&row);
         cli_json_append(rows, row_json(&row));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The whole public API of zmlx. Each header opens with its concept and a short example. */
+/* The whole public API of zmlx. Each header opens with its concept, most with a short example. */
 #ifndef ZMLX_ZMLX_H
 #define ZMLX_ZMLX_H
 

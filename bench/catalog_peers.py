@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Kernels of the catalogue against MLX, mx.compile, torch, torch.compile and, on a GPU, Liger (liger-kernel).
 
-    python bench/catalog_peers.py --zmlx build/zmlx --device gpu [--sizes seed,large] [--cases swiglu,rope] [--threads 2]
+    python3 bench/catalog_peers.py --zmlx build/zmlx --device gpu [--sizes seed,large] [--cases swiglu,rope] [--threads 2]
 
 Prints one line a case and kind: median time in microseconds, in parentheses the share of the copy bandwidth measured between
 the rounds, and how many times faster zmlx is than the best of the others. The sides take turns, zmlx in a process of its own. On a

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The operations of `zmlx bench ops` in MLX, mx.compile, torch and torch.compile on one GPU.
 
-    python bench/ops_gpu.py [--mebibytes 256]
+    python3 bench/ops_gpu.py [--mebibytes 256]
 
 Prints one line a case: median time in microseconds and the share of the copy bandwidth measured in the same run. MLX is
 timed as a batch of independent evaluations (the mean of a batch, the median of batches), torch with events.

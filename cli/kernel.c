@@ -122,7 +122,7 @@ int cli_kernel_open(cli_kernel *kernel, const cli_command *command, const char *
     choice chosen = {0};
     zmlx_error error;
     *kernel = (cli_kernel){0};
-    if (!expr) return cli_fail_usage(command, "--expr is missing");
+    if (!expr) return cli_fail_usage(command, "NAME or --expr is missing");
     int status = set_up_library(n_threads);
     for (size_t i = 0; i < set->count && !status; i++)
         status = parse_set(kernel, &chosen, kernel->names[i], sizeof kernel->names[i], command, expr, set->items[i]);

@@ -154,7 +154,7 @@ for number in '' ' 1' one 1e99 1x; do bad_run "--set: p: expected a number of fl
 for number in '' ' 1' -1 1.5 0x 18446744073709551616; do
     bad_run "--set: s: expected an integer of 0 to 2^64 - 1, got \"$number\"" 'x * random(s)' --set "s=$number"
 done
-expect_bad 'zmlx run: --expr is missing' run --input in.safetensors --output out.safetensors
+expect_bad 'zmlx run: NAME or --expr is missing' run --input in.safetensors --output out.safetensors
 expect_bad 'zmlx run: --input is missing' run --expr x --output out.safetensors
 expect_bad 'zmlx run: --output is missing' run --expr x --input in.safetensors
 expect_bad '--device: expected cpu|gpu, got "tpu"' run --expr x --device tpu
@@ -230,7 +230,7 @@ for target in cuda metal; do
     ! cmp -s out forward || fail "the gradient is the kernel: $target"
 done
 expect_bad '--target: expected c|cuda|metal|ir, got "ptx"' emit --expr x --target ptx
-expect_bad 'zmlx emit: --expr is missing' emit
+expect_bad 'zmlx emit: NAME or --expr is missing' emit
 expect_bad 'at column 4: `x *>>><<<`' emit --expr 'x *'
 expect_bad 'more than 16' emit --grad --expr "$(seq -f 'x%.0f' -s + 0 16)"
 
@@ -267,6 +267,6 @@ expect_bad '--shape: expected at most 8 dimensions, got 9' bench ops --expr x --
 expect_bad 'expected ops, model or moe, got "mod"' bench mod --expr x
 expect_bad 'model must stand before all options' bench --json model "$model"
 expect_bad 'ops|model|moe is missing' bench --expr x
-expect_bad '--expr is missing' bench ops
+expect_bad 'zmlx bench: NAME or --expr is missing' bench ops
 expect_bad '--runs: expected an integer of at least 1' bench ops --expr x --runs 0
 finish

@@ -27,12 +27,14 @@ ROTATIONS = [dict(families.LLAMA3), dict(type="linear", factor=2.0), dict(type=N
              dict(type="proportional", factor=2.0, partial_rotary_factor=0.4)]
 GROUPED = dict(scoring_func="sigmoid", topk_method="noaux_tc")
 LATENT = dict(families.LATENT, **GROUPED, moe_layer_freq=1, attention_bias=False, rope_scaling=YARN)
+EVERY_LAYER = dict(decoder_sparse_step=1, mlp_only_layers=[])  # has experts
 QWEN3_NESTED = dict(families.QWEN3, rope_parameters=dict(families.LLAMA3, rope_theta=2e5))
 del QWEN3_NESTED["rope_theta"]
 
 CONFIGS = [
     ("lfm2_moe", dict(families.LFM2_MOE, routed_scaling_factor=1.5)),
     ("lfm2_moe", dict(families.LFM2_MOE, rope_parameters=dict(rope_theta=1e6, rope_type="default"))),
+    ("lfm2_moe", dict(families.LFM2_MOE, num_dense_layers=0)),
     ("lfm2", families.LFM2_DENSE),
     ("llama", dict(families.LLAMA, **families.SLIDING, head_dim=32, attention_bias=False, mlp_bias=False, rope_theta=1e4,
                    rope_traditional=False, tie_word_embeddings=True)),
@@ -41,7 +43,9 @@ CONFIGS = [
     ("qwen3", dict(families.QWEN3, rope_scaling=None)),
     ("qwen3", QWEN3_NESTED),
     ("qwen3_moe", families.QWEN3_MOE),
+    ("qwen3_moe", dict(families.QWEN3_MOE, **EVERY_LAYER)),
     ("qwen3_next", dict(families.QWEN3_NEXT, tie_word_embeddings=False, attention_bias=False)),
+    ("qwen3_next", dict(families.QWEN3_NEXT, **EVERY_LAYER)),
     ("qwen3_5", dict(families.QWEN3_5, tie_word_embeddings=False, attention_bias=False, num_experts=0)),
     ("qwen3_5", dict(families.QWEN3_5, rope_parameters=None, rope_theta=3e4, partial_rotary_factor=0.75,
                      rope_scaling=dict(type="linear", factor=4.0))),
@@ -50,8 +54,10 @@ CONFIGS = [
     ("mixtral", dict(families.MIXTRAL, rope_theta=1e6, rope_traditional=False, tie_word_embeddings=False)),
     ("glm4_moe", dict(families.GLM4_MOE, **GROUPED)),
     ("glm4_moe", dict(families.GLM4_MOE, n_group=4, topk_group=2)),
+    ("glm4_moe", dict(families.GLM4_MOE, first_k_dense_replace=0)),
     ("glm4_moe_lite", dict(LATENT, rope_scaling=None)),
     ("deepseek_v3", LATENT),
+    ("deepseek_v3", dict(LATENT, first_k_dense_replace=0)),
     ("deepseek_v3", dict(LATENT, rope_scaling=dict(type="dynamic", factor=2.0))),
     ("gpt_oss", dict(families.GPT_OSS, rms_norm_eps=1e-5, rope_scaling=families.YARN,
                      layer_types=families.SLIDING["layer_types"])),

@@ -383,6 +383,7 @@ static const refusal refusals[] = {
     {&qwen3_next, "linear_value_head_dim", "16777216", "config.json: linear_value_head_dim", "times 2 heads"},
     {&qwen3_next, "linear_conv_kernel_dim", "1", "config.json: linear_conv_kernel_dim", "one tap"},
     {&qwen3_next, "num_experts_per_tok", "3", "config.json: num_experts_per_tok", "from 1 to 2"},
+    {&qwen3_next, "intermediate_size", NULL, "config.json: intermediate_size", "missing"},
     {&qwen3_next, "shared_expert_intermediate_size", NULL, "shared_expert_intermediate_size", "missing"},
     {&qwen3_next, "mlp_only_layers", "0", "config.json: mlp_only_layers", "expected an array"},
     {&qwen3_5, NULL, NULL, "config.json: text_config: partial_rotary_factor", "0.25 of 4 features"},
@@ -450,7 +451,7 @@ static void test_qwen3_next_with_converted_names(void **state) {
     static const tensor extra = {"mtp.layers.0.mlp.experts.0.up_proj.weight", "F32", 0, {6, 8}};
     zmlx_model *model;
     zmlx_error error = {0};
-    write_config(qwen3_next.config, NULL, NULL);
+    write_config(qwen3_next.config, "intermediate_size", "null"); /* no layer is dense */
     write_tensors(&qwen3_next, NULL, NULL);
     if (zmlx_model_load(&model, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
     zmlx_model_free(model);

@@ -118,9 +118,10 @@ zmlx_status zm_config_layer_types(bool **is_name, const zm_builder *builder, int
     return ZMLX_OK;
 }
 
-zmlx_status zm_config_moe_layers(bool **is_moe, const zm_builder *builder, int n_layers) {
+zmlx_status zm_config_moe_layers(bool **is_moe, bool *has_dense, const zm_builder *builder, int n_layers) {
     int step;
     *is_moe = NULL;
+    *has_dense = false;
     ZM_TRY(zm_config_int(&step, builder, "decoder_sparse_step", ZM_MAX_SIZE));
     json_t *dense = zm_json_get(builder->config, "mlp_only_layers");
     if (!json_is_array(dense))
@@ -135,8 +136,17 @@ zmlx_status zm_config_moe_layers(bool **is_moe, const zm_builder *builder, int n
         json_int_t index = json_integer_value(layer);
         if (index >= 0 && index < n_layers) flags[index] = false;
     }
+    for (int i = 0; i < n_layers; i++) *has_dense = *has_dense || !flags[i];
     *is_moe = flags;
     return ZMLX_OK;
+}
+
+zmlx_status zm_config_dense_size(int *result, const zm_builder *builder, bool has_dense, int fallback) {
+    static const char key[] = "intermediate_size";
+    *result = 0;
+    if (!has_dense && json_is_null(json_object_get(builder->config.value, key))) return ZMLX_OK;
+    return fallback ? zm_config_int_or(result, builder, key, ZM_MAX_SIZE, fallback)
+                    : zm_config_int(result, builder, key, ZM_MAX_SIZE);
 }
 
 zmlx_status zm_config_traditional(bool *result, const zm_builder *builder) {

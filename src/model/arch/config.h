@@ -58,8 +58,11 @@ zmlx_status zm_config_heads(zm_heads *heads, const zm_builder *builder, int hidd
  * the field is absent or null. */
 zmlx_status zm_config_layer_types(bool **is_name, const zm_builder *builder, int n_layers, const char *name,
                                   const char *other_name);
-/* For each layer whether it has experts, by decoder_sparse_step and mlp_only_layers. */
-zmlx_status zm_config_moe_layers(bool **is_moe, const zm_builder *builder, int n_layers);
+/* For each layer whether it has experts, by decoder_sparse_step and mlp_only_layers; whether any has none. */
+zmlx_status zm_config_moe_layers(bool **is_moe, bool *has_dense, const zm_builder *builder, int n_layers);
+/* intermediate_size, which is that of dense layers. A model without any does not read it: null is 0 then. fallback 0:
+ * required. */
+zmlx_status zm_config_dense_size(int *result, const zm_builder *builder, bool has_dense, int fallback);
 /* rope_traditional. Other booleans: null is false (base/json.h). */
 zmlx_status zm_config_traditional(bool *result, const zm_builder *builder);
 /* The object under key as config; value NULL where it is absent or null. */

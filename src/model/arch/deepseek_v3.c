@@ -119,8 +119,8 @@ static zmlx_status read_config(latent_config *config, const zm_builder *builder,
     ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", missing->rms_norm_eps));
     ZM_TRY(zm_config_grouped_moe(&config->mixture, builder, model->hidden_size, &missing->mixture, true));
     if (missing == &glm4_moe_lite) config->mixture.moe.normalize_epsilon = 1e-20;
-    ZM_TRY(zm_config_int_or(&config->mixture.mlp.intermediate_size, builder, "intermediate_size", ZM_MAX_SIZE,
-                            missing->intermediate_size));
+    ZM_TRY(zm_config_dense_size(&config->mixture.mlp.intermediate_size, builder,
+                                zm_grouped_moe_has_dense(&config->mixture), missing->intermediate_size));
     return read_attention(config, builder, missing);
 }
 

@@ -44,7 +44,8 @@ static zmlx_status read_config(glm4_moe_config *config, const zm_builder *builde
     ZM_TRY(zm_config_int(&model->vocab_size, builder, "vocab_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", NAN));
     ZM_TRY(zm_config_grouped_moe(&config->mixture, builder, model->hidden_size, &required, false));
-    ZM_TRY(zm_config_int(&config->mixture.mlp.intermediate_size, builder, "intermediate_size", ZM_MAX_SIZE));
+    ZM_TRY(zm_config_dense_size(&config->mixture.mlp.intermediate_size, builder,
+                                zm_grouped_moe_has_dense(&config->mixture), 0));
     return read_attention(config, builder);
 }
 

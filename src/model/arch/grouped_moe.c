@@ -109,6 +109,10 @@ zmlx_status zm_config_grouped_moe(zm_grouped_moe *result, const zm_builder *buil
     return ZMLX_OK;
 }
 
+bool zm_grouped_moe_has_dense(const zm_grouped_moe *plan) {
+    return !plan->moe.experts.n_experts || plan->first > 0 || plan->every > 1;
+}
+
 static bool has_experts(const zm_grouped_moe *plan, int layer) {
     return plan->moe.experts.n_experts && layer >= plan->first && layer % plan->every == 0;
 }

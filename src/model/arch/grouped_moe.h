@@ -23,6 +23,8 @@ typedef struct zm_grouped_moe {
 /* Reads everything but mlp's intermediate_size. moe_layer_freq counts with has_layer_freq alone. */
 zmlx_status zm_config_grouped_moe(zm_grouped_moe *result, const zm_builder *builder, int hidden_size,
                                   const zm_grouped_moe_defaults *defaults, bool has_layer_freq);
+/* Whether some layer has no experts. */
+bool zm_grouped_moe_has_dense(const zm_grouped_moe *plan);
 zmlx_status zm_build_grouped_moe(zm_module **module, zm_builder *builder, zm_module *parent, int layer,
                                  const zm_grouped_moe *plan);
 /* Stacks tensors of single experts, and drops those of layers from n_layers on, which predict further tokens. */

@@ -84,7 +84,6 @@ static zmlx_status read_moe(lfm2_config *config, const zm_builder *builder) {
     int64_t n_dense;
     int required; /* here alone, of what zm_config_heads reads */
     ZM_TRY(zm_config_int(&required, builder, "num_key_value_heads", ZM_MAX_HEADS));
-    ZM_TRY(zm_config_int(&mlp->intermediate_size, builder, "intermediate_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&moe->experts.intermediate_size, builder, "moe_intermediate_size", ZM_MAX_SIZE));
     ZM_TRY(zm_config_int(&moe->experts.n_experts, builder, "num_experts", ZM_MAX_EXPERTS));
     ZM_TRY(zm_config_int(&moe->top_k, builder, "num_experts_per_tok", moe->experts.n_experts));
@@ -96,7 +95,7 @@ static zmlx_status read_moe(lfm2_config *config, const zm_builder *builder) {
         return zm_config_fail(builder, "routed_scaling_factor", "expected at most 1e30, got %g",
                               moe->routed_scaling_factor);
     config->n_dense_layers = (int)n_dense;
-    return ZMLX_OK;
+    return zm_config_dense_size(&mlp->intermediate_size, builder, n_dense > 0, 0);
 }
 
 static zmlx_status read_dense(lfm2_config *config, const zm_builder *builder) {

@@ -53,7 +53,6 @@ static zmlx_status read_common(qwen3_config *config, const zm_builder *builder) 
     ZM_TRY(zm_json_bool(&model->is_tied, json, "tie_word_embeddings", builder->error));
     config->mlp = (zm_gated_plan){"mlp", "gate_proj", "up_proj", "down_proj", model->hidden_size, 0, 0, false,
                                   ZM_ACTIVATION_SWIGLU};
-    ZM_TRY(zm_config_int(&config->mlp.intermediate_size, builder, "intermediate_size", ZM_MAX_SIZE));
     return read_attention(config, builder);
 }
 
@@ -61,6 +60,7 @@ static zmlx_status read_moe(qwen3_config *config, const zm_builder *builder) {
     zm_json_object json = builder->config;
     zm_moe_plan *moe = &config->moe;
     int64_t n_experts;
+    bool has_dense = true;
     ZM_TRY(zm_config_positive(&config->attention.rope.base, json, "rope_theta", NAN, builder->error));
     *moe = (zm_moe_plan){.name = "mlp",
                          .router = "gate",
@@ -70,11 +70,13 @@ static zmlx_status read_moe(qwen3_config *config, const zm_builder *builder) {
     moe->experts.name = "switch_mlp";
     ZM_TRY(zm_json_int(&n_experts, json, "num_experts", 0, ZM_MAX_EXPERTS, builder->error));
     moe->experts.n_experts = (int)n_experts;
-    if (!n_experts) return ZMLX_OK;
-    ZM_TRY(zm_config_int(&moe->top_k, builder, "num_experts_per_tok", moe->experts.n_experts));
-    ZM_TRY(zm_config_int(&moe->experts.intermediate_size, builder, "moe_intermediate_size", ZM_MAX_SIZE));
-    ZM_TRY(zm_json_bool(&moe->normalize_top_k, json, "norm_topk_prob", builder->error));
-    return zm_config_moe_layers(&config->is_moe, builder, config->model.n_layers);
+    if (n_experts) {
+        ZM_TRY(zm_config_int(&moe->top_k, builder, "num_experts_per_tok", moe->experts.n_experts));
+        ZM_TRY(zm_config_int(&moe->experts.intermediate_size, builder, "moe_intermediate_size", ZM_MAX_SIZE));
+        ZM_TRY(zm_json_bool(&moe->normalize_top_k, json, "norm_topk_prob", builder->error));
+        ZM_TRY(zm_config_moe_layers(&config->is_moe, &has_dense, builder, config->model.n_layers));
+    }
+    return zm_config_dense_size(&config->mlp.intermediate_size, builder, has_dense, 0);
 }
 
 static zmlx_status build_block(zm_builder *builder, zm_block *block, int layer, const void *context) {
@@ -94,6 +96,7 @@ static zmlx_status build(zm_causal_lm **root, zm_builder *builder, qwen3_config 
 
 static zmlx_status read_qwen3(qwen3_config *config, const zm_builder *builder) {
     ZM_TRY(read_common(config, builder));
+    ZM_TRY(zm_config_dense_size(&config->mlp.intermediate_size, builder, true, 0));
     return read_nested_rope(config, builder);
 }
 

@@ -45,8 +45,7 @@ static zmlx_status read_config(zm_qwen3_next_config *config, const zm_builder *b
     ZM_TRY(read_rotation(config, &text));
     if (json_object_get(text.config.value, "num_experts"))
         ZM_TRY(zm_json_int(&n_experts, text.config, "num_experts", 0, ZM_MAX_EXPERTS, builder->error));
-    if (!n_experts && !config->mlp.intermediate_size)
-        return zm_config_fail(&text, "intermediate_size", "null, without experts");
+    ZM_TRY(zm_config_dense_size(&config->mlp.intermediate_size, &text, !n_experts, 14336));
     if (!n_experts) return ZMLX_OK;
     size_t n_layers = (size_t)config->model.n_layers;
     config->is_moe = zm_arena_alloc(builder->arena, n_layers, sizeof *config->is_moe);

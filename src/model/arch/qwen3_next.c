@@ -62,15 +62,12 @@ zmlx_status zm_qwen3_next_read(zm_qwen3_next_config *config, const zm_builder *b
     *config = (zm_qwen3_next_config){.model = {.norm = "norm",
                                                .operator_norm = "input_layernorm",
                                                .feed_forward_norm = "post_attention_layernorm"}};
-    int intermediate_size = 0;
     const size_field fields[] = {
         {&model->hidden_size, "hidden_size", ZM_MAX_SIZE, 4096},
         {&model->n_layers, "num_hidden_layers", ZM_MAX_LAYERS, 32},
         {&model->vocab_size, "vocab_size", ZM_MAX_SIZE, 151936},
-        {&intermediate_size, "intermediate_size", ZM_MAX_SIZE, 14336}, /* last */
     };
-    bool is_null = with_defaults && json_is_null(json_object_get(builder->config.value, "intermediate_size"));
-    ZM_TRY(read_sizes(fields, sizeof fields / sizeof fields[0] - is_null, builder, with_defaults));
+    ZM_TRY(read_sizes(fields, sizeof fields / sizeof fields[0], builder, with_defaults));
     ZM_TRY(zm_config_int_or(&config->full_attention_interval, builder, "full_attention_interval", ZM_MAX_LAYERS, 4));
     ZM_TRY(zm_config_epsilon(&model->norm_eps, builder, "rms_norm_eps", with_defaults ? 1e-6 : NAN));
     ZM_TRY(zm_json_bool_or(&model->is_tied, builder->config, "tie_word_embeddings", false, builder->error));
@@ -86,8 +83,8 @@ zmlx_status zm_qwen3_next_read(zm_qwen3_next_config *config, const zm_builder *b
                                             .rope = {.max_position_embeddings = positions}};
     config->delta_net = (zm_delta_net_plan){
         .name = "linear_attn", .hidden_size = model->hidden_size, .norm_eps = model->norm_eps};
-    config->mlp = (zm_gated_plan){"mlp", "gate_proj", "up_proj", "down_proj", model->hidden_size, intermediate_size,
-                                  0, false, ZM_ACTIVATION_SWIGLU};
+    config->mlp = (zm_gated_plan){"mlp", "gate_proj", "up_proj", "down_proj", model->hidden_size, 0, 0, false,
+                                  ZM_ACTIVATION_SWIGLU};
     ZM_TRY(read_delta_net(&config->delta_net, builder, with_defaults));
     return read_heads(&config->attention, builder, with_defaults);
 }
@@ -179,15 +176,18 @@ zmlx_status zm_qwen3_next_build(zm_causal_lm **root, zm_builder *builder, zm_qwe
 static zmlx_status read_qwen3_next(zm_qwen3_next_config *config, const zm_builder *builder) {
     zm_json_object json = builder->config;
     int64_t n_experts;
+    bool has_dense = true;
     ZM_TRY(zm_qwen3_next_read(config, builder, false));
     config->delta_net.is_interleaved = true;
     ZM_TRY(zm_config_positive(&config->attention.rope.base, json, "rope_theta", NAN, builder->error));
     ZM_TRY(zm_config_object(&config->attention.rope.scaling, builder, "rope_scaling"));
     ZM_TRY(zm_qwen3_next_rotate(config, builder, json, NAN));
     ZM_TRY(zm_json_int(&n_experts, json, "num_experts", 0, ZM_MAX_EXPERTS, builder->error));
-    if (!n_experts) return ZMLX_OK;
-    ZM_TRY(zm_config_moe_layers(&config->is_moe, builder, config->model.n_layers));
-    return zm_qwen3_next_read_moe(config, builder, (int)n_experts, false);
+    if (n_experts) {
+        ZM_TRY(zm_config_moe_layers(&config->is_moe, &has_dense, builder, config->model.n_layers));
+        ZM_TRY(zm_qwen3_next_read_moe(config, builder, (int)n_experts, false));
+    }
+    return zm_config_dense_size(&config->mlp.intermediate_size, builder, has_dense, 0);
 }
 
 zmlx_status zm_check_qwen3_next(const zm_builder *builder) {

@@ -16,8 +16,8 @@ typedef struct zm_qwen3_next_config {
     int full_attention_interval;
 } zm_qwen3_next_config;
 
-/* All but the rotation and the experts. with_defaults: what config leaves out takes qwen3_5's default; else it is an
- * error, as in mlx-lm. */
+/* All but the rotation, the experts and the size of an MLP. with_defaults: what config leaves out takes qwen3_5's
+ * default; else it is an error, as in mlx-lm. */
 zmlx_status zm_qwen3_next_read(zm_qwen3_next_config *config, const zm_builder *builder, bool with_defaults);
 /* num_experts experts, more than 0. */
 zmlx_status zm_qwen3_next_read_moe(zm_qwen3_next_config *config, const zm_builder *builder, int n_experts,

@@ -93,7 +93,11 @@ mlx_array zm_unpack_codes_composed(zm_catalog_call *call, mlx_array bytes, int b
         high[i] = low[i] + 1 < bytes_each ? low[i] + 1 : low[i];
         divisor[i] = (uint8_t)(1 << i * bits % 8);
     }
-    mlx_array rows = zm_reshape2(scope, bytes, (int)(mlx_array_size(bytes) / (size_t)bytes_each), bytes_each),
+    size_t n_rows = mlx_array_size(bytes) / (size_t)bytes_each;
+    if (n_rows > INT32_MAX)
+        return zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where,
+                             "%zu bytes are more than this device unpacks at once", mlx_array_size(bytes));
+    mlx_array rows = zm_reshape2(scope, bytes, (int)n_rows, bytes_each),
               code = {NULL};
     mlx_array inputs[] = {zm_take(scope, rows, zm_from_data(scope, low, &codes, 1, MLX_INT32), 1),
                           zm_take(scope, rows, zm_from_data(scope, high, &codes, 1, MLX_INT32), 1),

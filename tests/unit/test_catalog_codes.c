@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Kernels of the catalogue on codes, bits and indices: known values, both ways of unpacking, what is refused. */
+#include "base/limits.h"
 #include "kernels/indexing/indexing.h"
 #include "kernels/unpack.h"
 #include "mlx_testing.h"
@@ -189,6 +190,50 @@ static void test_scatter_adds_in_order(void **state) {
     end_well(&scope);
 }
 
+/* More codes than an int counts: never evaluated, so that they take no memory, which is asked for all the same. */
+static void test_many_codes(void **state) {
+    (void)state;
+    uint64_t memory = zm_memory_bytes();
+    if (memory && memory < 5000000000) skip();
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array y = {NULL}, code = zm_zeros(&scope, SHAPE(1), MLX_UINT8), scale = zm_zeros(&scope, SHAPE(1), MLX_FLOAT32);
+    mlx_array even = zm_broadcast_to(&scope, code, SHAPE(1 << 15, 1 << 16)),
+              packed = zm_broadcast_to(&scope, code, SHAPE(1 << 15, 1 << 15)),
+              odd = zm_broadcast_to(&scope, code, SHAPE(32769, 65535)),
+              few = zm_broadcast_to(&scope, code, SHAPE(1600000000));
+    mlx_array scales = zm_broadcast_to(&scope, scale, SHAPE(1 << 24));
+    OK(zmlx_dequantize_blockwise(&y, even, scales, 128, 8, MLX_BFLOAT16, stream, &failure));
+    expect_shape(y, SHAPE(1 << 15, 1 << 16));
+    OK(zmlx_dequantize_blockwise(&y, packed, scales, 128, 4, MLX_BFLOAT16, stream, &failure));
+    expect_shape(y, SHAPE(1 << 15, 1 << 16));
+    scales = zm_broadcast_to(&scope, scale, SHAPE(32769));
+    OK(zmlx_fused_swiglu_quant(&y, odd, scales, odd, scales, 65535, MLX_BFLOAT16, stream, &failure));
+    expect_shape(y, SHAPE(32769, 65535));
+    mlx_array_free(y);
+    y = (mlx_array){NULL};
+    scales = zm_broadcast_to(&scope, scale, SHAPE(16777472));
+    expect_argument_error(
+        zmlx_dequantize_blockwise(&y, odd, scales, 128, 8, MLX_BFLOAT16, stream, &failure), &failure,
+        "zmlx_dequantize_blockwise: x: 2147516415 codes, filled up to blocks of 128, are more than 2^31 - 1");
+    scales = zm_broadcast_to(&scope, scale, SHAPE(2));
+    expect_argument_error(
+        zmlx_fused_swiglu_quant(&y, few, scales, few, scales, 1500000000, MLX_BFLOAT16, stream, &failure), &failure,
+        "zmlx_fused_swiglu_quant: x1: 1600000000 codes, filled up to blocks of 1500000000, are more than 2^31 - 1");
+    expect_argument_error(zmlx_catalog_apply("dequantize_blockwise", &y, (mlx_array[]){even, scale}, 2,
+                                             (zmlx_catalog_value[]){{0x1p32, 0}, {8, 0}, {MLX_BFLOAT16, 0}}, stream,
+                                             &failure),
+                          &failure, "zmlx_dequantize_blockwise: x: a block of 2147483648 codes is more than 2^31 - 1");
+    assert_null(y.ctx);
+    end_well(&scope);
+    zm_catalog_call call = {.scope = &scope, .where = "test"};
+    zm_scope_begin(&scope, stream);
+    code = zm_zeros(&scope, SHAPE(1), MLX_UINT8);
+    zm_unpack_codes_composed(&call, zm_broadcast_to(&scope, code, SHAPE(1 << 15, 1 << 16)), 4);
+    expect_argument_error(zm_scope_end(&scope, &failure), &failure,
+                          "test: 2147483648 bytes are more than this device unpacks at once");
+}
+
 /* What a GPU computes by MLX's operations, here on the CPU: as the nodes, out-of-range indices included. */
 static void test_indexing_composed(void **state) {
     (void)state;
@@ -231,9 +276,14 @@ static void test_indexing_composed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_known_values), cmocka_unit_test(test_both_ways_of_unpacking), cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_sizes_that_overflow),
-        cmocka_unit_test(test_scatter_adds_in_order), cmocka_unit_test(test_indexing_composed),
+        cmocka_unit_test(test_known_values),
+        cmocka_unit_test(test_both_ways_of_unpacking),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_sizes_that_overflow),
+        cmocka_unit_test(test_many_codes),
+        cmocka_unit_test(test_scatter_adds_in_order),
+        cmocka_unit_test(test_indexing_composed),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -28,23 +28,36 @@ void zm_compose_dequantize_silu_int8(zm_catalog_call *call) { scaled(call, "silu
 void zm_compose_dequantize_int4(zm_catalog_call *call) { scaled(call, "scaled_codes", 4, flag(call, 0)); }
 void zm_compose_dequantize_nf4(zm_catalog_call *call) { scaled(call, "nf4_codes", 4, false); }
 
-/* Flat codes as rows of a block each; the last is filled up, unless it is the only one. */
-static mlx_array in_blocks(zm_catalog_call *call, mlx_array codes, int64_t block_size) {
+/* The codes of input as rows of a block each; the last is filled up, unless it is the only one. There may be more codes
+ * than a dimension counts, as those of a layer's experts, where all blocks are whole. */
+static mlx_array in_blocks(zm_catalog_call *call, int input, mlx_array codes, int64_t block_size) {
     if (zm_scope_failed(call->scope)) return codes;
+    const char *name = call->entry->signature.inputs[input].name;
     int64_t count = (int64_t)mlx_array_size(codes), n_blocks = (count + block_size - 1) / block_size;
-    mlx_array flat = zm_reshape(call->scope, codes, (const int[]){(int)count}, 1);
-    if (n_blocks < 2) return zm_reshape2(call->scope, flat, (int)n_blocks, (int)count);
-    int missing = (int)(n_blocks * block_size - count);
-    if (missing) flat = zm_concatenate(call->scope, flat, zm_zeros(call->scope, &missing, 1, MLX_UINT8), 0);
-    return zm_reshape2(call->scope, flat, (int)n_blocks, (int)block_size);
+    int64_t columns = n_blocks < 2 ? count : block_size, missing = n_blocks * columns - count;
+    if (columns > INT32_MAX)
+        return zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
+                             "%s: a block of %lld codes is more than 2^31 - 1", name, (long long)columns);
+    if (missing && count + missing > INT32_MAX)
+        return zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
+                             "%s: %lld codes, filled up to blocks of %lld, are more than 2^31 - 1", name,
+                             (long long)count, (long long)block_size);
+    if (missing) {
+        mlx_array zeros = zm_zeros(call->scope, (const int[]){(int)missing}, 1, MLX_UINT8);
+        codes = zm_concatenate(call->scope, zm_reshape(call->scope, codes, (const int[]){(int)count}, 1), zeros, 0);
+    }
+    return zm_reshape2(call->scope, codes, (int)n_blocks, (int)columns);
 }
 
 static void from_blocks(zm_catalog_call *call, mlx_array codes) {
     if (zm_scope_failed(call->scope)) return;
-    int count = (int)mlx_array_size(codes), size = (int)mlx_array_size(call->outputs[0]);
-    mlx_array flat = zm_reshape(call->scope, call->outputs[0], &size, 1);
-    if (size != count) flat = zm_slice_axis(call->scope, flat, 0, 0, count, 1);
-    call->outputs[0] = zm_reshape(call->scope, flat, mlx_array_shape(codes), (int)mlx_array_ndim(codes));
+    size_t count = mlx_array_size(codes), size = mlx_array_size(call->outputs[0]);
+    mlx_array y = call->outputs[0];
+    if (size != count) {
+        y = zm_reshape(call->scope, y, (const int[]){(int)size}, 1);
+        y = zm_slice_axis(call->scope, y, 0, 0, (int)count, 1);
+    }
+    call->outputs[0] = zm_reshape(call->scope, y, mlx_array_shape(codes), (int)mlx_array_ndim(codes));
 }
 
 void zm_compose_dequantize_blockwise(zm_catalog_call *call) {
@@ -60,7 +73,7 @@ void zm_compose_dequantize_blockwise(zm_catalog_call *call) {
         return;
     }
     mlx_array codes = zm_unpack_codes(call, call->inputs[0], bits);
-    mlx_array inputs[] = {in_blocks(call, codes, (int64_t)call->values[0].number), widen(call, 1)};
+    mlx_array inputs[] = {in_blocks(call, 0, codes, (int64_t)call->values[0].number), widen(call, 1)};
     zm_call_part(call, call->outputs, "block_codes", inputs,
                  (zmlx_catalog_value[]){{wrap_of(bits, call->is_signed[0]), 0}}, call->output_types);
     from_blocks(call, codes);
@@ -68,8 +81,8 @@ void zm_compose_dequantize_blockwise(zm_catalog_call *call) {
 
 void zm_compose_fused_swiglu_quant(zm_catalog_call *call) {
     int64_t block_size = (int64_t)call->values[0].number;
-    mlx_array inputs[] = {in_blocks(call, call->inputs[0], block_size), widen(call, 1),
-                          in_blocks(call, call->inputs[2], block_size), widen(call, 3)};
+    mlx_array inputs[] = {in_blocks(call, 0, call->inputs[0], block_size), widen(call, 1),
+                          in_blocks(call, 2, call->inputs[2], block_size), widen(call, 3)};
     zmlx_catalog_value wraps[] = {{wrap_of(8, call->is_signed[0]), 0}, {wrap_of(8, call->is_signed[2]), 0}};
     zm_call_part(call, call->outputs, "swiglu_codes", inputs, wraps, call->output_types);
     from_blocks(call, call->inputs[0]);

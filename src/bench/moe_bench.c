@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/random.h"
+#include "bench/contest.h"
 #include "bench/timing.h"
 #include "patch/record.h"
 #include "zmlx/model_bench.h"
@@ -24,6 +25,18 @@ static zmlx_status find_layers(zm_module *module, void *context, zmlx_error *err
     (void)error;
     if (module->kind == ZM_MODULE_MOE && this->n_layers < MAX_LAYERS) this->layers[this->n_layers++] = module;
     return ZMLX_OK;
+}
+
+/* All states are there while a call makes a result of each expert that a token chooses. */
+static zmlx_status check_memory(const trial *this, int n_tokens) {
+    const zm_moe *moe = (const zm_moe *)this->layers[0];
+    double limit, state_bytes = (this->model->dtype == MLX_FLOAT32 ? 4.0 : 2.0) * this->model->info.hidden_size;
+    double bytes = state_bytes * n_tokens * (N_STATES + moe->top_k);
+    ZM_TRY(zm_device_memory(&limit, this->model->stream, this->error));
+    if (bytes <= limit) return ZMLX_OK;
+    return zm_fail(this->error, ZMLX_ERROR_ARGUMENT, "tokens",
+                   "states of %d and the experts' results are %.1f GB; %.1f GB of memory can be used", n_tokens,
+                   1e-9 * bytes, 1e-9 * limit);
 }
 
 /* Between -1 and 1. */
@@ -144,6 +157,7 @@ zmlx_status zmlx_bench_moe(zmlx_moe_bench_row *row, zmlx_model *model, int n_tok
     trial this = {.model = model, .error = error};
     ZM_TRY(zm_module_visit(&model->root->base, find_layers, &this, error));
     if (!this.n_layers) return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, "model", "it has no mixture of experts");
+    ZM_TRY(check_memory(&this, n_tokens));
     ZM_TRY(zm_patch_in_earnest(NULL, model, options->patch, error));
     row->n_tokens = n_tokens;
     zmlx_status status = bench_layers(&this, row, options->n_runs ? options->n_runs : RUNS);

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "demonstration_model.h"
+#include "model/model.h"
 
 static int n_patched_runs;
 
@@ -36,8 +37,25 @@ static void test_nothing_of_a_failure(void **state) {
     assert_int_equal(bench.n_prompt + bench.n_tokens + (size_t)bench.n_patched, 0);
 }
 
+/* Each state may fit where all of them do not: the system would end the process. */
+static void test_more_than_memory(void **state) {
+    (void)state;
+    zmlx_moe_bench_row row;
+    int hidden_size = model->info.hidden_size;
+    model->info.hidden_size = 1 << 24;
+    zmlx_status status = zmlx_bench_moe(&row, model, 1 << 20, NULL, &error);
+    model->info.hidden_size = hidden_size;
+    assert_int_equal(status, ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "tokens");
+    assert_memory_equal(error.message, "states of 1048576 and the experts' results are ", 47);
+    assert_int_equal(row.n_tokens, 0);
+    assert_int_equal(zmlx_bench_moe(&row, model, 1000000000, NULL, &error), ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.message, "expected 1 to 1048576, got 1000000000");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_dry_run_does_not_count),
-                                       cmocka_unit_test(test_nothing_of_a_failure)};
+                                       cmocka_unit_test(test_nothing_of_a_failure),
+                                       cmocka_unit_test(test_more_than_memory)};
     return cmocka_run_group_tests(tests, load_model, free_model);
 }

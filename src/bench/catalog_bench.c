@@ -192,15 +192,30 @@ static zmlx_status learn_sizes(zm_sizes *sizes, const subject *self, const int *
     return ZMLX_OK;
 }
 
+/* Before any is made: whether all inputs can be. */
+static zmlx_status check_inputs(const subject *self, const zm_sizes *sizes, zmlx_error *error) {
+    const zm_signature *signature = &self->entry->signature;
+    size_t n_sets = (size_t)zm_sides_sets(self->stream);
+    double bytes = 0;
+    for (int i = 0; i < signature->n_inputs; i++) {
+        const char *name = signature->inputs[i].name;
+        int own[ZM_SIGNATURE_MAX_DIMS], n_own;
+        if (self->is_absent[i]) continue;
+        if (!zm_pattern_shape(own, &n_own, &signature->input_patterns[i], sizes))
+            return zm_fail(error, ZMLX_ERROR_ARGUMENT, self->entry->entry.name,
+                           "%s: its shape does not follow from that of %s", name, signature->inputs[0].name);
+        ZM_TRY(zm_sides_check_shape(&bytes, n_sets, name, own, n_own, type_of(self, signature->roles[i]),
+                                    self->stream, error));
+    }
+    return ZMLX_OK;
+}
+
 static zmlx_status make_array(mlx_array *array, const subject *self, const zm_sizes *sizes, int i, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
     const char *name = self->entry->entry.name, *own_name = signature->inputs[i].name;
     int own[ZM_SIGNATURE_MAX_DIMS], n_own;
-    if (!zm_pattern_shape(own, &n_own, &signature->input_patterns[i], sizes))
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%s: its shape does not follow from that of %s", own_name,
-                       signature->inputs[0].name);
+    zm_pattern_shape(own, &n_own, &signature->input_patterns[i], sizes); /* checked */
     zm_role role = signature->roles[i];
-    ZM_TRY(zm_sides_check_shape(own_name, own, n_own, type_of(self, role), self->stream, error));
     bool is_whole = role != ZM_ROLE_DATA && role != ZM_ROLE_STATE && !zm_role_is_parameter(role);
     int64_t bound = is_whole ? 2 : 0;
     if (signature->bounds[i] && !zm_sizes_evaluate(&bound, sizes, signature->bounds[i]))
@@ -232,8 +247,10 @@ static zmlx_status make_inputs(mlx_array *arrays, subject *self, const int *shap
     mlx_array inputs[MAX_ARRAYS] = {{NULL}}; /* at their places */
     zm_sizes sizes;
     ZM_TRY(learn_sizes(&sizes, self, shape, n_dims, error));
-    for (int i = 0; i < signature->n_inputs; i++) {
+    for (int i = 0; i < signature->n_inputs; i++)
         self->is_absent[i] = signature->inputs[i].is_optional && !self->entry->row->body;
+    ZM_TRY(check_inputs(self, &sizes, error));
+    for (int i = 0; i < signature->n_inputs; i++) {
         if (self->is_absent[i]) continue;
         ZM_TRY(make_array(&arrays[self->n_arrays], self, &sizes, i, error));
         inputs[i] = arrays[self->n_arrays++];
@@ -273,7 +290,8 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     *comparison = (zmlx_comparison){0};
     ZM_TRY(prepare(&self, name, error));
     mlx_dtype dtype = type_of(&self, self.entry->signature.roles[0]);
-    ZM_TRY(zm_sides_check_shape("shape", shape, n_dims, dtype, stream, error));
+    double bytes = 0;
+    ZM_TRY(zm_sides_check_shape(&bytes, 1, "shape", shape, n_dims, dtype, stream, error));
     zmlx_status status = ZMLX_OK;
     for (int set = 0; set < zm_sides_sets(stream) && !status; set++, n_arrays += self.n_arrays) {
         self.n_arrays = 0;

@@ -50,10 +50,11 @@ zmlx_status zmlx_bench_kernel(zmlx_comparison *comparison, zmlx_kernel *kernel, 
     *comparison = (zmlx_comparison){0};
     if (!kernel) return zm_fail_null(error, "kernel");
     size_t n_inputs = (size_t)kernel->forward->n_inputs;
-    ZM_TRY(zm_sides_check_shape("shape", shape, n_dims, dtype, stream, error));
+    size_t n_arrays = (size_t)zm_sides_sets(stream) * n_inputs;
+    double bytes = 0;
+    ZM_TRY(zm_sides_check_shape(&bytes, n_arrays, "shape", shape, n_dims, dtype, stream, error));
     ZM_TRY(zm_numbers_from(&self.host_numbers, kernel, numbers, error));
     zmlx_status status = ZMLX_OK;
-    size_t n_arrays = (size_t)zm_sides_sets(stream) * n_inputs;
     for (size_t i = 0; i < n_arrays && !status; i++)
         status = zm_sides_random(&inputs[i], shape, n_dims, dtype, 0, i, stream, error);
     if (!status)

@@ -30,19 +30,19 @@ int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t cou
     return failed;
 }
 
-static zmlx_status check_memory(const char *name, double bytes, mlx_stream stream, zmlx_error *error) {
+static zmlx_status check_memory(double bytes, mlx_stream stream, zmlx_error *error) {
     double limit;
     ZM_TRY(zm_device_memory(&limit, stream, error));
-    if (2 * bytes <= limit) return ZMLX_OK;
-    return zm_fail(error, ZMLX_ERROR_ARGUMENT, name,
-                   "two arrays of %.1f GB are more than the %.1f GB of memory that can be used", 1e-9 * bytes,
+    if (bytes <= limit) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, "shape",
+                   "inputs and a result of %.1f GB are more than the %.1f GB of memory that can be used", 1e-9 * bytes,
                    1e-9 * limit);
 }
 
-zmlx_status zm_sides_check_shape(const char *name, const int *shape, int n_dims, mlx_dtype dtype, mlx_stream stream,
-                                 zmlx_error *error) {
+zmlx_status zm_sides_check_shape(double *bytes, size_t count, const char *name, const int *shape, int n_dims,
+                                 mlx_dtype dtype, mlx_stream stream, zmlx_error *error) {
     zm_storage storage;
-    double bytes = zm_storage_from_dtype(&storage, dtype) ? zm_storage_bytes(storage) : 1;
+    double each = zm_storage_from_dtype(&storage, dtype) ? zm_storage_bytes(storage) : 1;
     if (n_dims < 0 || n_dims > ZM_NODE_MAX_DIMS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected at most %d dimensions, got %d", ZM_NODE_MAX_DIMS,
                        n_dims);
@@ -50,9 +50,10 @@ zmlx_status zm_sides_check_shape(const char *name, const int *shape, int n_dims,
     for (int i = 0; i < n_dims; i++) {
         if (shape[i] < 1)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "expected lengths above 0, got %d", shape[i]);
-        bytes *= shape[i];
+        each *= shape[i];
     }
-    return check_memory(name, bytes, stream, error);
+    *bytes += (double)count * each;
+    return check_memory(*bytes + each, stream, error);
 }
 
 /* As many of the numbers as it takes, again and again; size: at most INT_MAX. */

@@ -14,10 +14,11 @@ void zm_sides_free(mlx_array *arrays, size_t count);
 /* Sets results to the arrays that are not empty. */
 int zm_sides_give(mlx_vector_array *results, const mlx_array *arrays, size_t count);
 
-/* Of an array that can be made: up to 8 dimensions, none of them empty, and the device's memory has room for two, as it
- * is made from another and something comes of it. name stands in errors. */
-zmlx_status zm_sides_check_shape(const char *name, const int *shape, int n_dims, mlx_dtype dtype, mlx_stream stream,
-                                 zmlx_error *error);
+/* Of count inputs that can be made: up to 8 dimensions, none of them empty, and the device's memory has room for them,
+ * for the *bytes of those before them, to which they are added, and for one more, as something comes of them. name
+ * stands in errors of its dimensions. */
+zmlx_status zm_sides_check_shape(double *bytes, size_t count, const char *name, const int *shape, int n_dims,
+                                 mlx_dtype dtype, mlx_stream stream, zmlx_error *error);
 /* The 1-d array again and again, in an array of this shape; past INT_MAX elements, equal along the first axes. */
 mlx_array zm_sides_repeat(zm_scope *scope, mlx_array numbers, const int *shape, int n_dims);
 /* Between -2 and 2; where bound is above 0, whole numbers below it. */

@@ -259,8 +259,8 @@ for shape in '' 0 4, -1 4x 2147483648 9999999999; do
         bench ops --expr x --shape "$shape"
 done
 for shape in 1073741824,1073741824,1073741824,4 1073741824,1073741824; do
-    expect_bad '--shape: two arrays of ' bench ops --expr x --shape "$shape" "${quick[@]}"
-    expect_bad '--shape: two arrays of ' bench ops rmsnorm --shape "$shape" "${quick[@]}"
+    expect_bad '--shape: inputs and a result of ' bench ops --expr x --shape "$shape" "${quick[@]}"
+    expect_bad '--shape: inputs and a result of ' bench ops rmsnorm --shape "$shape" "${quick[@]}"
 done
 expect_status 0 bench ops --expr x --shape 1,1,1,1,1,1,1,4 "${quick[@]}"
 expect_bad '--shape: expected at most 8 dimensions, got 9' bench ops --expr x --shape 1,1,1,1,1,1,1,1,4 "${quick[@]}"

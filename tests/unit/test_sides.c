@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Random arrays of benchmarks. */
+#include "base/limits.h"
 #include "bench/sides.h"
 #include "mlx_testing.h"
+#include "zmlx/catalog_bench.h"
 
 static const float numbers[] = {1, 2, 3};
 
@@ -57,8 +59,33 @@ static void test_batch_beyond_memory(void **state) {
     zmlx_kernel_free(kernel);
 }
 
+/* Each fits, and even two of them. */
+static void test_inputs_beyond_memory(void **state) {
+    (void)state;
+    static const char *const text = "a + b";
+    const zmlx_catalog_bench alone = {.baseline = ZMLX_BENCH_NONE};
+    zmlx_kernel *kernel;
+    zmlx_comparison comparison;
+    zmlx_error error;
+    double bytes = (double)zm_memory_bytes() * 0.45;
+    if (bytes <= 0) skip();
+    int shape[] = {(int)(bytes / 4 / 1024), 1024};
+    assert_int_equal(zmlx_map(&kernel, "sum", &text, 1, NULL, &error), ZMLX_OK);
+    assert_int_equal(zmlx_bench_kernel(&comparison, kernel, shape, 2, MLX_FLOAT32, NULL, ZMLX_BENCH_NONE, host_stream,
+                                       NULL, &error),
+                     ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "shape");
+    assert_non_null(strstr(error.message, "inputs and a result of "));
+    zmlx_kernel_free(kernel);
+    assert_int_equal(zmlx_bench_catalog(&comparison, "add", shape, 2, &alone, host_stream, NULL, &error),
+                     ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "shape");
+    assert_non_null(strstr(error.message, "inputs and a result of "));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_repeated), cmocka_unit_test(test_more_than_an_int_counts),
-                                       cmocka_unit_test(test_batch_beyond_memory)};
+                                       cmocka_unit_test(test_batch_beyond_memory),
+                                       cmocka_unit_test(test_inputs_beyond_memory)};
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

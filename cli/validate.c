@@ -99,7 +99,7 @@ static int prepare(validate_job *job, const cli_command *command, int64_t *max_t
     return status;
 }
 
-static int compare(validate_job *job, int64_t max_tokens) {
+static int compare(validate_job *job, const cli_command *command, int64_t max_tokens) {
     const validate_values *values = job->values;
     cli_progress progress;
     cli_progress_start(&progress, "");
@@ -118,7 +118,7 @@ static int compare(validate_job *job, int64_t max_tokens) {
                                        &choice, &error);
     cli_progress_end(&progress);
     cli_catch_interrupt();
-    if (status) return cli_fail_error(&error);
+    if (status) return cli_fail_option(command, &page, &error);
     for (size_t i = 0; i < job->validation.n_notes; i++) cli_print_note(job->validation.notes[i]);
     if (!job->validation.n_counts && values->general.json) cli_note("%s", cli_report_nothing_patched);
     return CLI_DONE;
@@ -151,7 +151,7 @@ int cli_validate(const cli_command *command, int argc, char **argv) {
     int64_t max_tokens = values.max_tokens;
     job.command = quote_command(command, argc, argv);
     status = job.command ? prepare(&job, command, &max_tokens) : cli_fail_memory();
-    if (!status) status = compare(&job, max_tokens);
+    if (!status) status = compare(&job, command, max_tokens);
     if (!status) status = show(&job);
     zmlx_validation_clear(&job.validation);
     zmlx_model_free(job.model);

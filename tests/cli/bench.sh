@@ -50,6 +50,7 @@ expect_bad 'it has no mixture of experts' bench moe "$source/models/llama-tiny-4
 expect_bad 'dense: ' bench model dense
 expect_bad 'MODEL is missing; see zmlx bench model --help' bench model
 expect_bad '--max-tokens: expected an integer of at least 2, got "1"' bench model "$model" --max-tokens 1
+expect_bad '--prompt-length: 4097 tokens do not fit' bench model "$model" --prompt-length 4097
 expect_bad "timeline: the model is not on a GPU; decode's CUDA kernels tell the time (make build BACKEND=cuda)" bench model "$model" --timeline --device cpu
 expect_bad '--patterns: unknown pattern "none"' bench moe "$model" --patterns none
 finish

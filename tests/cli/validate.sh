@@ -52,6 +52,11 @@ else
     expect_bad 'activations: int8 needs' validate "$model" "${short[@]}" --activations int8
 fi
 
+# A context that config.json does not tell leaves the number to the library.
+cp -r "$model" boundless
+sed -i.bak 's/"max_position_embeddings"/"none"/' boundless/config.json
+expect_bad '--max-tokens: 1000000000 are more than' validate boundless --max-tokens 1000000000
+
 # One token has no decoding rate.
 expect_status 0 validate "$model" --max-tokens 1 --runs 1 --prompt-tokens 1,1195
 grep -Eq '^  run 1/1: prompt [0-9.]+ tok/s, decode - tok/s$' out && grep -Eq '^Decode tok/s +- +-$' out &&

@@ -31,7 +31,7 @@ help: ## this list
 setup: ## install and fetch what is missing
 	@$(setup)
 
-build: setup ## the program, build/zmlx, and the libraries
+build: setup ## the program ($(BUILD)/zmlx) and the libraries
 	@$(call build,release,$(BUILD))
 
 docs: build ## docs/kernels.md from the catalogue's lists

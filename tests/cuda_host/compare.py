@@ -5,7 +5,7 @@ processor.
 
     tests/cuda_host/compare.py REVISION [--quick] [--build FOLDER] [--jobs N] [FILTER]
 
-FILTER: only settings of which a regular expression matches the line. --quick: 23 of several hundred, in less
+FILTER: only settings of which a regular expression matches the line. --quick: two dozen of several hundred, in less
 than a minute on two cores. The first run compiles the texts into FOLDER/cuda_host (build), later ones only what has
 changed. Ends with 1 where bits differ or a kernel reads what it must not, with 2 where something could not be
 compared, with 77 without a compiler.

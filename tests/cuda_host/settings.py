@@ -34,6 +34,8 @@ def of_type(bits, group, float16):
 QUICK = [
     setting("mlp", bits=4, group=64, hidden=2048, inner=512, every=11),
     setting("mlp", bits=4, group=64, hidden=2560, inner=704, every=13, float16=1),
+    # Its output projection asks for its weights piece by piece.
+    setting("mlp", bits=4, group=64, hidden=2560, inner=9728, every=29),
     setting("mlp", bits=8, group=64, hidden=2048, inner=512, every=13),
     setting("mlp", bits=6, group=32, hidden=2880, inner=704, every=13),
     setting("mlp", bits=3, group=128, hidden=1024, inner=512, every=9, float16=1),

@@ -314,8 +314,8 @@ template <int K, int ROWS, bool NEIGHBOURS> struct slot {
     }
 };
 
-/* For `multiply`: all. */
-enum : uint { ALL_EARLY = 4 };
+/* For `multiply`: all that are ahead; and each when the one before is there. */
+enum : uint { ALL_EARLY = 4, ONE_BY_ONE };
 
 /* Pieces ahead in products with the hidden state. */
 enum : uint { HIDDEN_AHEAD = layout<ZM_HIDDEN>::PIECES == 1 ? 1 : MANY_PIECES_AHEAD };
@@ -332,6 +332,7 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
                           uint n_left, Where where, Ready ready, Done done) {
     typedef layout<K> own;
     typedef slot<K, ROWS, NEIGHBOURS> slots;
+    static_assert(AHEAD <= ALL_EARLY, "");
     const uint lane = threadIdx.x % WARP, lane_x_at = shared_address(x) + lane * 16;
     const uint round_bytes = blockDim.x / WARP * slots::BYTES; /* a slot of each warp */
     const uint begin = shared_address(ring) + threadIdx.x / WARP * slots::BYTES, end = begin + n_slots * round_bytes;
@@ -349,7 +350,10 @@ ZM_FUNCTION void multiply(uint first, uint stride, uint n_tasks, const uint4 *x,
         commit_copies();
     };
 #pragma unroll 1
-    for (uint i = 0; i < AHEAD && (EARLY == ALL_EARLY || i < EARLY); i++) copy_next();
+    for (uint i = 0; i < AHEAD && i < EARLY; i++) {
+        if (EARLY == ONE_BY_ONE && i) finish_copies<0>();
+        copy_next();
+    }
     ready();
     stamp(STAMP_READY);
     first_stamp stamp_first;

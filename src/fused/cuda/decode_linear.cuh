@@ -6,6 +6,12 @@ enum {
     ADD_TASKS = (ZM_HIDDEN / 2 + MULTIPROCESSORS - 1) / MULTIPROCESSORS, /* of a block */
     ADD_WARPS = (ADD_TASKS + SCHEDULERS - 1) / SCHEDULERS * SCHEDULERS,
     ADD_THREADS = (ADD_WARPS < WARPS ? ADD_WARPS : WARPS) * WARP,
+    /* A piece of each of so many warps is what memory brings in the time that it takes to answer. More at once would
+     * keep the kernel before from its last weights, and its results from coming through; fewer bring less. */
+    ONE_PIECE_WARPS = 12,
+};
+enum : uint {
+    LINEAR_EARLY = layout<ZM_K>::PIECES > LINEAR_AHEAD && ADD_WARPS >= ONE_PIECE_WARPS ? ONE_BY_ONE : ALL_EARLY
 };
 
 /* h_next = h + W x + bias (NULL: none). A task is two rows. is_early: the next kernel, which reads only weights before
@@ -22,7 +28,7 @@ zm_linear_add(const uint4 *x, const uint2 *weight, const ushort *scales, const u
     auto fetch = [&](uint task) {
         if (task < n_tasks) before = read_fresh(h + (task * 2 + lane / 16));
     };
-    multiply<ZM_K, 2, true, LINEAR_AHEAD, ALL_EARLY>(
+    multiply<ZM_K, 2, true, LINEAR_AHEAD, LINEAR_EARLY>(
         first, stride, n_tasks, staged, staged + layout<ZM_K>::X, n_slots, 0,
         [&](uint task, const lane_matrix<ZM_K> *(&matrices)[2], uint (&rows)[2]) {
             matrices[0] = matrices[1] = &m;

@@ -51,6 +51,7 @@ typedef struct module_source {
     zmlx_status (*compile)(module *, const struct module_source *, const char *work, const char *output,
                            zmlx_error *);
     bool (*use)(module *, const struct module_source *, const char *path, zmlx_error *);
+    zmlx_status (*compile_apart)(module *, const struct module_source *, zmlx_error *); /* not in the cache's folder */
 } module_source;
 
 static struct {
@@ -98,6 +99,10 @@ static zmlx_status compile_in(module *this, const module_source *source, const c
     return status;
 }
 
+static zmlx_status compile_in_temporary(module *this, const module_source *source, zmlx_error *error) {
+    return compile_in(this, source, NULL, NULL, error);
+}
+
 static zmlx_status make(module *this, const module_source *source, zmlx_error *error) {
     char name[40], *folder = zm_cache_folder();
     snprintf(name, sizeof name, "%016llx.%s", (unsigned long long)this->hash, source->extension);
@@ -111,7 +116,7 @@ static zmlx_status make(module *this, const module_source *source, zmlx_error *e
     zmlx_status status = ZMLX_ERROR_FILE;
     if (path) status = compile_in(this, source, folder, path, error);
     /* A folder that is full, read-only or bars programs does not stop the kernel. */
-    if (status == ZMLX_ERROR_FILE) status = compile_in(this, source, NULL, NULL, error);
+    if (status == ZMLX_ERROR_FILE) status = source->compile_apart(this, source, error);
     free(path);
     free(folder);
     return status;
@@ -225,7 +230,8 @@ zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const 
     zm_text_printf(&key, "%s\n", entry);
     zm_text_append(&key, source, size);
     module_source from = {.text = source, .size = size, .entry = entry, .compiler = compiler, .extension = "so",
-                          .is_counted = true, .compile = compile_c, .use = use_shared_object};
+                          .is_counted = true, .compile = compile_c, .use = use_shared_object,
+                          .compile_apart = compile_in_temporary};
     module *made;
     bool is_new;
     zmlx_status status = get(&made, &is_new, &key, &from, error);
@@ -237,12 +243,19 @@ zmlx_status zm_compile_c(void **symbol, int *scratch_rows, int *compiled, const 
     return ZMLX_OK;
 }
 
+/* NVRTC needs no folder; what it made before its result could not be written is there. */
+static zmlx_status compile_cuda_apart(module *this, const module_source *source, zmlx_error *error) {
+    if (this->code.data) return ZMLX_OK;
+    if (source->is_counted) atomic_fetch_add(&n_compiled, 1);
+    ZM_TRY(zm_nvrtc_run(&this->code, source->cuda, source->part, error));
+    this->compiled = true;
+    return ZMLX_OK;
+}
+
 static zmlx_status compile_cuda(module *this, const module_source *source, const char *work, const char *output,
                                 zmlx_error *error) {
     (void)work;
-    if (source->is_counted) atomic_fetch_add(&n_compiled, 1);
-    zm_text_free(&this->code);
-    ZM_TRY(zm_nvrtc_run(&this->code, source->cuda, source->part, error));
+    ZM_TRY(compile_cuda_apart(this, source, error));
     return zm_file_write(output, this->code.data, this->code.size, error);
 }
 
@@ -267,7 +280,7 @@ zmlx_status zm_cuda_part_get(const zm_text **cubin, int *compiled, const zm_cuda
         return status;
     }
     module_source from = {.cuda = source, .part = part, .is_counted = part == source->first, .extension = "cubin",
-                          .compile = compile_cuda, .use = use_cubin};
+                          .compile = compile_cuda, .use = use_cubin, .compile_apart = compile_cuda_apart};
     module *made;
     bool is_new;
     ZM_TRY(get(&made, &is_new, &key, &from, error));

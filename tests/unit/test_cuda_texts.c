@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* decode's kernels and those of prompts compile with NVRTC, which needs no GPU, and decode's take pieces of weights and
- * rows of x of the bytes that their launches give them. */
+/* decode's kernels and those of prompts compile with NVRTC, which needs neither a GPU nor a folder, and decode's take
+ * pieces of weights and rows of x of the bytes that their launches give them. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -109,8 +114,36 @@ static void prompts_compile(void **state) {
     }
 }
 
+/* Where no file may have a byte, as on a full disk: the kernel is compiled, once, and only not kept. */
+static int compile_without_files(void) {
+    static const char text[] = "extern \"C\" __global__ void zm_unkept(int *x) { *x = 1; }\n";
+    const zm_cuda_source source = {.text = text, .size = sizeof text - 1, .n_parts = 1,
+                                   .compute_capability = CAPABILITY};
+    const struct rlimit none = {0, 0};
+    const zm_text *cubin;
+    int compiled;
+    signal(SIGXFSZ, SIG_IGN);
+    if (setrlimit(RLIMIT_FSIZE, &none)) return 1;
+    zmlx_status status = zm_compile_cuda(&cubin, &compiled, &source, 0, NULL);
+    if (status) return status == ZMLX_ERROR_UNSUPPORTED ? 0 : 2;
+    bool is_whole = cubin->size > 100 && !memcmp(cubin->data, "\177ELF", 4);
+    return is_whole && compiled && zm_cache_get_counts().compiled == 1 ? 0 : 3;
+}
+
+static void full_disk(void **state) {
+    (void)state;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) _exit(compile_without_files());
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(compiles_with_the_launches_sizes),
+    /* First what forks, before NVRTC has run here. */
+    const struct CMUnitTest tests[] = {cmocka_unit_test(full_disk), cmocka_unit_test(compiles_with_the_launches_sizes),
                                        cmocka_unit_test(prompts_compile)};
     enum { SKIPPED = 77 };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);

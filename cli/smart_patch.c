@@ -110,6 +110,7 @@ static int measure(const smart_values *values, const char *folder, zmlx_model *m
         .threshold = values->threshold,
         .n_warmup = (int)values->n_warmup,
         .n_runs = (int)values->n_runs,
+        .vector_attention = chosen.vector_attention,
         .log = log_line,
         .log_context = &output,
         .progress = draw_step,

@@ -97,6 +97,7 @@ typedef struct zmlx_smart_patch_options {
     /* At most, of each side; 0: 3 and 5. A run is a short block of decode steps and a prefill. Where runs take long,
      * two are enough if they leave no doubt, and after 20 seconds in any case. */
     int n_warmup, n_runs;
+    bool vector_attention; /* as in zmlx_patch_options */
     /* Receives each line of the table as it is known; may be NULL. */
     void (*log)(void *context, const char *line);
     void *log_context;

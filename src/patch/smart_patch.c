@@ -27,12 +27,13 @@ typedef struct block_time { /* seconds */
 
 typedef struct trial {
     zmlx_model *model;
+    const zm_patch_request *request;
     const zmlx_smart_patch_options *options;
     zm_smart_clock clock;
     const int32_t *sample;
     size_t n_sample;
     double threshold;
-    int n_warmup, n_runs, max_fused_tokens;
+    int n_warmup, n_runs;
     const char *name;   /* of the candidate, for progress */
     bool is_long;       /* a block */
     int n_steps;        /* of a block */
@@ -229,7 +230,8 @@ static zmlx_status greedy_tokens(trial *this, int32_t tokens[N_CHECKED_TOKENS], 
 
 /* A prefill longer than the guard runs the same operations with and without a candidate, so its time says nothing. */
 static bool prefill_counts(const trial *this) {
-    return this->max_fused_tokens > 0 && this->n_sample <= (size_t)this->max_fused_tokens;
+    int most = this->request->max_fused_tokens;
+    return most > 0 && this->n_sample <= (size_t)most;
 }
 
 /* Decides about the candidate that is applied now. */
@@ -276,8 +278,9 @@ static void explain(const trial *this, const zmlx_smart_result *result, const zm
 
 static zmlx_status try_pattern(trial *this, zmlx_smart_result *result, zm_report *patched,
                                const zm_patch_pattern *pattern) {
-    zm_patch_request one = {
-        .patterns = {pattern}, .n_patterns = 1, .max_fused_tokens = this->max_fused_tokens};
+    zm_patch_request one = *this->request;
+    one.patterns[0] = pattern;
+    one.n_patterns = 1;
     zm_report *own;
     size_t first = zm_patch_count(this->model);
     ZM_TRY(zm_report_new(&own, patched->view.family, this->error));
@@ -309,8 +312,8 @@ static void say_names(const trial *this, const char *title, const zmlx_smart_rep
     zm_text_free(&text);
 }
 
-static zmlx_status try_all(trial *this, zmlx_smart_report *report, zm_report *patched,
-                           const zm_patch_request *request) {
+static zmlx_status try_all(trial *this, zmlx_smart_report *report, zm_report *patched) {
+    const zm_patch_request *request = this->request;
     zm_text names = {0};
     zm_text_append_names(&names, patched->view.patterns, patched->view.n_patterns);
     say(this, "[smart_patch] Benchmarking %zu patterns: %s", request->n_patterns, zm_text_string(&names));
@@ -373,6 +376,7 @@ zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched
     for (int i = 0; i < DEFAULT_SAMPLE; i++) default_sample[i] = (17 + 31 * i) % model->info.vocab_size;
     trial this = {
         .model = model,
+        .request = request,
         .options = options,
         .clock = clock,
         .sample = options->sample ? options->sample : default_sample,
@@ -380,13 +384,12 @@ zmlx_status zm_smart_patch_request(zmlx_smart_report *report, zm_report *patched
         .threshold = options->threshold > 0 ? options->threshold : 0.995,
         .n_warmup = options->n_warmup ? options->n_warmup : 3,
         .n_runs = options->n_runs ? options->n_runs : 5,
-        .max_fused_tokens = request->max_fused_tokens,
         .name = "baseline",
         .error = error,
     };
     size_t n_before = zm_patch_count(model);
     zmlx_status status = allocate(&this, report, request->n_patterns);
-    if (!status) status = try_all(&this, report, patched, request);
+    if (!status) status = try_all(&this, report, patched);
     if (!status) status = zm_patch_fit(model, error);
     if (status) {
         zm_patch_undo(model, n_before);
@@ -409,7 +412,8 @@ zmlx_status zm_smart_patch_timed(zmlx_smart_report *report, zmlx_model *model, c
     zmlx_patch_options choice = {.patterns = options->patterns,
                                  .n_patterns = options->n_patterns,
                                  .exclude = options->exclude,
-                                 .n_exclude = options->n_exclude};
+                                 .n_exclude = options->n_exclude,
+                                 .vector_attention = options->vector_attention};
     zm_report *patched;
     zm_patch_request request;
     ZM_TRY(zm_report_new(&patched, model->family ? model->family->group : "unknown", error));

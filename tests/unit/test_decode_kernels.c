@@ -520,6 +520,17 @@ static void test_odd_groups(void **state) {
     temporary_remove(folder);
 }
 
+/* What the driver refuses, it says in words. */
+static void test_driver_errors(void **state) {
+    (void)state;
+    static const char call[] = "cuModuleLoadData: ";
+    zm_cuda_module *module;
+    assert_int_equal(zm_cuda_module_load(&module, "no cubin", &error), ZMLX_ERROR_UNSUPPORTED);
+    assert_int_equal(strncmp(error.message, call, sizeof call - 1), 0);
+    assert_non_null(strstr(error.message, " (CUDA error "));
+    assert_null(strchr(error.message, '\n'));
+}
+
 /* An argument chooses tests by a pattern of cmocka's. */
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
@@ -533,6 +544,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_float16),
         cmocka_unit_test(test_other_widths),
         cmocka_unit_test(test_odd_groups),
+        cmocka_unit_test(test_driver_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,7 @@ zm::Driver find() {
         std::memcpy(&function, &address, sizeof address);
         complete = complete && address;
     };
+    get(found.error_string, ZM_SYMBOL(cuGetErrorString));
     get(found.module_load, ZM_SYMBOL(cuModuleLoadData));
     get(found.module_function, ZM_SYMBOL(cuModuleGetFunction));
     get(found.function_set, ZM_SYMBOL(cuFuncSetAttribute));
@@ -48,5 +49,8 @@ const zm::Driver &zm::driver() {
 
 void zm::check(CUresult result, const char *what) {
     if (result == CUDA_SUCCESS) return;
-    throw std::runtime_error(std::string(what) + ": CUDA error " + std::to_string(static_cast<int>(result)));
+    const char *text = nullptr;
+    if (driver().error_string(result, &text) != CUDA_SUCCESS || !text) text = "unknown to the driver";
+    throw std::runtime_error(std::string(what) + ": " + text + " (CUDA error " +
+                             std::to_string(static_cast<int>(result)) + ")");
 }

@@ -9,6 +9,7 @@
 namespace zm {
 
 struct Driver {
+    decltype(&cuGetErrorString) error_string = nullptr;
     decltype(&cuModuleLoadData) module_load = nullptr;
     decltype(&cuModuleGetFunction) module_function = nullptr;
     decltype(&cuFuncSetAttribute) function_set = nullptr;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "fused/cuda/decode.h"
 #include "fused/cuda/timeline.h"
 #include "patch/record.h"
@@ -309,6 +310,37 @@ static void test_timeline(void **state) {
     stop(&of);
 }
 
+static const char deep_config[] =
+    "{\"model_type\":\"llama\",\"architectures\":[\"LlamaForCausalLM\"],\"vocab_size\":512,\"hidden_size\":128,"
+    "\"intermediate_size\":128,\"num_hidden_layers\":126,\"num_attention_heads\":2,\"num_key_value_heads\":1,"
+    "\"head_dim\":64,\"rms_norm_eps\":1e-5,\"rope_theta\":10000,\"max_position_embeddings\":8192,"
+    "\"tie_word_embeddings\":true}";
+
+static void expect_too_deep(const shape_case *self, const char *folder) {
+    zmlx_model *model;
+    zmlx_model_options options = {.device = ZMLX_DEVICE_GPU, .dtype = self->dtype};
+    const zmlx_patch_report *report;
+    const zmlx_patch_options patch = {.patterns = (const char *const[]){"decode"}, .n_patterns = 1};
+    check(zmlx_model_load(&model, folder, &options, &error));
+    check(zmlx_patch(&report, model, &patch, &error));
+    assert_int_equal(report->n_entries, 1);
+    assert_non_null(report->entries[0].reason);
+    assert_non_null(strstr(report->entries[0].reason, "more blocks than"));
+    zmlx_model_free(model);
+}
+
+/* Refused when it is patched, not token by token. */
+static void test_too_many_blocks(void **state) {
+    (void)state;
+    char folder[TEMPORARY_SIZE], path[TEMPORARY_SIZE + 16];
+    assert_non_null(mkdtemp(temporary_template(folder)));
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    check(zm_file_write(path, deep_config, sizeof deep_config - 1, &error));
+    const shape_case cases[] = {{path, {.bits = 4}, ZMLX_DTYPE_BFLOAT16}};
+    visit_shapes(cases, 1, expect_too_deep);
+    temporary_remove(folder);
+}
+
 /* An argument chooses tests by a pattern of cmocka's. */
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
@@ -321,6 +353,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_sees_a_difference), cmocka_unit_test(test_published_shapes),
         cmocka_unit_test(test_float16),           cmocka_unit_test(test_other_widths),
         cmocka_unit_test(test_after_a_prompt),    cmocka_unit_test(test_timeline),
+        cmocka_unit_test(test_too_many_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

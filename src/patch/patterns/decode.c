@@ -180,6 +180,7 @@ static int common_top_k(const zm_decoder *decoder) {
 }
 
 enum {
+    MOST_BLOCKS = (ZM_CHAIN_MAX_OUTPUTS - ZM_MOST_CHOICES - 1) / 2, /* of a chain: each has two outputs */
     LARGEST_HIDDEN = 8192,     /* MLX's norm of longer rows has another order of sums */
     LARGEST_VOCABULARY = 1 << 19, /* whose logits fit the shared memory of the cluster that chooses */
 };
@@ -190,6 +191,8 @@ static bool serves(const zm_causal_lm *model, demands of, const char **reason) {
     int hidden_size = table->weight.in_features;
     *reason = "its decoder or embedding has a forward of its own";
     if (!zm_patch_is_standard(&decoder->base) || !zm_patch_is_standard(&table->base)) return false;
+    *reason = "it has more blocks than a chain of kernels has outputs for";
+    if (decoder->n_blocks > MOST_BLOCKS) return false;
     *reason = "its hidden size is not a multiple of 64 up to 8192";
     if (hidden_size % 64 || hidden_size > LARGEST_HIDDEN) return false;
     if (!serves_weight(&table->weight, of, reason)) return false;
@@ -234,8 +237,6 @@ zm_match zm_patch_decode_match(const zm_module *module, const char **reason) {
     *reason = "its kernels do not compile for this GPU";
     return zm_module_visit(&model->base, prepare, model, NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
 }
-
-enum { MOST_BLOCKS = (ZM_CHAIN_MAX_OUTPUTS - ZM_MOST_CHOICES - 1) / 2 };
 
 /* What a block's operator keeps, while it is written. */
 typedef struct kept_state {
@@ -501,9 +502,8 @@ static void choose(decode_step *step, mlx_array token, zm_choices *choices) {
     if (step->vector_attention) choices->last_row = step->results[row_output];
 }
 
-/* Whether every block's cache is of the kind the steps write, and there are not too many. */
+/* Whether every block's cache is of the kind the steps write. */
 static bool serves_caches(const zm_decoder *decoder, const zm_cache *caches) {
-    if (decoder->n_blocks > MOST_BLOCKS) return false;
     for (int i = 0; i < decoder->n_blocks; i++) {
         const zm_block *block = decoder->blocks[i];
         zm_cache_kind kind = block->sliding_window ? ZM_CACHE_ROTATING : ZM_CACHE_KV;

@@ -90,11 +90,16 @@ bool is_in_rows(const mx::array &array) {
 uint64_t zm::workspace(size_t bytes, mx::Stream stream) {
     constexpr size_t grain = 1 << 20;
     static std::mutex *mutex = new std::mutex;
-    static auto *workspaces = new std::map<int, Buffers>; /* of a stream; kernels may still use those before the last */
+    static auto *workspaces = new std::map<int, mx::array>; /* of a stream */
     std::lock_guard<std::mutex> lock(*mutex);
-    Buffers &own = (*workspaces)[stream.index];
-    if (own.empty() || own.back().nbytes() < bytes) own.push_back(new_buffer((bytes / grain + 1) * grain, stream));
-    return reinterpret_cast<uint64_t>(mx::gpu_ptr<void>(own.back()));
+    auto own = workspaces->find(stream.index);
+    if (own == workspaces->end() || own->second.nbytes() < bytes) {
+        mx::array larger = new_buffer((bytes / grain + 1) * grain, stream);
+        /* Kernels may still use the one before. */
+        if (own != workspaces->end()) mx::cu::get_command_encoder(stream).add_temporary(own->second);
+        own = workspaces->insert_or_assign(stream.index, larger).first;
+    }
+    return reinterpret_cast<uint64_t>(mx::gpu_ptr<void>(own->second));
 }
 
 void zm::give_buffer(mx::array &array, mx::Stream stream) {

@@ -162,7 +162,7 @@ zmlx_status zm_cuda_module_load(zm_cuda_module **module, const char *code, zmlx_
 void *zm_cuda_module_kernel(zm_cuda_module *module, const char *symbol, int shared_bytes) {
     CUfunction function;
     if (zm::driver().module_function(&function, module->handle, symbol) != CUDA_SUCCESS) return nullptr;
-    constexpr int most = 227 * 1024; /* of a block, from compute capability 9.0 on */
+    constexpr int most = 227 * 1024; /* of a block, at compute capability 9.0; those with less refuse it */
     int own;                         /* declared in the text */
     if (zm::driver().function_get(&own, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function) != CUDA_SUCCESS) return nullptr;
     if (shared_bytes > most - own) shared_bytes = most - own;

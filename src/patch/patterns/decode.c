@@ -234,7 +234,7 @@ zm_match zm_patch_decode_match(const zm_module *module, const char **reason) {
     if (!zm_patch_is_standard(module)) return ZM_MATCH_REFUSED;
     if (!serves(model, (demands){model->decoder->embed_tokens->dtype, zm_decode_serves_weight}, reason))
         return ZM_MATCH_REFUSED;
-    *reason = "its kernels do not compile for this GPU";
+    *reason = "its kernels cannot be compiled for this GPU, or it cannot load them";
     return zm_module_visit(&model->base, prepare, model, NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
 }
 

@@ -142,7 +142,7 @@ zm_match zm_patch_prompt_match(const zm_module *module, const char **reason) {
     if (!serves(module, reason) || !serves_dtype(module, reason)) return ZM_MATCH_REFUSED;
     *reason = "needs an MLX with CUDA and a GPU of compute capability 9.0";
     if (!zm_prompt_available() || !serves_scales(module, reason)) return ZM_MATCH_REFUSED;
-    *reason = "its kernels do not compile for this GPU";
+    *reason = "its kernels cannot be compiled for this GPU, or it cannot load them";
     if (module->kind == ZM_MODULE_SHORT_CONV) return ZM_MATCH_YES; /* its projections are asked themselves */
     return zm_prompt_prepare(weight_of(module), NULL) ? ZM_MATCH_REFUSED : ZM_MATCH_YES;
 }

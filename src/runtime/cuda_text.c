@@ -35,39 +35,58 @@ const char *zm_cuda_storage(mlx_dtype dtype) {
     }
 }
 
-static zmlx_status add(entry **added, const char *text, const char *definitions, zmlx_error *error) {
+/* With the lock held. */
+static const entry *find(const char *text, const char *definitions) {
+    const entry *known = entries;
+    while (known && (known->text != text || strcmp(known->definitions, definitions))) known = known->next;
+    return known;
+}
+
+static zmlx_status compile(const zm_text **cubin, const char *text, const char *definitions, zmlx_error *error) {
     zm_text source = {0};
-    entry *made = calloc(1, sizeof *made);
-    if (!made || strlen(definitions) >= sizeof made->definitions) {
-        free(made);
-        return zm_fail_memory(error);
-    }
     zm_text_append_string(&source, zm_prelude_cuda);
     zm_text_append_string(&source, zm_prelude_gpu);
     zm_text_append_string(&source, definitions);
     zm_text_append_string(&source, text);
     zm_cuda_source whole = {.text = source.data, .size = source.size, .n_parts = 1};
     zm_gpu_get(&whole.compute_capability);
-    zmlx_status status = source.failed ? zm_fail_memory(error) : zm_compile_cuda(&made->cubin, NULL, &whole, 0, error);
+    zmlx_status status = source.failed ? zm_fail_memory(error) : zm_compile_cuda(cubin, NULL, &whole, 0, error);
     zm_text_free(&source);
+    return status;
+}
+
+/* Without the lock while it is compiled: those who want another go on. Who wants the same gets the same cubin. */
+static zmlx_status add(const zm_text **cubin, const char *text, const char *definitions, zmlx_error *error) {
+    entry *made = calloc(1, sizeof *made);
+    if (!made || strlen(definitions) >= sizeof made->definitions) {
+        free(made);
+        return zm_fail_memory(error);
+    }
+    zmlx_status status = compile(&made->cubin, text, definitions, error);
     if (status) {
         free(made);
         return status;
     }
     made->text = text;
     strcpy(made->definitions, definitions);
-    made->next = entries;
-    *added = entries = made;
+    *cubin = made->cubin;
+    pthread_mutex_lock(&lock);
+    bool is_first = !find(text, definitions);
+    if (is_first) {
+        made->next = entries;
+        entries = made;
+    }
+    pthread_mutex_unlock(&lock);
+    if (!is_first) free(made);
     return ZMLX_OK;
 }
 
 zmlx_status zm_cuda_code_get(zm_cuda_code *code, const char *text, const char *definitions, zmlx_error *error) {
-    zmlx_status status = ZMLX_OK;
     pthread_mutex_lock(&lock);
-    entry *known = entries;
-    while (known && (known->text != text || strcmp(known->definitions, definitions))) known = known->next;
-    if (!known) status = add(&known, text, definitions, error);
+    const entry *known = find(text, definitions);
     pthread_mutex_unlock(&lock);
-    if (!status) *code = (zm_cuda_code){known->cubin->data, known->cubin->size};
-    return status;
+    const zm_text *cubin = known ? known->cubin : NULL;
+    if (!cubin) ZM_TRY(add(&cubin, text, definitions, error));
+    *code = (zm_cuda_code){cubin->data, cubin->size};
+    return ZMLX_OK;
 }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* decode's kernels and those of prompts compile with NVRTC, which needs neither a GPU nor a folder, and decode's take
  * pieces of weights and rows of x of the bytes that their launches give them. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -18,9 +20,17 @@
 #include "fused/cuda/launch.h"
 #include "fused/cuda/program.h"
 #include "fused/cuda/prompt_node.h"
+#include "mlx/gpu.h"
 #include "runtime/cache.h"
+#include "temporary.h"
 
 enum { CAPABILITY = 90 };
+
+/* Here in place of MLX's. */
+zm_gpu_kind zm_gpu_get(int *compute_capability) {
+    if (compute_capability) *compute_capability = CAPABILITY;
+    return ZM_GPU_CUDA;
+}
 
 /* Steps of 512 (up to 4 bits), 256 or, in mxfp4, 1024 elements come in pieces of up to 5, of 3, of 5 and of 4; scales
  * by 16, 8 and 4 bytes, and from the word before. A row of the hidden size brings all kernels, 8 chosen experts those
@@ -141,10 +151,49 @@ static void full_disk(void **state) {
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static atomic_bool is_compiled;
+
+static void *compile_in_thread(void *unused) {
+    (void)unused;
+    const zm_prompt_code_key slow = {.kind = ZM_PROMPT_SORTED_IN, .bits = 4, .group_size = 32, .k = 5760};
+    const zm_text *cubin;
+    zmlx_status status = zm_prompt_code_get(&cubin, slow, NULL);
+    atomic_store(&is_compiled, true);
+    return status ? unused : &is_compiled;
+}
+
+/* Who wants a kernel that is there has it while another thread compiles one. */
+static void compiling_stops_nobody(void **state) {
+    (void)state;
+    enum { LEAST = 20, MICROSECONDS = 1000 };
+    const zm_prompt_code_key known = {.kind = ZM_PROMPT_PLAN};
+    const zm_text *first, *cubin;
+    char folder[TEMPORARY_SIZE];
+    pthread_t thread;
+    void *compiled;
+    int n_taken = 0;
+    if (is_skipped) skip();
+    assert_non_null(mkdtemp(temporary_template(folder)));
+    assert_int_equal(zm_cache_set(folder, NULL, NULL), ZMLX_OK); /* which has nothing yet */
+    assert_int_equal(zm_prompt_code_get(&first, known, NULL), ZMLX_OK);
+    assert_int_equal(pthread_create(&thread, NULL, compile_in_thread, NULL), 0);
+    while (!atomic_load(&is_compiled)) {
+        usleep(MICROSECONDS);
+        assert_int_equal(zm_prompt_code_get(&cubin, known, NULL), ZMLX_OK);
+        assert_ptr_equal(cubin, first);
+        n_taken++;
+    }
+    pthread_join(thread, &compiled);
+    assert_non_null(compiled);
+    assert_true(n_taken >= LEAST);
+    assert_int_equal(zm_cache_set(NULL, NULL, NULL), ZMLX_OK);
+    temporary_remove(folder);
+}
+
 int main(void) {
     /* First what forks, before NVRTC has run here. */
     const struct CMUnitTest tests[] = {cmocka_unit_test(full_disk), cmocka_unit_test(compiles_with_the_launches_sizes),
-                                       cmocka_unit_test(prompts_compile)};
+                                       cmocka_unit_test(prompts_compile), cmocka_unit_test(compiling_stops_nobody)};
     enum { SKIPPED = 77 };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     return n_failed || !is_skipped ? n_failed : SKIPPED;

@@ -99,6 +99,14 @@ static zmlx_status build(zm_decode_program *program, zmlx_error *error) {
     return status;
 }
 
+/* With the lock held. */
+static const zm_decode_program *find(zm_decode_settings settings) {
+    const zm_decode_program *known = programs;
+    while (known && !same(known->settings, settings)) known = known->next;
+    return known;
+}
+
+/* Without the lock while it is built: those who want another go on. *added: the one that was there first. */
 static zmlx_status add(const zm_decode_program **added, zm_decode_settings settings, zmlx_error *error) {
     zm_decode_program *program = calloc(1, sizeof *program);
     if (!program) return zm_fail_memory(error);
@@ -108,20 +116,23 @@ static zmlx_status add(const zm_decode_program **added, zm_decode_settings setti
         free(program);
         return status;
     }
-    program->next = programs;
-    *added = programs = program;
+    pthread_mutex_lock(&lock);
+    *added = find(settings);
+    if (!*added) {
+        program->next = programs;
+        *added = programs = program;
+        program = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+    free(program);
     return ZMLX_OK;
 }
 
 zmlx_status zm_decode_program_get(const zm_decode_program **program, zm_decode_settings settings, zmlx_error *error) {
-    zmlx_status status = ZMLX_OK;
     pthread_mutex_lock(&lock);
-    const zm_decode_program *known = programs;
-    while (known && !same(known->settings, settings)) known = known->next;
-    *program = known;
-    if (!known) status = add(program, settings, error);
+    *program = find(settings);
     pthread_mutex_unlock(&lock);
-    return status;
+    return *program ? ZMLX_OK : add(program, settings, error);
 }
 
 zmlx_status zm_decode_program_for(const zm_decode_program **program, const zm_weight *weight, int k, int hidden_size,

@@ -82,7 +82,15 @@ static zmlx_status compile(const zm_text **cubin, zm_prompt_code_key key, zmlx_e
     return status;
 }
 
-static zmlx_status add(const entry **added, zm_prompt_code_key key, zmlx_error *error) {
+/* With the lock held. */
+static const entry *find(zm_prompt_code_key key) {
+    const entry *known = entries;
+    while (known && !same(known->key, key)) known = known->next;
+    return known;
+}
+
+/* Without the lock while it is compiled: those who want another go on. Who wants the same gets the same cubin. */
+static zmlx_status add(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
     entry *made = calloc(1, sizeof *made);
     if (!made) return zm_fail_memory(error);
     made->key = key;
@@ -91,20 +99,25 @@ static zmlx_status add(const entry **added, zm_prompt_code_key key, zmlx_error *
         free(made);
         return status;
     }
-    made->next = entries;
-    *added = entries = made;
+    *cubin = made->cubin;
+    pthread_mutex_lock(&lock);
+    bool is_first = !find(key);
+    if (is_first) {
+        made->next = entries;
+        entries = made;
+    }
+    pthread_mutex_unlock(&lock);
+    if (!is_first) free(made);
     return ZMLX_OK;
 }
 
 zmlx_status zm_prompt_code_get(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
-    zmlx_status status = ZMLX_OK;
     pthread_mutex_lock(&lock);
-    const entry *known = entries;
-    while (known && !same(known->key, key)) known = known->next;
-    if (!known) status = add(&known, key, error);
+    const entry *known = find(key);
     pthread_mutex_unlock(&lock);
-    if (!status) *cubin = known->cubin;
-    return status;
+    if (!known) return add(cubin, key, error);
+    *cubin = known->cubin;
+    return ZMLX_OK;
 }
 
 /* Dynamic shared memory. */

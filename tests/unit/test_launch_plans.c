@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What launches of decode's kernels plan, by going through tasks, rings and rows as the kernels do, without a GPU. */
+/* What launches of decode's kernels plan, by going through tasks, rings and rows as the kernels do, and what is refused
+ * before, without a GPU. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -12,6 +13,7 @@
 
 #include "fused/cuda/launch.h"
 #include "fused/cuda/sizes.cuh"
+#include "mlx/streams.h"
 
 enum { MOST_TASKS = 16384, MOST_SLOTS = 8, EMPTY = -1 };
 
@@ -236,10 +238,31 @@ static void experts_that_do_not_fit_are_refused(void **state) {
     }
 }
 
+/* Where there is no stream of a GPU left, or no GPU. */
+static void unread_scales_are_named(void **state) {
+    (void)state;
+    mlx_stream host, taken[ZM_MAX_GPU_STREAMS];
+    zm_scope scope;
+    const char *reason = NULL;
+    int n_taken = 0;
+    assert_int_equal(zm_stream_new(&host, MLX_CPU, NULL), ZMLX_OK);
+    zm_scope_begin(&scope, host);
+    zm_weight weight = {.quantization = {64, 4, "affine"}, .in_features = 64, .out_features = 2};
+    weight.weight = zm_zeros(&scope, (const int[]){2, 8}, 2, MLX_UINT32);
+    weight.scales = weight.biases = zm_zeros(&scope, (const int[]){2, 1}, 2, MLX_BFLOAT16);
+    while (n_taken < ZM_MAX_GPU_STREAMS && !zm_stream_new(&taken[n_taken], MLX_GPU, NULL)) n_taken++;
+    assert_true(zm_decode_serves_layout(&weight, &reason));
+    assert_false(zm_decode_serves_weight(&weight, &reason));
+    assert_string_equal(reason, "its scales could not be read on the GPU");
+    while (n_taken) zm_stream_free(taken[--n_taken]);
+    assert_int_equal(zm_scope_end(&scope, NULL), ZMLX_OK);
+    zm_stream_free(host);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tasks_have_a_warp_and_slots), cmocka_unit_test(halves_cover_rows_once),
         cmocka_unit_test(registers_are_counted), cmocka_unit_test(shared_memory_is_counted),
-        cmocka_unit_test(experts_that_do_not_fit_are_refused)};
+        cmocka_unit_test(experts_that_do_not_fit_are_refused), cmocka_unit_test(unread_scales_are_named)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -60,31 +60,33 @@ bool zm_decode_serves_layout(const zm_weight *weight, const char **reason) {
            weight->out_features % 2 == 0;
 }
 
-/* The largest absolute scale (mxfp4: its byte), or NaN. */
-static float largest_scale(const zm_weight *weight) {
-    float largest = NAN;
+/* The largest absolute scale (mxfp4: its byte), or NaN; false: it could not be read. */
+static bool read_largest_scale(float *largest, const zm_weight *weight) {
     mlx_stream stream;
-    if (zm_stream_new(&stream, MLX_GPU, NULL)) return largest;
+    if (zm_stream_new(&stream, MLX_GPU, NULL)) return false;
     zm_scope scope;
     zm_scope_begin(&scope, stream);
     mlx_array scales = zm_flatten(&scope, weight->scales, 0, -1), both = zm_max(&scope, scales, 0, false);
     if (!is_mxfp4(weight)) both = zm_maximum(&scope, both, zm_max(&scope, zm_negative(&scope, scales), 0, false));
     both = zm_astype(&scope, both, MLX_FLOAT32);
-    if (!zm_scope_failed(&scope) && mlx_array_item_float32(&largest, both)) largest = NAN;
+    bool is_read = !zm_scope_failed(&scope) && !mlx_array_item_float32(largest, both);
     zm_scope_end(&scope, NULL);
     zm_stream_free(stream);
-    return largest;
+    return is_read;
 }
 
 /* The bounds are what the kernels' scaled codes leave: bfloat16.cuh, factors_of. */
 bool zm_decode_serves_weight(const zm_weight *weight, const char **reason) {
-    zm_quantization quantization = weight->quantization;
+    int bits = weight->quantization.bits;
     if (!zm_decode_serves_layout(weight, reason)) return false;
-    bool is_scaled = quantization.bits == 4 || quantization.bits == 8;
+    bool is_scaled = bits == 4 || bits == 8;
+    /* In float16 nothing bounds them. */
+    if (!is_mxfp4(weight) && (!is_scaled || zm_decode_dtype(weight) == MLX_FLOAT16)) return true;
+    float largest, bound = is_mxfp4(weight) ? 255.0f /* NaN */ : bits == 4 ? 0x1p-2f : 0x1p-6f;
+    *reason = "its scales could not be read on the GPU";
+    if (!read_largest_scale(&largest, weight)) return false;
     *reason = "a scale is too large for its kernels, or not a number";
-    if (is_mxfp4(weight)) return largest_scale(weight) < 255.0f; /* NaN */
-    if (!is_scaled || zm_decode_dtype(weight) == MLX_FLOAT16) return true; /* there nothing bounds them */
-    return largest_scale(weight) < (quantization.bits == 4 ? 0x1p-2f : 0x1p-6f);
+    return largest < bound;
 }
 
 bool zm_decode_fits(const zm_weight *weight, int count) {

@@ -161,23 +161,39 @@ static bool evaluate(double *result, zm_arena *arena, const zm_ir *ir, zm_id id,
     return known[id];
 }
 
+/* combine's value; false where it depends on more than a and b. */
+static bool merge(double *merged, const fold_builder *builder, double a, double b) {
+    return evaluate(merged, builder->front->arena, builder->combine, builder->combine_result, (double[]){a, b}, 2);
+}
+
+static bool differ(double a, double b) {
+    if (a == b || (isnan(a) && isnan(b))) return false;
+    return !isfinite(a - b) || fabs(a - b) > 1e-9 * fmax(fabs(a), fabs(b));
+}
+
 /* Every part of a row starts from init, so its number of times must not matter: combine(init, q) is q for every q
- * that a part can end with, such as combine(init, p). */
-static zmlx_status check_neutral(const fold_builder *builder) {
-    static const double probes[] = {-2.5, -0.125, 0.75, 3, 1000};
+ * that a part can end with, such as combine(init, p). Parts interleave, so their order must not matter either:
+ * combine(q, r) is combine(r, q). */
+static zmlx_status check_combine(const fold_builder *builder) {
+    enum { N_PROBES = 5 };
+    static const double probes[N_PROBES] = {-2.5, -0.125, 0.75, 3, 1000};
     const zm_front *front = builder->front;
-    double init;
+    double init, ends[N_PROBES], twice, forth, back;
     if (!builder->combine || !evaluate(&init, front->arena, front->ir, builder->init, NULL, 0)) return ZMLX_OK;
-    for (size_t i = 0; i < sizeof probes / sizeof *probes; i++) {
-        double once, twice;
-        if (!evaluate(&once, front->arena, builder->combine, builder->combine_result, (double[]){init, probes[i]},
-                      2) ||
-            !evaluate(&twice, front->arena, builder->combine, builder->combine_result, (double[]){init, once}, 2))
-            return ZMLX_OK;
-        if (once == twice || (isnan(once) && isnan(twice)) || fabs(once - twice) <= 1e-9 * fabs(once)) continue;
-        return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, builder->text->init.role,
-                       "%g is not neutral for %s: with a = %g, b = %g it gives %g", init,
-                       builder->text->combine.role, init, once, twice);
+    for (int i = 0; i < N_PROBES; i++) {
+        if (!merge(&ends[i], builder, init, probes[i]) || !merge(&twice, builder, init, ends[i])) return ZMLX_OK;
+        if (differ(ends[i], twice))
+            return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, builder->text->init.role,
+                           "%g is not neutral for %s: with a = %g, b = %g it gives %g", init,
+                           builder->text->combine.role, init, ends[i], twice);
+    }
+    for (int i = 1; i < N_PROBES; i++) {
+        double a = ends[i - 1], b = ends[i];
+        if (!merge(&forth, builder, a, b) || !merge(&back, builder, b, a)) return ZMLX_OK;
+        if (isfinite(forth) && isfinite(back) && differ(forth, back))
+            return zm_fail(front->error, ZMLX_ERROR_ARGUMENT, builder->text->combine.role,
+                           "parts of a row come in any order: with a = %g, b = %g it gives %g, but %g with a and b "
+                           "exchanged", a, b, forth, back);
     }
     return ZMLX_OK;
 }
@@ -287,7 +303,7 @@ static zmlx_status build(zm_id *result, fold_builder *builder) {
     ZM_TRY(lower_init(builder));
     ZM_TRY(lower_update(builder));
     ZM_TRY(lower_combine(builder));
-    ZM_TRY(check_neutral(builder));
+    ZM_TRY(check_combine(builder));
     ZM_TRY(split_update(builder));
     if (!find_row_operation(result, builder)) return build_fold(result, builder);
     return zm_ir_status(builder->front->ir, builder->front->error);

@@ -228,6 +228,9 @@ static void test_reductions_refused(void **state) {
         {"0", "T t = v;", NULL, NULL, ZMLX_ERROR_FORMAT, "update", "a value is missing", 9},
         {"1", "acc + v", NULL, "a + b", ZMLX_ERROR_ARGUMENT, "init", "1 is not neutral for combine", 0},
         {"0", "acc + v", NULL, "a - b", ZMLX_ERROR_ARGUMENT, "init", "not neutral", 0},
+        {"0", "v != 0 ? v : acc", NULL, "b != 0 ? b : a", ZMLX_ERROR_ARGUMENT, "combine", "come in any order", 0},
+        {"-INFINITY", "max(acc, v)", NULL, "a < -1e30 ? b : a", ZMLX_ERROR_ARGUMENT, "combine",
+         "with a = -2.5, b = -0.125 it gives -2.5, but -0.125 with", 0},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         const zm_reduce_text text = {NULL, cases[i].init, cases[i].update, cases[i].finalize, cases[i].combine,

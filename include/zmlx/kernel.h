@@ -65,7 +65,7 @@ ZMLX_API zmlx_status zmlx_binary(zmlx_kernel **kernel, const char *name, const c
 
 /* x(..., D) -> (...): acc = init; acc = update for each element v; y = finalize in terms of acc, s and D. combine
  * merges what two parts of the row gave, a and b, in any order; derived for sums, products, maxima and minima; without
- * one the row runs left to right. */
+ * one the row runs left to right. Where update is none of these four, the result has no derivative. */
 typedef struct zmlx_reduce_options {
     const char *finalize, *combine, *header, *compute_type;
 } zmlx_reduce_options;
@@ -73,7 +73,8 @@ ZMLX_API zmlx_status zmlx_reduce(zmlx_kernel **kernel, const char *name, const c
                                  const zmlx_reduce_options *options, zmlx_error *error);
 
 /* x(..., D) -> same shape, by two reductions over the row: s1 and s2, then write in terms of x, s1, s2 and D.
- * update is in terms of acc1 (acc2), x and s1; reduce of a and b, in any order; init must be neutral for reduce. */
+ * update is in terms of acc1 (acc2), x and s1; reduce of a and b, in any order; init must be neutral for reduce.
+ * Derivatives as of zmlx_reduce. */
 typedef struct zmlx_pass {
     const char *init, *update, *reduce;
 } zmlx_pass;

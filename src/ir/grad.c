@@ -78,8 +78,11 @@ zmlx_status zm_grad_copy_values(zm_grad *grad, zmlx_error *error) {
 }
 
 zmlx_status zm_grad_refuse(const zm_grad *grad, zm_id value, zmlx_error *error) {
-    return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, grad->from->name, "%s: no derivative",
-                   zm_op_get(grad->from->values[value].op)->name);
+    zm_op op = grad->from->values[value].op;
+    const char *what = op == ZM_OP_FOLD         ? "a reduction by steps of its own or from left to right"
+                       : op == ZM_OP_ROW_GATHER ? "row_gather with a column that differs by element"
+                                                : zm_op_get(op)->name;
+    return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, grad->from->name, "%s has no derivative", what);
 }
 
 zmlx_status zm_grad_text(zm_id *result, zm_grad *grad, zm_id value, int i, zm_id g, zmlx_error *error) {

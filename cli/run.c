@@ -33,7 +33,8 @@ static const cli_page page = {
     .arguments = "[NAME]",
     .about = "NAME is a kernel of the catalogue (zmlx kernels), else --expr gives one.\n"
              "Of an expression the inputs are the names that --set does not give; outputs are the names it\n"
-             "assigns, or y. They broadcast as in MLX; results have the type of the first input.\n",
+             "assigns, or y (y_ where an input is y). Inputs broadcast as in MLX; results have the type of the\n"
+             "first input.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };

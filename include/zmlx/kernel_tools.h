@@ -19,7 +19,7 @@ typedef struct zmlx_kernel_info {
 ZMLX_API zmlx_status zmlx_kernel_get_info(zmlx_kernel_info *info, zmlx_kernel *kernel, zmlx_error *error);
 
 /* The gradient as a kernel of its own, the caller's. Its inputs are those of the kernel that it needs, then cotangents
- * cot_<output>; its outputs d_<input> for all inputs. */
+ * cot_<output>; its outputs d_<input> for all inputs, which must be at most 16. */
 ZMLX_API zmlx_status zmlx_kernel_gradient(zmlx_kernel **gradient, zmlx_kernel *kernel, zmlx_error *error);
 
 /* gradients[i], one for each input, from cotangents of the outputs (as mlx_vjp gives them); handles as in

@@ -61,15 +61,22 @@ zmlx_status zmlx_kernel_gradient(zmlx_kernel **gradient, zmlx_kernel *kernel, zm
     zm_error_clear(error);
     *gradient = NULL;
     if (!kernel) return zm_fail_null(error, "kernel");
+    if (kernel->forward->n_inputs > ZM_IR_MAX_OUTPUTS)
+        return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, kernel->label,
+                       "its gradient has %d outputs, more than %d", kernel->forward->n_inputs,
+                       ZM_IR_MAX_OUTPUTS);
     ZM_TRY(zm_kernel_derive(&derived, kernel, ZM_DERIVATION_VJP, all_inputs(kernel), false, error));
     *gradient = zm_kernel_retain(derived->kernel);
     return ZMLX_OK;
 }
 
 /* The results that a given gradient reads. */
-static zmlx_status recompute_results(mlx_array *results, const zm_derived *derived, zmlx_kernel *kernel,
-                                     const zm_call *forward, mlx_stream stream, zmlx_error *error) {
+static zmlx_status recompute_results(mlx_array *results, zmlx_kernel *kernel, const zm_call *forward,
+                                     mlx_stream stream, zmlx_error *error) {
+    const zm_derived *derived;
     bool needed = false;
+    if (!kernel->gradient) return ZMLX_OK;
+    ZM_TRY(zm_kernel_derive(&derived, kernel, ZM_DERIVATION_VJP, all_inputs(kernel), false, error));
     for (int i = 0; i < derived->kernel->forward->n_inputs; i++)
         needed |= derived->origins[i].kind == ZM_ORIGIN_RESULT;
     return needed ? zm_kernel_call(kernel, results, forward, stream, error) : ZMLX_OK;
@@ -97,7 +104,6 @@ zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients
     if (!gradients || !inputs || !cotangents)
         return zm_fail_null(error, !gradients ? "gradients" : !inputs ? "inputs" : "cotangents");
     const zm_ir *ir = kernel->forward;
-    const zm_derived *derived;
     zm_numbers numbers;
     zm_shape shape;
     mlx_array results[ZM_IR_MAX_OUTPUTS] = {{NULL}}, made[ZM_IR_MAX_INPUTS] = {{NULL}};
@@ -107,19 +113,18 @@ zmlx_status zmlx_kernel_apply_gradient(zmlx_kernel *kernel, mlx_array *gradients
                        "expected %d inputs and %d cotangents, got %zu and %zu", ir->n_inputs, ir->n_outputs, n_inputs,
                        n_cotangents);
     ZM_TRY(zm_numbers_from(&numbers, kernel, given, error));
-    ZM_TRY(zm_kernel_derive(&derived, kernel, ZM_DERIVATION_VJP, all_inputs(kernel), false, error));
     zm_call call = {.inputs = inputs, .numbers = &numbers};
     ZM_TRY(zm_kernel_check_inputs(&shape, kernel, inputs, error));
     ZM_TRY(check_cotangents(kernel, &shape, cotangents, error));
-    zmlx_status status = recompute_results(results, derived, kernel, &call, stream, error);
+    zmlx_status status = recompute_results(results, kernel, &call, stream, error);
     for (int i = 0; i < ir->n_inputs; i++) numbered[i] = i;
     if (!status)
         status = zm_kernel_call_vjp(made, kernel, &shape, &numbers, numbered, ir->n_inputs, inputs, cotangents, results,
                                     false, stream, error);
     for (int i = 0; i < ir->n_outputs; i++) mlx_array_free(results[i]);
-    for (int i = 0; i < ir->n_inputs && !status; i++) {
-        mlx_array_free(gradients[i]);
-        gradients[i] = made[i];
+    for (int i = 0; i < ir->n_inputs; i++) {
+        mlx_array_free(status ? made[i] : gradients[i]);
+        if (!status) gradients[i] = made[i];
     }
     return status;
 }

@@ -84,10 +84,11 @@ static bool is_repeated(const zm_derived *derived, const int *argument_numbers, 
  * twice. */
 static mlx_array as_another(zm_scope *scope, mlx_array a) { return zm_squeeze(scope, zm_expand_dims(scope, a, 0), 0); }
 
-zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape,
-                               const zm_numbers *numbers, const int *argument_numbers, int n_arguments,
-                               const mlx_array *primals, const mlx_array *cotangents, const mlx_array *results,
-                               bool use_results, mlx_stream stream, zmlx_error *error) {
+/* Of at most ZM_IR_MAX_OUTPUTS arguments. */
+static zmlx_status call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape, const zm_numbers *numbers,
+                            const int *argument_numbers, int n_arguments, const mlx_array *primals,
+                            const mlx_array *cotangents, const mlx_array *results, bool use_results, mlx_stream stream,
+                            zmlx_error *error) {
     const zm_ir *ir = kernel->forward;
     const zm_derived *derived;
     uint64_t wanted = sort_arguments(NULL, ir, argument_numbers, n_arguments, NULL);
@@ -134,6 +135,19 @@ zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const 
         zm_scope_keep(&scope, &gradients[i], gradient);
     }
     return zm_scope_end(&scope, error);
+}
+
+/* A gradient kernel has an output an argument: more of them take several. */
+zmlx_status zm_kernel_call_vjp(mlx_array *gradients, zmlx_kernel *kernel, const zm_shape *shape,
+                               const zm_numbers *numbers, const int *argument_numbers, int n_arguments,
+                               const mlx_array *primals, const mlx_array *cotangents, const mlx_array *results,
+                               bool use_results, mlx_stream stream, zmlx_error *error) {
+    for (int i = 0; i < n_arguments; i += ZM_IR_MAX_OUTPUTS) {
+        int count = n_arguments - i < ZM_IR_MAX_OUTPUTS ? n_arguments - i : ZM_IR_MAX_OUTPUTS;
+        ZM_TRY(call_vjp(gradients + i, kernel, shape, numbers, argument_numbers + i, count, primals, cotangents,
+                        results, use_results, stream, error));
+    }
+    return ZMLX_OK;
 }
 
 /* Full values (..., columns) as parts of a sum over rows: the sum, then zeros. n_batch: leading dimensions to keep. */

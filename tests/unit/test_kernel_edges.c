@@ -2,10 +2,11 @@
 /* Kernels at the edges of what they take: names that derivatives use too, integer results, shared numbers. */
 #include "kernel_testing.h"
 
+#include "base/text.h"
 #include "zmlx/arrays.h"
 #include "zmlx/kernel_bench.h"
 
-enum { COUNT_IN = 3 };
+enum { COUNT_IN = 31 /* and a cotangent: as many inputs as a kernel has */ };
 static zmlx_kernel *tested;
 static const zmlx_kernel_numbers *given;
 
@@ -248,12 +249,46 @@ static void names_are_listed_once(void **state) {
     zmlx_kernel_free(tested);
 }
 
+/* y = 1 x0^2 + 2 x1^2 + ...: more gradients than a kernel has outputs, by both ways to them. */
+static void gradients_of_many_inputs(void **state) {
+    (void)state;
+    zm_text text = {0};
+    for (int i = 0; i < COUNT_IN; i++) zm_text_printf(&text, "%s%d * x%d * x%d", i ? " + " : "", i + 1, i, i);
+    const char *expression = zm_text_string(&text);
+    OK(zmlx_map(&tested, "many", &expression, 1, NULL, &failure));
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array in[COUNT_IN], made[COUNT_IN] = {{NULL}}, g = numbers(&scope, SHAPE(9), 50, MLX_FLOAT32);
+    for (uint32_t i = 0; i < COUNT_IN; i++) in[i] = numbers(&scope, SHAPE(9), i, MLX_FLOAT32);
+    mlx_closure function = mlx_closure_new_func(tested_function);
+    mlx_vector_array inputs = mlx_vector_array_new_data(in, COUNT_IN), cotangents = mlx_vector_array_new_value(g);
+    mlx_vector_array values = {NULL}, gradients = {NULL};
+    assert_int_equal(mlx_vjp(&values, &gradients, function, inputs, cotangents), 0);
+    OK(zmlx_kernel_apply_gradient(tested, made, in, COUNT_IN, &g, 1, NULL, stream, &failure));
+    for (size_t i = 0; i < COUNT_IN; i++) {
+        mlx_array slope = zm_scalar(&scope, 2.0 * (double)(i + 1), MLX_FLOAT32);
+        mlx_array expected = zm_multiply(&scope, g, zm_multiply(&scope, slope, in[i]));
+        expect_close(&scope, element_of(&scope, gradients, i), expected, 1e-6);
+        expect_close(&scope, zm_scope_own(&scope, made[i]), expected, 1e-6);
+    }
+    zmlx_kernel *gradient;
+    EXPECT_ERROR(ZMLX_ERROR_UNSUPPORTED, zmlx_kernel_gradient(&gradient, tested, &failure), "many", "31 outputs", "16");
+    mlx_vector_array_free(values);
+    mlx_vector_array_free(gradients);
+    mlx_vector_array_free(cotangents);
+    mlx_vector_array_free(inputs);
+    mlx_closure_free(function);
+    zmlx_kernel_free(tested);
+    zm_text_free(&text);
+    end_well(&scope);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_that_derivatives_use),    cmocka_unit_test(results_that_are_integers),
         cmocka_unit_test(compiled_with_several_numbers), cmocka_unit_test(benchmark_of_random_numbers),
         cmocka_unit_test(missing_texts),                 cmocka_unit_test(names_are_listed_once),
-        cmocka_unit_test(two_streams),
+        cmocka_unit_test(two_streams),                   cmocka_unit_test(gradients_of_many_inputs),
     };
     return cmocka_run_group_tests(tests, open_kernels, close_kernels);
 }

@@ -66,6 +66,10 @@ int zm_grad_add_input(zm_grad *grad, const char *prefix, const char *name, zm_le
     char *full = zm_arena_printf(ir->arena, "%s%s", prefix, name);
     while (full && is_taken(ir, full)) full = zm_arena_printf(ir->arena, "%s_", full);
     if (!full) fail_memory(ir);
+    if (full && ir->n_inputs == ZM_IR_MAX_INPUTS)
+        zm_ir_fail(ir, ZMLX_ERROR_UNSUPPORTED, grad->from->name,
+                   "a derivative takes more than %d arrays: inputs and cotangents, or inputs and tangents",
+                   ZM_IR_MAX_INPUTS);
     return full ? zm_ir_add_input(ir, full, ZM_TYPE_FLOAT, level) : -1;
 }
 

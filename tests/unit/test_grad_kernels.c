@@ -413,6 +413,17 @@ static void test_refusals(void **state) {
     assert_int_equal(zm_ir_jvp(&made, ir, (bool[]){true, true, false}, &error), ZMLX_OK);
     zm_ir_free(made);
     zm_ir_free(ir);
+    zm_text wide = {0};
+    for (int i = 0; i < ZM_IR_MAX_INPUTS; i++) zm_text_printf(&wide, "%sx%d", i ? " + " : "", i);
+    const char *sum = zm_text_string(&wide), *name = "y";
+    bool all[ZM_IR_MAX_INPUTS];
+    for (int i = 0; i < ZM_IR_MAX_INPUTS; i++) all[i] = i < ZM_IR_MAX_OUTPUTS;
+    const zm_map_text map = {.name = "wide", .outputs = &sum, .output_names = &name, .n_outputs = 1};
+    assert_int_equal(zm_lower_map(&ir, &map, &error), ZMLX_OK);
+    expect_refusal(ir, all, false, "a derivative takes more than 32 arrays");
+    expect_refusal(ir, all, true, "a derivative takes more than 32 arrays");
+    zm_text_free(&wide);
+    zm_ir_free(ir);
 }
 
 int main(void) {

@@ -24,12 +24,30 @@ static const char *find_name(const char *expr, const char *text, const char *nam
     return text;
 }
 
-/* A name is a seed where the expression says random(name). */
+/* The text with a space for each comment; NULL: out of memory. */
+static char *without_comments(const char *expr) {
+    char *text = strdup(expr), *end = text;
+    while (text && *expr) {
+        bool is_block = !strncmp(expr, "/*", 2);
+        if (is_block || !strncmp(expr, "//", 2)) {
+            const char *last = is_block ? strstr(expr + 2, "*/") : strchr(expr, '\n');
+            expr = !last ? expr + strlen(expr) : is_block ? last + 2 : last;
+            *end++ = ' ';
+        } else {
+            *end++ = *expr++;
+        }
+    }
+    if (text) *end = '\0';
+    return text;
+}
+
+/* A name is a seed where the expression says random(name), be it random<T>((name)). */
 static bool is_seed(const char *expr, const char *name) {
     for (const char *call = expr; (call = find_name(expr, call, "random")); call++) {
         const char *open = skip_space(call + strlen("random"));
+        if (*open == '<') open += strcspn(open, ">"), open = skip_space(open + (*open == '>'));
         if (*open != '(') continue;
-        const char *inside = skip_space(open + 1);
+        const char *inside = open + strspn(open, "( \t\r\n");
         if (find_name(expr, inside, name) == inside && *skip_space(inside + strlen(name)) == ')') return true;
     }
     return false;
@@ -124,8 +142,11 @@ int cli_kernel_open(cli_kernel *kernel, const cli_command *command, const char *
     *kernel = (cli_kernel){0};
     if (!expr) return cli_fail_usage(command, "NAME or --expr is missing");
     int status = set_up_library(n_threads);
+    char *plain = without_comments(expr);
+    if (!plain) return cli_fail_memory();
     for (size_t i = 0; i < set->count && !status; i++)
-        status = parse_set(kernel, &chosen, kernel->names[i], sizeof kernel->names[i], command, expr, set->items[i]);
+        status = parse_set(kernel, &chosen, kernel->names[i], sizeof kernel->names[i], command, plain, set->items[i]);
+    free(plain);
     for (size_t i = 0; i < set->count && !status; i++)
         for (size_t j = 0; j < i && !status; j++)
             if (!strcmp(kernel->names[i], kernel->names[j]))

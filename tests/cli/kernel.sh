@@ -150,6 +150,7 @@ bad_run 'zmlx run: --set: expected name=value, got "p"' 'x * p' --set p
 bad_run '--set: expected name=value, got "=1"' 'x * p' --set =1
 bad_run '--set: p is given twice' 'x * p' --set p=1 --set p=2
 bad_run '--set: q is not in the expression' 'x * p' --set p=1 --set q=2
+bad_run '--set: q is not in the expression' 'x /* q */' --set q=2
 for number in '' ' 1' one 1e99 1x; do bad_run "--set: p: expected a number of float32's range, got \"$number\"" 'x * p' --set "p=$number"; done
 for number in '' ' 1' -1 1.5 0x 18446744073709551616; do
     bad_run "--set: s: expected an integer of 0 to 2^64 - 1, got \"$number\"" 'x * random(s)' --set "s=$number"
@@ -218,6 +219,14 @@ for line in 'input x float element' 'parameter p' 'output y element = %[0-9]*' '
     grep -qx "$line" out || fail "the operations have no line \"$line\""
 done
 cp out ir
+for text in 'random<float>(s) * x' 'random/* of */(s) * x' 'random((s)) * x' $'// s\nx * random(s)'; do
+    expect_status 0 emit --expr "$text" --set s=7 --target ir
+    grep -qx 'seed s' out || fail "no seed: $text"
+done
+for text in '/* random(s) */ x * s' $'// random(s)\nx * s'; do
+    expect_status 0 emit --expr "$text" --set s=1.5 --target ir
+    grep -qx 'parameter s' out || fail "no parameter: $text"
+done
 expect_status 0 emit --expr 'x * p + row_sum(x)' --set p=2 --target ir
 cmp -s out ir || fail "a number is part of the text"
 expect_status 0 emit --expr 'x * random(s)' --set s=7 --target ir --grad --json

@@ -23,16 +23,27 @@ static void make_one_line(char *text) {
         if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
 }
 
+void zm_error_place(zmlx_error *error, const char *where) {
+    const char *cut = "";
+    size_t size = strlen(where), room = sizeof error->where - 1;
+    if (size > room) {
+        cut = "...";
+        where += size - room + strlen(cut);
+        while ((*where & 0xc0) == 0x80) where++; /* not in the middle of a character */
+    }
+    snprintf(error->where, sizeof error->where, "%s%s", cut, where);
+    make_one_line(error->where);
+}
+
 zmlx_status zm_fail(zmlx_error *error, zmlx_status code, const char *where, const char *format, ...) {
     if (!error) return code;
     error->code = code;
     error->column = 0;
-    snprintf(error->where, sizeof error->where, "%s", where ? where : "");
+    zm_error_place(error, where ? where : "");
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(error->message, sizeof error->message, format, arguments);
     va_end(arguments);
-    make_one_line(error->where);
     make_one_line(error->message);
     return code;
 }

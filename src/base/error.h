@@ -12,10 +12,15 @@
 #define ZM_PRINTF(format_index, first_argument)
 #endif
 
+enum { ZM_WHERE_ROOM = 4096 + 256 }; /* for a path and a field of the file, as text */
+
 /* Records code, where (may be NULL) and the formatted message in error (may be NULL); control
  * characters in either text become '?', so the result is one line. Returns code. */
 zmlx_status zm_fail(zmlx_error *error, zmlx_status code, const char *where, const char *format, ...)
     ZM_PRINTF(4, 5);
+
+/* Sets error's where alone. Of one too long the end stays, behind "...": it has the file's own name and the field. */
+void zm_error_place(zmlx_error *error, const char *where);
 
 /* zm_fail(error, ZMLX_ERROR_MEMORY, NULL, "out of memory"). */
 zmlx_status zm_fail_memory(zmlx_error *error);

@@ -78,7 +78,7 @@ json_t *zm_json_get(zm_json_object object, const char *key) {
 
 static zmlx_status fail_field(zm_json_object object, const char *key, const char *expected, zmlx_error *error) {
     const json_t *value = json_object_get(object.value, key);
-    char where[256];
+    char where[ZM_WHERE_ROOM];
     snprintf(where, sizeof where, "%s: %s", object.file, key);
     if (!value) return zm_fail(error, ZMLX_ERROR_FORMAT, where, "missing; expected %s", expected);
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);

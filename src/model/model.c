@@ -2,7 +2,6 @@
 /* Loading a folder into a zmlx_model: device and type, tree, tokenizer, EOS set. */
 #include "model/model.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -155,11 +154,12 @@ static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const 
 
 /* The families name config.json without its folder. */
 static void name_folder(zmlx_error *error, const char *folder) {
-    if (!error || strncmp(error->where, "config.json", strlen("config.json")) != 0) return;
-    char inner[sizeof error->where];
-    memcpy(inner, error->where, sizeof inner);
-    const char *separator = folder[0] && folder[strlen(folder) - 1] == '/' ? "" : "/";
-    snprintf(error->where, sizeof error->where, "%.120s%s%.120s", folder, separator, inner);
+    static const char name[] = "config.json";
+    size_t size = sizeof name - 1;
+    if (!error || strncmp(error->where, name, size) != 0 || (error->where[size] && error->where[size] != ':')) return;
+    char *path = zm_folder_exists(folder) ? zm_path_join(folder, error->where) : NULL;
+    if (path) zm_error_place(error, path);
+    free(path);
 }
 
 zmlx_status zmlx_model_load(zmlx_model **model, const char *folder, const zmlx_model_options *options,

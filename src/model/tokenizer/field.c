@@ -26,7 +26,7 @@ const char *zm_field_where(const zm_field *field, char *buffer, size_t size) {
 
 zmlx_status zm_field_fail(const zm_field *field, zmlx_error *error, zmlx_status code, const char *format,
                           ...) {
-    char where[256], message[512];
+    char where[ZM_WHERE_ROOM], message[512];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);

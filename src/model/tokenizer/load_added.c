@@ -134,7 +134,7 @@ static zmlx_status mark_special(zmlx_tokenizer *tokenizer, zmlx_error *error) {
 
 zmlx_status zm_finish_tokens(zmlx_tokenizer *tokenizer, const char *name, zmlx_error *error) {
     int32_t size = tokenizer->vocab_size;
-    char where[256];
+    char where[ZM_WHERE_ROOM];
     zm_field field = {.file = name, .path = "added_tokens"};
     zm_field_where(&field, where, sizeof where);
     for (size_t i = 0; i < tokenizer->n_added; i++)

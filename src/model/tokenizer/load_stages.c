@@ -70,7 +70,7 @@ static zmlx_status load_character(zmlx_tokenizer *tokenizer, const zm_field *fie
 static zmlx_status load_pattern(const zm_field *field, zm_pattern **pattern, zmlx_error *error) {
     const char *text;
     size_t size;
-    char where[256];
+    char where[ZM_WHERE_ROOM];
     ZM_TRY(zm_field_object(field, error));
     zm_field literal = zm_field_get(field, "String"), regex = zm_field_get(field, "Regex");
     if (literal.value) {

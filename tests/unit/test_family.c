@@ -408,6 +408,7 @@ static const refusal refusals[] = {
     {&glm4_moe, "topk_group", "null", "config.json: topk_group", "got null"},
     {&glm4_moe, "num_experts_per_tok", "5", "config.json: num_experts_per_tok", "5 of 4 experts"},
     {&glm4_moe, "n_routed_experts", NULL, "config.json: n_routed_experts", "missing"},
+    {&glm4_moe, "num_hidden_layers", "1", "", "11 unexpected tensors: "},
     {&glm4_moe, "n_shared_experts", "0", "config.json: n_shared_experts", "integer from 1"},
     {&glm4_moe, "topk_method", "null", "config.json: topk_method", "expected a string, got null"},
     {&glm4_moe, "topk_method", "\"greedy\"", "config.json: topk_method", "\"greedy\" is not supported"},

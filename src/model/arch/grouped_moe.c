@@ -123,12 +123,27 @@ zmlx_status zm_build_grouped_moe(zm_module **module, zm_builder *builder, zm_mod
     return zm_build_gated_mlp(module, builder, parent, &plan->mlp);
 }
 
-static void drop_layers(zm_checkpoint *checkpoint, int n_layers) {
+/* The layer that a tensor is of, or -1. */
+static long layer_of(const char *name) {
     static const char prefix[] = "model.layers.";
+    const char *digits = name + strlen(prefix);
+    return strncmp(name, prefix, strlen(prefix)) != 0 || *digits < '0' || *digits > '9' ? -1 : strtol(digits, NULL, 10);
+}
+
+static void drop_layer(zm_checkpoint *checkpoint, long layer) {
     for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++) {
-        const char *name = zm_checkpoint_name(checkpoint, i), *digits = name + strlen(prefix);
-        if (strncmp(name, prefix, strlen(prefix)) != 0 || *digits < '0' || *digits > '9') continue;
-        if (strtol(digits, NULL, 10) >= n_layers) zm_checkpoint_remove(checkpoint, name);
+        const char *name = zm_checkpoint_name(checkpoint, i);
+        if (layer_of(name) == layer) zm_checkpoint_remove(checkpoint, name);
+    }
+}
+
+/* A layer that predicts further tokens is known by its projection of a token and a hidden row: one without it is the
+ * model's own, of which the config knows nothing. */
+static void drop_layers(zm_checkpoint *checkpoint, int n_layers) {
+    for (size_t i = 0; i < zm_checkpoint_count(checkpoint); i++) {
+        const char *name = zm_checkpoint_name(checkpoint, i);
+        long layer = layer_of(name);
+        if (layer >= n_layers && strstr(name, ".eh_proj.")) drop_layer(checkpoint, layer);
     }
 }
 

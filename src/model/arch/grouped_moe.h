@@ -27,7 +27,7 @@ zmlx_status zm_config_grouped_moe(zm_grouped_moe *result, const zm_builder *buil
 bool zm_grouped_moe_has_dense(const zm_grouped_moe *plan);
 zmlx_status zm_build_grouped_moe(zm_module **module, zm_builder *builder, zm_module *parent, int layer,
                                  const zm_grouped_moe *plan);
-/* Stacks tensors of single experts, and drops those of layers from n_layers on, which predict further tokens. */
+/* Stacks tensors of single experts, and drops those of layers from n_layers on that predict further tokens. */
 zmlx_status zm_rewrite_grouped_moe(zm_builder *builder, int n_layers, const zm_grouped_moe *plan);
 
 #endif

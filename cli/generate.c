@@ -41,7 +41,8 @@ static const cli_option options[] = {
 static const cli_page page = {
     .arguments = "MODEL",
     .about = "MODEL is a folder with config.json, model*.safetensors and, for text, tokenizer.json.\n"
-             "The text is written as it is made; ^C stops it and keeps what there is.\n",
+             "The prompt is taken as it is, without a chat template; names of special tokens in it become\n"
+             "those tokens. The text is written as it is made; ^C stops it and keeps what there is.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };

@@ -101,6 +101,8 @@ bool cli_write(const char *bytes, size_t size) {
 bool cli_output_failed(void) { return output_error != 0; }
 
 int cli_output_finish(int status) {
+    /* Who reads it stands still: closing would wait for that again. */
+    if (interrupted && output_error == EINTR) _exit(cli_interrupt_status());
     errno = 0;
     bool closed = fclose(stdout) == 0;
     output_check(closed);
@@ -159,6 +161,7 @@ static void end_on_interrupt(int number) {
     _exit(128 + number);
 }
 
+/* Without SA_RESTART: a write that waits for its reader ends, too. */
 static void handle_interrupts(void (*handler)(int)) {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
@@ -166,7 +169,7 @@ static void handle_interrupts(void (*handler)(int)) {
         if (sigaction(numbers[i], NULL, &action) || action.sa_handler == SIG_IGN) continue;
         memset(&action, 0, sizeof action);
         action.sa_handler = handler;
-        action.sa_flags = (int)SA_RESETHAND | SA_RESTART;
+        action.sa_flags = (int)SA_RESETHAND;
         sigaction(numbers[i], &action, NULL);
     }
 }

@@ -50,6 +50,28 @@ results=("${PIPESTATUS[@]}")
 results=("${PIPESTATUS[@]}")
 [ "${results[0]}" = 0 ] && [ ! -s err ] || fail "JSON to a closed pipe: ${results[0]} $(cat err)"
 
+# A signal while the reader of a full pipe stands still ends the program.
+python3 - "$zmlx" endless <<'PYTHON' || fail "a signal at a full pipe"
+import fcntl, os, signal, struct, subprocess, sys, termios, time
+zmlx, model = sys.argv[1:]
+process = subprocess.Popen([zmlx, "generate", model, "--prompt-tokens", "1,5,6", "--max-tokens", "100000000",
+                            "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=4096)
+def waiting():
+    return struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0]
+before, now = 0, waiting()
+while now == 0 or now != before:
+    time.sleep(1)
+    before, now = now, waiting()
+process.send_signal(signal.SIGTERM)
+try:
+    status = process.wait(timeout=30)
+except subprocess.TimeoutExpired:
+    process.kill()
+    sys.exit("it goes on")
+messages = process.stderr.read().decode().splitlines()
+assert status == 128 + signal.SIGTERM and messages[-1].startswith("zmlx: cancelled after "), (status, messages[-1:])
+PYTHON
+
 # ^C after the first text: what there is stays, a line says so, status 130; with --json too.
 python3 - "$zmlx" "$model" <<'PYTHON' || fail "^C"
 import json, signal, subprocess, sys, time

@@ -126,8 +126,9 @@ zmlx_status zm_build_grouped_moe(zm_module **module, zm_builder *builder, zm_mod
 /* The layer that a tensor is of, or -1. */
 static long layer_of(const char *name) {
     static const char prefix[] = "model.layers.";
-    const char *digits = name + strlen(prefix);
-    return strncmp(name, prefix, strlen(prefix)) != 0 || *digits < '0' || *digits > '9' ? -1 : strtol(digits, NULL, 10);
+    const size_t size = sizeof prefix - 1;
+    if (strncmp(name, prefix, size) != 0 || name[size] < '0' || name[size] > '9') return -1;
+    return strtol(name + size, NULL, 10);
 }
 
 static void drop_layer(zm_checkpoint *checkpoint, long layer) {

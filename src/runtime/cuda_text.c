@@ -55,7 +55,7 @@ static zmlx_status compile(const zm_text **cubin, const char *text, const char *
     return status;
 }
 
-/* Without the lock while it is compiled: those who want another go on. Who wants the same gets the same cubin. */
+/* Without the lock while it is compiled: those who want another go on. Who wants the same adds the same cubin again. */
 static zmlx_status add(const zm_text **cubin, const char *text, const char *definitions, zmlx_error *error) {
     entry *made = calloc(1, sizeof *made);
     if (!made || strlen(definitions) >= sizeof made->definitions) {
@@ -71,13 +71,9 @@ static zmlx_status add(const zm_text **cubin, const char *text, const char *defi
     strcpy(made->definitions, definitions);
     *cubin = made->cubin;
     pthread_mutex_lock(&lock);
-    bool is_first = !find(text, definitions);
-    if (is_first) {
-        made->next = entries;
-        entries = made;
-    }
+    made->next = entries;
+    entries = made;
     pthread_mutex_unlock(&lock);
-    if (!is_first) free(made);
     return ZMLX_OK;
 }
 

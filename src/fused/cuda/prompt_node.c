@@ -89,7 +89,7 @@ static const entry *find(zm_prompt_code_key key) {
     return known;
 }
 
-/* Without the lock while it is compiled: those who want another go on. Who wants the same gets the same cubin. */
+/* Without the lock while it is compiled: those who want another go on. Who wants the same adds the same cubin again. */
 static zmlx_status add(const zm_text **cubin, zm_prompt_code_key key, zmlx_error *error) {
     entry *made = calloc(1, sizeof *made);
     if (!made) return zm_fail_memory(error);
@@ -101,13 +101,9 @@ static zmlx_status add(const zm_text **cubin, zm_prompt_code_key key, zmlx_error
     }
     *cubin = made->cubin;
     pthread_mutex_lock(&lock);
-    bool is_first = !find(key);
-    if (is_first) {
-        made->next = entries;
-        entries = made;
-    }
+    made->next = entries;
+    entries = made;
     pthread_mutex_unlock(&lock);
-    if (!is_first) free(made);
     return ZMLX_OK;
 }
 

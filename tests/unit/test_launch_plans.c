@@ -259,10 +259,24 @@ static void unread_scales_are_named(void **state) {
     zm_stream_free(host);
 }
 
+static void arguments_that_have_no_place_fail(void **state) {
+    (void)state;
+    zm_scope scope = {0};
+    zm_decode decode = {.scope = &scope};
+    zm_launch launch = {.decode = &decode, .kernel = ZM_DECODE_KERNEL_router};
+    for (int i = 0; i < ZM_CHAIN_MAX_ARGUMENTS; i++) zm_launch_add_int(&launch, i);
+    assert_false(zm_scope_failed(&scope));
+    zm_launch_add_int(&launch, 0);
+    assert_int_equal(scope.failure.code, ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(scope.failure.where, "router");
+    assert_string_equal(scope.failure.message, "more than 24 arguments");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tasks_have_a_warp_and_slots), cmocka_unit_test(halves_cover_rows_once),
         cmocka_unit_test(registers_are_counted), cmocka_unit_test(shared_memory_is_counted),
-        cmocka_unit_test(experts_that_do_not_fit_are_refused), cmocka_unit_test(unread_scales_are_named)};
+        cmocka_unit_test(experts_that_do_not_fit_are_refused), cmocka_unit_test(unread_scales_are_named),
+        cmocka_unit_test(arguments_that_have_no_place_fail)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,7 +59,8 @@ echo "$source" >"$work/SOURCE" # the tests look for models below it
     git -C "$source" log -1 --format='built from %H %cs %s' && git -C "$source" status --short --untracked-files=no ||
         echo "built from $source, which is no git repository"
 } >"$work/COMMIT"
-tar -C "$work" --owner=0 --group=0 -cf - . | xz -6 -T0 >"$archive"
+# Each test holds the library's kernels: a dictionary of several programs keeps those once.
+tar -C "$work" --owner=0 --group=0 -cf - . | xz --lzma2=preset=6,dict=192MiB >"$archive"
 
 cat "$work/COMMIT"
 echo "$archive: $(stat -c %s "$archive") bytes, $(wc -l <"$work/TESTS") tests"

@@ -156,6 +156,9 @@ int zm_launch_left(const zm_product_plan *plan, const zm_product_plan *next) {
 static void add(zm_launch *launch, zm_chain_argument argument) {
     if (launch->record.n_arguments < ZM_CHAIN_MAX_ARGUMENTS)
         launch->record.arguments[launch->record.n_arguments++] = argument;
+    else
+        zm_scope_fail(launch->decode->scope, ZMLX_ERROR_ARGUMENT, zm_decode_kernel_name(launch->kernel),
+                      "more than %d arguments", ZM_CHAIN_MAX_ARGUMENTS);
 }
 void zm_launch_add_place(zm_launch *launch, zm_place place) {
     add(launch, (zm_chain_argument){.kind = ZM_ARGUMENT_ARRAY, .place = place});

@@ -32,10 +32,26 @@ static void *allocate(size_t bytes) {
 
 static uint32_t draw(void) { return (uint32_t)(zm_splitmix64(7, drawn++) >> 32); }
 
-/* The logits after a prompt and after one more token, patched and not. Fewer tokens than from where on MLX's attention
- * may not repeat its own bits. spoil: the patched side's last token is another one. */
+/* A prompt, a token, and few tokens at once, on both sides of where linear maps have another kernel; in all fewer than
+ * from where on MLX's attention may not repeat its own bits. */
+static const size_t lengths[] = {100, 1, 2, 4, 7, 8, 33, 64};
+enum { N_PARTS = sizeof lengths / sizeof *lengths, ALL_TOKENS = 100 + 1 + 2 + 4 + 7 + 8 + 33 + 64 };
+
+/* The logits after each part. */
+static float *logits_of(zmlx_model *model, const int32_t *tokens) {
+    size_t n_logits = (size_t)model->info.vocab_size;
+    float *logits = allocate(N_PARTS * n_logits * sizeof *logits);
+    zmlx_session *session;
+    assert_int_equal(zmlx_session_new(&session, model, &error), 0);
+    for (size_t i = 0; i < N_PARTS; tokens += lengths[i++])
+        if (zmlx_session_feed(session, tokens, lengths[i], logits + i * n_logits, false, &error))
+            fail_msg("%s: %s", error.where, error.message);
+    zmlx_session_free(session);
+    return logits;
+}
+
+/* Patched and not. spoil: the patched side's token behind the prompt is another one. */
 static void compare_logits(const char *folder, const char *name, zmlx_dtype dtype, bool spoil) {
-    enum { LENGTH = 100 };
     zmlx_model *model;
     zmlx_model_options options = {.device = ZMLX_DEVICE_GPU, .dtype = dtype};
     if (zmlx_model_load(&model, folder, &options, &error)) fail_msg("%s: %s", error.where, error.message);
@@ -43,31 +59,24 @@ static void compare_logits(const char *folder, const char *name, zmlx_dtype dtyp
     zmlx_patch_options patch = {.patterns = (const char *const[]){"prompt"}, .n_patterns = 1};
     assert_int_equal(zmlx_patch(&report, model, &patch, &error), 0);
     assert_true(report->patched_count > 0);
-    int32_t tokens[LENGTH + 1];
-    for (int i = 0; i <= LENGTH; i++) tokens[i] = (int32_t)(draw() % (uint32_t)model->info.vocab_size);
-    size_t n_logits = (size_t)model->info.vocab_size;
-    float *logits[2]; /* after the prompt, then after the token */
-    for (int side = 0; side < 2; side++) {
-        zmlx_session *session;
-        logits[side] = allocate(2 * n_logits * sizeof(float));
-        zm_patch_switch(model, 0, side == 1);
-        assert_int_equal(zmlx_session_new(&session, model, &error), 0);
-        if (side && spoil) tokens[LENGTH] = (tokens[LENGTH] + 1) % model->info.vocab_size;
-        if (zmlx_session_feed(session, tokens, LENGTH, logits[side], false, &error) ||
-            zmlx_session_feed(session, tokens + LENGTH, 1, logits[side] + n_logits, false, &error))
-            fail_msg("%s: %s", error.where, error.message);
-        zmlx_session_free(session);
+    int32_t tokens[ALL_TOKENS], vocab_size = model->info.vocab_size;
+    for (int i = 0; i < ALL_TOKENS; i++) tokens[i] = (int32_t)(draw() % (uint32_t)vocab_size);
+    zm_patch_switch(model, 0, false);
+    float *expected = logits_of(model, tokens);
+    zm_patch_switch(model, 0, true);
+    if (spoil) tokens[lengths[0]] = (tokens[lengths[0]] + 1) % vocab_size;
+    float *actual = logits_of(model, tokens);
+    print_message("%s, %s: %d modules, %d left alone, the logits after", name,
+                  dtype == ZMLX_DTYPE_FLOAT16 ? "float16" : "bfloat16", report->patched_count, report->skipped_count);
+    size_t n_logits = (size_t)vocab_size;
+    for (size_t i = 0; i < N_PARTS; i++) {
+        int differs = memcmp(expected + i * n_logits, actual + i * n_logits, n_logits * sizeof *actual) != 0;
+        print_message("%s %zu tokens %s", i ? ", more" : "", lengths[i], differs ? "not the same" : "bit-equal");
+        assert_int_equal(differs, spoil && i > 0);
     }
-    int different[2];
-    for (size_t i = 0; i < 2; i++)
-        different[i] = memcmp(logits[0] + i * n_logits, logits[1] + i * n_logits, n_logits * sizeof(float)) != 0;
-    print_message("%s, %s: %d modules, %d left alone, the logits after %d tokens are %s, after one more %s\n", name,
-                  dtype == ZMLX_DTYPE_FLOAT16 ? "float16" : "bfloat16", report->patched_count, report->skipped_count,
-                  (int)LENGTH, different[0] ? "not the same" : "bit-equal",
-                  different[1] ? "not the same" : "bit-equal");
-    assert_int_equal(different[0], 0);
-    assert_int_equal(different[1], spoil);
-    for (int side = 0; side < 2; side++) free(logits[side]);
+    print_message("\n");
+    free(expected);
+    free(actual);
     zmlx_model_free(model);
 }
 

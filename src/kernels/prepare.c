@@ -214,10 +214,11 @@ static mlx_array normalise_index(zm_scope *scope, mlx_array index) {
     }
 }
 
-/* As int32, the ends of its range standing for what is beyond. */
+/* As int32 whose absolute value is one too, the ends of its range standing for what is beyond. */
 static mlx_array normalise_offset(zm_scope *scope, mlx_array offset) {
     mlx_dtype dtype = mlx_array_dtype(offset);
-    if (dtype == MLX_INT64) offset = zm_maximum(scope, offset, zm_scalar(scope, -INT32_MAX, dtype));
+    if (dtype == MLX_INT64 || dtype == MLX_INT32)
+        offset = zm_maximum(scope, offset, zm_scalar(scope, -INT32_MAX, dtype));
     if (dtype == MLX_INT64 || dtype == MLX_UINT64 || dtype == MLX_UINT32)
         offset = zm_minimum(scope, offset, zm_scalar(scope, INT32_MAX, dtype));
     return zm_astype(scope, offset, MLX_INT32);

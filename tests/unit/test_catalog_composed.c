@@ -150,6 +150,27 @@ static void test_decode_row(void **state) {
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
 }
 
+/* The least number of a type has no absolute value in it. */
+static void test_least_offset(void **state) {
+    (void)state;
+    static const mlx_dtype types[] = {MLX_INT8, MLX_INT16, MLX_INT32, MLX_INT64};
+    zmlx_error error = {0};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        zm_scope scope;
+        zm_scope_begin(&scope, stream);
+        mlx_array x = random_floats(&scope, 1, SHAPE(1, 1, 1, 2)), table = random_floats(&scope, 2, SHAPE(3, 1));
+        mlx_array offset = zm_scalar(&scope, -ldexp(1, 8 * (1 << i) - 1), types[i]);
+        mlx_array q = {NULL}, k = {NULL};
+        if (zmlx_rope_concat_qk_decode(&q, &k, x, x, x, x, table, table, offset, stream, &error))
+            fail_msg("%s: %s", error.where, error.message);
+        double found[4];
+        read(found, &scope, zm_scope_own(&scope, q));
+        assert_true(isfinite(found[0]) && isnan(found[2]) && isnan(found[3]));
+        zm_scope_own(&scope, k);
+        assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
+    }
+}
+
 static int rope_function(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array in[3] = {{NULL}, {NULL}, {NULL}}, y = {NULL};
     int failed = 0;
@@ -232,8 +253,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_paged_attention_is_attention), cmocka_unit_test(test_scores_and_softmax_are_attention),
         cmocka_unit_test(test_combine_exact_bits),           cmocka_unit_test(test_ties),
-        cmocka_unit_test(test_decode_row),                   cmocka_unit_test(test_rope_batches),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_decode_row),                   cmocka_unit_test(test_least_offset),
+        cmocka_unit_test(test_rope_batches),                 cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -125,6 +125,9 @@ static void test_refusals(void **state) {
     expect_argument_error(zmlx_dequantize_fp8(&y, x, zm_scalar(&scope, 1, MLX_FLOAT32), "e3m4", MLX_FLOAT32, stream,
                                               &failure),
                           &failure, "dequantize_fp8: variant: expected choice e4m3|e5m2, got e3m4");
+    expect_argument_error(zmlx_catalog_apply("dequantize_fp8", &y, (mlx_array[]){x, zm_scalar(&scope, 1, MLX_FLOAT32)},
+                                             2, (zmlx_catalog_value[]){{2, 0}, {MLX_FLOAT32, 0}}, stream, &failure),
+                          &failure, "zmlx_dequantize_fp8: variant: expected a choice in e4m3|e5m2, got 2");
     expect_argument_error(zmlx_fused_gather_add(&y, rows, index, zm_zeros(&scope, SHAPE(3, 4), MLX_FLOAT32), stream,
                                                 &failure),
                           &failure, "zmlx_fused_gather_add: other: expected shape (3, 2), got (3, 4)");

@@ -262,7 +262,7 @@ static mlx_array prepare_input(zm_catalog_call *call, int i) {
     }
 }
 
-/* Reads the indices: the first that is out of range is an error. */
+/* Reads the indices: the first that is out of range is an error; of an offset the absolute value counts. */
 static zmlx_status check_index(const zm_catalog_call *call, int i, zmlx_error *error) {
     const char *bound = call->entry->signature.bounds[i];
     int64_t limit;
@@ -271,11 +271,14 @@ static zmlx_status check_index(const zm_catalog_call *call, int i, zmlx_error *e
     if (zm_scope_failed(call->scope)) return ZMLX_OK; /* the scope tells */
     if (mlx_array_eval(packed)) return zm_mlx_fail(error, call->where);
     const uint32_t *values = mlx_array_data_uint32(packed);
-    for (size_t j = 0; j < mlx_array_size(packed); j++)
-        if (values[j] >= limit)
+    bool is_signed = call->entry->signature.roles[i] == ZM_ROLE_OFFSET;
+    for (size_t j = 0; j < mlx_array_size(packed); j++) {
+        uint32_t value = is_signed && values[j] > INT32_MAX ? 0 - values[j] : values[j];
+        if (value >= limit)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, call->where, "%s: element %zu is %s; %s is %lld",
                            call->entry->signature.inputs[i].name, j,
-                           values[j] > INT32_MAX ? "negative or too large" : "out of range", bound, (long long)limit);
+                           value > INT32_MAX ? "negative or too large" : "out of range", bound, (long long)limit);
+    }
     return ZMLX_OK;
 }
 
@@ -317,7 +320,8 @@ zmlx_status zm_call_prepare(zm_catalog_call *call, const zm_kernel_entry *entry,
     for (int i = 0; i < signature->n_inputs; i++) {
         call->inputs[i] = inputs[i];
         if (inputs[i].ctx) call->inputs[i] = prepare_input(call, i);
-        if (signature->roles[i] == ZM_ROLE_INDEX && inputs[i].ctx && atomic_load(&checks_indices))
+        bool is_index = signature->roles[i] == ZM_ROLE_INDEX || signature->roles[i] == ZM_ROLE_OFFSET;
+        if (is_index && inputs[i].ctx && atomic_load(&checks_indices))
             ZM_TRY(check_index(call, i, error));
     }
     return ZMLX_OK;

@@ -227,6 +227,33 @@ static void test_rope_batches(void **state) {
     assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
 }
 
+/* Every index that is read: offsets of either sign, positions of x. */
+static void test_checked_indices(void **state) {
+    (void)state;
+    zmlx_error error = {0};
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array y[2] = {{NULL}, {NULL}}, x = random_floats(&scope, 1, SHAPE(1, 1, 1, 2)),
+              table = random_floats(&scope, 2, SHAPE(3, 1));
+    zmlx_catalog_check_indices(true);
+    for (int i = 0; i < 2; i++)
+        expect_argument_error(zmlx_rope_concat_qk_decode(&y[0], &y[1], x, x, x, x, table, table,
+                                                         zm_scalar(&scope, i ? -3 : 3, MLX_INT32), stream, &error),
+                              &error, "zmlx_rope_concat_qk_decode: offset: element 0 is out of range; S is 3");
+    zmlx_status status = zmlx_rope_concat_qk_decode(&y[0], &y[1], x, x, x, x, table, table,
+                                                    zm_scalar(&scope, -2, MLX_INT32), stream, &error);
+    mlx_array rows = zm_zeros(&scope, SHAPE(2, 1, 64), MLX_FLOAT32), w = zm_zeros(&scope, SHAPE(3, 1, 8), MLX_UINT32),
+              scales = zm_zeros(&scope, SHAPE(3, 1, 1), MLX_FLOAT32),
+              index = words(&scope, (uint32_t[]){1, 2}, SHAPE(2));
+    expect_argument_error(zmlx_gather_qmm_swiglu(&y[0], rows, w, scales, scales, w, scales, scales, index, index, true,
+                                                 64, 4, stream, &error),
+                          &error, "zmlx_gather_qmm_swiglu: lhs_indices: element 1 is out of range; ROWS is 2");
+    zmlx_catalog_check_indices(false);
+    assert_int_equal(status, ZMLX_OK);
+    for (int i = 0; i < 2; i++) mlx_array_free(y[i]);
+    assert_int_equal(zm_scope_end(&scope, &error), ZMLX_OK);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     zmlx_error error = {0};
@@ -255,6 +282,7 @@ int main(void) {
         cmocka_unit_test(test_combine_exact_bits),           cmocka_unit_test(test_ties),
         cmocka_unit_test(test_decode_row),                   cmocka_unit_test(test_least_offset),
         cmocka_unit_test(test_rope_batches),                 cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_checked_indices),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

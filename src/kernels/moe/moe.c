@@ -39,9 +39,12 @@ static void gate_chosen(zm_catalog_call *call, int k) {
 
 void zm_compose_top2_gating_softmax(zm_catalog_call *call) { gate_chosen(call, 2); }
 
+/* Weights that are all 0 stay so without eps, too, and have a gradient. */
 static mlx_array divide_by_sum(zm_scope *scope, mlx_array weights, double eps) {
-    mlx_array sum = zm_sum(scope, weights, -1, true);
-    return zm_divide(scope, weights, zm_add(scope, sum, zm_scalar(scope, eps, MLX_FLOAT32)));
+    mlx_array zero = zm_scalar(scope, 0, MLX_FLOAT32), one = zm_scalar(scope, 1, MLX_FLOAT32);
+    mlx_array sum = zm_add(scope, zm_sum(scope, weights, -1, true), zm_scalar(scope, eps, MLX_FLOAT32));
+    mlx_array is_none = zm_logical_and(scope, zm_greater_equal(scope, sum, zero), zm_greater_equal(scope, zero, sum));
+    return zm_divide(scope, weights, zm_where(scope, is_none, one, sum));
 }
 
 void zm_compose_topk_gating_softmax(zm_catalog_call *call) {

@@ -59,6 +59,7 @@ static void normalise(double *w, double *size, double *dc, double *dc_size, cons
                       size_t k, double eps) {
     double sum = eps, magnitude = eps, dot = 0, dot_size = 0;
     for (size_t i = 0; i < k; i++) sum += c[i], magnitude += fabs(c[i]);
+    if (sum == 0) sum = 1; /* zeros, not NaN */
     double worse = magnitude / fabs(sum);
     for (size_t i = 0; i < k; i++) {
         w[i] = c[i] / sum;

@@ -192,6 +192,12 @@ static zmlx_status learn_sizes(zm_sizes *sizes, const subject *self, const int *
     return ZMLX_OK;
 }
 
+/* What broadcasts has the whole shape of the first input. */
+static bool shape_of(int *own, int *n_own, const zm_signature *signature, int i, const zm_sizes *sizes) {
+    const zm_pattern *pattern = &signature->input_patterns[i];
+    return zm_pattern_shape(own, n_own, pattern->broadcasts ? &signature->input_patterns[0] : pattern, sizes);
+}
+
 /* Before any is made: whether all inputs can be. */
 static zmlx_status check_inputs(const subject *self, const zm_sizes *sizes, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
@@ -201,7 +207,7 @@ static zmlx_status check_inputs(const subject *self, const zm_sizes *sizes, zmlx
         const char *name = signature->inputs[i].name;
         int own[ZM_SIGNATURE_MAX_DIMS], n_own;
         if (self->is_absent[i]) continue;
-        if (!zm_pattern_shape(own, &n_own, &signature->input_patterns[i], sizes))
+        if (!shape_of(own, &n_own, signature, i, sizes))
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, self->entry->entry.name,
                            "%s: its shape does not follow from that of %s", name, signature->inputs[0].name);
         ZM_TRY(zm_sides_check_shape(&bytes, n_sets, name, own, n_own, type_of(self, signature->roles[i]),
@@ -214,7 +220,7 @@ static zmlx_status make_array(mlx_array *array, const subject *self, const zm_si
     const zm_signature *signature = &self->entry->signature;
     const char *name = self->entry->entry.name, *own_name = signature->inputs[i].name;
     int own[ZM_SIGNATURE_MAX_DIMS], n_own;
-    zm_pattern_shape(own, &n_own, &signature->input_patterns[i], sizes); /* checked */
+    shape_of(own, &n_own, signature, i, sizes); /* checked */
     zm_role role = signature->roles[i];
     bool is_whole = role != ZM_ROLE_DATA && role != ZM_ROLE_STATE && !zm_role_is_parameter(role);
     int64_t bound = is_whole ? 2 : 0;

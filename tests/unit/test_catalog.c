@@ -236,6 +236,9 @@ static void test_bench(void **state) {
     /* x, weight, cotangent; y, dx, dweight */
     assert_int_equal(result.bytes, 2 * (128 + 32 + 128 + 128 + 128 + 32));
     how.gradient = false;
+    if (zmlx_bench_catalog(&result, "masked_softmax", (const int[]){4, 32}, 2, &how, stream, &quick, &error))
+        fail_msg("%s: %s", error.where, error.message);
+    assert_int_equal(result.bytes, 2 * 128 + 128 + 2 * 128); /* a byte of the mask for each element */
     assert_int_equal(zmlx_bench_catalog(&result, "topk_lastdim", (const int[]){4, 32}, 2, &how, stream, &quick, &error),
                      ZMLX_ERROR_UNSUPPORTED);
     expect_argument_error(zmlx_bench_catalog(&result, "nothing", (const int[]){4}, 1, NULL, stream, &quick, &error),

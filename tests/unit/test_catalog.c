@@ -222,6 +222,22 @@ static void test_linear_cross_entropy_memory(void **state) {
         mlx_array_free(*array);
 }
 
+/* A chunk of more rows than an int counts is one of all rows. */
+static void test_linear_cross_entropy_in_one(void **state) {
+    (void)state;
+    zmlx_error error;
+    mlx_array x = ARRAY(MLX_FLOAT32, 3, 4), w = ARRAY(MLX_FLOAT32, 5, 4), i = ARRAY(MLX_INT32, 3), y = {NULL};
+    for (double size = 0x1p31; size < 0x1p62; size *= 0x1p15) {
+        const zmlx_catalog_value chunk = {size, 0};
+        assert_int_equal(zmlx_catalog_apply("linear_cross_entropy", &y, (mlx_array[]){x, w, i}, 3, &chunk, stream,
+                                            &error),
+                         ZMLX_OK);
+        assert_int_equal(mlx_array_eval(y), 0);
+        assert_true(fabs((double)mlx_array_data_float32(y)[2] - log(5)) < 1e-6);
+    }
+    for (mlx_array *array = (mlx_array[]){x, w, i, y, none}; array->ctx; array++) mlx_array_free(*array);
+}
+
 /* Form only; speed is not judged. */
 static void test_bench(void **state) {
     (void)state;
@@ -321,6 +337,7 @@ int main(void) {
         cmocka_unit_test(test_topk_ways),         cmocka_unit_test(test_linear_cross_entropy_memory),
         cmocka_unit_test(test_bench),             cmocka_unit_test(test_checked_indices),
         cmocka_unit_test(test_forward_mode_of_split_units),
+        cmocka_unit_test(test_linear_cross_entropy_in_one),
     };
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Loss of a language model's last layer without its logits: rows are taken in chunks, whose logits go again. */
+#include <limits.h>
+
 #include "kernels/compose.h"
 
 typedef struct chunks {
@@ -88,7 +90,8 @@ static zmlx_status differentiate(const void *context, mlx_array *gradients, cons
 
 void zm_compose_linear_cross_entropy(zm_catalog_call *call) {
     zm_scope *scope = call->scope;
-    chunks all = {1, zm_call_size(call, "K"), (int)call->values[0].number};
+    double chunk = call->values[0].number;
+    chunks all = {1, zm_call_size(call, "K"), chunk < INT_MAX ? (int)chunk : INT_MAX};
     for (int i = 0; i < call->sizes.n_rest; i++) all.rows *= call->sizes.rest[i];
     mlx_array x = zm_reshape2(scope, call->inputs[0], all.rows, all.columns);
     mlx_array weight = zm_astype(scope, call->inputs[1], MLX_FLOAT32),

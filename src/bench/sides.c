@@ -58,6 +58,7 @@ zmlx_status zm_sides_check_shape(double *bytes, size_t count, const char *name, 
 
 /* As many of the numbers as it takes, again and again; size: at most INT_MAX. */
 static mlx_array fill(zm_scope *scope, mlx_array numbers, int size) {
+    if (zm_scope_failed(scope)) return numbers; /* there are none to divide by */
     int count = zm_dim(numbers, 0), times = size / count, table[] = {times, count};
     mlx_array whole = numbers, rest = zm_slice_axis(scope, numbers, 0, 0, size % count, 1);
     if (times != 1) whole = zm_flatten(scope, zm_broadcast_to(scope, numbers, table, 2), 0, 1);

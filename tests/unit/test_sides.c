@@ -83,9 +83,35 @@ static void test_inputs_beyond_memory(void **state) {
     assert_non_null(strstr(error.message, "inputs and a result of "));
 }
 
+static void expect_mlx_failure(zmlx_status status, const zmlx_error *error) {
+    assert_int_equal(status, ZMLX_ERROR_MLX);
+    assert_string_not_equal(error->message, "");
+}
+
+/* Without inputs there is nothing to repeat. */
+static void test_inputs_that_fail(void **state) {
+    (void)state;
+    const mlx_stream no_stream = {NULL};
+    const zmlx_catalog_bench other = {.dtype = (mlx_dtype)99, .has_dtype = true};
+    zmlx_kernel *kernel;
+    zmlx_comparison comparison;
+    zmlx_error error;
+    assert_int_equal(zmlx_elementwise(&kernel, "same", "x", NULL, &error), ZMLX_OK);
+    expect_mlx_failure(zmlx_bench_kernel(&comparison, kernel, SHAPE(4), MLX_FLOAT32, NULL, ZMLX_BENCH_NONE, no_stream,
+                                         NULL, &error),
+                       &error);
+    expect_mlx_failure(zmlx_bench_kernel(&comparison, kernel, SHAPE(4), (mlx_dtype)99, NULL, ZMLX_BENCH_NONE,
+                                         host_stream, NULL, &error),
+                       &error);
+    zmlx_kernel_free(kernel);
+    expect_mlx_failure(zmlx_bench_catalog(&comparison, "silu", SHAPE(4), NULL, no_stream, NULL, &error), &error);
+    expect_mlx_failure(zmlx_bench_catalog(&comparison, "silu", SHAPE(4), &other, host_stream, NULL, &error), &error);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_repeated), cmocka_unit_test(test_more_than_an_int_counts),
                                        cmocka_unit_test(test_batch_beyond_memory),
-                                       cmocka_unit_test(test_inputs_beyond_memory)};
+                                       cmocka_unit_test(test_inputs_beyond_memory),
+                                       cmocka_unit_test(test_inputs_that_fail)};
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

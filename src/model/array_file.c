@@ -119,6 +119,7 @@ static json_t *describe(const char *type, mlx_array value, size_t begin, size_t 
 /* One entry of the header, and the data it speaks of. */
 static zmlx_status append_array(json_t *header, zm_text *data, const char *name, mlx_array value, mlx_stream stream,
                                 zmlx_error *error) {
+    if (!name) return zm_fail_null(error, "names");
     if (!value.ctx) return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "the array is an empty handle");
     const char *type = file_type(mlx_array_dtype(value));
     if (!type)

@@ -38,6 +38,7 @@ static zmlx_status unknown_pattern(const char *name, zmlx_error *error) {
 }
 
 static zmlx_status find_pattern(const zm_patch_pattern **pattern, const char *name, zmlx_error *error) {
+    if (!name) return zm_fail_null(error, "patterns");
     *pattern = zm_patch_pattern_find(name);
     return *pattern ? ZMLX_OK : unknown_pattern(name, error);
 }
@@ -60,6 +61,7 @@ static bool contains(const zm_patch_pattern *const *patterns, size_t n_patterns,
 static zmlx_status list_candidates(const zm_patch_pattern **patterns, size_t *n_patterns, zmlx_device device,
                                    const zmlx_patch_options *options, zmlx_error *error) {
     *n_patterns = 0;
+    if (options->n_exclude && !options->exclude) return zm_fail_null(error, "exclude");
     for (size_t i = 0; i < options->n_exclude; i++) {
         const zm_patch_pattern *excluded;
         ZM_TRY(find_pattern(&excluded, options->exclude[i], error));

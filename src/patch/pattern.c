@@ -58,7 +58,7 @@ const char *zmlx_pattern_instead(const char *name) {
 #undef ZM_NO_PATTERN
     };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (!strcmp(others[i].name, name)) return others[i].summary;
+        if (name && !strcmp(others[i].name, name)) return others[i].summary;
     return NULL;
 }
 

@@ -33,6 +33,13 @@ static void test_models(void **state) {
     expect_null(zmlx_patch(NULL, NULL, NULL, &error), "model");
     expect_null(zmlx_smart_patch(&report, NULL, NULL, &error), "model");
     expect_null(zmlx_validate(&validation, NULL, &token, 1, NULL, &error), "model");
+    static const char *const nameless[] = {NULL};
+    const zmlx_patch_options no_name = {.patterns = nameless, .n_patterns = 1};
+    const zmlx_patch_options no_list = {.n_exclude = 1}, no_excluded = {.exclude = nameless, .n_exclude = 1};
+    expect_null(zmlx_patch(NULL, model, &no_name, &error), "patterns");
+    expect_null(zmlx_patch(NULL, model, &no_list, &error), "exclude");
+    expect_null(zmlx_patch(NULL, model, &no_excluded, &error), "patterns");
+    expect_null(zmlx_smart_patch(&report, model, &(zmlx_smart_patch_options){.n_exclude = 1}, &error), "exclude");
     check(zmlx_session_new(&session, model, &error));
     expect_null(zmlx_session_feed(session, NULL, 1, NULL, false, &error), "tokens");
     /* Refused before they are read. */
@@ -83,6 +90,7 @@ static void test_questions(void **state) {
     assert_int_equal(zmlx_arrays_count(NULL), 0);
     assert_null(zmlx_arrays_name(NULL, 0));
     assert_null(zmlx_arrays_get(NULL, "x").ctx);
+    assert_null(zmlx_pattern_instead(NULL));
     zmlx_catalog_presets(NULL, NULL);
     zmlx_generation_clear(NULL);
     zmlx_validation_clear(NULL);
@@ -115,6 +123,7 @@ static void test_texts_and_files(void **state) {
     expect_null(zmlx_arrays_load(&arrays, NULL, &error), "path");
     expect_null(zmlx_arrays_save(NULL, NULL, NULL, 0, &error), "path");
     expect_null(zmlx_arrays_save("/dev/null", NULL, NULL, 1, &error), "names");
+    expect_null(zmlx_arrays_save("/dev/null", &(const char *){NULL}, &(mlx_array){NULL}, 1, &error), "names");
     uint64_t bytes;
     expect_null(zmlx_synth(&bytes, NULL, "folder", NULL, &error), "shape");
     expect_null(zmlx_synth(&bytes, "lfm2-8b-a1b", NULL, NULL, &error), "folder");

@@ -43,6 +43,10 @@ cmake -S "$work/consumer" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" >>"$wor
 cmake --build "$work/cmake" >>"$work/log"
 "$work/cmake/consumer" "$model"
 "$work/cmake/kernel" "$work/kernels"
+# Installed, it is where libzmlx is, not where MLX is.
+cmake --install "$work/cmake" --prefix "$work/installed" >>"$work/log"
+LD_LIBRARY_PATH=$lib DYLD_LIBRARY_PATH=$lib "$work/installed/bin/kernel" "$work/kernels" ||
+    fail "an installed program does not run"
 
 export PKG_CONFIG_PATH=$lib/pkgconfig
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/shared" $(pkg-config --cflags --libs zmlx) -Wl,-rpath,"$lib"

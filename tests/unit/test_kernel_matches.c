@@ -83,6 +83,12 @@ static void right_kernels_match(void **state) {
     zmlx_kernel_free(kernel);
 }
 
+static int give_nothing(mlx_vector_array *results, const mlx_vector_array inputs) {
+    (void)results;
+    (void)inputs;
+    return 0;
+}
+
 /* sum(x * sigmoid(x)) along the row, in MLX on the stream's device. */
 static int silu_sum(mlx_vector_array *results, const mlx_vector_array inputs) {
     mlx_array x = {NULL}, y = {NULL};
@@ -118,6 +124,12 @@ static void functions_of_mlx_are_references(void **state) {
     /* A result of another shape, a function that fails. */
     kernel = new_elementwise("kk_silu(x)", NULL);
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_matches(kernel, &reference, NULL, stream, &failure), "another shape");
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_gradient_matches(kernel, &reference, NULL, stream, &failure),
+                 "another shape");
+    mlx_closure_free(reference.function);
+    reference.function = mlx_closure_new_func(give_nothing);
+    EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_assert_gradient_matches(kernel, &reference, NULL, stream, &failure),
+                 "expected 1 results, got 0");
     zmlx_kernel_free(kernel);
     mlx_closure_free(reference.function);
 }

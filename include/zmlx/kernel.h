@@ -41,7 +41,7 @@ typedef struct zmlx_elementwise_options {
 ZMLX_API zmlx_status zmlx_elementwise(zmlx_kernel **kernel, const char *name, const char *expression,
                                       const zmlx_elementwise_options *options, zmlx_error *error);
 
-/* Up to 32 inputs and 16 outputs, parameters and seeds; for derivatives inputs and outputs together, or inputs and
+/* Up to 32 inputs, 16 outputs, and 16 parameters and seeds together; for derivatives inputs and outputs, or inputs and
  * tangents, are at most 32. Inputs broadcast as MLX broadcasts, and each may have any of the three types; outputs have
  * that of the first input. Row functions (row_sum, row_max, ...) work along the last dimension. */
 typedef struct zmlx_map_options {

@@ -57,7 +57,7 @@ zmlx_status zmlx_elementwise(zmlx_kernel **kernel, const char *name, const char 
 static zmlx_status check_map_options(const zmlx_map_options *options, zmlx_error *error) {
     if (options->n_inputs > ZM_IR_MAX_INPUTS || options->n_parameters > ZM_IR_MAX_PARAMETERS ||
         options->n_seeds > ZM_IR_MAX_PARAMETERS - options->n_parameters)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "at most %d inputs and %d parameters and seeds",
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "options", "at most %d inputs, and %d parameters and seeds together",
                        ZM_IR_MAX_INPUTS, ZM_IR_MAX_PARAMETERS);
     if (options->n_parameters && !options->parameters)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "parameters", "the names are missing");

@@ -224,7 +224,7 @@ static void missing_texts(void **state) {
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT,
                  zmlx_map(&tested, NULL, &text, 1, &(zmlx_map_options){.n_parameters = 2, .n_seeds = SIZE_MAX},
                           &failure),
-                 "at most");
+                 "at most", "16 parameters and seeds together");
     OK(zmlx_map(&tested, NULL, &text, 1, NULL, &failure));
     EXPECT_ERROR(ZMLX_ERROR_ARGUMENT, zmlx_kernel_emit(&source, tested, NULL, MLX_FLOAT32, &failure), "target");
     assert_null(source);

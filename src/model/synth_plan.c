@@ -304,8 +304,8 @@ static zmlx_status read_sizes(sizes *s, zm_json_object config, const char *model
     if (!has_experts) s->experts = 0;
     if (has_delta_nets) ZM_TRY(read_delta_net(s, config, error));
     s->is_interleaved = has_delta_nets && !is_qwen3_5(model_type);
-    s->all_sparse = is_qwen3_5(model_type);
-    if (s->all_sparse && !s->intermediate) s->intermediate = 14336; /* the family's default */
+    s->all_sparse = is_qwen3_5(model_type) || !strcmp(experts_key, "num_local_experts");
+    if (is_qwen3_5(model_type) && !s->intermediate) s->intermediate = 14336; /* the family's default */
     read_heads(s, config, model_type);
     if (!s->expert_intermediate || !strcmp(experts_key, "num_local_experts")) s->expert_intermediate = s->intermediate;
     if (!s->sparse_step) s->sparse_step = 1;

@@ -216,8 +216,10 @@ static const char tiny_lfm2[] =
     "\"intermediate_size\":64,\"num_attention_heads\":2,\"norm_eps\":1e-5,\"conv_bias\":false,"
     "\"conv_L_cache\":3,\"block_dim\":64,\"block_multiple_of\":64,\"block_auto_adjust_ff_dim\":false,"
     "\"layer_types\":[\"full_attention\"]}";
+/* The family does not look at decoder_sparse_step and mlp_only_layers. */
 static const char tiny_mixtral[] =
     "{\"model_type\":\"mixtral\",\"vocab_size\":300,\"hidden_size\":64,\"num_hidden_layers\":1,"
+    "\"decoder_sparse_step\":2,\"mlp_only_layers\":[0],"
     "\"intermediate_size\":64,\"num_attention_heads\":8,\"head_dim\":32,\"num_local_experts\":4}";
 static const char tiny_qwen3_next[] =
     "{\"model_type\": \"qwen3_next\", \"vocab_size\": 300, \"hidden_size\": 128, \"num_hidden_layers\": 4,"

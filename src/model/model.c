@@ -2,6 +2,7 @@
 /* Loading a folder into a zmlx_model: device and type, tree, tokenizer, EOS set. */
 #include "model/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -152,12 +153,20 @@ static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const 
     return status;
 }
 
-/* The families name config.json without its folder. */
+static bool begins_with(const char *text, const char *start) { return !strncmp(text, start, strlen(start)); }
+
+/* The families name config.json, modules and tensors without their folder. */
 static void name_folder(zmlx_error *error, const char *folder) {
     static const char name[] = "config.json";
-    size_t size = sizeof name - 1;
-    if (!error || strncmp(error->where, name, size) != 0 || (error->where[size] && error->where[size] != ':')) return;
-    char *path = zm_folder_exists(folder) ? zm_path_join(folder, error->where) : NULL;
+    if (!error || !zm_folder_exists(folder)) return;
+    const char *where = error->where, *end = begins_with(where, name) ? where + sizeof name - 1 : "?";
+    bool is_module = begins_with(where, "model.") || begins_with(where, "lm_head") ||
+                     begins_with(where, "language_model.");
+    char *path = NULL;
+    if (!*end || *end == ':')
+        path = zm_path_join(folder, where);
+    else if (is_module && !begins_with(where, folder) && (path = malloc(strlen(folder) + strlen(where) + 3)))
+        sprintf(path, "%s: %s", folder, where);
     if (path) zm_error_place(error, path);
     free(path);
 }

@@ -120,7 +120,8 @@ static zmlx_status check_target(synth_target *target, zmlx_error *error) {
     return ZMLX_OK;
 }
 
-static zmlx_status check_space(const zm_synth_plan *plan, const char *folder, zmlx_error *error) {
+/* name: of the folder in messages. */
+static zmlx_status check_space(const zm_synth_plan *plan, const char *folder, const char *name, zmlx_error *error) {
     struct statvfs info;
     if (statvfs(folder, &info)) return ZMLX_OK;
     uint64_t needed = 0, available = (uint64_t)info.f_bavail * info.f_frsize;
@@ -128,7 +129,7 @@ static zmlx_status check_space(const zm_synth_plan *plan, const char *folder, zm
         needed += zm_synth_tensor_elements(&plan->tensors[i]) *
                   (uint64_t)zm_synth_element_bytes(plan->tensors[i].fill);
     if (needed <= available) return ZMLX_OK;
-    return zm_fail(error, ZMLX_ERROR_FILE, folder, "%.1f GB are needed, but the disk has only %.1f GB left",
+    return zm_fail(error, ZMLX_ERROR_FILE, name, "%.1f GB are needed, but the disk has only %.1f GB left",
                    (double)needed / 1e9, (double)available / 1e9);
 }
 
@@ -170,7 +171,7 @@ static zmlx_status write_texts(const zm_synth_plan *plan, const char *folder, in
 /* Writes all files into folder, or leaves none of them. */
 static zmlx_status write_files(uint64_t *size, const zm_synth_plan *plan, const char *folder,
                                const synth_target *target, zmlx_error *error) {
-    ZM_TRY(check_space(plan, folder, error));
+    ZM_TRY(check_space(plan, folder, target->folder, error));
     char *model = zm_path_join(folder, "model.safetensors");
     if (!model) return zm_fail_memory(error);
     const zmlx_synth_options *options = target->options;

@@ -45,6 +45,9 @@ expect_bad 'no.json' synth no.json other
 expect_bad 'zmlx synth: --bits: expected 2, 3, 4, 5, 6, 8 or 16, got 7' synth config.json other --bits 7
 expect_bad 'zmlx synth: --group-size: expected 32, 64 or 128, got 33' synth config.json other --group-size 33
 expect_bad 'zmlx synth: --layers: 100 are more than' synth config.json other --layers 100
+python3 -c 'import json, sys; c = json.load(open("config.json")); c.update(hidden_size=2**20, num_hidden_layers=400, num_attention_heads=4, num_key_value_heads=4); c.pop("layer_types", None); json.dump(c, open("vast.json", "w"))'
+expect_bad 'zmlx: other: ' synth vast.json other
+grep -q 'GB are needed, but the disk has only' err || fail "synth larger than the disk: $(cat err)"
 [ ! -e other ] || fail "synth left a folder behind"
 
 expect_status 0 doctor

@@ -244,6 +244,7 @@ zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
                           .config = {.value = config, .file = shape},
                           .bits = chosen.bits,
                           .group_size = chosen.group_size,
+                          .is_cut = chosen.n_layers > 0,
                           .seed = chosen.seed};
     zmlx_status status = plan.arena ? make(size, &plan, shape, &target, error) : zm_fail_memory(error);
     zm_arena_free(plan.arena);

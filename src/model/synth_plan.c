@@ -145,7 +145,7 @@ static zmlx_status plan_lfm2(zm_synth_plan *plan, sizes *s, zmlx_error *error) {
     bool uses_bias = s->experts && json_is_true(zm_json_get(plan->config, "use_expert_bias"));
     int n_attention = 0;
     for (int layer = 0; layer < s->layers; layer++) n_attention += is_lfm2_attention(plan->config, layer);
-    if (!n_attention)
+    if (!n_attention && plan->is_cut) /* else the family tells what is wrong with the config */
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers", "none of the first %d layers has attention; take more",
                        s->layers);
     for (int layer = 0; layer < s->layers; layer++) {

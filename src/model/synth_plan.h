@@ -33,6 +33,7 @@ typedef struct zm_synth_plan {
     zm_json_object config; /* quantisation entries are written into it */
     const char *prefix;    /* of all names; set from the config */
     int bits, group_size;  /* bits 16: dense */
+    bool is_cut;           /* to fewer layers than the config has */
     uint64_t seed;
     zm_synth_tensor *tensors;
     size_t n_tensors, capacity;

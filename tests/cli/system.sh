@@ -45,6 +45,10 @@ expect_bad 'no.json' synth no.json other
 expect_bad 'zmlx synth: --bits: expected 2, 3, 4, 5, 6, 8 or 16, got 7' synth config.json other --bits 7
 expect_bad 'zmlx synth: --group-size: expected 32, 64 or 128, got 33' synth config.json other --group-size 33
 expect_bad 'zmlx synth: --layers: 100 are more than' synth config.json other --layers 100
+expect_bad 'zmlx synth: --layers: none of the first 2 layers has attention' synth lfm2-8b-a1b other --layers 2
+echo '{"model_type": "lfm2", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 300,
+ "num_attention_heads": 2, "norm_eps": 0, "conv_bias": false, "conv_L_cache": 3}' >untyped.json
+expect_bad 'zmlx: untyped.json: layer_types: missing' synth untyped.json other
 python3 -c 'import json, sys; c = json.load(open("config.json")); c.update(hidden_size=2**20, num_hidden_layers=400, num_attention_heads=4, num_key_value_heads=4); c.pop("layer_types", None); json.dump(c, open("vast.json", "w"))'
 expect_bad 'zmlx: other: ' synth vast.json other
 grep -q 'GB are needed, but the disk has only' err || fail "synth larger than the disk: $(cat err)"

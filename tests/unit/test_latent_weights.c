@@ -29,7 +29,9 @@ static void expect_refused(const char *entries, size_t data_size, const char *wh
     write_text("config.json", config);
     write_tensors("model.safetensors", entries, data, data_size);
     assert_int_equal(zmlx_model_load(&model, folder, &options, &error), ZMLX_ERROR_FORMAT);
-    assert_string_equal(error.where, where);
+    char place[sizeof error.where];
+    snprintf(place, sizeof place, "%s: %s", folder, where);
+    assert_string_equal(error.where, place);
     assert_non_null(strstr(error.message, message));
 }
 

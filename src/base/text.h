@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "base/error.h"
 
@@ -26,5 +27,9 @@ void zm_text_free(zm_text *text);  /* leaves an empty, usable text */
 char *zm_text_take(zm_text *text);
 /* The bytes as a C string; "" while empty. */
 const char *zm_text_string(const zm_text *text);
+
+static inline bool zm_starts_with(const char *string, const char *beginning) {
+    return !strncmp(string, beginning, strlen(beginning));
+}
 
 #endif

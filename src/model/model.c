@@ -2,12 +2,12 @@
 /* Loading a folder into a zmlx_model: device and type, tree, tokenizer, EOS set. */
 #include "model/model.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/limits.h"
+#include "base/text.h"
 #include "mlx/streams.h"
 
 static bool gpu_available(void) {
@@ -153,22 +153,23 @@ static zmlx_status load_checkpoint(zmlx_model *model, const char *folder, const 
     return status;
 }
 
-static bool begins_with(const char *text, const char *start) { return !strncmp(text, start, strlen(start)); }
-
 /* The families name config.json, modules and tensors without their folder. */
 static void name_folder(zmlx_error *error, const char *folder) {
     static const char name[] = "config.json";
     if (!error || !zm_folder_exists(folder)) return;
-    const char *where = error->where, *end = begins_with(where, name) ? where + sizeof name - 1 : "?";
-    bool is_module = begins_with(where, "model.") || begins_with(where, "lm_head") ||
-                     begins_with(where, "language_model.");
-    char *path = NULL;
-    if (!*end || *end == ':')
-        path = zm_path_join(folder, where);
-    else if (is_module && !begins_with(where, folder) && (path = malloc(strlen(folder) + strlen(where) + 3)))
-        sprintf(path, "%s: %s", folder, where);
-    if (path) zm_error_place(error, path);
-    free(path);
+    const char *where = error->where;
+    char after = zm_starts_with(where, name) ? where[sizeof name - 1] : '?';
+    zm_text text = {0};
+    if (!after || after == ':') {
+        char *path = zm_path_join(folder, where);
+        if (path) zm_text_append_string(&text, path);
+        free(path);
+    } else if (!strchr(where, '/') && (zm_starts_with(where, "model.") || zm_starts_with(where, "lm_head") ||
+                                       zm_starts_with(where, "language_model."))) { /* no path */
+        zm_text_printf(&text, "%s: %s", folder, where);
+    }
+    if (text.size) zm_error_place(error, zm_text_string(&text));
+    zm_text_free(&text);
 }
 
 zmlx_status zmlx_model_load(zmlx_model **model, const char *folder, const zmlx_model_options *options,

@@ -3,6 +3,7 @@
  * sees images is left out. The config may be that of both, with the language model's in text_config. */
 #include <string.h>
 
+#include "base/text.h"
 #include "model/arch/qwen3_next.h"
 
 enum { DEFAULT_ROPE_THETA = 100000 };
@@ -54,10 +55,6 @@ static zmlx_status read_config(zm_qwen3_next_config *config, const zm_builder *b
     return zm_qwen3_next_read_moe(config, &text, (int)n_experts, true);
 }
 
-static bool starts_with(const char *name, const char *beginning) {
-    return !strncmp(name, beginning, strlen(beginning));
-}
-
 /* Published names become those of the tree; what sees images, and what looks further on than a token, goes. */
 static zmlx_status rename_tensors(zm_builder *builder) {
     static const char published[] = "model.language_model";
@@ -66,13 +63,13 @@ static zmlx_status rename_tensors(zm_builder *builder) {
     for (size_t i = 0; i < count; i++) {
         const char *name = zm_checkpoint_name(checkpoint, i), *new_name = name;
         if (!*name) continue;
-        if (starts_with(name, "vision_tower") || starts_with(name, "model.visual") || strstr(name, "mtp.")) {
+        if (zm_starts_with(name, "vision_tower") || zm_starts_with(name, "model.visual") || strstr(name, "mtp.")) {
             zm_checkpoint_remove(checkpoint, name);
             continue;
         }
-        if (starts_with(name, published))
+        if (zm_starts_with(name, published))
             new_name = zm_arena_printf(builder->arena, "language_model.model%s", name + strlen(published));
-        else if (!starts_with(name, "language_model."))
+        else if (!zm_starts_with(name, "language_model."))
             new_name = zm_arena_printf(builder->arena, "language_model.%s", name);
         if (!new_name) return zm_fail_memory(builder->error);
         ZM_TRY(zm_checkpoint_move(checkpoint, name, new_name, builder->error));

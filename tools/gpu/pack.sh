@@ -60,7 +60,7 @@ echo "$source" >"$work/SOURCE" # the tests look for models below it
         echo "built from $source, which is no git repository"
 } >"$work/COMMIT"
 # Each test holds the library's kernels: a dictionary of several programs keeps those once.
-tar -C "$work" --owner=0 --group=0 -cf - . | xz --lzma2=preset=6,dict=192MiB >"$archive"
+tar -C "$work" --owner=0 --group=0 -cf - . | xz --lzma2=preset=6,dict=64MiB >"$archive"
 
 cat "$work/COMMIT"
 echo "$archive: $(stat -c %s "$archive") bytes, $(wc -l <"$work/TESTS") tests"

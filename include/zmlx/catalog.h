@@ -25,9 +25,9 @@ extern "C" {
 #endif
 
 /* A shape such as "..., D": sizes by name, the same name the same size; "..." is any number of leading dimensions,
- * none included, the same ones for all arrays of a call, "I..." others. "one": a single element, (1,) or 0-d. "flat D":
- * any shape of D elements. "S?": a first dimension that may be missing. "broadcast": what broadcasts to the first
- * input. */
+ * none included, the same ones for all arrays of a call, "I..." others, which broadcast together. "one": a single
+ * element, (1,) or 0-d. "flat D": any shape of D elements. "S?": a first dimension that may be missing. "broadcast":
+ * what broadcasts to the first input. */
 typedef struct zmlx_catalog_input {
     const char *name, *shape;
     const char *role; /* "data": float32, float16, bfloat16, one type for all of a call; "parameter": any of the three;

@@ -9,11 +9,12 @@
  * ": TYPE" (that of the first data input without): float32, uint32, uint8, a number of kind dtype, or in a part "any",
  * what the composition says
  *
- * A shape is a list of sizes, "..." possible in front (leading dimensions; "I...": other ones) and at the end (trailing
- * ones, of their own), or one of the words `one` and `broadcast`, or `flat` and the number of elements of any shape. A
- * first size with "?" behind it may be missing. A size is a formula of numbers, names, + - * /, parentheses, in which a
- * quotient is rounded up; a name or N*name stands for what it first meets; ">=" and a number behind it is a bound.
- * Names are those of sizes and of ints and bools, and ROWS: the leading dimensions' product. */
+ * A shape is a list of sizes, "..." possible in front (leading dimensions; "I...": other ones, which broadcast
+ * together) and at the end (trailing ones, of their own), or one of the words `one` and `broadcast`, or `flat` and the
+ * number of elements of any shape. A first size with "?" behind it may be missing. A size is a formula of numbers,
+ * names, + - * /, parentheses, in which a quotient is rounded up; a name or N*name stands for what it first meets; ">="
+ * and a number behind it is a bound. Names are those of sizes and of ints and bools, and ROWS: the leading dimensions'
+ * product. */
 #ifndef ZM_KERNELS_SIGNATURE_H
 #define ZM_KERNELS_SIGNATURE_H
 
@@ -89,7 +90,7 @@ typedef struct zm_sizes {
     int count;
     int rest[ZM_SIGNATURE_MAX_DIMS], n_rest, tail[ZM_SIGNATURE_MAX_DIMS], n_tail;
     bool has_rest, has_tail;
-    int second_rest[ZM_SIGNATURE_MAX_DIMS], n_second_rest; /* "I..." */
+    int second_rest[ZM_SIGNATURE_MAX_DIMS], n_second_rest; /* "I...", all of them broadcast */
     bool has_second_rest;
 } zm_sizes;
 void zm_sizes_set(zm_sizes *sizes, const char *name, int64_t value);
@@ -102,6 +103,8 @@ zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const in
                             const char *name, zmlx_error *error);
 /* The shape that a pattern stands for; all its names are known. False: a size is negative or too large, or unknown. */
 bool zm_pattern_shape(int *shape, int *n_dims, const zm_pattern *pattern, const zm_sizes *sizes);
+/* Makes shape, with room for ZM_SIGNATURE_MAX_DIMS, the one that both broadcast to. False: there is none. */
+bool zm_dims_broadcast(int *shape, int *n_dims, const int *other, int n_other);
 /* "(2, 64)", "(64,)", "()". */
 void zm_shape_describe(char text[128], const int *shape, int n_dims);
 

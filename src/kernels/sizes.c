@@ -131,6 +131,18 @@ void zm_shape_describe(char text[128], const int *shape, int n_dims) {
     snprintf(text + length, 128 - length, n_dims == 1 ? ",)" : ")");
 }
 
+bool zm_dims_broadcast(int *shape, int *n_dims, const int *other, int n_other) {
+    int n_all = *n_dims > n_other ? *n_dims : n_other, made[ZM_SIGNATURE_MAX_DIMS] = {0};
+    for (int i = 1; i <= n_all; i++) {
+        int a = i <= *n_dims ? shape[*n_dims - i] : 1, b = i <= n_other ? other[n_other - i] : 1;
+        if (a != b && a != 1 && b != 1) return false;
+        made[n_all - i] = a == 1 ? b : a;
+    }
+    memcpy(shape, made, (size_t)n_all * sizeof *shape);
+    *n_dims = n_all;
+    return true;
+}
+
 /* The expected shape as far as it is known: "(..., 64)", "(2, D)". */
 static void describe(char text[128], const zm_pattern *pattern, const zm_sizes *sizes) {
     size_t length = (size_t)snprintf(text, 128, "(");
@@ -161,7 +173,9 @@ static zmlx_status misfit(const zm_sizes *sizes, const zm_pattern *pattern, cons
     char expected[128], got[128];
     describe(expected, pattern, sizes);
     zm_shape_describe(got, shape, n_dims);
-    return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected shape %s, got %s", name, expected, got);
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: expected %s %s, got %s", name,
+                   pattern->is_second_rest && sizes->has_second_rest ? "a shape that broadcasts with" : "shape",
+                   expected, got);
 }
 
 /* Leading or trailing dimensions. */
@@ -203,10 +217,12 @@ zmlx_status zm_pattern_meet(zm_sizes *sizes, const zm_pattern *pattern, const in
     bool fits = n_rest >= 0 && (pattern->has_tail ? n_tail >= 0 : n_tail == 0);
     if (fits && others > ZM_SIGNATURE_MAX_DIMS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, where, "%s: more than %d dimensions", name, ZM_SIGNATURE_MAX_DIMS);
-    if (fits && pattern->has_rest && pattern->is_second_rest)
-        fits = meet_list(sizes->second_rest, &sizes->n_second_rest, &sizes->has_second_rest, shape, n_rest);
-    else if (fits && pattern->has_rest)
+    if (fits && pattern->has_rest && pattern->is_second_rest) {
+        fits = zm_dims_broadcast(sizes->second_rest, &sizes->n_second_rest, shape, n_rest);
+        sizes->has_second_rest |= fits;
+    } else if (fits && pattern->has_rest) {
         fits = meet_list(sizes->rest, &sizes->n_rest, &sizes->has_rest, shape, n_rest);
+    }
     if (fits && pattern->has_tail)
         fits = meet_list(sizes->tail, &sizes->n_tail, &sizes->has_tail, shape + n_dims - n_tail, n_tail);
     for (int i = n_missing; i < pattern->n_dims && fits; i++)

@@ -80,6 +80,17 @@ static void test_no_dimension(void **state) {
     expect_zeros("moe_dispatch", (mlx_array[]){FLOATS(33), WORDS()}, SHAPE(1, 33));
 }
 
+static void test_indices_that_broadcast(void **state) {
+    (void)state;
+    mlx_array scales = FLOATS(5, 6, 1), words = WORDS(5, 6, 8), x = FLOATS(3, 1, 64);
+    expect_zeros("gather_qmm_swiglu",
+                 (mlx_array[]){x, words, scales, scales, words, scales, scales, WORDS(2, 1), WORDS(4)},
+                 SHAPE(2, 4, 1, 6));
+    expect_zeros("gather_qmm_swiglu",
+                 (mlx_array[]){x, words, scales, scales, words, scales, scales, WORDS(), WORDS(2, 4)},
+                 SHAPE(2, 4, 1, 6));
+}
+
 static void test_indices_that_do_not_broadcast(void **state) {
     (void)state;
     mlx_array scales = FLOATS(5, 6, 1), words = WORDS(5, 6, 8), y = {NULL};
@@ -87,6 +98,10 @@ static void test_indices_that_do_not_broadcast(void **state) {
     assert_int_equal(zmlx_catalog_apply("gather_qmm_swiglu", &y, inputs, COUNT(inputs), NULL, stream, &error),
                      ZMLX_ERROR_ARGUMENT);
     assert_non_null(strstr(error.message, "lhs_indices (2, 3) and rhs_indices (5,) do not broadcast"));
+    const mlx_array both[] = {FLOATS(3, 1, 64), words, scales, scales, words, scales, scales, WORDS(2, 3), WORDS(5)};
+    assert_int_equal(zmlx_catalog_apply("gather_qmm_swiglu", &y, both, COUNT(both), NULL, stream, &error),
+                     ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.message, "rhs_indices: expected a shape that broadcasts with (2, 3), got (5,)");
 }
 
 static void test_convolutions_of_no_taps(void **state) {
@@ -110,6 +125,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_no_rows, begin, end),
         cmocka_unit_test_setup_teardown(test_nothing_to_sum, begin, end),
         cmocka_unit_test_setup_teardown(test_no_dimension, begin, end),
+        cmocka_unit_test_setup_teardown(test_indices_that_broadcast, begin, end),
         cmocka_unit_test_setup_teardown(test_indices_that_do_not_broadcast, begin, end),
         cmocka_unit_test_setup_teardown(test_convolutions_of_no_taps, begin, end),
     };

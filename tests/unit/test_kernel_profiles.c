@@ -257,6 +257,26 @@ static void test_convolution(void **state) {
     }
 }
 
+/* Indices of rows and of experts that broadcast are those written out. */
+static void expect_broadcast_indices(zm_scope *scope, const mlx_array *parts) {
+    static const struct {
+        int rows[2], experts[2];
+    } shapes[] = {{{2, 1}, {1, 3}}, {{2, 3}, {1, 3}}, {{2, 1}, {2, 3}}, {{1, 3}, {2, 3}}};
+    for (int i = 0; i < COUNT(shapes); i++) {
+        mlx_array inputs[2][9], ours[1], theirs[1];
+        for (int side = 0; side < 2; side++) memcpy(inputs[side], parts, sizeof inputs[side]);
+        for (int input = 7; input < 9; input++) {
+            const int *shape = input == 7 ? shapes[i].rows : shapes[i].experts;
+            mlx_array few = zm_from_data(scope, (uint32_t[]){2, 0, 1, 1, 2, 0}, shape, 2, MLX_UINT32);
+            inputs[0][input] = few;
+            inputs[1][input] = zm_broadcast_to(scope, few, (const int[]){2, 3}, 2);
+        }
+        apply(scope, ours, "gather_qmm_swiglu_mlx", inputs[0], 9);
+        apply(scope, theirs, "gather_qmm_swiglu_mlx", inputs[1], 9);
+        expect_same(scope, ours[0], theirs[0], "gather_qmm_swiglu_mlx, broadcast");
+    }
+}
+
 static void test_gathered_experts(void **state) {
     (void)state;
     enum { E = 3, N = 24, K = 64, ROWS = 5, M = 2 };
@@ -281,6 +301,7 @@ static void test_gathered_experts(void **state) {
         apply(&scope, ours, "gather_qmm_swiglu_mlx", inputs, 9);
         expect_same(&scope, ours[0], zm_multiply(&scope, silu(&scope, products[0]), products[1]),
                     "gather_qmm_swiglu_mlx");
+        expect_broadcast_indices(&scope, inputs);
         end_well(&scope);
     }
 }

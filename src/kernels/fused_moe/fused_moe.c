@@ -25,21 +25,18 @@ static mlx_array product(zm_catalog_call *call, mlx_array x, int weight, mlx_arr
 
 static bool indices_broadcast(zm_catalog_call *call, mlx_array rows, mlx_array experts) {
     if (zm_scope_failed(call->scope)) return false;
-    int n_rows = (int)mlx_array_ndim(rows), n_experts = (int)mlx_array_ndim(experts);
-    for (int i = 1; i <= n_rows && i <= n_experts; i++) {
-        int a = mlx_array_dim(rows, n_rows - i), b = mlx_array_dim(experts, n_experts - i);
-        if (a == b || a == 1 || b == 1) continue;
-        char left[128], right[128];
-        zm_shape_describe(left, mlx_array_shape(rows), n_rows);
-        zm_shape_describe(right, mlx_array_shape(experts), n_experts);
-        zm_scope_fail(
-            call->scope, ZMLX_ERROR_ARGUMENT, call->where,
-            "indices: lhs_indices %s and rhs_indices %s do not broadcast (left out they are the positions of x "
-            "and all experts)",
-            left, right);
-        return false;
-    }
-    return true;
+    int n_rows = (int)mlx_array_ndim(rows), n_experts = (int)mlx_array_ndim(experts), n_both = n_rows;
+    int both[ZM_SIGNATURE_MAX_DIMS];
+    for (int i = 0; i < n_rows; i++) both[i] = mlx_array_dim(rows, i);
+    if (zm_dims_broadcast(both, &n_both, mlx_array_shape(experts), n_experts)) return true;
+    char left[128], right[128];
+    zm_shape_describe(left, mlx_array_shape(rows), n_rows);
+    zm_shape_describe(right, mlx_array_shape(experts), n_experts);
+    zm_scope_fail(call->scope, ZMLX_ERROR_ARGUMENT, call->where,
+                  "indices: lhs_indices %s and rhs_indices %s do not broadcast (left out they are the positions of x "
+                  "and all experts)",
+                  left, right);
+    return false;
 }
 
 /* MLX has no gradient of products whose indices have no dimension. */

@@ -45,10 +45,12 @@ static void decode_tagged_floats(json_t *value) {
     }
 }
 
-/* What Python takes as true, of the values that can name tokens. */
-static bool names_tokens(const json_t *value) {
+/* As in Python, where mlx-lm takes what is true. */
+static bool is_true(const json_t *value) {
     if (json_is_array(value)) return json_array_size(value) > 0;
-    return json_is_integer(value) && json_integer_value(value) != 0;
+    if (json_is_object(value)) return json_object_size(value) > 0;
+    if (json_is_string(value)) return json_string_length(value) > 0;
+    return json_is_true(value) || json_number_value(value) != 0;
 }
 
 zmlx_status zm_checkpoint_parse_config(json_t **config, const char *text, size_t size, const char *generation,
@@ -60,7 +62,7 @@ zmlx_status zm_checkpoint_parse_config(json_t **config, const char *text, size_t
     if (!generation || zm_json_parse(&extra, generation, generation_size, "generation_config.json", NULL))
         return ZMLX_OK;
     json_t *eos = json_object_get(extra, "eos_token_id");
-    int bad = names_tokens(eos) ? json_object_set(*config, "eos_token_id", eos) : 0;
+    int bad = is_true(eos) ? json_object_set(*config, "eos_token_id", eos) : 0;
     json_decref(extra);
     if (!bad) return ZMLX_OK;
     json_decref(*config);

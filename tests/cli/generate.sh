@@ -93,6 +93,11 @@ length_at_stop=$(python3 -c 'import json; print(len(json.load(open("out"))["text
 expect_status 0 generate stops --prompt "$prompt" --max-tokens 24 --json --ignore-eos
 expect_json 'assert d["finish"] == "length" and len(d["tokens"]) == 24' "assert len(d['text']) > $length_at_stop"
 
+# Text names no token for mlx-lm, which then goes on for ever.
+echo '{"eos_token_id": "<|im_end|>"}' >stops/generation_config.json
+expect_bad 'stops/config.json: eos_token_id (here or in generation_config.json): expected token ids' \
+    generate stops --prompt a
+
 # Without a tokenizer tokens still work, text does not.
 cp -r "$model" plain
 rm plain/tokenizer.json

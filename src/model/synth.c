@@ -42,14 +42,15 @@ static zmlx_status load_shape(json_t **config, const char *shape, zmlx_error *er
 }
 
 /* Removes what the first n_layers layers do not have. */
-static zmlx_status cut_layers(json_t *config, const char *shape, int n_layers, zmlx_error *error) {
-    zm_json_object object = {.value = config, .file = shape};
+static zmlx_status cut_layers(zm_synth_plan *plan, json_t *config, int n_layers, zmlx_error *error) {
+    zm_json_object object = {.value = config, .file = plan->config.file};
     int64_t all;
     ZM_TRY(zm_json_int(&all, object, "num_hidden_layers", 1, 1 << 20, error));
     if (n_layers > all)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers", "%d are more than the shape's %lld", n_layers,
                        (long long)all);
     if (!n_layers) return ZMLX_OK;
+    plan->is_cut = n_layers < all;
     json_object_set_new(config, "num_hidden_layers", json_integer(n_layers));
     json_t *types = json_object_get(config, "layer_types");
     while (json_array_size(types) > (size_t)n_layers) json_array_remove(types, json_array_size(types) - 1);
@@ -62,13 +63,13 @@ static zmlx_status cut_layers(json_t *config, const char *shape, int n_layers, z
     return ZMLX_OK;
 }
 
-static zmlx_status adapt_config(json_t *config, const char *shape, const zmlx_synth_options *options,
-                                int *vocab_size, zmlx_error *error) {
-    json_t *sizes = zm_synth_sizes(config);
-    ZM_TRY(cut_layers(sizes, shape, options->n_layers, error));
+static zmlx_status adapt_config(zm_synth_plan *plan, const zmlx_synth_options *options, int *vocab_size,
+                                zmlx_error *error) {
+    json_t *config = plan->config.value, *sizes = zm_synth_sizes(config);
+    ZM_TRY(cut_layers(plan, sizes, options->n_layers, error));
     if (options->vocab_size) json_object_set_new(sizes, "vocab_size", json_integer(options->vocab_size));
     int64_t vocab;
-    ZM_TRY(zm_json_int(&vocab, (zm_json_object){.value = sizes, .file = shape}, "vocab_size",
+    ZM_TRY(zm_json_int(&vocab, (zm_json_object){.value = sizes, .file = plan->config.file}, "vocab_size",
                        ZM_SYNTH_MIN_VOCAB, 1 << 24, error));
     *vocab_size = (int)vocab;
     json_object_set_new(config, "pad_token_id", json_integer(ZM_SYNTH_PAD));
@@ -221,9 +222,8 @@ static zmlx_status write_folder(uint64_t *size, const zm_synth_plan *plan, const
     return status;
 }
 
-static zmlx_status make(uint64_t *size, zm_synth_plan *plan, const char *shape, synth_target *target,
-                        zmlx_error *error) {
-    ZM_TRY(adapt_config(plan->config.value, shape, target->options, &target->vocab_size, error));
+static zmlx_status make(uint64_t *size, zm_synth_plan *plan, synth_target *target, zmlx_error *error) {
+    ZM_TRY(adapt_config(plan, target->options, &target->vocab_size, error));
     ZM_TRY(zm_synth_plan_make(plan, error));
     return write_folder(size, plan, target, error);
 }
@@ -244,9 +244,8 @@ zmlx_status zmlx_synth(uint64_t *size, const char *shape, const char *folder,
                           .config = {.value = config, .file = shape},
                           .bits = chosen.bits,
                           .group_size = chosen.group_size,
-                          .is_cut = chosen.n_layers > 0,
                           .seed = chosen.seed};
-    zmlx_status status = plan.arena ? make(size, &plan, shape, &target, error) : zm_fail_memory(error);
+    zmlx_status status = plan.arena ? make(size, &plan, &target, error) : zm_fail_memory(error);
     zm_arena_free(plan.arena);
     json_decref(config);
     return status;

@@ -188,7 +188,7 @@ static void add_feed_forward(zm_synth_plan *plan, const sizes *s, int layer, con
 
 /* Sliding and full attention in turn is only understood of an even number of layers. */
 static zmlx_status complete_layer_types(zm_synth_plan *plan, int n_layers, zmlx_error *error) {
-    if (n_layers < 2)
+    if (n_layers < 2 && plan->is_cut) /* else the family tells */
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "layers", "at least 2 layers are needed, one of each attention");
     if (zm_json_get(plan->config, "layer_types")) return ZMLX_OK;
     json_t *types = json_array();

@@ -49,6 +49,8 @@ expect_bad 'zmlx synth: --layers: none of the first 2 layers has attention' synt
 echo '{"model_type": "lfm2", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 300,
  "num_attention_heads": 2, "norm_eps": 0, "conv_bias": false, "conv_L_cache": 3}' >untyped.json
 expect_bad 'zmlx: untyped.json: layer_types: missing' synth untyped.json other
+expect_bad 'zmlx: untyped.json: layer_types: missing' synth untyped.json other --layers 2
+expect_bad 'zmlx synth: --layers: at least 2 layers are needed' synth gpt-oss-20b other --layers 1
 python3 -c 'import json, sys; c = json.load(open("config.json")); c.update(hidden_size=2**20, num_hidden_layers=400, num_attention_heads=4, num_key_value_heads=4); c.pop("layer_types", None); json.dump(c, open("vast.json", "w"))'
 expect_bad 'zmlx: other: ' synth vast.json other
 grep -q 'GB are needed, but the disk has only' err || fail "synth larger than the disk: $(cat err)"

@@ -308,6 +308,7 @@ static void test_refuses_what_would_not_load(void **state) {
         {tiny_mistral, "layer_types", "[\"full_attention\"]", "layer_types", "1 entries for 3 layers"},
         {tiny_mistral, "rope_scaling", "{\"type\":\"linear\"}", "rope_scaling: factor", "number"},
         {tiny_lfm2, "block_dim", "128", "block_dim", "differs from hidden_size"},
+        {tiny_mixtral, "model_type", "\"gpt_oss\"", "layer_types", "needs both"}, /* of one layer */
         {GLM4_MOE("1048576"), "num_key_value_heads", "4096", "config.json", "its heads are too large"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "mlx/streams.h"
 #include "model/arch/config.h"
 
@@ -41,6 +42,12 @@ zmlx_status zm_family_of(const zm_family **family, zm_json_object config, zmlx_e
     }
     return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file,
                    "model_type \"%.60s\" is not supported; these are: %s", model_type, names);
+}
+
+json_t *zm_family_sizes(json_t *config) {
+    const char *model_type = json_string_value(json_object_get(config, "model_type"));
+    json_t *text = json_object_get(config, "text_config");
+    return json_is_object(text) && model_type && zm_starts_with(model_type, "qwen3_5") ? text : config;
 }
 
 zmlx_status zm_family_check(const zm_family *family, zm_json_object config, zmlx_error *error) {

@@ -23,6 +23,8 @@ typedef struct zm_family {
 const zm_family *zm_family_find(const char *model_type);
 /* The family of config's model_type; ZMLX_ERROR_UNSUPPORTED with the list of the known ones. */
 zmlx_status zm_family_of(const zm_family **family, zm_json_object config, zmlx_error *error);
+/* Where the sizes of config's language model are: config itself, or its text_config in qwen3_5. */
+json_t *zm_family_sizes(json_t *config);
 /* Fails where family's build would refuse config. */
 zmlx_status zm_family_check(const zm_family *family, zm_json_object config, zmlx_error *error);
 

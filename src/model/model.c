@@ -78,8 +78,8 @@ static zmlx_status count_parameters(zm_module *module, void *context, zmlx_error
 static zmlx_status fill_info(zmlx_model *model, const zm_checkpoint *checkpoint, zmlx_error *error) {
     zm_decoder *decoder = model->root->decoder;
     zm_json_object config = zm_checkpoint_config(checkpoint);
-    json_t *text_config = zm_json_get(config, "text_config"); /* of a model that sees images, too */
-    if (json_is_object(text_config)) config = (zm_json_object){text_config, "config.json: text_config"};
+    json_t *sizes = zm_family_sizes(config.value);
+    if (sizes != config.value) config = (zm_json_object){sizes, "config.json: text_config"};
     int64_t positions;
     ZM_TRY(zm_json_int_or(&positions, config, "max_position_embeddings", 1, INT32_MAX, 0, error));
     model->info.model_type = model->family->model_type;

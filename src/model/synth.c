@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "model/family.h"
 #include "model/synth_plan.h"
 
 static const struct {
@@ -65,7 +66,7 @@ static zmlx_status cut_layers(zm_synth_plan *plan, json_t *config, int n_layers,
 
 static zmlx_status adapt_config(zm_synth_plan *plan, const zmlx_synth_options *options, int *vocab_size,
                                 zmlx_error *error) {
-    json_t *config = plan->config.value, *sizes = zm_synth_sizes(config);
+    json_t *config = plan->config.value, *sizes = zm_family_sizes(config);
     ZM_TRY(cut_layers(plan, sizes, options->n_layers, error));
     if (options->vocab_size) json_object_set_new(sizes, "vocab_size", json_integer(options->vocab_size));
     int64_t vocab;

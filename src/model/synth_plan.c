@@ -360,21 +360,15 @@ static zmlx_status check_total(const zm_synth_plan *plan, zmlx_error *error) {
 /* What loading asks of a config besides what the family does. */
 static zmlx_status check_general(zm_json_object config, zmlx_error *error) {
     int64_t positions;
-    zm_json_object object = {zm_synth_sizes(config.value), config.file};
+    zm_json_object object = {zm_family_sizes(config.value), config.file};
     if (zm_json_get(config, "model_file"))
         return zm_fail(error, ZMLX_ERROR_UNSUPPORTED, config.file, "model_file: a model's own code is not run");
     return zm_json_int_or(&positions, object, "max_position_embeddings", 1, INT32_MAX, 0, error);
 }
 
-json_t *zm_synth_sizes(json_t *config) {
-    const char *model_type = json_string_value(json_object_get(config, "model_type"));
-    json_t *text = json_object_get(config, "text_config");
-    return json_is_object(text) && model_type && is_qwen3_5(model_type) ? text : config;
-}
-
 static zmlx_status add_tensors(zm_synth_plan *plan, const char *model_type, zmlx_error *error) {
     sizes s = {0};
-    zm_json_object object = {zm_synth_sizes(plan->config.value), plan->config.file};
+    zm_json_object object = {zm_family_sizes(plan->config.value), plan->config.file};
     ZM_TRY(read_sizes(&s, object, model_type, error));
     bool is_lfm2 = !strncmp(model_type, "lfm2", 4);
     if (!strcmp(model_type, "lfm2")) ZM_TRY(read_lfm2_width(&s, plan->config, error));

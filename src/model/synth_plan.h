@@ -42,9 +42,6 @@ typedef struct zm_synth_plan {
     bool out_of_memory;
 } zm_synth_plan;
 
-/* Where the sizes of config's language model are: config itself, or its text_config in qwen3_5. */
-json_t *zm_synth_sizes(json_t *config);
-
 /* Fills plan->tensors and the config's quantization from the config's model_type and sizes. Fails where the
  * family would refuse to load the config. */
 zmlx_status zm_synth_plan_make(zm_synth_plan *plan, zmlx_error *error);

@@ -252,8 +252,8 @@ static const char tiny_mistral[] =
     "\"intermediate_size\":64,\"num_attention_heads\":4,\"rms_norm_eps\":0,\"sliding_window\":8,"
     "\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\"]}";
 
-/* Synthesises config and feeds a prompt to the loaded model. */
-static void expect_loads(const char *config, int n_layers) {
+/* Synthesises config and feeds a prompt to the loaded model; returns its context. */
+static int expect_loads(const char *config, int n_layers) {
     write_text("config.json", config);
     synthesise(&(zmlx_synth_options){.n_layers = n_layers, .group_size = 32});
     zmlx_model_options options = {.device = ZMLX_DEVICE_CPU, .n_threads = 1};
@@ -265,9 +265,11 @@ static void expect_loads(const char *config, int n_layers) {
     assert_int_equal(zmlx_session_new(&session, model, &error), ZMLX_OK);
     assert_int_equal(zmlx_session_feed(session, (int32_t[]){1, 40, 41}, 3, logits, false, &error), ZMLX_OK);
     for (int i = 0; i < 300; i++) assert_true(isfinite(logits[i]));
+    int context = zmlx_model_get_info(model)->max_position_embeddings;
     zmlx_session_free(session);
     zmlx_model_free(model);
     temporary_remove(target);
+    return context;
 }
 
 /* Fields that a config leaves out, and layers cut to a number of another kind. */
@@ -288,6 +290,17 @@ static void test_what_is_written_loads(void **state) {
     expect_loads(tiny_qwen3_5_moe, 3);
     expect_loads(tiny_glm4_moe, 0);
     expect_loads(tiny, 3);
+}
+
+/* Of llama text_config is nothing, of qwen3_5 the language model. */
+static void test_context(void **state) {
+    (void)state;
+    char config[1024];
+    snprintf(config, sizeof config, "{\"max_position_embeddings\":64,\"text_config\":{},%s", tiny_mistral + 1);
+    assert_int_equal(expect_loads(config, 0), 64);
+    snprintf(config, sizeof config, "{\"model_type\":\"qwen3_5\",\"text_config\":{\"max_position_embeddings\":32,%s}",
+             tiny_qwen3_5 + strlen("{\"model_type\":\"qwen3_5\","));
+    assert_int_equal(expect_loads(config, 0), 32);
 }
 
 /* What the family would refuse when loading is refused before anything is written. */
@@ -368,6 +381,7 @@ int main(void) {
         TEST(test_tensors_and_moments),         TEST(test_seed_decides_the_bytes),
         TEST(test_refusals),                    TEST(test_what_is_written_loads),
         TEST(test_refuses_what_would_not_load), TEST(test_disk_full),
+        TEST(test_context),
         cmocka_unit_test(test_shape_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

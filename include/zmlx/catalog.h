@@ -73,7 +73,7 @@ typedef struct zmlx_catalog_value {
 } zmlx_catalog_value;
 /* Fills values[0 .. n_numbers) with the presets; NaN stands for none. */
 ZMLX_API void zmlx_catalog_presets(zmlx_catalog_value *values, const zmlx_catalog_entry *entry);
-/* Sets the value of a number given as text. */
+/* Sets the value of a number given as text; a failure leaves it. */
 ZMLX_API zmlx_status zmlx_catalog_set(zmlx_catalog_value *values, const zmlx_catalog_entry *entry, const char *name,
                                       const char *text, zmlx_error *error);
 

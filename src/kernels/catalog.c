@@ -187,7 +187,11 @@ zmlx_status zmlx_catalog_set(zmlx_catalog_value *values, const zmlx_catalog_entr
     for (int i = 0; i < signature->n_numbers; i++) {
         const zmlx_catalog_number *number = &signature->numbers[i];
         if (strcmp(number->name, name)) continue;
-        if (parse_value(&values[i], signature->kinds[i], number->range, text)) return ZMLX_OK;
+        zmlx_catalog_value value = values[i];
+        if (parse_value(&value, signature->kinds[i], number->range, text)) {
+            values[i] = value;
+            return ZMLX_OK;
+        }
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, entry->name, "%s: expected %s%s%s, got %s", name, number->kind,
                        number->range[0] ? " " : "", number->range, text);
     }

@@ -113,7 +113,11 @@ static void test_by_name(void **state) {
     expect_argument_error(zmlx_catalog_set(values, entry, "p", "half", &error), &error,
                           "dropout: p: expected float [0, 1), got half");
     expect_argument_error(zmlx_catalog_set(values, entry, "q", "1", &error), &error, "dropout: there is no number q");
+    assert_true(values[0].number == 0.1);
     assert_int_equal(zmlx_catalog_set(values, entry, "seed", "0xffffffffffffffff", &error), ZMLX_OK);
+    assert_true(values[1].seed == UINT64_MAX);
+    expect_argument_error(zmlx_catalog_set(values, entry, "seed", "7x", &error), &error,
+                          "dropout: seed: expected seed, got 7x");
     assert_true(values[1].seed == UINT64_MAX);
     assert_int_equal(zmlx_catalog_apply("dropout", &y, &x, 1, values, stream, &error), ZMLX_OK);
     assert_int_equal(mlx_array_dtype(y), MLX_FLOAT16);

@@ -164,6 +164,22 @@ static void test_sizes_that_overflow(void **state) {
     end_well(&scope);
 }
 
+/* Groups of a code each, more than an int counts; never evaluated. */
+static void test_many_groups(void **state) {
+    (void)state;
+    uint64_t memory = zm_memory_bytes();
+    if (memory && memory < 5000000000) skip();
+    zm_scope scope;
+    zm_scope_begin(&scope, stream);
+    mlx_array y = {NULL}, zero = zm_zeros(&scope, SHAPE(1), MLX_UINT32);
+    mlx_array words = zm_broadcast_to(&scope, zero, SHAPE(1 << 16, 1 << 11)),
+              groups = zm_broadcast_to(&scope, zm_astype(&scope, zero, MLX_FLOAT32), SHAPE(1 << 16, 1 << 15));
+    OK(zmlx_dequantize_affine_packed(&y, words, groups, groups, 2, 1, MLX_BFLOAT16, stream, &failure));
+    expect_shape(y, SHAPE(1 << 16, 1 << 15));
+    mlx_array_free(y);
+    end_well(&scope);
+}
+
 /* Many updates of one row: the same bits by rows, by columns and in one thread, as sums in order have. */
 static void test_scatter_adds_in_order(void **state) {
     (void)state;
@@ -285,6 +301,7 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_sizes_that_overflow),
         cmocka_unit_test(test_many_codes),
+        cmocka_unit_test(test_many_groups),
         cmocka_unit_test(test_scatter_adds_in_order),
         cmocka_unit_test(test_indexing_composed),
     };

@@ -105,9 +105,15 @@ static void affine(zm_catalog_call *call, const char *part) {
     }
     mlx_array codes = zm_unpack_codes(call, zm_view_as(scope, call->inputs[0], MLX_UINT8), bits);
     if (zm_scope_failed(scope)) return;
-    int count = (int)mlx_array_size(call->inputs[1]);
-    mlx_array inputs[] = {zm_reshape2(scope, codes, count, (int)group_size),
-                          zm_reshape(scope, widen(call, 1), &count, 1), zm_reshape(scope, widen(call, 2), &count, 1)};
+    size_t n_rows = n_groups ? mlx_array_size(call->inputs[1]) / (size_t)n_groups : 0;
+    if (n_rows > INT32_MAX) {
+        zm_scope_fail(scope, ZMLX_ERROR_ARGUMENT, call->where, "w: %zu rows are more than 2^31 - 1", n_rows);
+        return;
+    }
+    /* In rows: of all groups together there may be more than a dimension counts. */
+    mlx_array inputs[] = {zm_reshape3(scope, codes, (int)n_rows, n_groups, (int)group_size),
+                          zm_reshape2(scope, widen(call, 1), (int)n_rows, n_groups),
+                          zm_reshape2(scope, widen(call, 2), (int)n_rows, n_groups)};
     zm_call_part(call, call->outputs, part, inputs, NULL, call->output_types);
     if (zm_scope_failed(scope)) return;
     call->outputs[0] = zm_reshape(scope, call->outputs[0], mlx_array_shape(codes), (int)mlx_array_ndim(codes));

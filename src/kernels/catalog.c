@@ -129,13 +129,10 @@ static const struct {
 
 /* The place of word among "a|b|c", or -1. */
 static int find_choice(const char *words, const char *word) {
-    size_t size = strlen(word);
-    for (int place = 0; size; place++) {
-        size_t length = strcspn(words, "|");
-        if (length == size && !memcmp(words, word, size)) return place;
-        if (!words[length]) break;
-        words += length + 1;
-    }
+    size_t length;
+    const char *known;
+    for (int place = 0; (known = zm_choice_word(&length, words, place)); place++)
+        if (length == strlen(word) && !memcmp(known, word, length)) return place;
     return -1;
 }
 

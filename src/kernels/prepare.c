@@ -130,11 +130,9 @@ static zmlx_status check_shapes(zm_catalog_call *call, const mlx_array *inputs, 
     return ZMLX_OK;
 }
 
-/* Of "a|b|c". */
-static int count_words(const char *words) {
-    int count = 1;
-    for (; *words; words++) count += *words == '|';
-    return count;
+static bool is_choice(const char *words, double value) {
+    size_t length;
+    return value == floor(value) && value >= 0 && value <= INT32_MAX && zm_choice_word(&length, words, (int)value);
 }
 
 zmlx_status zm_catalog_check_numbers(const zm_signature *signature, const zmlx_catalog_value *values,
@@ -152,7 +150,7 @@ zmlx_status zm_catalog_check_numbers(const zm_signature *signature, const zmlx_c
                            number->name, fits ? zm_dtype_name((mlx_dtype)value) : "none");
         case ZM_NUMBER_INT: fits = value == floor(value) && fabs(value) < 0x1p62; break;
         case ZM_NUMBER_BOOL: fits = value == 0 || value == 1; break;
-        case ZM_NUMBER_CHOICE: fits = value >= 0 && value < count_words(number->range) && value == floor(value); break;
+        case ZM_NUMBER_CHOICE: fits = is_choice(number->range, value); break;
         case ZM_NUMBER_FLOAT: fits = isinf(value) || fabs(value) <= (double)FLT_MAX; break; /* as float32, of kernels */
         }
         if (fits && zm_number_in_range(signature, i, value, sizes)) continue;

@@ -201,6 +201,14 @@ static zmlx_status read_output(zm_signature *signature, reader *self) {
     return accept(self, ":") ? read_name(&output->type, self) : ZMLX_OK;
 }
 
+const char *zm_choice_word(size_t *length, const char *words, int place) {
+    for (*length = strcspn(words, "|"); place > 0 && words[*length]; place--) {
+        words += *length + 1;
+        *length = strcspn(words, "|");
+    }
+    return place ? NULL : words;
+}
+
 zmlx_status zm_signature_parse(zm_signature *signature, zm_arena *arena, const char *text, zmlx_error *error) {
     reader self = {arena, text, text, error};
     *signature = (zm_signature){0};

@@ -48,6 +48,9 @@ typedef enum zm_number_kind {
     ZM_NUMBER_CHOICE
 } zm_number_kind;
 
+/* The word of a choice "a|b|c" at that place, of *length bytes; NULL past the last. */
+const char *zm_choice_word(size_t *length, const char *words, int place);
+
 /* The number of a dtype's preset "data": the type of the first data input. */
 enum { ZM_DTYPE_OF_DATA = -1 };
 

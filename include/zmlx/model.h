@@ -96,7 +96,8 @@ typedef struct zmlx_generate_options {
     /* Called with each token as soon as it is known, which several may be at once; false stops the generation. May be
      * NULL. */
     bool (*on_token)(void *context, int32_t token);
-    /* Called while the prompt is processed, with the tokens done and in all. May be NULL. */
+    /* Called while the prompt is processed, with the tokens done and in all, and last, before the first token is told,
+     * with all of them done. May be NULL. */
     void (*on_prefill)(void *context, size_t done, size_t total);
     void *context;
 } zmlx_generate_options;

@@ -135,6 +135,9 @@ static zmlx_status decode(generation_run *run, zmlx_generation *result, zm_choic
     /* Waited for alone: a thread may wake only when the step behind it is over, and the clock would begin there. */
     zmlx_status status = mlx_array_eval(current->tokens[0]) ? zm_mlx_fail(run->error, "evaluation") : ZMLX_OK;
     double first = run->last = zm_clock_seconds();
+    const zmlx_generate_options *options = run->options;
+    if (!status && options->on_prefill)
+        options->on_prefill(options->context, result->n_prompt_tokens, result->n_prompt_tokens);
     size_t n_made = (size_t)current->count;
     bool ended = false;
     result->finish = ZMLX_FINISH_LENGTH;

@@ -95,6 +95,49 @@ static void test_session_pieces(void **state) {
     for (int i = 0; i < 3; i++) free(logits[i]);
 }
 
+typedef struct progress {
+    size_t done[4], n_calls, total;
+} progress;
+
+static void keep_progress(void *context, size_t done, size_t total) {
+    progress *this = context;
+    assert_true(this->n_calls < 4);
+    this->done[this->n_calls++] = done;
+    this->total = total;
+}
+
+/* Before any token: a token ends the list. */
+static bool end_progress(void *context, int32_t token) {
+    (void)token;
+    keep_progress(context, 0, ((progress *)context)->total);
+    return false;
+}
+
+static void expect_progress(const int32_t *tokens, size_t n_tokens, const size_t *done, size_t n_calls) {
+    zmlx_generation result;
+    progress seen = {.n_calls = 0};
+    zmlx_generate_options options = {.on_token = end_progress, .on_prefill = keep_progress, .context = &seen};
+    assert_int_equal(zmlx_generate(&result, model, tokens, n_tokens, &options, NULL), ZMLX_OK);
+    assert_int_equal(seen.n_calls, n_calls);
+    assert_memory_equal(seen.done, done, n_calls * sizeof *done);
+    assert_int_equal(seen.total, n_tokens);
+    zmlx_generation_clear(&result);
+}
+
+/* As mlx-lm's prompt_progress_callback, but for its call before anything is done. */
+static void test_prompt_progress(void **state) {
+    (void)state;
+    enum { LONG = 2050 };
+    int32_t *longer = calloc(LONG, sizeof *longer);
+    const zmlx_patch_report *report;
+    assert_int_equal(zmlx_patch(&report, model, NULL, NULL), ZMLX_OK); /* for speed */
+    expect_progress(prompt, 1, (const size_t[]){1, 0}, 2);
+    expect_progress(prompt, n_prompt, (const size_t[]){n_prompt - 1, n_prompt, 0}, 3);
+    expect_progress(longer, LONG, (const size_t[]){2048, 2049, LONG, 0}, 4);
+    zmlx_unpatch(model);
+    free(longer);
+}
+
 static bool stop_after_three(void *context, int32_t token) {
     (void)token;
     return ++*(int *)context < 3;
@@ -294,6 +337,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tokens_of_mlx_lm),
         cmocka_unit_test(test_session_pieces),
+        cmocka_unit_test(test_prompt_progress),
         cmocka_unit_test(test_cancelled_by_the_caller),
         cmocka_unit_test(test_several_choices_a_call),
         cmocka_unit_test(test_seeded_sampling_repeats),

@@ -80,7 +80,7 @@ fuzz: ## fuzz each target for SECONDS (60) with clang's libFuzzer
 	@tools/fuzz.sh $(BUILD)/fuzz $(or $(SECONDS),60)
 
 install: build ## into DESTDIR/PREFIX: program, libraries, headers, CMake and pkg-config files
-	@cmake --install $(BUILD) --prefix $(PREFIX)
+	@cmake --install $(BUILD) --prefix $(subst $() ,\ ,$(PREFIX))
 
 clean: ## delete $(BUILD)
 	rm -rf $(BUILD)

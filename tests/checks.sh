@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# The rules for the sources find what breaks them, and refuse a folder without sources; make help is whole.
+# The rules for the sources find what breaks them, and refuse a folder without sources; make help is whole, and make
+# install takes a folder with blanks.
 #
 #   tests/checks.sh SOURCE
 set -euo pipefail
@@ -50,4 +51,12 @@ help=$(make --no-print-directory -C "$source" help)
 for target in $(sed -n 's/^\.PHONY: //p' "$source/Makefile"); do
     grep -q "^  make $target " <<<"$help" || { echo "make help does not list $target"; failed=1; }
 done
+
+# Without a build; cmake shows its arguments.
+mkdir "$work/bin"
+printf '#!/bin/sh\nprintf "<%%s>" "$DESTDIR" "$@"\n' >"$work/bin/cmake"
+chmod +x "$work/bin/cmake"
+shown=$(PATH=$work/bin:$PATH HOME=/home/a make --no-print-directory -C "$source" --old-file build install \
+    BUILD=folder PREFIX='~/a  b' DESTDIR='/c d') || failed=1
+[ "$shown" = "</c d><--install><folder><--prefix></home/a/a  b>" ] || { echo "make install: $shown"; failed=1; }
 exit $failed

@@ -4,7 +4,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bench.h"
 #include "common.h"
@@ -195,9 +194,8 @@ static int bench_model(zmlx_model *model, const char *folder, const model_values
     cli_progress_start(&progress, "");
     zmlx_status result = zmlx_bench_model(&bench, model, &choice, &error);
     cli_progress_end(&progress);
-    if (!result) return show_model(&bench, folder, values->general.json);
-    if (!strcmp(error.where, "prompt")) snprintf(error.where, sizeof error.where, "prompt-length");
-    return cli_fail_option(&model_command, &model_page, &error);
+    return result ? cli_fail_option(&model_command, &model_page, &error)
+                  : show_model(&bench, folder, values->general.json);
 }
 
 static void print_sides(const char *name, int n_tokens, const zmlx_timing *baseline, const zmlx_timing *patched,

@@ -263,6 +263,7 @@ static zmlx_status bench_model(zmlx_model_bench *bench, zmlx_model *model, const
     bench->n_runs = options->n_runs ? options->n_runs : RUNS;
     trial this = {.model = model, .options = options, .bench = bench, .error = error};
     const zmlx_patch_report *report;
+    ZM_TRY(zm_check_context(model, "prompt length", bench->n_prompt, error));
     ZM_TRY(zm_module_visit(&model->root->base, add_bytes, &this.token_bytes[0], error));
     ZM_TRY(zm_patch_in_earnest(&report, model, options->patch, error));
     bench->n_patched = report->patched_count;

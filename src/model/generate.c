@@ -185,6 +185,13 @@ static void finish_figures(zmlx_generation *result) {
     result->peak_memory_bytes = peak;
 }
 
+zmlx_status zm_check_context(const zmlx_model *model, const char *name, size_t n_prompt, zmlx_error *error) {
+    size_t limit = (size_t)model->info.max_position_embeddings;
+    if (!limit || n_prompt < limit) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%zu tokens do not fit the model's context of %zu", n_prompt,
+                   limit);
+}
+
 static zmlx_status check_arguments(const zmlx_model *model, const int32_t *prompt, size_t n_prompt,
                                    size_t max_tokens, zmlx_error *error) {
     if (!model) return zm_fail_null(error, "model");
@@ -199,11 +206,7 @@ static zmlx_status check_arguments(const zmlx_model *model, const int32_t *promp
         if (prompt[i] < 0 || prompt[i] >= model->info.vocab_size)
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt", "token %zu is %d; the vocabulary is 0 to %d",
                            i, prompt[i], model->info.vocab_size - 1);
-    size_t limit = (size_t)model->info.max_position_embeddings;
-    if (limit && n_prompt >= limit)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "prompt",
-                       "%zu tokens do not fit the model's context of %zu", n_prompt, limit);
-    return ZMLX_OK;
+    return zm_check_context(model, "prompt", n_prompt, error);
 }
 
 zmlx_status zm_generate(zmlx_generation *generation, bool *undefined, zmlx_model *model, const int32_t *prompt,

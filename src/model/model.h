@@ -52,6 +52,9 @@ zmlx_status zm_session_evaluate(zmlx_session *session, mlx_array extra, zmlx_err
 /* Begins to evaluate the caches; a failure may come out later. */
 zmlx_status zm_session_start(zmlx_session *session, zmlx_error *error);
 
+/* Whether a prompt of n_prompt tokens leaves room in the model's context; name stands in the error. */
+zmlx_status zm_check_context(const zmlx_model *model, const char *name, size_t n_prompt, zmlx_error *error);
+
 /* As zmlx_generate; but where a step's logits are no numbers, it ends before it and says so in *undefined. */
 zmlx_status zm_generate(zmlx_generation *generation, bool *undefined, zmlx_model *model, const int32_t *prompt,
                         size_t n_prompt, const zmlx_generate_options *options, zmlx_error *error);

@@ -37,6 +37,15 @@ static void test_nothing_of_a_failure(void **state) {
     assert_int_equal(bench.n_prompt + bench.n_tokens + (size_t)bench.n_patched, 0);
 }
 
+static void test_longer_than_the_context(void **state) {
+    (void)state;
+    const zmlx_model_bench_options options = {.n_prompt = 4096};
+    zmlx_model_bench bench;
+    assert_int_equal(zmlx_bench_model(&bench, model, &options, &error), ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "prompt length");
+    assert_string_equal(error.message, "4096 tokens do not fit the model's context of 4096");
+}
+
 /* Each state may fit where all of them do not: the system would end the process. */
 static void test_more_than_memory(void **state) {
     (void)state;
@@ -56,6 +65,7 @@ static void test_more_than_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_dry_run_does_not_count),
                                        cmocka_unit_test(test_nothing_of_a_failure),
+                                       cmocka_unit_test(test_longer_than_the_context),
                                        cmocka_unit_test(test_more_than_memory)};
     return cmocka_run_group_tests(tests, load_model, free_model);
 }

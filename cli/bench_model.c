@@ -260,10 +260,10 @@ static int run(const cli_command *command, const cli_page *page, bench_function 
     const char *folder;
     int status;
     if (!cli_parse(command, page, &values, &folder, argc, argv, &status)) return status;
-    status = cli_patterns_parse(&patterns, command, values.patterns, false);
+    status = cli_patterns_parse(&patterns, command, values.patterns, values.activations, false);
     if (!status) status = cli_model_load(&model, folder, &values.general);
     cli_end_on_interrupt();
-    zmlx_patch_options patch = cli_patterns_options(&patterns, values.activations);
+    zmlx_patch_options patch = cli_patterns_options(&patterns);
     if (!status) status = function(model, folder, &values, &patch);
     zmlx_model_free(model);
     cli_patterns_free(&patterns);

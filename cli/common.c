@@ -50,16 +50,20 @@ static int fail_pattern(const cli_command *command, const char *name, bool allow
                           list);
 }
 
-int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const char *text,
+int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const char *text, int activations,
                        bool allow_none) {
-    *patterns = (cli_patterns){.automatic = !strcmp(text, "auto")};
+    static const zmlx_activations kinds[] = {ZMLX_ACTIVATIONS_FLOAT32, ZMLX_ACTIVATIONS_FLOAT32, ZMLX_ACTIVATIONS_INT8};
+    *patterns = (cli_patterns){.automatic = !strcmp(text, "auto"), .activations = kinds[activations]};
     if (patterns->automatic) return CLI_DONE;
     size_t limit = 1;
     for (const char *byte = text; *byte; byte++) limit += *byte == ',';
     patterns->storage = strdup(text);
     patterns->names = calloc(limit, sizeof *patterns->names);
     if (!patterns->storage || !patterns->names) return cli_fail_memory();
-    if (allow_none && !strcmp(text, "none")) return CLI_DONE;
+    if (allow_none && !strcmp(text, "none")) {
+        if (patterns->activations == ZMLX_ACTIVATIONS_FLOAT32) return CLI_DONE;
+        return cli_fail_usage(command, "--activations: int8 is for fused products, and --patterns none leaves none");
+    }
     for (char *rest = patterns->storage, *name; (name = strsep(&rest, ","));) {
         if (!is_known_pattern(name)) return fail_pattern(command, name, allow_none);
         for (size_t i = 0; i < patterns->count; i++)
@@ -70,12 +74,11 @@ int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const
     return CLI_DONE;
 }
 
-zmlx_patch_options cli_patterns_options(const cli_patterns *patterns, int activations) {
-    static const zmlx_activations kinds[] = {ZMLX_ACTIVATIONS_FLOAT32, ZMLX_ACTIVATIONS_FLOAT32, ZMLX_ACTIVATIONS_INT8};
+zmlx_patch_options cli_patterns_options(const cli_patterns *patterns) {
     const char *cudnn = getenv("MLX_CUDA_USE_CUDNN_SDPA"); /* MLX's own switch */
     return (zmlx_patch_options){.patterns = patterns->automatic ? NULL : patterns->names,
                                 .n_patterns = patterns->count,
-                                .activations = kinds[activations],
+                                .activations = patterns->activations,
                                 .vector_attention = cudnn && !strcmp(cudnn, "0")};
 }
 

@@ -45,12 +45,14 @@ typedef struct cli_patterns {
     char *storage; /* owned: what names point into */
     const char **names;
     size_t count;
+    zmlx_activations activations;
 } cli_patterns;
 
-int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const char *text, bool allow_none);
-/* The fields of zmlx_patch_options for the choice; patterns must outlive the options. */
 /* activations: what the option below was set to, 0 where it was not. */
-zmlx_patch_options cli_patterns_options(const cli_patterns *patterns, int activations);
+int cli_patterns_parse(cli_patterns *patterns, const cli_command *command, const char *text, int activations,
+                       bool allow_none);
+/* The fields of zmlx_patch_options for the choice; patterns must outlive the options. */
+zmlx_patch_options cli_patterns_options(const cli_patterns *patterns);
 
 /* How fused products take their activations; values holds it in a member `activations`. */
 #define CLI_ACTIVATIONS_OPTION(type)                                                     \

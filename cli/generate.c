@@ -126,7 +126,7 @@ static int stream_close(text_stream *stream) {
 }
 
 static int apply_patterns(generate_job *job) {
-    zmlx_patch_options choice = cli_patterns_options(&job->patterns, job->values->activations);
+    zmlx_patch_options choice = cli_patterns_options(&job->patterns);
     if (choice.patterns && choice.n_patterns == 0) return CLI_DONE;
     zmlx_error error;
     if (zmlx_patch(&job->report, job->model, &choice, &error)) return cli_fail_error(&error);
@@ -206,7 +206,7 @@ static int show(const generate_job *job) {
 
 static int run_job(generate_job *job, const cli_command *command) {
     const generate_values *values = job->values;
-    int status = cli_patterns_parse(&job->patterns, command, values->patterns, true);
+    int status = cli_patterns_parse(&job->patterns, command, values->patterns, values->activations, true);
     if (!status) status = cli_prompt_read(&job->prompt, command, &values->prompt, NULL);
     if (!status) status = cli_model_load(&job->model, job->folder, &values->general);
     if (!status) status = cli_prompt_encode(&job->prompt, job->model, job->folder, &job->max_tokens);

@@ -83,10 +83,10 @@ int cli_patch(const cli_command *command, int argc, char **argv) {
     if (!cli_parse(command, &page, &values, &folder, argc, argv, &status)) return status;
     cli_patterns patterns;
     zmlx_model *model = NULL;
-    status = cli_patterns_parse(&patterns, command, values.patterns, false);
+    status = cli_patterns_parse(&patterns, command, values.patterns, values.activations, false);
     if (!status) status = cli_model_load(&model, folder, &values.general);
     if (!status) {
-        zmlx_patch_options choice = cli_patterns_options(&patterns, values.activations);
+        zmlx_patch_options choice = cli_patterns_options(&patterns);
         choice.dry_run = true;
         const zmlx_patch_report *report;
         zmlx_error error;

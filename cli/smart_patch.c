@@ -99,7 +99,7 @@ static int show_json(const char *folder, const zmlx_smart_report *report) {
 
 static int measure(const smart_values *values, const char *folder, zmlx_model *model,
                    const cli_patterns *patterns, const cli_prompt *prompt) {
-    zmlx_patch_options chosen = cli_patterns_options(patterns, 0);
+    zmlx_patch_options chosen = cli_patterns_options(patterns);
     smart_output output = {.json = values->general.json};
     cli_progress_start(&output.progress, "");
     zmlx_smart_patch_options choice = {
@@ -142,7 +142,7 @@ int cli_smart_patch(const cli_command *command, int argc, char **argv) {
     cli_patterns patterns;
     cli_prompt prompt = {0};
     zmlx_model *model = NULL;
-    status = cli_patterns_parse(&patterns, command, values.patterns, false);
+    status = cli_patterns_parse(&patterns, command, values.patterns, 0, false);
     if (!status && has_prompt) status = cli_prompt_read(&prompt, command, &values.prompt, NULL);
     if (!status) status = cli_model_load(&model, folder, &values.general);
     if (!status && has_prompt) status = cli_prompt_encode(&prompt, model, folder, &max_tokens);

@@ -89,7 +89,7 @@ static char *quote_command(const cli_command *command, int argc, char **argv) {
 static int prepare(validate_job *job, const cli_command *command, int64_t *max_tokens) {
     const validate_values *values = job->values;
     zmlx_error error;
-    int status = cli_patterns_parse(&job->patterns, command, values->patterns, true);
+    int status = cli_patterns_parse(&job->patterns, command, values->patterns, values->activations, true);
     if (!status)
         status = cli_prompt_read(&job->prompt, command, &values->prompt, zmlx_validate_default_prompt());
     if (!status && values->report) status = cli_report_check(values->report);
@@ -103,7 +103,7 @@ static int compare(validate_job *job, const cli_command *command, int64_t max_to
     const validate_values *values = job->values;
     cli_progress progress;
     cli_progress_start(&progress, "");
-    zmlx_patch_options patch = cli_patterns_options(&job->patterns, values->activations);
+    zmlx_patch_options patch = cli_patterns_options(&job->patterns);
     zmlx_validate_options choice = {
         .max_tokens = (size_t)max_tokens,
         .n_runs = (int)values->n_runs,

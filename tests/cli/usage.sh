@@ -36,6 +36,11 @@ done
 for command in patch smart-patch; do
     expect_bad '--patterns: unknown pattern "none"' "$command" "$model" --patterns none
 done
+for command in generate validate; do
+    expect_bad "zmlx $command: --activations: int8 is for fused products, and --patterns none leaves none; see" \
+        "$command" "$model" --prompt a --activations int8 --patterns none
+    expect_status 0 "$command" "$model" --prompt a --max-tokens 2 --activations float32 --patterns none
+done
 
 bad_generate() {
     local text=$1

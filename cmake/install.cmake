@@ -53,7 +53,7 @@ else()
 endif()
 set_target_properties(zmlx_program PROPERTIES INSTALL_RPATH "${program_rpath}")
 if(TARGET zmlx_mlxc_subset) # a program in C alone has to be told of C++'s library, and when it is installed of MLX's folder
-  target_link_libraries(zmlx_mlxc_subset INTERFACE "$<INSTALL_INTERFACE:${installed_mlx}>" $<INSTALL_INTERFACE:${cxx_library}>)
+  target_link_libraries(zmlx_mlxc_subset INTERFACE "$<INSTALL_INTERFACE:${installed_mlx}>" ${cxx_library})
   get_filename_component(installed_mlx_folder "${installed_mlx}" DIRECTORY)
   target_link_options(zmlx_mlxc_subset INTERFACE "$<INSTALL_INTERFACE:LINKER:-rpath,${installed_mlx_folder}>")
 endif()

@@ -48,6 +48,11 @@ cmake --install "$work/cmake" --prefix "$work/installed" >>"$work/log"
 LD_LIBRARY_PATH=$lib DYLD_LIBRARY_PATH=$lib "$work/installed/bin/kernel" "$work/kernels" ||
     fail "an installed program does not run"
 
+# As a part of a project it has the targets that find_package gives. Nothing is built: it would be the whole library.
+cmake -S "$work/consumer" -B "$work/part" -DZMLX_SOURCE="$source" \
+    $(sed -nE '/^(MLX_DIR|ZMLX_[A-Z]*):/s/^/-D/p' "$build/CMakeCache.txt") >>"$work/log" || fail "as a part: $(tail "$work/log")"
+grep -q bin/kernel "$work/part/cmake_install.cmake" || [ ! -e "$work/cmake/kernel" ] || fail "a part has no zmlx::mlxc"
+
 export PKG_CONFIG_PATH=$lib/pkgconfig
 "${CC:-cc}" "$work/consumer/consumer.c" -o "$work/shared" $(pkg-config --cflags --libs zmlx) -Wl,-rpath,"$lib"
 "$work/shared" "$model"

@@ -19,7 +19,7 @@ static const cli_option options[] = {
 static const cli_page page = {
     .arguments = "",
     .about = "Shows what this machine and this build can do, what is missing and how to get it.\n"
-             "Memory bandwidth is measured by reading 512 MB with one thread and with all.\n",
+             "Memory bandwidth is measured by reading up to 512 MB with one thread and with all.\n",
     .options = options,
     .n_options = CLI_COUNT(options),
 };

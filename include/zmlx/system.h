@@ -28,8 +28,8 @@ typedef struct zmlx_system_info {
 
 ZMLX_API zmlx_status zmlx_system_get_info(zmlx_system_info *info, zmlx_error *error);
 
-/* Read bandwidth in bytes a second, n_threads threads reading a buffer of buffer_bytes (0: 512 MB) for
- * about `seconds`; the best of the passes. */
+/* Read bandwidth in bytes a second, n_threads threads reading a buffer of buffer_bytes for about `seconds`; the best of
+ * the passes. At most 16 GiB and a quarter of the memory; 0: 512 MB, or that quarter. */
 ZMLX_API zmlx_status zmlx_system_read_bandwidth(double *bytes_per_second, int n_threads, size_t buffer_bytes,
                                                 double seconds, zmlx_error *error);
 

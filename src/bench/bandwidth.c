@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/pages.h"
 #include "base/threads.h"
 #include "bench/bandwidth.h"
@@ -39,11 +40,18 @@ struct zm_bandwidth_probe {
     size_t n_pieces;
 };
 
+/* A quarter of the memory: other programs, and what is timed between the passes, need some, too. */
+static size_t most_pieces(void) {
+    uint64_t quarter = zm_memory_bytes() / 4 / PIECE_BYTES;
+    return quarter && quarter < MAX_PIECES ? (size_t)quarter : MAX_PIECES;
+}
+
 zmlx_status zm_bandwidth_probe_new(zm_bandwidth_probe **probe, int n_threads, size_t bytes, zmlx_error *error) {
     *probe = NULL;
     zm_bandwidth_probe *made = calloc(1, sizeof *made);
     if (!made) return zm_fail_memory(error);
-    made->n_pieces = bytes / PIECE_BYTES ? bytes / PIECE_BYTES : 1;
+    size_t n_pieces = bytes / PIECE_BYTES ? bytes / PIECE_BYTES : 1, most = most_pieces();
+    made->n_pieces = n_pieces < most ? n_pieces : most;
     made->buffer.words = aligned_alloc(4096, made->n_pieces * PIECE_BYTES);
     zmlx_status status = made->buffer.words ? zm_pool_new(&made->pool, n_threads, error) : zm_fail_memory(error);
     if (status) {
@@ -81,10 +89,9 @@ zmlx_status zm_bandwidth_probe_pass(double *bytes_per_second, zm_bandwidth_probe
 zmlx_status zmlx_system_read_bandwidth(double *bytes_per_second, int n_threads, size_t buffer_bytes,
                                        double seconds, zmlx_error *error) {
     *bytes_per_second = 0;
-    size_t n_pieces = (buffer_bytes ? buffer_bytes : ZM_BANDWIDTH_BYTES) / PIECE_BYTES;
-    if (n_pieces > MAX_PIECES)
-        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "buffer size", "expected at most %d MiB, got %zu",
-                       MAX_PIECES, n_pieces);
+    size_t n_pieces = buffer_bytes / PIECE_BYTES, most = most_pieces();
+    if (n_pieces > most)
+        return zm_fail(error, ZMLX_ERROR_ARGUMENT, "buffer size", "expected at most %zu MiB, got %zu", most, n_pieces);
     if (n_threads < 0 || n_threads > ZM_MAX_THREADS)
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "threads", "expected 0 to %d, got %d", ZM_MAX_THREADS,
                        n_threads);
@@ -92,7 +99,7 @@ zmlx_status zmlx_system_read_bandwidth(double *bytes_per_second, int n_threads, 
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, "seconds", "expected 0 to %d, got %g", MAX_SECONDS,
                        seconds);
     zm_bandwidth_probe *probe;
-    ZM_TRY(zm_bandwidth_probe_new(&probe, n_threads, n_pieces * PIECE_BYTES, error));
+    ZM_TRY(zm_bandwidth_probe_new(&probe, n_threads, buffer_bytes ? buffer_bytes : ZM_BANDWIDTH_BYTES, error));
     zmlx_status status;
     double start = zm_clock_seconds(), rate;
     do {

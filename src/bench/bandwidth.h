@@ -12,7 +12,7 @@ enum { ZM_BANDWIDTH_BYTES = 512 << 20 };
 
 typedef struct zm_bandwidth_probe zm_bandwidth_probe;
 
-/* bytes: of the buffer, rounded down to pieces of 1 MiB. The caller's. */
+/* bytes: of the buffer, rounded down to pieces of 1 MiB and to a quarter of the memory. The caller's. */
 zmlx_status zm_bandwidth_probe_new(zm_bandwidth_probe **probe, int n_threads, size_t bytes, zmlx_error *error);
 void zm_bandwidth_probe_free(zm_bandwidth_probe *probe);
 /* Reads the buffer once, all threads together, which sleep when it returns. */

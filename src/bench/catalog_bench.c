@@ -16,6 +16,7 @@ typedef struct subject {
     const zmlx_catalog_bench *bench;
     zmlx_catalog_value values[ZM_SIGNATURE_MAX_NUMBERS];
     zm_numbers numbers;
+    zm_sizes sizes;
     mlx_stream stream;
     bool is_absent[MAX_ARRAYS]; /* input, then cotangent, that was left out */
     size_t n_arrays;            /* the others */
@@ -176,9 +177,9 @@ static mlx_dtype type_of(const subject *self, zm_role role) {
 }
 
 /* Sizes from the shape of the first input. Leading dimensions that it does not tell are one, as long as its first. */
-static zmlx_status learn_sizes(zm_sizes *sizes, const subject *self, const int *shape, int n_dims, zmlx_error *error) {
+static zmlx_status learn_sizes(subject *self, const int *shape, int n_dims, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
-    *sizes = (zm_sizes){0};
+    zm_sizes *sizes = &self->sizes;
     ZM_TRY(zm_catalog_check_numbers(signature, self->values, sizes, self->entry->entry.name, error));
     for (int i = 0; i < signature->n_numbers; i++)
         if (signature->kinds[i] == ZM_NUMBER_INT || signature->kinds[i] == ZM_NUMBER_BOOL)
@@ -193,21 +194,22 @@ static zmlx_status learn_sizes(zm_sizes *sizes, const subject *self, const int *
 }
 
 /* What broadcasts has the whole shape of the first input. */
-static bool shape_of(int *own, int *n_own, const zm_signature *signature, int i, const zm_sizes *sizes) {
-    const zm_pattern *pattern = &signature->input_patterns[i];
-    return zm_pattern_shape(own, n_own, pattern->broadcasts ? &signature->input_patterns[0] : pattern, sizes);
+static bool shape_of(int *own, int *n_own, const subject *self, int i) {
+    const zm_pattern *first = self->entry->signature.input_patterns, *pattern = &first[i];
+    return zm_pattern_shape(own, n_own, pattern->broadcasts ? first : pattern, &self->sizes);
 }
 
-/* Before any is made: whether all inputs can be. */
-static zmlx_status check_inputs(const subject *self, const zm_sizes *sizes, zmlx_error *error) {
+/* Before any is made: whether all inputs can be, without the optional ones of composed kernels. */
+static zmlx_status check_inputs(subject *self, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
     size_t n_sets = (size_t)zm_sides_sets(self->stream);
     double bytes = 0;
     for (int i = 0; i < signature->n_inputs; i++) {
         const char *name = signature->inputs[i].name;
         int own[ZM_SIGNATURE_MAX_DIMS], n_own;
+        self->is_absent[i] = signature->inputs[i].is_optional && !self->entry->row->body;
         if (self->is_absent[i]) continue;
-        if (!shape_of(own, &n_own, signature, i, sizes))
+        if (!shape_of(own, &n_own, self, i))
             return zm_fail(error, ZMLX_ERROR_ARGUMENT, self->entry->entry.name,
                            "%s: its shape does not follow from that of %s", name, signature->inputs[0].name);
         ZM_TRY(zm_sides_check_shape(&bytes, n_sets, name, own, n_own, type_of(self, signature->roles[i]),
@@ -216,15 +218,15 @@ static zmlx_status check_inputs(const subject *self, const zm_sizes *sizes, zmlx
     return ZMLX_OK;
 }
 
-static zmlx_status make_array(mlx_array *array, const subject *self, const zm_sizes *sizes, int i, zmlx_error *error) {
+static zmlx_status make_array(mlx_array *array, const subject *self, int i, zmlx_error *error) {
     const zm_signature *signature = &self->entry->signature;
     const char *name = self->entry->entry.name, *own_name = signature->inputs[i].name;
     int own[ZM_SIGNATURE_MAX_DIMS], n_own;
-    shape_of(own, &n_own, signature, i, sizes); /* checked */
+    shape_of(own, &n_own, self, i); /* checked */
     zm_role role = signature->roles[i];
     bool is_whole = role != ZM_ROLE_DATA && role != ZM_ROLE_STATE && !zm_role_is_parameter(role);
     int64_t bound = is_whole ? 2 : 0;
-    if (signature->bounds[i] && !zm_sizes_evaluate(&bound, sizes, signature->bounds[i]))
+    if (signature->bounds[i] && !zm_sizes_evaluate(&bound, &self->sizes, signature->bounds[i]))
         return zm_fail(error, ZMLX_ERROR_ARGUMENT, name, "%s: its bound does not follow from the shape of %s", own_name,
                        signature->inputs[0].name);
     return zm_sides_random(array, own, n_own, type_of(self, role), bound, (uint64_t)i, self->stream, error);
@@ -247,18 +249,12 @@ static zmlx_status make_cotangents(mlx_array *arrays, subject *self, const mlx_a
     return status;
 }
 
-/* Inputs, without the optional ones of composed kernels; then, for a gradient, cotangents. */
-static zmlx_status make_inputs(mlx_array *arrays, subject *self, const int *shape, int n_dims, zmlx_error *error) {
-    const zm_signature *signature = &self->entry->signature;
+/* Inputs; then, for a gradient, cotangents. */
+static zmlx_status make_inputs(mlx_array *arrays, subject *self, zmlx_error *error) {
     mlx_array inputs[MAX_ARRAYS] = {{NULL}}; /* at their places */
-    zm_sizes sizes;
-    ZM_TRY(learn_sizes(&sizes, self, shape, n_dims, error));
-    for (int i = 0; i < signature->n_inputs; i++)
-        self->is_absent[i] = signature->inputs[i].is_optional && !self->entry->row->body;
-    ZM_TRY(check_inputs(self, &sizes, error));
-    for (int i = 0; i < signature->n_inputs; i++) {
+    for (int i = 0; i < self->entry->signature.n_inputs; i++) {
         if (self->is_absent[i]) continue;
-        ZM_TRY(make_array(&arrays[self->n_arrays], self, &sizes, i, error));
+        ZM_TRY(make_array(&arrays[self->n_arrays], self, i, error));
         inputs[i] = arrays[self->n_arrays++];
     }
     return self->bench->gradient ? make_cotangents(arrays, self, inputs, error) : ZMLX_OK;
@@ -298,10 +294,12 @@ zmlx_status zmlx_bench_catalog(zmlx_comparison *comparison, const char *name, co
     mlx_dtype dtype = type_of(&self, self.entry->signature.roles[0]);
     double bytes = 0;
     ZM_TRY(zm_sides_check_shape(&bytes, 1, "shape", shape, n_dims, dtype, stream, error));
+    ZM_TRY(learn_sizes(&self, shape, n_dims, error));
+    ZM_TRY(check_inputs(&self, error));
     zmlx_status status = ZMLX_OK;
     for (int set = 0; set < zm_sides_sets(stream) && !status; set++, n_arrays += self.n_arrays) {
         self.n_arrays = 0;
-        status = make_inputs(inputs + n_arrays, &self, shape, n_dims, error);
+        status = make_inputs(inputs + n_arrays, &self, error);
     }
     if (!status)
         status = zm_sides_run(comparison, apply_host, apply_kernel, &self, self.bench->baseline, inputs, self.n_arrays,

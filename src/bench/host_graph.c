@@ -66,6 +66,12 @@ static mlx_array erf_of(const graph *self, mlx_array a) {
     return zm_scope_take(self->scope, "erf", status, result);
 }
 
+/* One number a row meets the row's elements. */
+static mlx_array load(const graph *self, int32_t i) {
+    bool is_row = self->ir->inputs[i].level == ZM_LEVEL_ROW;
+    return is_row ? zm_expand_dims(self->scope, self->inputs[i], -1) : self->inputs[i];
+}
+
 static mlx_array make(graph *self, const zm_value *value) {
     zm_scope *scope = self->scope;
     switch (value->op) {
@@ -73,7 +79,7 @@ static mlx_array make(graph *self, const zm_value *value) {
     case ZM_OP_PARAMETER: return scalar(self, (double)self->numbers->parameters[value->index]);
     case ZM_OP_COLUMN: return zm_arange(scope, 0, zm_dim(self->inputs[0], -1), 1, MLX_UINT32);
     case ZM_OP_COLUMNS: return scalar(self, zm_dim(self->inputs[0], -1));
-    case ZM_OP_LOAD: return self->inputs[value->index];
+    case ZM_OP_LOAD: return load(self, value->index);
     case ZM_OP_FMA:
         return zm_add(scope, zm_multiply(scope, operand(self, value, 0), operand(self, value, 1)),
                       operand(self, value, 2));

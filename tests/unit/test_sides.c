@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Random arrays of benchmarks. */
+/* Random arrays of benchmarks, and what kernels are compared with. */
 #include "base/limits.h"
+#include "bench/host_graph.h"
 #include "bench/sides.h"
+#include "kernels/compose.h"
 #include "mlx_testing.h"
 #include "zmlx/catalog_bench.h"
 
@@ -103,10 +105,39 @@ static void test_inputs_that_fail(void **state) {
     expect_mlx_failure(zmlx_bench_catalog(&comparison, "silu", SHAPE(4), NULL, no_stream, NULL, &error), &error);
 }
 
+/* A kernel with one number a row, and as many rows as columns: MLX would take the one for the other. */
+static void test_one_number_a_row(void **state) {
+    (void)state;
+    enum { N = 3 };
+    static const char name[] = "softmax_cross_entropy_grad";
+    static const float logits[N * N] = {1, -2, 3, 0.5f, 4, 0, -1, 2, 2}, cotangents[N] = {1, 2, -3};
+    static const uint32_t targets[N] = {2, 0, 1};
+    zmlx_kernel *kernel;
+    zmlx_error error;
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    mlx_array inputs[] = {zm_from_data(&scope, logits, SHAPE(N, N), MLX_FLOAT32),
+                          zm_from_data(&scope, targets, SHAPE(N), MLX_UINT32),
+                          zm_from_data(&scope, cotangents, SHAPE(N), MLX_FLOAT32)},
+              host = {NULL}, own = {NULL};
+    const zm_kernel_entry *entry = zm_catalog_lookup(name);
+    assert_int_equal(zm_catalog_kernel(&kernel, entry, &error), ZMLX_OK);
+    const zm_numbers no_numbers = zm_catalog_numbers(entry, NULL);
+    zm_host_graph(&scope, &host, kernel, inputs, &no_numbers);
+    assert_false(zm_scope_failed(&scope));
+    assert_int_equal(zmlx_catalog_apply(name, &own, inputs, COUNT(inputs), NULL, host_stream, &error), ZMLX_OK);
+    assert_int_equal(mlx_array_eval(host) | mlx_array_eval(own), 0);
+    for (int i = 0; i < N * N; i++)
+        assert_true(fabsf(mlx_array_data_float32(host)[i] - mlx_array_data_float32(own)[i]) < 1e-6f);
+    mlx_array_free(own);
+    end_well(&scope);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_repeated), cmocka_unit_test(test_more_than_an_int_counts),
                                        cmocka_unit_test(test_batch_beyond_memory),
                                        cmocka_unit_test(test_inputs_beyond_memory),
-                                       cmocka_unit_test(test_inputs_that_fail)};
+                                       cmocka_unit_test(test_inputs_that_fail),
+                                       cmocka_unit_test(test_one_number_a_row)};
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

@@ -35,6 +35,7 @@ typedef struct graph {
     mlx_array *values; /* by value */
     const mlx_array *inputs;
     const zm_numbers *numbers;
+    mlx_dtype dtype; /* of numbers */
 } graph;
 
 static mlx_array operand(const graph *self, const zm_value *value, int i) { return self->values[value->operands[i]]; }
@@ -55,10 +56,14 @@ static mlx_array call_listed(graph *self, const zm_value *value) {
     return zm_scope_take(self->scope, zm_op_get(value->op)->name, status, result);
 }
 
-/* A number takes the type of the arrays it meets. */
-static mlx_array scalar(const graph *self, double number) {
-    return zm_scalar_like(self->scope, number, self->inputs[0]);
+/* That of the arrays that numbers meet: of the first floats. */
+static mlx_dtype number_type(const zm_ir *ir, const mlx_array *inputs) {
+    for (int i = 0; i < ir->n_inputs; i++)
+        if (ir->inputs[i].type == ZM_TYPE_FLOAT) return mlx_array_dtype(inputs[i]);
+    return MLX_FLOAT32;
 }
+
+static mlx_array scalar(const graph *self, double number) { return zm_scalar(self->scope, number, self->dtype); }
 
 static mlx_array erf_of(const graph *self, mlx_array a) {
     mlx_array result = {NULL};
@@ -86,7 +91,7 @@ static mlx_array make(graph *self, const zm_value *value) {
     case ZM_OP_SELECT:
         return zm_where(scope, operand(self, value, 0), operand(self, value, 1), operand(self, value, 2));
     case ZM_OP_FROM_BOOL:
-    case ZM_OP_FROM_UINT: return zm_astype(scope, operand(self, value, 0), mlx_array_dtype(self->inputs[0]));
+    case ZM_OP_FROM_UINT: return zm_astype(scope, operand(self, value, 0), self->dtype);
     case ZM_OP_TO_UINT: return zm_astype(scope, operand(self, value, 0), MLX_UINT32);
     case ZM_OP_STORED: return operand(self, value, 0); /* as each of MLX's results is */
     case ZM_OP_MLX_SIGMOID:
@@ -115,7 +120,12 @@ void zm_host_graph(zm_scope *scope, mlx_array *outputs, const zmlx_kernel *kerne
     if (zm_scope_failed(scope)) return;
     zm_ir *ir;
     if (zm_ir_legalize(&ir, kernel->forward, NULL, &scope->failure)) return;
-    graph self = {scope, ir, calloc((size_t)ir->n_values + 1, sizeof(mlx_array)), inputs, numbers};
+    graph self = {.scope = scope,
+                  .ir = ir,
+                  .values = calloc((size_t)ir->n_values + 1, sizeof(mlx_array)),
+                  .inputs = inputs,
+                  .numbers = numbers,
+                  .dtype = number_type(ir, inputs)};
     if (self.values)
         build(&self, outputs);
     else

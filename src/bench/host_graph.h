@@ -6,8 +6,8 @@
 #include "mlx/scope.h"
 #include "runtime/kernel.h"
 
-/* Sets outputs (owned by scope) from inputs, in the type of the first input as a program would write it, each operation
- * rounded. An operation that MLX has not is a failure of the scope that names it (ZMLX_ERROR_UNSUPPORTED). */
+/* Sets outputs (owned by scope) from inputs, in the type of the first floats as a program would write it, each
+ * operation rounded. An operation that MLX has not is a failure of the scope that names it (ZMLX_ERROR_UNSUPPORTED). */
 void zm_host_graph(zm_scope *scope, mlx_array *outputs, const zmlx_kernel *kernel, const mlx_array *inputs,
                    const zm_numbers *numbers);
 

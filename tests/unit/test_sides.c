@@ -105,31 +105,51 @@ static void test_inputs_that_fail(void **state) {
     expect_mlx_failure(zmlx_bench_catalog(&comparison, "silu", SHAPE(4), NULL, no_stream, NULL, &error), &error);
 }
 
-/* A kernel with one number a row, and as many rows as columns: MLX would take the one for the other. */
-static void test_one_number_a_row(void **state) {
-    (void)state;
-    enum { N = 3 };
-    static const char name[] = "softmax_cross_entropy_grad";
-    static const float logits[N * N] = {1, -2, 3, 0.5f, 4, 0, -1, 2, 2}, cotangents[N] = {1, 2, -3};
-    static const uint32_t targets[N] = {2, 0, 1};
+/* MLX's side of a kernel of the catalogue against the kernel itself. */
+static void expect_same(zm_scope *scope, const char *name, const mlx_array *inputs, size_t n_inputs) {
     zmlx_kernel *kernel;
     zmlx_error error;
-    zm_scope scope;
-    zm_scope_begin(&scope, host_stream);
-    mlx_array inputs[] = {zm_from_data(&scope, logits, SHAPE(N, N), MLX_FLOAT32),
-                          zm_from_data(&scope, targets, SHAPE(N), MLX_UINT32),
-                          zm_from_data(&scope, cotangents, SHAPE(N), MLX_FLOAT32)},
-              host = {NULL}, own = {NULL};
+    mlx_array host = {NULL}, own = {NULL};
+    zmlx_catalog_value values[ZM_SIGNATURE_MAX_NUMBERS];
     const zm_kernel_entry *entry = zm_catalog_lookup(name);
+    zmlx_catalog_presets(values, &entry->entry);
     assert_int_equal(zm_catalog_kernel(&kernel, entry, &error), ZMLX_OK);
-    const zm_numbers no_numbers = zm_catalog_numbers(entry, NULL);
-    zm_host_graph(&scope, &host, kernel, inputs, &no_numbers);
-    assert_false(zm_scope_failed(&scope));
-    assert_int_equal(zmlx_catalog_apply(name, &own, inputs, COUNT(inputs), NULL, host_stream, &error), ZMLX_OK);
+    const zm_numbers kernel_numbers = zm_catalog_numbers(entry, values);
+    zm_host_graph(scope, &host, kernel, inputs, &kernel_numbers);
+    assert_false(zm_scope_failed(scope));
+    assert_int_equal(zmlx_catalog_apply(name, &own, inputs, n_inputs, values, host_stream, &error), ZMLX_OK);
     assert_int_equal(mlx_array_eval(host) | mlx_array_eval(own), 0);
-    for (int i = 0; i < N * N; i++)
+    assert_int_equal(mlx_array_dtype(host), MLX_FLOAT32);
+    assert_int_equal(mlx_array_size(host), mlx_array_size(own));
+    for (size_t i = 0; i < mlx_array_size(own); i++)
         assert_true(fabsf(mlx_array_data_float32(host)[i] - mlx_array_data_float32(own)[i]) < 1e-6f);
     mlx_array_free(own);
+}
+
+/* As many rows as columns: MLX would take the one for the other. */
+static void test_one_number_a_row(void **state) {
+    (void)state;
+    static const float logits[9] = {1, -2, 3, 0.5f, 4, 0, -1, 2, 2}, cotangents[3] = {1, 2, -3};
+    static const uint32_t targets[3] = {2, 0, 1};
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    const mlx_array inputs[] = {zm_from_data(&scope, logits, SHAPE(3, 3), MLX_FLOAT32),
+                                zm_from_data(&scope, targets, SHAPE(3), MLX_UINT32),
+                                zm_from_data(&scope, cotangents, SHAPE(3), MLX_FLOAT32)};
+    expect_same(&scope, "softmax_cross_entropy_grad", inputs, COUNT(inputs));
+    end_well(&scope);
+}
+
+/* Numbers are no bytes for that. */
+static void test_bytes_first(void **state) {
+    (void)state;
+    static const uint8_t codes[5] = {0, 1, 60, 130, 200};
+    static const float scale = 0.25f;
+    zm_scope scope;
+    zm_scope_begin(&scope, host_stream);
+    const mlx_array inputs[] = {zm_from_data(&scope, codes, SHAPE(5), MLX_UINT8),
+                                zm_from_data(&scope, &scale, SHAPE(1), MLX_FLOAT32)};
+    expect_same(&scope, "dequantize_fp8", inputs, COUNT(inputs));
     end_well(&scope);
 }
 
@@ -138,6 +158,7 @@ int main(void) {
                                        cmocka_unit_test(test_batch_beyond_memory),
                                        cmocka_unit_test(test_inputs_beyond_memory),
                                        cmocka_unit_test(test_inputs_that_fail),
-                                       cmocka_unit_test(test_one_number_a_row)};
+                                       cmocka_unit_test(test_one_number_a_row),
+                                       cmocka_unit_test(test_bytes_first)};
     return cmocka_run_group_tests(tests, open_stream, close_stream);
 }

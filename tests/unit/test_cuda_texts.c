@@ -20,6 +20,7 @@
 #include "fused/cuda/launch.h"
 #include "fused/cuda/program.h"
 #include "fused/cuda/prompt_node.h"
+#include "fused/cuda/sizes.cuh"
 #include "mlx/gpu.h"
 #include "runtime/cache.h"
 #include "temporary.h"
@@ -70,15 +71,19 @@ static const zm_prompt_code_key prompt_keys[] = {
      .span = 4, .is_float16 = true},
     {.kind = ZM_PROMPT_FIRST | ZM_PROMPT_SECOND, .bits = 3, .group_size = 128, .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
      .span = 2},
-    {.kind = ZM_PROMPT_ROUTE},
+    {.kind = ZM_PROMPT_ROUTE, .count = 4},
+    {.kind = ZM_PROMPT_ROUTE, .count = 8, .is_float16 = true},
     {.kind = ZM_PROMPT_PLAN},
     {.kind = ZM_PROMPT_COMBINE, .is_float16 = true},
     {.kind = ZM_PROMPT_CONVOLVE},
     {.kind = ZM_PROMPT_EMBED, .bits = 5, .group_size = 64},
-    {.kind = ZM_PROMPT_FEW, .bits = 4, .group_size = 64, .k = 2048, .rows = 3},
-    {.kind = ZM_PROMPT_FEW, .bits = 6, .group_size = 32, .k = 704, .rows = 7, .is_float16 = true},
+    {.kind = ZM_PROMPT_FEW, .bits = 4, .group_size = 64, .k = 2048, .count = 3},
+    {.kind = ZM_PROMPT_FEW, .bits = 6, .group_size = 32, .k = 704, .count = 7, .is_float16 = true},
     {.kind = ZM_PROMPT_SORTED_IN, .bits = 4, .group_size = 32, .k = 2880},
     {.kind = ZM_PROMPT_SORTED_OUT, .bits = 4, .group_size = 32, .k = 2880},
+    {.kind = ZM_PROMPT_TILED | ZM_PROMPT_GATED | ZM_PROMPT_FIRST, .bits = 4, .group_size = 64, .k = 2048},
+    {.kind = ZM_PROMPT_TILED | ZM_PROMPT_SECOND, .bits = 6, .group_size = 128, .k = 768, .is_float16 = true},
+    {.kind = ZM_PROMPT_TILED, .bits = 8, .group_size = 32, .k = 256},
 };
 
 static bool is_skipped; /* without NVRTC */
@@ -119,7 +124,13 @@ static void prompts_compile(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof prompt_keys / sizeof *prompt_keys; i++) {
         zm_text text = {0};
-        bool for_it_alone = zm_prompt_code_text(&text, prompt_keys[i]);
+        zm_prompt_code_key key = prompt_keys[i];
+        bool for_it_alone = zm_prompt_code_text(&text, key);
+        if (key.kind & ZM_PROMPT_TILED && key.kind < ZM_PROMPT_PLAN) {
+            zm_weight weight = {.quantization = {key.group_size, key.bits, "affine"}, .in_features = key.k};
+            zm_text_printf(&text, "static_assert(sizeof(tile_ring) == %d, \"bytes of a warp\");\n",
+                           zm_launch_tile_bytes(&weight, TILED_SLOTS(key.bits, key.k)));
+        }
         compile(&text, for_it_alone, (int)i, "prompt key");
     }
 }

@@ -209,10 +209,14 @@ static void test_linear(void **state) {
         {4, 64, 512, 256, 2048}, {4, 64, 65, 384, 1792}, {4, 64, 300, 6144, 256}, {4, 64, 64, 128, 384},
         {4, 64, 16, 256, 2048},  {4, 64, 8, 128, 7168},  {4, 64, 9, 2048, 512},   {4, 64, 31, 256, 1024},
         {4, 64, 512, 32, 2048},  {4, 64, 70, 98, 2048},  {8, 64, 300, 256, 1024}, {8, 64, 13, 384, 2048},
-        {8, 64, 128, 32, 256},   {4, 32, 100, 256, 448}, {4, 128, 100, 256, 768},
-        {4, 128, 100, 256, 1024}, {2, 64, 300, 256, 2048}, {2, 64, 9, 98, 1792}, {2, 32, 100, 256, 448},
-        {3, 64, 300, 256, 2048}, {3, 64, 13, 128, 1792}, {3, 64, 65, 98, 384},    {5, 64, 300, 256, 2048},
-        {5, 64, 8, 384, 1792},   {5, 128, 100, 256, 768}, {6, 64, 300, 256, 2048}, {6, 64, 31, 98, 384},
+        {8, 64, 128, 32, 256},   {4, 32, 100, 256, 448}, {4, 128, 100, 256, 768}, {4, 128, 100, 256, 1024},
+        {2, 64, 300, 256, 2048}, {2, 64, 9, 98, 1792},   {2, 32, 100, 256, 448},  {3, 64, 300, 256, 2048},
+        {3, 64, 13, 128, 1792},  {3, 64, 65, 98, 384},   {5, 64, 300, 256, 2048}, {5, 64, 8, 384, 1792},
+        {5, 128, 100, 256, 768}, {6, 64, 31, 98, 384},   {6, 64, 300, 256, 2048},
+        /* few rows in tiles of eight: by blocks of all warps and of few, of one piece and many; and in no such tiles */
+        {4, 64, 8, 9728, 2560},  {4, 64, 11, 2048, 4096}, {4, 64, 40, 1024, 2048}, {4, 64, 8, 16, 256},
+        {8, 64, 8, 6144, 2048},  {8, 32, 10, 256, 512},   {2, 32, 8, 256, 512},    {3, 128, 11, 256, 768},
+        {5, 32, 16, 256, 1024},  {6, 128, 9, 64, 256},    {4, 64, 12, 128, 384},   {8, 64, 9, 98, 2048},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) compare_linear(&cases[i]);
 }
@@ -233,11 +237,9 @@ static void test_few(void **state) {
 /* Gate, up and activation at once against the three operations. */
 static void test_gated(void **state) {
     (void)state;
-    static const linear_case cases[] = {{4, 64, 200, 896, 1024},
-                                        {4, 64, 12, 384, 512},
-                                        {8, 64, 100, 256, 512},
-                                        {3, 64, 100, 256, 512},
-                                        {6, 64, 12, 256, 512}};
+    static const linear_case cases[] = {{4, 64, 200, 896, 1024}, {4, 64, 12, 384, 512},  {4, 64, 8, 8192, 2048},
+                                        {8, 32, 9, 264, 1024},   {4, 64, 20, 100, 384}, {8, 64, 100, 256, 512},
+                                        {3, 64, 100, 256, 512},  {6, 64, 12, 256, 512}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const linear_case *of = &cases[i];
         zm_scope scope;
@@ -341,10 +343,12 @@ static void test_experts(void **state) {
         {4, 200, 32, 4, 256, 256, 5},  /* most experts have none */
         {4, 333, 4, 1, 256, 256, 1},   /* one has all */
         {4, 100, 128, 8, 256, 256, 128},
-        {4, 2, 32, 4, 256, 384, 32}, /* as few as MLX multiplies so */
-        {4, 13, 32, 4, 512, 256, 32},
+        {4, 2, 32, 4, 256, 384, 32},   {4, 13, 32, 4, 512, 256, 32}, /* the first: as few as MLX multiplies so */
         {8, 150, 16, 4, 256, 256, 16}, {2, 100, 16, 8, 256, 256, 16}, {3, 300, 16, 4, 512, 384, 16},
         {5, 13, 16, 4, 256, 256, 16},  {6, 300, 16, 4, 512, 384, 16},
+        {4, 4, 32, 4, 2048, 1792, 32}, {4, 16, 128, 8, 2048, 768, 128}, {8, 8, 16, 4, 512, 768, 16},
+        {4, 60, 32, 4, 512, 256, 5}, /* experts with many tiles of eight rows, and most with none */
+        {3, 9, 16, 4, 512, 256, 16},   {2, 16, 16, 8, 256, 512, 16},    {6, 7, 16, 4, 1024, 256, 16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_int_equal(compare_experts(&cases[i], false, false), 0);
@@ -372,13 +376,21 @@ static void test_mxfp4_experts(void **state) {
 static void test_route(void **state) {
     (void)state;
     static const struct {
+        zm_gating gating;
         int n_tokens, n_experts, top_k;
         bool has_bias, normalize;
         float scaling;
-    } cases[] = {{511, 32, 4, true, true, 1},
-                 {100, 64, 4, true, true, 2.5f},
-                 {77, 128, 8, false, true, 1},
-                 {9, 8, 2, true, false, 1}};
+    } cases[] = {
+        {ZM_GATING_SIGMOID_BIAS, 511, 32, 4, true, true, 1},
+        {ZM_GATING_SIGMOID_BIAS, 100, 64, 4, true, true, 2.5f},
+        {ZM_GATING_SIGMOID_BIAS, 77, 128, 8, false, true, 1},
+        {ZM_GATING_SIGMOID_BIAS, 9, 8, 2, true, false, 1},
+        {ZM_GATING_SOFTMAX_THEN_TOP_K, 511, 128, 8, false, true, 1},
+        {ZM_GATING_SOFTMAX_THEN_TOP_K, 2, 60, 4, false, false, 1},
+        {ZM_GATING_SOFTMAX_THEN_TOP_K, 100, 256, 8, false, true, 1},
+        {ZM_GATING_TOP_K_THEN_SOFTMAX_LOW, 300, 8, 2, false, false, 1},
+        {ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH, 300, 32, 4, false, false, 1},
+        {ZM_GATING_TOP_K_THEN_SOFTMAX_HIGH, 8, 128, 4, false, false, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         zm_scope scope;
         zm_scope_begin(&scope, stream);
@@ -391,20 +403,12 @@ static void test_route(void **state) {
         for (int j = 0; j < n_experts; j++) biases[j] = (float)(j % 3) * 0.01f;
         mlx_array logits = halves_array(&scope, numbers, shape, 3), none = {NULL};
         mlx_array bias = cases[i].has_bias ? zm_from_data(&scope, biases, &n_experts, 1, MLX_FLOAT32) : none;
-        zm_moe moe = {.gating = ZM_GATING_SIGMOID_BIAS,
-                      .n_experts = n_experts,
-                      .top_k = cases[i].top_k,
-                      .expert_bias = bias,
-                      .normalize_top_k = cases[i].normalize,
-                      .normalize_epsilon = 1e-6f,
-                      .routed_scaling_factor = cases[i].scaling};
-        zm_gating_arguments gating = {.expert_bias = bias,
-                                      .gating = moe.gating,
-                                      .n_experts = n_experts,
-                                      .top_k = moe.top_k,
-                                      .normalize_top_k = moe.normalize_top_k,
-                                      .normalize_epsilon = moe.normalize_epsilon,
-                                      .routed_scaling_factor = moe.routed_scaling_factor};
+        zm_gating_arguments gating = {.expert_bias = bias, .gating = cases[i].gating, .n_experts = n_experts,
+                                      .top_k = cases[i].top_k, .normalize_top_k = cases[i].normalize,
+                                      .normalize_epsilon = 1e-6f, .routed_scaling_factor = cases[i].scaling};
+        zm_moe moe = {.expert_bias = bias, .gating = gating.gating, .n_experts = n_experts, .top_k = gating.top_k,
+                      .normalize_top_k = gating.normalize_top_k, .normalize_epsilon = gating.normalize_epsilon,
+                      .routed_scaling_factor = gating.routed_scaling_factor};
         const char *reason;
         assert_true(zm_prompt_serves_gating(&gating, &reason));
         zm_routing expected = zm_moe_route(&moe, &scope, logits, half_type()), actual;
@@ -414,8 +418,8 @@ static void test_route(void **state) {
                              numbers_of(&scope, zm_astype(&scope, actual.indices, half_type()))};
         size_t weights = n_different(results[1], results[0], n_chosen),
                experts = n_different(results[3], results[2], n_chosen);
-        print_message("route, %d tokens, %d of %d experts: %zu weights and %zu experts of %zu differ\n", shape[1],
-                      cases[i].top_k, n_experts, weights, experts, n_chosen);
+        print_message("route %d, %d tokens, %d of %d experts: %zu weights and %zu experts of %zu differ\n",
+                      (int)cases[i].gating, shape[1], cases[i].top_k, n_experts, weights, experts, n_chosen);
         assert_int_equal(weights + experts, 0);
         for (int j = 0; j < 4; j++) free(results[j]);
         free(numbers);

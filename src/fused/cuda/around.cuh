@@ -1,62 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: the
- * choice of experts, which rows go to which expert, the sum of what a token's experts make, and short convolutions.
- * Behind halves.cuh and the type's text (bfloat16.cuh, float16.cuh). The text before that defines ZM_ROUTE, ZM_PLAN,
- * ZM_COMBINE, ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and for a table ZM_BITS (2 to 6 or 8) and
+/* What a prompt needs between its products (prompt.cuh), with the bits of the operations of MLX that it replaces: which
+ * rows go to which expert, the sum of what a token's experts make, and short convolutions.
+ * Behind halves.cuh and the type's text (bfloat16.cuh, float16.cuh). The text before that defines ZM_PLAN, ZM_COMBINE,
+ * ZM_CONVOLVE or ZM_EMBED: the kernel that is wanted; and for a table ZM_BITS (2 to 6 or 8) and
  * ZM_GROUP. */
-enum { ROUTE_WARPS = AROUND_THREADS / WARP, MOST_EXPERTS = PROMPT_MOST_EXPERTS };
+enum { MOST_EXPERTS = PROMPT_MOST_EXPERTS };
 
-#if ZM_ROUTE
-/* For each token, by one warp: the top_k experts of the largest sigmoid(logit) + bias, in ascending order, of equals
- * the last ones; and sigmoid(logit) of those, divided by their sum + epsilon if normalize, times scaling. */
-template <int LANE_EXPERTS>
-ZM_FUNCTION void choose(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_experts,
-                        uint top_k, bool normalize, float epsilon, float scaling, uint lane) {
-    float scores[LANE_EXPERTS], mine = 0.0f, sum = 0.0f;
-    uint keys[LANE_EXPERTS], own = 0;
-#pragma unroll
-    for (int i = 0; i < LANE_EXPERTS; i++) {
-        uint expert = i * WARP + lane;
-        keys[i] = 0;
-        if (expert >= n_experts) continue;
-        scores[i] = sigmoid(widen(logits[expert]));
-        keys[i] = choice_key(scores[i] + (bias ? bias[expert] : 0.0f));
-    }
-    for (uint rank = top_k; rank-- > 0;) {
-        uint best = 0, index = 0;
-        float score = 0.0f;
-#pragma unroll
-        for (int i = 0; i < LANE_EXPERTS; i++)
-            if (keys[i] && keys[i] >= best) best = keys[i], index = i * WARP + lane, score = scores[i];
-        uint largest = warp_max(best), expert = warp_max(best == largest ? index : 0);
-#pragma unroll
-        for (int i = 0; i < LANE_EXPERTS; i++)
-            if (i * WARP + lane == expert) keys[i] = 0;
-        score = __shfl_sync(~0u, score, expert % WARP);
-        if (lane == rank) own = expert, mine = score;
-    }
-    for (uint i = 0; i < top_k; i++) sum = rounded(sum + __shfl_sync(~0u, mine, i));
-    if (normalize) mine = divided(mine, rounded(sum + rounded(epsilon)));
-    if (scaling != 1.0f) mine = rounded(mine * rounded(scaling));
-    if (lane < top_k) chosen[lane] = own, weights[lane] = narrow(mine);
-}
-
-/* bias: as many as experts, if has_bias. */
-extern "C" __global__ void __launch_bounds__(ROUTE_WARPS *WARP)
-    zm_route(const ushort *logits, const float *bias, uint *chosen, ushort *weights, uint n_tokens, uint n_experts,
-             uint top_k, uint has_bias, uint normalize, float epsilon, float scaling) {
-    uint lane = threadIdx.x % WARP, token = blockIdx.x * ROUTE_WARPS + threadIdx.x / WARP;
-    if (token >= n_tokens) return;
-    if (!has_bias) bias = nullptr;
-    logits += size_t(token) * n_experts, chosen += size_t(token) * top_k, weights += size_t(token) * top_k;
-    if (n_experts <= WARP)
-        choose<1>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling, lane);
-    else
-        choose<ROUTE_EXPERTS / WARP>(logits, bias, chosen, weights, n_experts, top_k, normalize, epsilon, scaling,
-                                     lane);
-}
-
-#elif ZM_PLAN
+#if ZM_PLAN
 /* order: the n_chosen places of `chosen`, sorted by expert; among those of one expert in any order, which changes no
  * bits: a row's sums are its own. tiles: (expert, first in order, how many) of blocks of at most tile_rows, of an
  * expert nearly as many in each; the rest of n_tiles are empty. */
@@ -64,22 +14,32 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS)
     zm_plan(const uint *chosen, uint *order, uint4 *tiles, uint n_chosen, uint n_experts, uint tile_rows,
             uint n_tiles) {
     __shared__ uint counts[MOST_EXPERTS], next[MOST_EXPERTS];
-    uint thread = threadIdx.x;
+    __shared__ uint2 sums[MOST_EXPERTS / WARP];
+    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
     if (thread < MOST_EXPERTS) counts[thread] = 0;
     __syncthreads();
     for (uint i = thread; i < n_chosen; i += PLAN_THREADS) atomicAdd(&counts[min(chosen[i], n_experts - 1)], 1u);
     __syncthreads();
-    uint first = 0, tile = 0, n_used = 0;
-    for (uint i = 0; i < n_experts; i++) {
-        uint n_own = (counts[i] + tile_rows - 1) / tile_rows;
-        n_used += n_own;
-        if (i < thread) first += counts[i], tile += n_own;
+    /* A thread has an expert: its rows and tiles, and those of all before. */
+    uint count = thread < n_experts ? counts[thread] : 0, n_own = (count + tile_rows - 1) / tile_rows;
+    uint2 before = make_uint2(count, n_own);
+#pragma unroll
+    for (uint apart = 1; apart < WARP; apart *= 2) {
+        uint rows = __shfl_up_sync(~0u, before.x, apart), n = __shfl_up_sync(~0u, before.y, apart);
+        if (lane >= apart) before.x += rows, before.y += n;
+    }
+    if (lane == WARP - 1 && thread < MOST_EXPERTS) sums[warp] = before;
+    __syncthreads();
+    uint first = before.x - count, tile = before.y - n_own, n_used = 0;
+#pragma unroll
+    for (uint i = 0; i < MOST_EXPERTS / WARP; i++) {
+        if (i < warp) first += sums[i].x, tile += sums[i].y;
+        n_used += sums[i].y;
     }
     if (thread < n_experts) {
         next[thread] = first;
-        uint n_own = (counts[thread] + tile_rows - 1) / tile_rows;
         for (uint i = 0; i < n_own; i++) {
-            uint begin = counts[thread] * i / n_own, end = counts[thread] * (i + 1) / n_own;
+            uint begin = count * i / n_own, end = count * (i + 1) / n_own;
             tiles[tile + i] = make_uint4(thread, first + begin, end - begin, 0);
         }
     }

@@ -119,8 +119,8 @@ struct chosen_one_by_one {
 };
 
 /* The choice among up to 32 but for SOFTMAX_THEN_TOP_K. bias: of the lane's expert. */
-template <typename Chosen>
-ZM_FUNCTION lane_choice choose_of_32(const router_scores &from, float bias, Chosen &chosen, uint lane) {
+template <typename Scores, typename Chosen>
+ZM_FUNCTION lane_choice choose_of_32(const Scores &from, float bias, Chosen &chosen, uint lane) {
     bool low = from.is_low();
     uint expert = lane_expert(low, lane), rank = 0;
     float score = from.score(expert);
@@ -162,8 +162,8 @@ ZM_FUNCTION lane_choice largest_keys(uint (&keys)[COUNT], bool low, Chosen &chos
 }
 
 /* The same for scores that are chosen by their softmax or themselves, in rounds, COUNT neighbours a lane. */
-template <int COUNT, typename Chosen>
-ZM_FUNCTION lane_choice choose_of_many(const router_scores &from, Chosen &chosen, uint lane) {
+template <int COUNT, typename Scores, typename Chosen>
+ZM_FUNCTION lane_choice choose_of_many(const Scores &from, Chosen &chosen, uint lane) {
     const bool low = from.is_low();
     float own[COUNT];
     uint keys[COUNT], there[COUNT];
@@ -183,8 +183,8 @@ ZM_FUNCTION lane_choice choose_of_many(const router_scores &from, Chosen &chosen
 }
 
 /* And where biases are added first. */
-template <typename Chosen>
-ZM_FUNCTION lane_choice choose_biased_of_256(const router_scores &from, Chosen &experts, uint lane) {
+template <typename Scores, typename Chosen>
+ZM_FUNCTION lane_choice choose_biased_of_256(const Scores &from, Chosen &experts, uint lane) {
     float values[LANE_EXPERTS];
     uint keys[LANE_EXPERTS];
     from.read(values, lane);
@@ -208,6 +208,15 @@ ZM_FUNCTION lane_choice choose_biased_of_256(const router_scores &from, Chosen &
     return {lane, chosen, from.score(chosen)};
 }
 
+/* A warp's choice. bias: of lane_expert. */
+template <typename Scores, typename Chosen>
+ZM_FUNCTION void choose(lane_choice &own, const Scores &from, float bias, Chosen &chosen, uint lane) {
+    if (from.n <= WARP && from.gating != SOFTMAX_THEN_TOP_K) own = choose_of_32(from, bias, chosen, lane);
+    else if (from.expert_bias) own = choose_biased_of_256(from, chosen, lane);
+    else if (from.n <= MOST_EXPERTS / 2) own = choose_of_many<LANE_EXPERTS / 2>(from, chosen, lane);
+    else own = choose_of_many<LANE_EXPERTS>(from, chosen, lane);
+}
+
 /* The choice of a block's last warp for all of it, behind the router. The first block tells it to the kernel behind,
  * which hears it before its wait: that one's blocks begin when all of this one have, and the router has left zeros.
  * bias: of lane_expert. */
@@ -216,10 +225,7 @@ ZM_FUNCTION void share_choice(Chosen &chosen, const router_scores &from, float b
     uint lane = threadIdx.x % WARP, warp = __shfl_sync(~0u, threadIdx.x / WARP, 0); /* so that all lanes branch alike */
     if (warp != blockDim.x / WARP - 1) return;
     lane_choice own;
-    if (from.n <= WARP && from.gating != SOFTMAX_THEN_TOP_K) own = choose_of_32(from, bias, chosen, lane);
-    else if (from.expert_bias) own = choose_biased_of_256(from, chosen, lane);
-    else if (from.n <= MOST_EXPERTS / 2) own = choose_of_many<LANE_EXPERTS / 2>(from, chosen, lane);
-    else own = choose_of_many<LANE_EXPERTS>(from, chosen, lane);
+    choose(own, from, bias, chosen, lane);
     if (blockIdx.x || own.slot >= ZM_TOP_K) return;
     uint word = (own.expert + 1) << 16 | narrow(own.score);
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" :: "l"(words + own.slot), "r"(word) : "memory");

@@ -90,12 +90,8 @@ static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *
     zm_launch_add_ring_and_left(out, &out_plan);
 }
 
-/* Shared memory that a warp needs for its weights: tile_ring of decode_tiles.cuh. */
 static int tile_bytes(const zm_weight *weight) {
-    enum { VECTOR = 16 };
-    int bits = weight->quantization.bits, k = weight->in_features;
-    int codes = EXPERT_TILE_SLOTS(bits, k) * EXPERT_TILE_ROWS * EXPERT_TILE_SPACE(bits);
-    return (codes + EXPERT_TILE_LISTS * EXPERT_TILE_LIST_SPACE(weight->quantization.group_size, k)) * VECTOR;
+    return zm_launch_tile_bytes(weight, EXPERT_TILE_SLOTS(weight->quantization.bits, weight->in_features));
 }
 
 static void plan_tiled_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {

@@ -1,18 +1,25 @@
-/* Many chosen experts on tensor cores: MLX's gathered product of them is its matrix kernel, whose sums are those of
- * mma.m16n8k16 in the order of k. Here the weights are the 16 rows and x each of the 8 columns. */
-#if ZM_TOP_K >= EXPERT_TILE_LEAST_TOP_K && ZM_K % 256 == 0 && !ZM_MXFP4
+/* Products on tensor cores, a warp's own: MLX's matrix kernel, also for a gathered product of many chosen experts, has
+ * the sums of mma.m16n8k16 in the order of k. Here the weights are the 16 rows, and x is each of the 8 columns or eight
+ * rows of x are one each. */
+#define EXPERT_TILES (ZM_TOP_K >= EXPERT_TILE_LEAST_TOP_K && ZM_K % 256 == 0 && !ZM_MXFP4)
+#if EXPERT_TILES || ZM_TILED
 enum {
     TILE_ROWS = EXPERT_TILE_ROWS,
     TILE_K = EXPERT_TILE_K,
     TILE_PAIRS = TILE_K / 32, /* of blocks of 16 */
     TILE_PIECES = ZM_K / TILE_K,
+#if ZM_TILED
+    TILE_SLOTS = TILED_SLOTS(ZM_BITS, ZM_K),
+#else
     TILE_SLOTS = EXPERT_TILE_SLOTS(ZM_BITS, ZM_K),
+#endif
     TILE_VECTORS = EXPERT_TILE_VECTORS(ZM_BITS),
     TILE_SPACE = EXPERT_TILE_SPACE(ZM_BITS),
     TILE_GROUPS = TILE_K / ZM_GROUP,
     ROW_GROUPS = ZM_K / ZM_GROUP,
     /* Vectors of 16 bytes: of x, and of the scales, or the biases, of 8 rows, which are neighbours in memory. */
     TILE_X = ZM_K / 8,
+    TILE_X_SPACE = TILED_X_SPACE(ZM_K), /* of each of eight rows of x */
     LIST_VECTORS = ROW_GROUPS,
     LIST_SPACE = EXPERT_TILE_LIST_SPACE(ZM_GROUP, ZM_K),
 };
@@ -182,8 +189,8 @@ struct tile_weights {
     row_weights first, second;
 };
 
-/* A piece of a task in shared memory. */
-struct tile_piece {
+/* A piece of a task in shared memory. X_ROWS: of x, 1 or 8. */
+template <int X_ROWS> struct tile_piece {
     const uint4 (*codes)[TILE_SPACE], *x;
     row_groups groups, groups8;
     uint lane, row;
@@ -191,6 +198,7 @@ struct tile_piece {
     ZM_FUNCTION void begin(const tile_ring &ring, uint slot, uint lists, const uint4 *all_x, uint piece) {
         lane = threadIdx.x % WARP, row = lane / 4;
         codes = ring.codes[slot], x = all_x + piece * (TILE_K / 8) + lane % 4;
+        if (X_ROWS > 1) x += row * TILE_X_SPACE;
         groups.read(ring.groups[lists], row, piece);
         groups8.read(ring.groups[lists] + 2, row, piece);
     }
@@ -209,11 +217,12 @@ struct tile_piece {
     }
 };
 
-/* The products of a tile's rows with x, for the tasks first, first + stride, ... below n_tasks of a warp. where(task)
- * says which rows, ready() makes x in shared memory complete: behind the first EARLY copies or, where weights of AHEAD
- * pairs of a piece's blocks are made before any products, behind all copies and the first of those; begun() comes when
- * the first piece is there, done(task, product of row lane / 4, of row lane / 4 + 8) gets them. */
-template <int EARLY, int AHEAD, typename Where, typename Ready, typename Begun, typename Done>
+/* The products of a tile's rows with X_ROWS rows of x, for the tasks first, first + stride, ... below n_tasks of a
+ * warp. where(task) says which rows, ready() makes x in shared memory complete: behind the first EARLY copies or, where
+ * weights of AHEAD pairs of a piece's blocks are made before any products, behind all copies and the first of those;
+ * begun() comes when the first piece is there. done(task, sums) gets a lane's products: of row lane / 4 of the tile
+ * with rows 2 * (lane % 4) and the next of x, or twice with the only one, then the same of row lane / 4 + 8. */
+template <int X_ROWS, int EARLY, int AHEAD, typename Where, typename Ready, typename Begun, typename Done>
 ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uint4 *x, tile_ring &ring, Where where,
                                 Ready ready, Begun begun, Done done) {
     const uint lane = threadIdx.x % WARP;
@@ -241,7 +250,7 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
 
     uint task = first, piece = 0, slot = 0, groups = 0;
     float sums[4] = {};
-    tile_piece own;
+    tile_piece<X_ROWS> own;
     tile_weights ahead[AHEAD ? AHEAD : 1];
     auto begin_piece = [&] {
         finish_copies<TILE_SLOTS - 1>();
@@ -263,121 +272,12 @@ ZM_FUNCTION void multiply_tiles(uint first, uint stride, uint n_tasks, const uin
         copy_next(slot);
         if (++slot == TILE_SLOTS) slot = 0;
         if (++piece == TILE_PIECES) {
-            done(task, sums[0], sums[2]);
+            done(task, sums);
             task += stride, piece = 0, groups ^= 1;
             if (task >= n_tasks) return;
             sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
         }
         begin_piece();
     }
-}
-
-#if ZM_K == ZM_HIDDEN
-/* More pieces before x would keep it waiting, as it comes to shared memory behind them. */
-enum { EARLY_PIECES = 1 };
-
-/* Reads a line of each page of all experts' rows while their choice is awaited: of pages that were not read lately the
- * addresses must be translated anew, for which the copies of the chosen ones would wait. */
-ZM_FUNCTION void touch_pages(const matrix &m, uint n_rows) {
-    const size_t page = 2 << 20;
-    auto touch = [&](const void *first, uint row_bytes) {
-        size_t bytes = size_t(n_rows) * row_bytes;
-        for (size_t at = threadIdx.x * page; at < bytes + page; at += blockDim.x * page)
-            asm volatile("prefetch.global.L2 [%0];" :: "l"((const char *)first + min(at, bytes - 1)) : "memory");
-    };
-    touch(m.weight, ZM_K * ZM_BITS / 8);
-    touch(m.scales, ROW_GROUPS * sizeof(ushort));
-    touch(m.biases, ROW_GROUPS * sizeof(ushort));
-}
-
-/* act (top_k, n) = silu(gate x) * up x for the chosen experts. A task is 8 rows of each; the last warp only chooses. */
-ZM_KERNEL(THREADS, 1)
-zm_experts_in(const uint4 *x, const float *scores, const float *expert_bias, uint *words, const uint2 *gw,
-              const ushort *gs, const ushort *gb, const uint2 *uw, const ushort *us, const ushort *ub, ushort *act,
-              uint n_experts, uint gating, uint n ZM_STAMPED) {
-    ZM_STAMP_BLOCK;
-    __shared__ chosen_one_by_one chosen;
-    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP, warps = blockDim.x / WARP - 1;
-    router_scores from = {scores, expert_bias, n_experts, gating};
-    float choice_bias = from.bias(lane_expert(from.is_low(), lane));
-    chosen.begin(thread);
-    touch_pages({gw, gs, gb}, n_experts * n);
-    touch_pages({uw, us, ub}, n_experts * n);
-    __syncthreads();
-    wait_only();
-    x_vectors<TILE_X, 2> vectors(x, thread, blockDim.x);
-    share_choice(chosen, from, choice_bias, words);
-    auto ready = [&] {
-        vectors.finish(TILE_X, x, thread, blockDim.x,
-                       [&](uint number, uint4 v) { place_tile_x(staged, number, v); });
-        __syncthreads();
-    };
-    if (warp == warps) return ready();
-    multiply_tiles<EARLY_PIECES, 0>(
-        blockIdx.x + warp * gridDim.x, gridDim.x * warps, ZM_TOP_K * (n / 8), staged,
-        ((tile_ring *)(staged + TILE_X))[warp],
-        [&](uint task) {
-            uint row = chosen.get(task % ZM_TOP_K) * n + task / ZM_TOP_K * 8;
-            return tile_rows{{gw, gs, gb}, {uw, us, ub}, row, row};
-        },
-        ready,
-        [&] {
-            if (warp == 0) begin_next();
-        },
-        [&](uint task, float gate, float up) {
-            uint row = task / ZM_TOP_K * 8 + lane / 4;
-            if (lane % 4 == 0) act[task % ZM_TOP_K * n + row] = narrow(swiglu(rounded(gate), rounded(up)));
-        });
-}
-#endif
-
-/* h_next = h + sum over the chosen experts, in order, of weight * W act: each product and sum rounded. A warp has an
- * expert; the first n_whole blocks have 16 rows, others 8, twice in their tiles. */
-enum : uint {
-    OUT_VECTORS = (TILE_X + WARP - 1) / WARP, /* of x, a lane */
-    OUT_LOADS = OUT_VECTORS < 8 ? OUT_VECTORS : 8,
-    OUT_AHEAD_PAIRS = ZM_TOP_K > 8 ? 2 : 4, /* as registers have room for, beside the next two kernels' */
-};
-
-ZM_KERNEL(WARP *ZM_TOP_K, 2)
-zm_experts_out(const uint4 *act, const uint *words, const uint2 *dw, const ushort *ds, const ushort *db,
-               const ushort *h, ushort *h_next, uint gating, int normalize, float epsilon, float scaling,
-               uint n, uint n_whole ZM_STAMPED) {
-    ZM_STAMP_BLOCK;
-    begin_next(); /* those blocks find room when the kernel before ends, not while this one is at work */
-    __shared__ float products[ZM_TOP_K][TILE_ROWS], shares[WARP];
-    uint thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
-    uint block_row = first_row(n_whole, TILE_ROWS), rows = blockIdx.x < n_whole ? TILE_ROWS : TILE_ROWS / 2;
-    lane_choice chosen = hear_choice(words, lane < ZM_TOP_K ? lane : 0);
-    uint row = __shfl_sync(~0u, chosen.expert, warp) * n + block_row;
-    uint4 *x = staged + warp * TILE_X;
-    ushort before;
-    multiply_tiles<TILE_SLOTS, OUT_AHEAD_PAIRS>(
-        0, 1, 1, x, ((tile_ring *)(staged + ZM_TOP_K * TILE_X))[warp],
-        [&](uint) {
-            return tile_rows{{dw, ds, db}, {dw, ds, db}, row, row + rows - 8};
-        },
-        [&] {
-            if (warp == 0) shares[lane] = expert_weights{gating, normalize, epsilon, scaling}.of(chosen.score, lane);
-            wait_only();
-            before = h ? read_fresh(h + (block_row + thread % rows)) : NOTHING;
-            const uint4 *own = act + warp * TILE_X;
-            x_vectors<TILE_X, OUT_LOADS> vectors(own, lane, WARP);
-            vectors.finish(TILE_X, own, lane, WARP, [&](uint number, uint4 v) { place_tile_x(x, number, v); });
-            __syncwarp();
-        },
-        [] {},
-        [&](uint, float first, float second) {
-            if (lane % 4 == 0) {
-                products[warp][lane / 4] = rounded(first);
-                products[warp][lane / 4 + 8] = rounded(second);
-            }
-        });
-    __syncthreads();
-    if (thread >= rows) return;
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < ZM_TOP_K; i++) sum = rounded(sum + rounded(products[i][thread] * shares[i]));
-    h_next[block_row + thread] = narrow(widen(before) + sum);
 }
 #endif

@@ -56,6 +56,13 @@ static row_layout layout_of(const zm_weight *weight) {
 
 int zm_launch_staged_bytes(const zm_weight *weight) { return layout_of(weight).staged_bytes; }
 
+int zm_launch_tile_bytes(const zm_weight *weight, int n_slots) {
+    enum { VECTOR = 16 };
+    int codes = n_slots * EXPERT_TILE_ROWS * EXPERT_TILE_SPACE(weight->quantization.bits);
+    int lists = EXPERT_TILE_LISTS * EXPERT_TILE_LIST_SPACE(weight->quantization.group_size, weight->in_features);
+    return (codes + lists) * VECTOR;
+}
+
 bool zm_decode_failed(const zm_decode *decode) { return !decode->chain || zm_scope_failed(decode->scope); }
 
 zm_place zm_decode_temporary(zm_decode *decode, int elements) {

@@ -42,6 +42,8 @@ zm_place zm_decode_residual(zm_decode *decode);
 
 /* Shared memory of a row of a product's x. */
 int zm_launch_staged_bytes(const zm_weight *weight);
+/* Shared memory that a warp needs for its weights: tile_ring of decode_tiles.cuh with so many slots. */
+int zm_launch_tile_bytes(const zm_weight *weight, int n_slots);
 
 /* A kernel of the program for the weight's quantisation: one block of all warps. */
 zm_launch zm_launch_begin(zm_decode *decode, zm_decode_kernel kernel, const zm_weight *weight);

@@ -52,8 +52,9 @@ bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
 }
 
 bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **reason) {
-    *reason = "its gating is not a sigmoid's of up to 256 experts, of which up to 8 are chosen";
-    return gating->gating == ZM_GATING_SIGMOID_BIAS && gating->n_experts <= ROUTE_EXPERTS && gating->top_k <= 8 &&
+    *reason = "its gating is by groups, or of more than 256 experts, or chooses more than 8";
+    return gating->gating != ZM_GATING_SIGMOID_GROUPS && gating->n_experts <= DECODE_MOST_EXPERTS &&
+           gating->top_k <= 8 &&
            (!zm_is_set(gating->expert_bias) || mlx_array_dtype(gating->expert_bias) == MLX_FLOAT32);
 }
 
@@ -94,8 +95,58 @@ static zm_prompt_code_key code_of(const zm_weight *weight, int kind, int weight_
 
 static int columns_of(const request *of) { return of->kind & ZM_PROMPT_GATED ? of->weight_rows / 2 : of->weight_rows; }
 
+/* Shared memory of a block of zm_tiled. */
+static int tiled_bytes(const zm_weight *weight, int warps) {
+    enum { VECTOR_BYTES = VECTOR * (int)sizeof(uint16_t) };
+    int bits = weight->quantization.bits, k = weight->in_features;
+    return TILED_ROWS * TILED_X_SPACE(k) * VECTOR_BYTES + warps * zm_launch_tile_bytes(weight, TILED_SLOTS(bits, k));
+}
+
+/* Of the result, a task of zm_tiled. */
+static int tiled_columns(int kind) { return kind & ZM_PROMPT_GATED ? EXPERT_TILE_ROWS / 2 : EXPERT_TILE_ROWS; }
+
+static int64_t n_tiled_tasks(const request *of) {
+    return (int64_t)of->n_tiles * (of->weight->out_features / tiled_columns(of->kind));
+}
+
+/* Warps of a block of zm_tiled: few where there are few tasks, so that each multiprocessor gets some, and so many that
+ * it has room for two blocks, of which one multiplies while the other gets x. 0: it does not serve the weight. */
+static int tiled_warps(const request *of) {
+    enum { FEW_WARPS = 4, ALL_SHARED = 228 * 1024, OF_BLOCK = 1024 }; /* which the driver takes for itself */
+    const zm_weight *weight = of->weight;
+    if (weight->in_features % EXPERT_TILE_K || weight->out_features % tiled_columns(of->kind)) return 0;
+    int most = n_tiled_tasks(of) <= FEW_WARPS * MULTIPROCESSORS ? FEW_WARPS : TILED_WARPS;
+    for (int warps = most; warps >= FEW_WARPS; warps--)
+        if (2 * (tiled_bytes(weight, warps) + OF_BLOCK) <= ALL_SHARED) return warps;
+    return tiled_bytes(weight, most) <= ZM_DECODE_MAX_SHARED ? most : 0;
+}
+
+static mlx_array multiply_tiles(zm_scope *scope, const request *of, int warps, const inputs *from,
+                                const zm_node_output *spec) {
+    const zm_weight *weight = of->weight;
+    zm_quantization quantization = weight->quantization;
+    int n_tasks = weight->out_features / tiled_columns(of->kind), n_parts = zm_divide_up(n_tasks, warps);
+    zm_prompt_kernel kernel = {
+        .code = {.kind = of->kind | ZM_PROMPT_TILED,
+                 .bits = quantization.bits,
+                 .group_size = quantization.group_size,
+                 .is_float16 = zm_decode_dtype(weight) == MLX_FLOAT16,
+                 .k = weight->in_features},
+        .block = WARP * warps,
+        .n_blocks = (int64_t)of->n_tiles * n_parts,
+        .shared_bytes = tiled_bytes(weight, warps),
+    };
+    const int words[] = {weight->out_features, of->rows, of->top_k, n_parts};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
+    mlx_array y;
+    zm_prompt_launch(scope, &y, spec, 1, &kernel, from->arrays, from->count);
+    return y;
+}
+
 static mlx_array multiply(zm_scope *scope, const request *of, const inputs *from, const zm_node_output *spec) {
     const zm_weight *weight = of->weight;
+    int warps = of->tile_rows == TILED_ROWS ? tiled_warps(of) : 0;
+    if (warps) return multiply_tiles(scope, of, warps, from, spec);
     int n_blocks_n = zm_divide_up(weight->out_features, columns_of(of));
     zm_prompt_kernel kernel = {
         .code = code_of(weight, of->kind, of->weight_rows),
@@ -124,14 +175,23 @@ static zm_node_output shaped_like(mlx_array x, int last, mlx_dtype dtype) {
 
 static int rows_of(mlx_array x) { return (int)(mlx_array_size(x) / (size_t)zm_dim(x, -1)); }
 
-/* Without experts: the largest tiles of those that give nearly every multiprocessor a block. */
+/* Without experts: whether rows go in tiles of TILED_ROWS, which are then of->n_tiles. More of them read the weights
+ * once more; that is hidden where each warp of the device has but one task. */
+static bool takes_tiles(request *of) {
+    of->tile_rows = TILED_ROWS;
+    of->n_tiles = zm_divide_up(of->rows, TILED_ROWS);
+    return tiled_warps(of) && (of->n_tiles == 1 || n_tiled_tasks(of) <= TILED_WARPS * MULTIPROCESSORS);
+}
+
+/* Without experts: in those tiles, or the largest ones that give nearly every multiprocessor a block. */
 static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *weight, int kind, const inputs *from) {
     static const struct {
         int rows, weight_rows;
     } tiles[] = {{128, ZM_PROMPT_MANY_WEIGHTS}, {64, ZM_PROMPT_FEW_WEIGHTS}, {32, ZM_PROMPT_FEW_WEIGHTS}};
     enum { COUNT = sizeof tiles / sizeof *tiles, LEAST_BLOCKS = 9 * MULTIPROCESSORS / 10 };
     request of = {.weight = weight, .kind = kind, .rows = rows_of(x)};
-    for (int i = 0; i < COUNT; i++) {
+    bool tiled = takes_tiles(&of);
+    for (int i = 0; i < COUNT && !tiled; i++) {
         of.tile_rows = tiles[i].rows;
         of.weight_rows = tiles[i].weight_rows;
         of.n_tiles = zm_divide_up(of.rows, of.tile_rows);
@@ -144,7 +204,10 @@ static mlx_array multiply_rows(zm_scope *scope, mlx_array x, const zm_weight *we
 bool zm_prompt_gains(const zm_weight *weight, size_t rows) {
     enum { SMALLEST_MLX_TILE = 16 };
     bool is_wide = weight->out_features / 2 > weight->in_features;
-    return weight->quantization.bits != 8 || rows < ZM_PROMPT_LEAST_ROWS || rows > SMALLEST_MLX_TILE || !is_wide;
+    if (weight->quantization.bits != 8 || rows < ZM_PROMPT_LEAST_ROWS || rows > SMALLEST_MLX_TILE || !is_wide)
+        return true;
+    request of = {.weight = weight, .rows = (int)rows};
+    return takes_tiles(&of);
 }
 
 bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason) {
@@ -163,7 +226,7 @@ static zm_prompt_code_key few_code(const zm_weight *weight, int rows) {
                                 .group_size = quantization.group_size,
                                 .is_float16 = zm_decode_dtype(weight) == MLX_FLOAT16,
                                 .k = weight->in_features,
-                                .rows = rows};
+                                .count = rows};
 }
 
 static mlx_array multiply_few(zm_scope *scope, mlx_array x, const zm_weight *weight, const inputs *from) {
@@ -208,13 +271,18 @@ void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx
     int n_tokens = rows_of(logits), tokens_of_block = THREADS / WARP;
     bool has_bias = zm_is_set(gating->expert_bias);
     mlx_dtype dtype = mlx_array_dtype(logits);
-    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE, .is_float16 = dtype == MLX_FLOAT16},
+    zm_prompt_kernel kernel = {.code = {.kind = ZM_PROMPT_ROUTE,
+                                        .is_float16 = dtype == MLX_FLOAT16,
+                                        .count = gating->top_k},
                                .block = THREADS,
                                .n_blocks = zm_divide_up(n_tokens, tokens_of_block)};
-    const int words[] = {n_tokens, gating->n_experts, gating->top_k, has_bias, gating->normalize_top_k};
+    bool sigmoid = gating->gating == ZM_GATING_SIGMOID_BIAS;
+    bool normalizes = sigmoid || gating->gating == ZM_GATING_SOFTMAX_THEN_TOP_K;
+    const int words[] = {n_tokens, gating->n_experts, (int)gating->gating, has_bias,
+                         gating->normalize_top_k && normalizes};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
-    zm_prompt_add_float(&kernel, gating->normalize_epsilon);
-    zm_prompt_add_float(&kernel, gating->routed_scaling_factor);
+    zm_prompt_add_float(&kernel, sigmoid ? gating->normalize_epsilon : 0);
+    zm_prompt_add_float(&kernel, sigmoid ? gating->routed_scaling_factor : 1);
     const zm_node_output specs[2] = {shaped_like(logits, gating->top_k, MLX_UINT32),
                                      shaped_like(logits, gating->top_k, dtype)};
     const mlx_array given[2] = {logits, has_bias ? gating->expert_bias : logits};
@@ -330,18 +398,32 @@ static mlx_array apply_affine(zm_scope *scope, mlx_array x, const zm_moe_argumen
     return multiply(scope, &of, &from, &y_spec);
 }
 
+/* Sets the tiles' rows and their number, at most: each expert that is used may leave one part empty. Where an expert
+ * has but TILED_ROWS rows on average, weights are what takes time. */
+static void cut_experts(request *of, const zm_weight *down) {
+    int n_experts = of->weight->n_experts, most_used = of->rows < n_experts ? of->rows : n_experts;
+    of->tile_rows = TILED_ROWS;
+    of->n_tiles = of->rows / of->tile_rows + most_used;
+    request second = *of;
+    second.weight = down;
+    second.kind = ZM_PROMPT_SECOND;
+    bool mxfp4 = is_mxfp4(of->weight), few = of->rows <= TILED_ROWS * n_experts;
+    if (!mxfp4 && few && tiled_warps(of) && tiled_warps(&second)) return;
+    of->tile_rows = mxfp4 ? ZM_PROMPT_SORTED_ROWS : ZM_PROMPT_MOST_ROWS;
+    of->n_tiles = of->rows / of->tile_rows + most_used;
+}
+
 mlx_array zm_prompt_experts(zm_scope *scope, mlx_array x, const zm_moe_arguments *arguments, mlx_array chosen,
                             mlx_array weights) {
     if (zm_scope_failed(scope)) return x;
     const zm_weight *gate = arguments->gate;
     int n_experts = gate->n_experts, top_k = zm_dim(chosen, -1);
     request of = {.weight = gate,
+                  .kind = ZM_PROMPT_GATED | ZM_PROMPT_FIRST,
                   .rows = (int)mlx_array_size(chosen),
                   .top_k = top_k,
-                  .weight_rows = ZM_PROMPT_MANY_WEIGHTS,
-                  .tile_rows = is_mxfp4(gate) ? ZM_PROMPT_SORTED_ROWS : ZM_PROMPT_MOST_ROWS};
-    /* Each expert that is used may leave a tile part empty. */
-    of.n_tiles = of.rows / of.tile_rows + (of.rows < n_experts ? of.rows : n_experts);
+                  .weight_rows = ZM_PROMPT_MANY_WEIGHTS};
+    cut_experts(&of, arguments->down);
     mlx_array order_and_tiles[2];
     plan_experts(scope, order_and_tiles, chosen, n_experts, &of);
 

@@ -24,42 +24,57 @@ static entry *entries;
 
 static bool same(zm_prompt_code_key a, zm_prompt_code_key b) {
     return a.kind == b.kind && a.bits == b.bits && a.group_size == b.group_size && a.weight_rows == b.weight_rows &&
-           a.span == b.span && a.is_float16 == b.is_float16 && a.k == b.k && a.rows == b.rows;
+           a.span == b.span && a.is_float16 == b.is_float16 && a.k == b.k && a.count == b.count;
 }
 
-static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_ROUTE; }
+/* Of prompt.cuh. */
+static bool is_product(zm_prompt_code_key key) { return key.kind < ZM_PROMPT_TILED; }
+static bool is_tiled(zm_prompt_code_key key) { return key.kind >= ZM_PROMPT_TILED && key.kind < ZM_PROMPT_PLAN; }
 
 /* Its text is one of decode's. */
-static bool is_with_decode(zm_prompt_code_key key) { return key.kind >= ZM_PROMPT_FEW; }
+static bool is_with_decode(zm_prompt_code_key key) { return is_tiled(key) || key.kind >= ZM_PROMPT_FEW; }
+
+static void define_parts(zm_text *text, int kind) {
+    zm_text_printf(text, "#define ZM_GATED %d\n#define ZM_FIRST %d\n#define ZM_SECOND %d\n",
+                   !!(kind & ZM_PROMPT_GATED), !!(kind & ZM_PROMPT_FIRST), !!(kind & ZM_PROMPT_SECOND));
+}
+
+/* A hidden size that is no row's length leaves most other kernels out. */
+static void define_with_decode(zm_text *text, zm_prompt_code_key key) {
+    enum { OTHER_SIZE = 64, NO_SIZE = 128 };
+    bool routes = key.kind == ZM_PROMPT_ROUTE;
+    int sorted = key.kind == ZM_PROMPT_SORTED_IN ? 1 : key.kind == ZM_PROMPT_SORTED_OUT ? 2 : 0;
+    zm_text_printf(text,
+                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_SORTED %d\n"
+                   "#define ZM_MXFP4 %d\n#define ZM_HIDDEN %d\n#define ZM_HEAD_DIM %d\n#define ZM_TOP_K %d\n"
+                   "#define ZM_ROUTE %d\n#define ZM_SORTED_WARPS %d\n#define ZM_SORTED_ROWS %d\n",
+                   routes ? 4 : key.bits, routes ? OTHER_SIZE : key.group_size, routes ? NO_SIZE : key.k,
+                   key.kind == ZM_PROMPT_FEW ? key.count : 0, sorted, !!sorted, OTHER_SIZE, OTHER_SIZE,
+                   routes ? key.count : 1, routes, ZM_PROMPT_SORTED_WARPS, ZM_PROMPT_SORTED_ROWS);
+    if (!is_tiled(key)) return;
+    zm_text_append_string(text, "#define ZM_TILED 1\n");
+    define_parts(text, key.kind);
+}
 
 static void define_kernel(zm_text *text, zm_prompt_code_key key) {
-    static const char *const others[] = {"ROUTE", "PLAN", "COMBINE", "CONVOLVE", "EMBED"};
-    if (is_with_decode(key)) { /* a hidden size that is no row's length leaves most other kernels out */
-        int sorted = key.kind == ZM_PROMPT_SORTED_IN ? 1 : key.kind == ZM_PROMPT_SORTED_OUT ? 2 : 0;
-        zm_text_printf(
-            text,
-            "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_K %d\n#define ZM_FEW %d\n#define ZM_SORTED %d\n"
-            "#define ZM_MXFP4 %d\n#define ZM_HIDDEN 64\n#define ZM_HEAD_DIM 64\n#define ZM_TOP_K 1\n"
-            "#define ZM_SORTED_WARPS %d\n#define ZM_SORTED_ROWS %d\n",
-            key.bits, key.group_size, key.k, key.rows, sorted, !!sorted, ZM_PROMPT_SORTED_WARPS,
-            ZM_PROMPT_SORTED_ROWS);
+    static const char *const others[] = {"PLAN", "COMBINE", "CONVOLVE", "EMBED"};
+    if (is_with_decode(key)) {
+        define_with_decode(text, key);
         return;
     }
     if (!is_product(key)) {
         zm_text_printf(text, "#define ZM_%s 1\n#define ZM_BITS %d\n#define ZM_GROUP %d\n",
-                       others[key.kind - ZM_PROMPT_ROUTE], key.bits, key.group_size);
+                       others[key.kind - ZM_PROMPT_PLAN], key.bits, key.group_size);
         return;
     }
-    zm_text_printf(text,
-                   "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_WEIGHTS %d\n#define ZM_SPAN %d\n"
-                   "#define ZM_GATED %d\n#define ZM_FIRST %d\n#define ZM_SECOND %d\n",
-                   key.bits, key.group_size, key.weight_rows, key.span, !!(key.kind & ZM_PROMPT_GATED),
-                   !!(key.kind & ZM_PROMPT_FIRST), !!(key.kind & ZM_PROMPT_SECOND));
+    zm_text_printf(text, "#define ZM_BITS %d\n#define ZM_GROUP %d\n#define ZM_WEIGHTS %d\n#define ZM_SPAN %d\n",
+                   key.bits, key.group_size, key.weight_rows, key.span);
+    define_parts(text, key.kind);
 }
 
 bool zm_prompt_code_text(zm_text *text, zm_prompt_code_key key) {
     define_kernel(text, key);
-    if (key.is_float16) zm_text_append_string(text, "#define ZM_FLOAT16 1\n");
+    zm_text_printf(text, "#define ZM_FLOAT16 %d\n", key.is_float16);
     zm_text_append_string(text, zm_cuda_sizes);
     zm_text_append_string(text, zm_cuda_halves);
     zm_text_append_string(text, key.is_float16 ? zm_cuda_float16 : zm_cuda_bfloat16);
@@ -129,9 +144,10 @@ static int shared_bytes(const zm_prompt_kernel *kernel) {
 }
 
 static const char *symbol_of(zm_prompt_code_key key) {
-    static const char *const others[] = {"zm_route", "zm_plan",   "zm_combine", "zm_convolve", "zm_embed_rows",
-                                         "zm_few",   "zm_sorted", "zm_sorted"};
-    return is_product(key) ? "zm_product" : others[key.kind - ZM_PROMPT_ROUTE];
+    static const char *const others[] = {"zm_plan", "zm_combine", "zm_convolve", "zm_embed_rows",
+                                         "zm_few",  "zm_route",   "zm_sorted",   "zm_sorted"};
+    if (is_tiled(key)) return "zm_tiled";
+    return is_product(key) ? "zm_product" : others[key.kind - ZM_PROMPT_PLAN];
 }
 
 static zmlx_status launch_gpu(const void *state, zm_gpu_launch *launch, const zm_view *inputs, int n_inputs,

@@ -11,12 +11,13 @@ enum {
     ZM_PROMPT_GATED = 1,
     ZM_PROMPT_FIRST = 2,
     ZM_PROMPT_SECOND = 4,
-    ZM_PROMPT_ROUTE = 8,
-    ZM_PROMPT_PLAN,
+    ZM_PROMPT_TILED = 8, /* by zm_tiled of decode_tiles_prompt.cuh, not zm_product */
+    ZM_PROMPT_PLAN = 16,
     ZM_PROMPT_COMBINE,
     ZM_PROMPT_CONVOLVE,
     ZM_PROMPT_EMBED,
     ZM_PROMPT_FEW,        /* zm_few of decode_few.cuh */
+    ZM_PROMPT_ROUTE,      /* zm_route of decode_route.cuh */
     ZM_PROMPT_SORTED_IN,  /* zm_sorted of decode_sorted.cuh: gate, up and activation */
     ZM_PROMPT_SORTED_OUT, /* the same: down */
 };
@@ -30,7 +31,8 @@ typedef struct zm_prompt_code_key {
     int kind;
     int bits, group_size, weight_rows, span; /* of a product or a table: as ZM_BITS and so on of prompt.cuh */
     bool is_float16; /* not bfloat16 */
-    int k, rows;     /* of FEW and SORTED: the length of weights' rows; of FEW: how many of x */
+    int k;     /* of TILED, FEW and SORTED: the length of weights' rows */
+    int count; /* of FEW: rows of x; of ROUTE: experts chosen */
 } zm_prompt_code_key;
 
 enum { ZM_PROMPT_MAX_WORDS = 12 };
@@ -41,7 +43,7 @@ typedef struct zm_prompt_kernel {
     int block;
     int64_t n_blocks;
     int tile_rows;    /* of x, in a product: shared memory is for so many */
-    int shared_bytes; /* of FEW and SORTED */
+    int shared_bytes; /* of TILED, FEW and SORTED */
     uint32_t words[ZM_PROMPT_MAX_WORDS];
     int n_words;
 } zm_prompt_kernel;

@@ -34,6 +34,9 @@ enum {
     EXPERT_TILE_SLOTS_8 = 4,  /* and of more */
     EXPERT_TILE_LISTS = 8,    /* of 8 rows' scales, or biases, each: those of a task and the next */
     FEW_TWO_ROWS = 3,         /* of x, at most, where a task of decode_few.cuh is two rows of weights; else one */
+    TILED_ROWS = 8,           /* of x, of a block of decode_tiles_prompt.cuh: the tensor cores' columns */
+    TILED_WARPS = 8,          /* of such a block, at most */
+    TILED_BLOCKS = 3,         /* that registers have room for on a multiprocessor */
 
     /* stamps.cuh: of a block, when */
     STAMP_BEGUN = 0,
@@ -53,7 +56,6 @@ enum {
     AROUND_THREADS = 256,
     PLAN_THREADS = 1024,
     PROMPT_MOST_EXPERTS = 512,
-    ROUTE_EXPERTS = 256,      /* at most, of a router's choice */
     CONV_TOKENS = 4,          /* of a thread */
 };
 
@@ -68,3 +70,12 @@ enum {
 #define EXPERT_TILE_SLOTS(bits, k) \
     ((k) / EXPERT_TILE_K < EXPERT_TILE_MOST_SLOTS(bits) ? (k) / EXPERT_TILE_K : EXPERT_TILE_MOST_SLOTS(bits))
 #define EXPERT_TILE_LIST_SPACE(group_size, k) (((k) / (group_size) + 7) / 8 * 8)
+
+/* The same of a warp of decode_tiles_prompt.cuh: where rows are short a slot less than they have pieces, so that more
+ * blocks have room; and one row of x there, so that eight begin in different banks. */
+#define TILED_PIECES(k) ((k) / EXPERT_TILE_K)
+#define TILED_MOST_SLOTS(bits) ((bits) <= 4 ? 3 : 2)
+#define TILED_SLOTS(bits, k)                                              \
+    (TILED_PIECES(k) > TILED_MOST_SLOTS(bits) ? TILED_MOST_SLOTS(bits)    \
+                                              : TILED_PIECES(k) - (TILED_PIECES(k) > 2 ? 1 : 0))
+#define TILED_X_SPACE(k) ((k) / 8 + 4)

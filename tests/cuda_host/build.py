@@ -15,11 +15,12 @@ from translate import TranslationError, parameters, translate
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 TEXTS = "src/fused/cuda/"
-# Parts of decode.cuh that are left out: clusters of blocks (attention, choose), and kernels of prompts (few, sorted).
-LEFT_OUT = "attention", "attention_short", "choose", "few", "sorted"
-OWN_SOURCES = "host.c", "chain.c", "inputs.c"
+# Parts of decode.cuh that are left out: clusters of blocks.
+LEFT_OUT = "attention", "attention_short", "choose"
+OWN_SOURCES = "host.c", "chain.c", "inputs.c", "prompts.c"
 PROJECT_SOURCES = ("src/fused/cuda/launch.c", "src/fused/cuda/decode.c", "src/fused/cuda/decode_moe.c",
-                   "src/fused/cuda/program.c", "src/base/text.c", "src/base/error.c")
+                   "src/fused/cuda/program.c", "src/fused/cuda/prompt.c", "src/fused/cuda/prompt_node.c",
+                   "src/base/text.c", "src/base/error.c")
 C_OPTIONS = ["-std=c17", "-D_GNU_SOURCE", "-O2", "-ffunction-sections", "-fvisibility=hidden", '-DZMLX_VERSION=""']
 # Contracted products and sums would round once where the device's text says twice.
 TEXT_OPTIONS = ["-std=c++20", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w"]

@@ -20,7 +20,8 @@ enum { MOST_PLACES = 64, NAME_BYTES = 128, PATH_BYTES = 4096 };
 /* The parts of a text by name: who gets a program's text puts them in their place. */
 const char zm_cuda_sizes[] = "@sizes\n", zm_cuda_bfloat16[] = "@bfloat16\n", zm_cuda_float16[] = "@float16\n",
            zm_cuda_halves[] = "@halves\n", zm_cuda_lanes[] = "@lanes\n", zm_cuda_stamps[] = "@stamps\n",
-           zm_cuda_decode[] = "@decode\n";
+           zm_cuda_decode[] = "@decode\n", zm_cuda_wgmma[] = "@wgmma\n", zm_cuda_prompt[] = "@prompt\n",
+           zm_cuda_around[] = "@around\n";
 
 typedef struct kernel {
     zm_cuda_module *module;
@@ -89,13 +90,16 @@ static void name_program(char *name, const char *text) {
 
 zmlx_status zm_compile_cuda(const zm_text **cubin, int *compiled, const zm_cuda_source *source, int part,
                             zmlx_error *error) {
-    static char name[NAME_BYTES];
-    static zm_text made;
     (void)compiled, (void)part, (void)error;
+    char *name = malloc(NAME_BYTES); /* who asks keeps it, as long as the process lives */
+    zm_text *made = calloc(1, sizeof *made);
+    if (!name || !made) abort();
     name_program(name, source->text);
-    if (!folders[0]) printf("program %s\n%s", name, source->text);
-    made.data = name;
-    *cubin = &made;
+    /* Those that are not for this processor are left out. */
+    bool runs = strstr(source->text, zm_cuda_decode);
+    if (!folders[0] && runs) printf("program %s\n%s", name, source->text);
+    made->data = name;
+    *cubin = made;
     return ZMLX_OK;
 }
 
@@ -261,6 +265,25 @@ void zm_chain_launch(zm_chain *chain, const zm_chain_launch_record *record) {
     restore_written(chain, expected);
     free(before);
     free(expected);
+}
+
+void host_launch_kernel(const char *program, const char *symbol, const host_launch *launch, const mlx_array *arrays,
+                        int n_arrays, int n_written, const uint32_t *words, int n_words) {
+    zm_cuda_module *module;
+    zm_chain *chain = zm_chain_new(program);
+    zm_cuda_module_load(&module, program, NULL);
+    zm_chain_launch_record record = {.kernel = zm_cuda_module_kernel(module, symbol, 0),
+                                     .grid = (int)launch->grid,
+                                     .block = (int)launch->block,
+                                     .shared_bytes = (int)launch->shared_bytes};
+    for (int i = 0; i < n_arrays; i++)
+        record.arguments[record.n_arguments++] =
+            (zm_chain_argument){.kind = ZM_ARGUMENT_ARRAY, .place = add(chain, arrays[i], i >= n_arrays - n_written)};
+    for (int i = 0; i < n_words; i++)
+        record.arguments[record.n_arguments++] = (zm_chain_argument){.kind = ZM_ARGUMENT_WORD, .word = words[i]};
+    zm_chain_launch(chain, &record);
+    zm_chain_free(chain);
+    free(module);
 }
 
 /* Of MLX: what decode.c and its like ask about an array. */

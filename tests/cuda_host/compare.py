@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Whether decode's CUDA kernels of the working tree leave the bits of another revision's, run by this machine's
-processor.
+"""Whether decode's CUDA kernels, and those of prompts that share their text, of the working tree leave the bits of
+another revision's, run by this machine's processor.
 
     tests/cuda_host/compare.py REVISION [--quick] [--build FOLDER] [--jobs N] [FILTER]
 

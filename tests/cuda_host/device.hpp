@@ -162,8 +162,8 @@ inline void host_row(ushort *row, const uint *words, uint lane, int first, int s
         row[8 + i * 2] = (ushort)own[second], row[8 + i * 2 + 1] = (ushort)(own[second] >> 16);
     }
 }
-// mma.m16n8k16, of whose 8 columns decode has one; the others are NaN, which nobody may take.
-template <bool is_float16>
+// mma.m16n8k16. Where a kernel has but one of the 8 columns, the others are NaN, which nobody may take.
+template <bool is_float16, int columns>
 void host_multiply_matrices(float &c0, float &c1, float &c2, float &c3, uint a0, uint a1, uint a2, uint a3, uint b0,
                             uint b1) {
     uint own[] = {a0, a1, a2, a3, b0, b1}, lane = threadIdx.x % HOST_WARP;
@@ -171,11 +171,21 @@ void host_multiply_matrices(float &c0, float &c1, float &c2, float &c3, uint a0,
     ushort upper[16], lower[16], column[16];
     host_row(upper, words, lane / 4 * 4, 0, 2);
     host_row(lower, words, lane / 4 * 4, 1, 3);
-    host_row(column, words, lane % 4 * 2 * 4, 4, 5);
-    bool is_first = lane % 4 == 0;
-    c0 = is_first ? host::dot<is_float16>(upper, column, c0) : NAN;
-    c2 = is_first ? host::dot<is_float16>(lower, column, c2) : NAN;
-    c1 = c3 = NAN;
+    float *sums[2][2] = {{&c0, &c2}, {&c1, &c3}};
+    for (uint i = 0; i < 2; i++) {
+        uint number = lane % 4 * 2 + i;
+        host_row(column, words, number * 4, 4, 5);
+        *sums[i][0] = number < columns ? host::dot<is_float16>(upper, column, *sums[i][0]) : NAN;
+        *sums[i][1] = number < columns ? host::dot<is_float16>(lower, column, *sums[i][1]) : NAN;
+    }
+}
+// movmatrix: a lane has columns 2 * (lane % 4) and the next of row lane / 4.
+inline uint host_turn_matrix(uint pair) {
+    uint words[HOST_WARP], row = threadIdx.x % HOST_WARP / 4, first = threadIdx.x % 4 * 2;
+    const uint *pairs = host_exchange(HOST_MATRIX, &pair, 1);
+    for (uint i = 0; i < HOST_WARP; i++) words[i] = pairs[i * HOST_WORDS];
+    auto element = [&](uint from, uint column) { return words[from * 4 + column / 2] >> column % 2 * 16 & 0xffffu; };
+    return element(first, row) | element(first + 1, row) << 16;
 }
 
 // Nothing that runs here has it.

@@ -4,7 +4,8 @@
  *   host PART NAME=NUMBER...                        prints the text of each program, with @name for its parts
  *   host PART NAME=NUMBER... FIRST SECOND SKIPPED   FOLDER/<program>.so; names of kernels that are not compared
  *
- * PART: moe, mlp, qkv or conv. Ends with 0 where all is the same, 1 where not, 2 where it could not be compared. */
+ * PART: moe, mlp, qkv, conv or prompt. Ends with 0 where all is the same, 1 where not, 2 where it could not be
+ * compared. */
 #include "host.h"
 
 #include <stdio.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 
 #include "fused/cuda/decode.h"
+#include "fused/cuda/prompt.h"
 #include "runtime.h"
 
 enum { HEAD_DIM = 128, TAPS = 3 };
@@ -123,6 +125,28 @@ static void run_conv(subject *of) {
     zm_decode_conv(&of->decode, of->h, of->norm, &in_proj, host_halves(n * TAPS, HOST_USUAL), state);
 }
 
+/* A choice of experts in the gating's way; with the first one also a linear map, a gated pair and the experts. */
+static void run_prompt(subject *of, int gating) {
+    int hidden = options.hidden, inner = options.inner, n = options.experts, rows = options.tokens;
+    zm_scope *scope = &of->scope;
+    zm_gating_arguments choice = {.gating = (zm_gating)gating, .n_experts = n, .top_k = options.top_k,
+                                  .normalize_top_k = true, .normalize_epsilon = 1e-20f, .routed_scaling_factor = 2.5f};
+    if (gating == ZM_GATING_SIGMOID_BIAS) choice.expert_bias = host_floats((size_t)n);
+    mlx_array chosen, weights, logits = host_shape(host_halves((size_t)(rows * n), of->kind), rows, n);
+    zm_prompt_route(scope, &chosen, &weights, logits, &choice);
+    if (gating) return;
+    mlx_array x = host_shape(host_halves((size_t)(rows * hidden), of->kind), rows, hidden);
+    if (!options.mxfp4) {
+        zm_weight gate = new_weight(of, hidden, inner, 0), up = new_weight(of, hidden, inner, 0);
+        zm_prompt_linear(scope, x, &gate);
+        if (rows >= ZM_PROMPT_LEAST_ROWS) zm_prompt_gated(scope, x, &gate, &up);
+    }
+    zm_weight gates = new_weight(of, hidden, inner, n), ups = new_weight(of, hidden, inner, n);
+    zm_weight downs = new_weight(of, inner, hidden, n);
+    zm_moe_arguments arguments = {.gate = &gates, .up = &ups, .down = &downs, .activation = ZM_ACTIVATION_SWIGLU};
+    zm_prompt_experts(scope, x, &arguments, chosen, weights);
+}
+
 static bool run_part(const char *name, host_kind kind, bool has_biases, int gating) {
     static const char *const kinds[] = {"usual", "cancelling", "extreme", "tiny"};
     subject made;
@@ -133,6 +157,7 @@ static bool run_part(const char *name, host_kind kind, bool has_biases, int gati
     else if (!strcmp(name, "mlp")) run_mlp(&made);
     else if (!strcmp(name, "qkv")) run_qkv(&made);
     else if (!strcmp(name, "conv")) run_conv(&made);
+    else if (!strcmp(name, "prompt")) run_prompt(&made, gating);
     else known = false;
     zm_chain_free(made.decode.chain);
     host_free_all();
@@ -156,10 +181,10 @@ int main(int argc, char **argv) {
         return 2;
     }
     if (compares) host_compare_libraries(argv[i], argv[i + 1], argv[i + 2]);
-    bool is_moe = !strcmp(argv[1], "moe");
+    bool has_choice = !strcmp(argv[1], "moe") || !strcmp(argv[1], "prompt");
     for (int kind = 0; kind < options.kinds; kind++)
         for (int biases = 0; biases <= options.biases; biases++)
-            for (int gating = 0; gating < (is_moe ? options.gatings : 1); gating++)
+            for (int gating = 0; gating < (has_choice ? options.gatings : 1); gating++)
                 if (!run_part(argv[1], (host_kind)kind, biases, gating)) return 2;
     return host_verdict();
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A part of a decode step, put together by decode.c as for a GPU, of which a chain (chain.c) runs each kernel on the
- * host from two libraries and compares what they leave. */
+/* A part of a decode step or of a prompt, put together by decode.c or prompt.c as for a GPU, of which a chain (chain.c)
+ * or a node (prompts.c) runs each kernel on the host from two libraries and compares what they leave. */
 #ifndef CUDA_HOST_HOST_H
 #define CUDA_HOST_HOST_H
 
@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "mlx/c/mlx.h"
+#include "runtime.h"
 
 /* What main takes as NAME=NUMBER, and what stands for it otherwise. */
 #define HOST_OPTIONS(OPTION)                                                        \
@@ -20,6 +21,7 @@
     OPTION(inner, 768)                                                              \
     OPTION(top_k, 4)                                                                \
     OPTION(experts, 16)                                                             \
+    OPTION(tokens, 8) /* of a prompt */                                             \
     OPTION(gatings, 4) /* of how many kinds a mixture's choice is made */           \
     OPTION(biases, 1)  /* also with biases */                                       \
     OPTION(kinds, 3)   /* of numbers: how many of host_kind */                      \
@@ -42,6 +44,7 @@ typedef struct host_array {
     char *data;
     size_t bytes;
     mlx_dtype dtype;
+    int shape[3], n_dims; /* where someone asks: host_shape */
 } host_array;
 
 mlx_array host_new(size_t bytes, mlx_dtype dtype);
@@ -54,12 +57,17 @@ void host_groups(mlx_array *scales, mlx_array *biases, size_t n, int bits, bool 
  * what they are multiplied with: negated but for a few last bits, and zeros in the groups that have no such pair. */
 void host_repeat_groups(mlx_array array, size_t rows, size_t group_bytes);
 void host_negate_groups(mlx_array array, size_t group);
+/* The array itself, with that shape: (1, rows, columns). */
+mlx_array host_shape(mlx_array array, int rows, int columns);
 void host_free_all(void);
 float host_half_value(uint16_t half);
 
 /* chain.c: libraries lie in these folders; NULL: each program's text is printed instead, and nothing runs. Kernels that
  * skipped names between commas run from the second alone. */
 void host_compare_libraries(const char *first, const char *second, const char *skipped);
+/* A kernel of the program, from arrays (of which the last n_written are written) and words. */
+void host_launch_kernel(const char *program, const char *symbol, const host_launch *launch, const mlx_array *arrays,
+                        int n_arrays, int n_written, const uint32_t *words, int n_words);
 /* What runs now, for messages. */
 void host_describe(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Prints what came of it. 0: all was the same; 1: something was not; 2: nothing could be compared. */

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Decode's CUDA kernels leave the same bits with copies that come at once and with ones that come as late as the wait
-which must cover them, and whatever the order of warps and lanes; with a wait or a barrier less they do not.
+"""Decode's CUDA kernels, and those of prompts that share their text, leave the same bits with copies that come at once
+and with ones that come as late as the wait which must cover them, and whatever the order of warps and lanes; with a
+wait or a barrier less they do not.
 
     python3 self_test.py --build FOLDER
 
@@ -21,6 +22,9 @@ CONTROLS = [
     ("decode", "            finish_copies<AHEAD - 1>();\n", "mlp .*hidden=704"),
     ("decode_tiles", "        finish_copies<TILE_SLOTS - 1>();\n", "moe .*hidden=512.*top_k=8"),
     ("decode_mlp", "            __syncthreads();\n", "moe .*top_k=2"),
+    ("decode_tiles", "        finish_copies<TILE_SLOTS - 1>();\n", "prompt .*bits=4"),
+    ("decode_tiles_prompt", "    __syncthreads();\n", "prompt .*bits=4"),
+    ("decode_route", "        __syncwarp();\n", "prompt .*bits=8"),
 ]
 
 

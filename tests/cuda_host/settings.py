@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What decode is compared in: widths, groups, types and sizes of weights, of parts of a model."""
+"""What is compared: widths, groups, types and sizes of weights, of parts of a model."""
 import dataclasses
 import itertools
 
@@ -59,6 +59,10 @@ QUICK = [
     # Blocks of half the rows at the end.
     setting("moe", bits=4, group=64, hidden=2048, inner=256, top_k=8, every=9, kinds=1, biases=0, gatings=1),
     setting("moe", bits=4, group=64, hidden=2048, inner=256, top_k=4, every=9, kinds=1, gatings=1),
+    setting("prompt", bits=4, group=64, hidden=2048, inner=768, top_k=8, tokens=4, kinds=1, biases=0),
+    setting("prompt", bits=6, group=64, hidden=1024, inner=256, top_k=4, tokens=20, kinds=1, biases=0, gatings=1),
+    setting("prompt", bits=4, group=32, mxfp4=1, hidden=1024, inner=704, top_k=4, tokens=7, kinds=1, biases=0,
+            gatings=1),
 ]
 
 # Every kernel, each in about a second: for the test that a text agrees with itself.
@@ -71,6 +75,9 @@ SELF = [
     setting("moe", 6, bits=4, group=64, hidden=512, inner=512, top_k=2, every=23, kinds=1, biases=0, gatings=2),
     setting("moe", 6, bits=4, group=64, hidden=512, inner=512, top_k=8, every=23, kinds=1, biases=0, gatings=1),
     setting("moe", 6, bits=8, group=64, hidden=1536, inner=256, top_k=8, every=23, kinds=1, biases=0, gatings=1),
+    setting("prompt", 6, bits=4, group=64, hidden=768, inner=512, top_k=4, tokens=9, kinds=1, biases=0, gatings=4),
+    setting("prompt", 6, bits=8, group=32, hidden=512, inner=256, top_k=2, experts=24, tokens=5, kinds=1, biases=0,
+            gatings=2, float16=1),
 ]
 
 
@@ -110,5 +117,15 @@ def mixtures():
         yield setting("moe", **of_type(4, 32, float16), mxfp4=1, hidden=2880, inner=inner, top_k=top_k, every=29)
 
 
+def prompts():
+    for bits, group, float16 in every_type():
+        own = of_type(bits, group, float16) | {"biases": 0, "gatings": 4}
+        yield setting("prompt", **own, hidden=768, inner=512, top_k=4, tokens=13)
+        yield setting("prompt", **own, hidden=2048, inner=256, top_k=2, tokens=5, experts=200, kinds=2)
+        yield setting("prompt", **own, hidden=256, inner=1024, top_k=8, tokens=3, experts=40, kinds=2)
+    for float16 in 0, 1:
+        yield setting("prompt", **of_type(4, 32, float16), mxfp4=1, hidden=2880, inner=704, top_k=4, tokens=7)
+
+
 def full():
-    return [*dense(), *mixtures()]
+    return [*dense(), *mixtures(), *prompts()]

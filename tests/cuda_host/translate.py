@@ -5,7 +5,8 @@ import re
 # Instructions by a part of their text, the most specific first; {o0} and {i0} are results and operands. Those of
 # clusters are in functions that nothing calls here: attention and the choice of a token are left out (build.py).
 INSTRUCTIONS = [
-    ("mma.sync", "host_multiply_matrices<ZM_FLOAT16>({all})"),
+    ("mma.sync", "host_multiply_matrices<ZM_FLOAT16, {columns}>({all})"),
+    ("movmatrix", "{o0} = host_turn_matrix({i0})"),
     ("ld.shared.u8", "host_load_shared_byte({all})"),
     ("ld.shared", "host_load_shared({all})"),
     ("cp.async.cg.shared", "host_copy_async({i0}, {i1}, {i2}, 16)"),
@@ -93,25 +94,26 @@ def operands(text):
     return found
 
 
-def instruction(body, half):
+def instruction(body, half, columns):
     parts = split(body, ":")
     template = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', parts[0].replace("ZM_TYPE", f'"{half}"')))
     if not template.strip():
         return "(void)0"
     results, values = ([operands(part) for part in parts[1:3]] + [[], []])[:2]
     words = {f"o{i}": text for i, text in enumerate(results)} | {f"i{i}": text for i, text in enumerate(values)}
-    words |= {"all": ", ".join(results + values), "all_in": ", ".join(values), "last": ([""] + results + values)[-1]}
+    words |= {"all": ", ".join(results + values), "all_in": ", ".join(values), "last": ([""] + results + values)[-1],
+              "columns": columns}
     for key, call in INSTRUCTIONS:
         if key in template:
             return re.sub(r"\{(\w+)\}", lambda match: words[match[1]], call)
     raise TranslationError("device.hpp has no such instruction: " + template)
 
 
-def without_ptx(text, half):
+def without_ptx(text, half, columns):
     result, position = "", 0
     for match in re.finditer(r"\basm\b(?:\s+volatile)?\s*\(", text):
         end = end_of(text, match.end())
-        result += text[position:match.start()] + instruction(text[match.end():end - 1], half)
+        result += text[position:match.start()] + instruction(text[match.end():end - 1], half, columns)
         position = end
     return result + text[position:]
 
@@ -130,7 +132,8 @@ def parameters(text):
 
 
 def translate(text, is_float16):
-    text = without_ptx(without_comments(text), "f16" if is_float16 else "bf16")
+    columns = "8" if "#define ZM_TILED 1\n" in text else "1"  # that a product of matrices needs
+    text = without_ptx(without_comments(text), "f16" if is_float16 else "bf16", columns)
     text = KERNEL.sub(r"static void \1(\2);\nHOST_KERNEL(\1)\nstatic void \1(\2) {", text)
     text = re.sub(r"#define ZM_KERNEL\(.*", "", text)
     text = re.sub(r"extern __shared__[^;]*\bstaged\[\];", "static uint4 *const staged = (uint4 *)host_dynamic;", text)

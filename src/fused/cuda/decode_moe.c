@@ -46,12 +46,12 @@ static routed route(zm_decode *decode, zm_place h, zm_decode_norm norm, const zm
 
 /* How the chosen experts' weights are made. */
 static void add_weighting(zm_launch *launch, const zm_moe_arguments *arguments) {
-    bool sigmoid = arguments->gating == ZM_GATING_SIGMOID_BIAS;
-    bool normalizes = sigmoid || arguments->gating == ZM_GATING_SOFTMAX_THEN_TOP_K;
+    zm_weighting own = zm_launch_weighting(arguments->gating, arguments->normalize_top_k, arguments->normalize_epsilon,
+                                           arguments->routed_scaling_factor);
     zm_launch_add_int(launch, (int)arguments->gating);
-    zm_launch_add_int(launch, arguments->normalize_top_k && normalizes);
-    zm_launch_add_float(launch, sigmoid ? arguments->normalize_epsilon : 0);
-    zm_launch_add_float(launch, sigmoid ? arguments->routed_scaling_factor : 1);
+    zm_launch_add_int(launch, own.normalizes);
+    zm_launch_add_float(launch, own.epsilon);
+    zm_launch_add_float(launch, own.scaling);
 }
 
 static bool is_mxfp4(const zm_weight *weight) { return !strcmp(weight->quantization.mode, "mxfp4"); }
@@ -70,7 +70,7 @@ static int plan_vector_out(zm_launch *out, zm_product_plan *plan, const zm_weigh
     return round_rows * rounds;
 }
 
-/* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles.cuh. */
+/* Experts' launches: the vector kernels of decode_mlp.cuh or, on tensor cores, those of decode_tiles_experts.cuh. */
 static void plan_vector_experts(zm_launch *in, zm_launch *out, const zm_weight *gate, const zm_weight *down) {
     int top_k = in->decode->top_k;
     zm_product_plan in_plan = {gate, .n_tasks = top_k * gate->out_features, .task_rows = 2, .n_inputs = 1,

@@ -1,7 +1,7 @@
 /* Which experts each of many tokens goes to, and their weights: decode_choice.cuh's choice, by a warp for each. The
  * text before everything defines ZM_ROUTE where this kernel is wanted. */
 #if ZM_ROUTE
-/* A token's scores, made of its logits as zm_router makes them. */
+/* A token's scores, of its logits. */
 struct token_scores {
     const ushort *logits;
     const float *expert_bias;
@@ -13,7 +13,7 @@ struct token_scores {
     ZM_FUNCTION float score(uint expert) const {
         if (expert >= n) return 0.0f;
         float own = logit(expert);
-        if (is_low() && own != own) return __uint_as_float(0xff800000u); /* MLX sorts what is negated: NaN come last */
+        if (is_low() && own != own) return __uint_as_float(0xff800000u); /* MLX sorts negated ones: NaN are last */
         return gating == SIGMOID_BIAS ? sigmoid(own) : own;
     }
     template <int COUNT> ZM_FUNCTION void read(float (&values)[COUNT], uint lane) const {

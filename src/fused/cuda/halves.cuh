@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Numbers of 16 bits, and pairs of them: float16 where the text before defines ZM_FLOAT16, else bfloat16. Behind
- * sizes.cuh. */
+/* Numbers of 16 bits, and pairs of them: float16 where the text before defines ZM_FLOAT16 as 1, else bfloat16.
+ * Behind sizes.cuh. */
 typedef unsigned short ushort;
 typedef unsigned int uint;
 

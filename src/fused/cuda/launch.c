@@ -10,9 +10,6 @@
 enum {
     VECTOR_BYTES = 16,
     LINE_BYTES = 128, /* shared memory's, with which pieces begin */
-    /* Shared memory of an H100's and an H200's multiprocessor, and what a block takes of it besides. */
-    MULTIPROCESSOR_BYTES = 228 * 1024,
-    BLOCK_BYTES = 1024,
     MOST_STATIC_BYTES = 128, /* of two kernels of one_each */
     SCHEDULER_REGISTERS = 16 * 1024,
     REGISTER_UNIT = 8, /* a thread gets a multiple */
@@ -63,6 +60,12 @@ int zm_launch_tile_bytes(const zm_weight *weight, int n_slots) {
     return (codes + lists) * VECTOR;
 }
 
+zm_weighting zm_launch_weighting(zm_gating gating, bool normalize_top_k, float epsilon, float scaling) {
+    bool sigmoid = gating == ZM_GATING_SIGMOID_BIAS;
+    bool normalizes = sigmoid || gating == ZM_GATING_SOFTMAX_THEN_TOP_K;
+    return (zm_weighting){normalize_top_k && normalizes, sigmoid ? epsilon : 0, sigmoid ? scaling : 1};
+}
+
 bool zm_decode_failed(const zm_decode *decode) { return !decode->chain || zm_scope_failed(decode->scope); }
 
 zm_place zm_decode_temporary(zm_decode *decode, int elements) {
@@ -109,11 +112,11 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
  * otherwise, and end last. */
 static int claimed_bytes(const zm_launch *launch) {
     const zm_decode *decode = launch->decode;
-    int own = launch->record.shared_bytes + BLOCK_BYTES, last = decode->last_bytes;
+    int own = launch->record.shared_bytes + ZM_BLOCK_BYTES, last = decode->last_bytes;
     if (!launch->one_each) return own;
-    const int all = MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
-    int alone = MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
-    int beside_last = (MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
+    const int all = ZM_MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
+    int alone = ZM_MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
+    int beside_last = (ZM_MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
     bool shares = last + own <= all && (decode->last_everywhere || last + alone > all);
     int least = shares ? beside_last : alone;
     return own < least ? least / VECTOR_BYTES * VECTOR_BYTES : own;
@@ -213,7 +216,7 @@ bool zm_launch_leaves(const zm_launch *launch, const zm_launch *next) {
     const zm_decode *decode = launch->decode;
     int bytes = decode->last_bytes + claimed_bytes(launch) + claimed_bytes(next);
     int registers = decode->last_registers + scheduler_registers(launch) + scheduler_registers(next);
-    return bytes <= MULTIPROCESSOR_BYTES && registers <= SCHEDULER_REGISTERS;
+    return bytes <= ZM_MULTIPROCESSOR_BYTES && registers <= SCHEDULER_REGISTERS;
 }
 
 int zm_launch_halve(zm_launch *launch, int n, int rows) {
@@ -228,7 +231,7 @@ void zm_launch_end(zm_launch *launch) {
     if (zm_decode_failed(launch->decode)) return;
     zm_decode *decode = launch->decode;
     int own = claimed_bytes(launch);
-    launch->record.shared_bytes = own - BLOCK_BYTES;
+    launch->record.shared_bytes = own - ZM_BLOCK_BYTES;
     decode->last_bytes = own;
     decode->last_registers = scheduler_registers(launch);
     decode->last_everywhere = launch->one_each && launch->record.grid >= MULTIPROCESSORS;

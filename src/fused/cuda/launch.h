@@ -32,7 +32,17 @@ typedef struct zm_product_plan {
 /* n_left by which the next kernel begins when this one has its first pieces: what it copies was not known before. */
 enum { ZM_ALL_LEFT = 1 << 16 };
 
+/* Shared memory of an H100's and an H200's multiprocessor, and what a block takes of it besides. */
+enum { ZM_MULTIPROCESSOR_BYTES = 228 * 1024, ZM_BLOCK_BYTES = 1024 };
+
 static inline int zm_divide_up(int a, int b) { return (a + b - 1) / b; }
+
+/* What a gating does with the chosen experts' scores (decode_choice.cuh), of what a model's fields say. */
+typedef struct zm_weighting {
+    bool normalizes;
+    float epsilon, scaling;
+} zm_weighting;
+zm_weighting zm_launch_weighting(zm_gating gating, bool normalize_top_k, float epsilon, float scaling);
 
 bool zm_decode_failed(const zm_decode *decode);
 /* Memory for elements of 16 bits. */

@@ -42,7 +42,7 @@ typedef struct zm_decode_program {
 bool zm_decode_kernel_is_hidden(zm_decode_kernel kernel);
 /* Without the prefix that its symbol has; static. */
 const char *zm_decode_kernel_name(zm_decode_kernel kernel);
-/* Whether so many chosen experts are multiplied on tensor cores (decode_tiles.cuh). */
+/* Whether so many chosen experts are multiplied on tensor cores (decode_tiles_experts.cuh). */
 bool zm_decode_takes_tiles(int top_k);
 /* Appends the kernels' text, or sets text->failed. */
 void zm_decode_program_text(zm_text *text, zm_decode_settings settings);

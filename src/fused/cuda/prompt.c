@@ -53,9 +53,11 @@ bool zm_prompt_serves(const zm_weight *weight, const char **reason) {
 
 bool zm_prompt_serves_gating(const zm_gating_arguments *gating, const char **reason) {
     *reason = "its gating is by groups, or of more than 256 experts, or chooses more than 8";
-    return gating->gating != ZM_GATING_SIGMOID_GROUPS && gating->n_experts <= DECODE_MOST_EXPERTS &&
-           gating->top_k <= 8 &&
-           (!zm_is_set(gating->expert_bias) || mlx_array_dtype(gating->expert_bias) == MLX_FLOAT32);
+    if (gating->gating == ZM_GATING_SIGMOID_GROUPS || gating->n_experts > DECODE_MOST_EXPERTS || gating->top_k > 8)
+        return false;
+    *reason = "its expert bias is not float32, or does not belong to its gating";
+    return !zm_is_set(gating->expert_bias) || (gating->gating == ZM_GATING_SIGMOID_BIAS &&
+                                               mlx_array_dtype(gating->expert_bias) == MLX_FLOAT32);
 }
 
 enum { MOST_INPUTS = 10 };
@@ -109,15 +111,20 @@ static int64_t n_tiled_tasks(const request *of) {
     return (int64_t)of->n_tiles * (of->weight->out_features / tiled_columns(of->kind));
 }
 
-/* Warps of a block of zm_tiled: few where there are few tasks, so that each multiprocessor gets some, and so many that
- * it has room for two blocks, of which one multiplies while the other gets x. 0: it does not serve the weight. */
+static bool has_room_for_two(const zm_weight *weight, int warps) {
+    return 2 * (tiled_bytes(weight, warps) + ZM_BLOCK_BYTES) <= ZM_MULTIPROCESSOR_BYTES;
+}
+
+/* Warps of a block of zm_tiled: few where there are few tasks, so that each multiprocessor gets some; and no more than
+ * leave it room for two blocks, of which one multiplies while the other gets x. Where rows are too long for that, one
+ * block of as many. 0: the kernel does not serve the weight. */
 static int tiled_warps(const request *of) {
-    enum { FEW_WARPS = 4, ALL_SHARED = 228 * 1024, OF_BLOCK = 1024 }; /* which the driver takes for itself */
+    enum { FEW_WARPS = 4 };
     const zm_weight *weight = of->weight;
     if (weight->in_features % EXPERT_TILE_K || weight->out_features % tiled_columns(of->kind)) return 0;
     int most = n_tiled_tasks(of) <= FEW_WARPS * MULTIPROCESSORS ? FEW_WARPS : TILED_WARPS;
     for (int warps = most; warps >= FEW_WARPS; warps--)
-        if (2 * (tiled_bytes(weight, warps) + OF_BLOCK) <= ALL_SHARED) return warps;
+        if (has_room_for_two(weight, warps)) return warps;
     return tiled_bytes(weight, most) <= ZM_DECODE_MAX_SHARED ? most : 0;
 }
 
@@ -207,7 +214,7 @@ bool zm_prompt_gains(const zm_weight *weight, size_t rows) {
     if (weight->quantization.bits != 8 || rows < ZM_PROMPT_LEAST_ROWS || rows > SMALLEST_MLX_TILE || !is_wide)
         return true;
     request of = {.weight = weight, .rows = (int)rows};
-    return takes_tiles(&of);
+    return takes_tiles(&of) && has_room_for_two(weight, tiled_warps(&of)); /* as was measured */
 }
 
 bool zm_prompt_serves_few(const zm_weight *weight, size_t rows, const char **reason) {
@@ -276,13 +283,12 @@ void zm_prompt_route(zm_scope *scope, mlx_array *chosen, mlx_array *weights, mlx
                                         .count = gating->top_k},
                                .block = THREADS,
                                .n_blocks = zm_divide_up(n_tokens, tokens_of_block)};
-    bool sigmoid = gating->gating == ZM_GATING_SIGMOID_BIAS;
-    bool normalizes = sigmoid || gating->gating == ZM_GATING_SOFTMAX_THEN_TOP_K;
-    const int words[] = {n_tokens, gating->n_experts, (int)gating->gating, has_bias,
-                         gating->normalize_top_k && normalizes};
+    zm_weighting own = zm_launch_weighting(gating->gating, gating->normalize_top_k, gating->normalize_epsilon,
+                                           gating->routed_scaling_factor);
+    const int words[] = {n_tokens, gating->n_experts, (int)gating->gating, has_bias, own.normalizes};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) zm_prompt_add_word(&kernel, words[i]);
-    zm_prompt_add_float(&kernel, sigmoid ? gating->normalize_epsilon : 0);
-    zm_prompt_add_float(&kernel, sigmoid ? gating->routed_scaling_factor : 1);
+    zm_prompt_add_float(&kernel, own.epsilon);
+    zm_prompt_add_float(&kernel, own.scaling);
     const zm_node_output specs[2] = {shaped_like(logits, gating->top_k, MLX_UINT32),
                                      shaped_like(logits, gating->top_k, dtype)};
     const mlx_array given[2] = {logits, has_bias ? gating->expert_bias : logits};

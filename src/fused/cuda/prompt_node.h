@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The kernels of prompt.cuh and around.cuh as nodes of MLX's graph; each is compiled when it is first needed. */
+/* The kernels of prompts (prompt.cuh, around.cuh and those of decode_*.cuh that are named below) as nodes of MLX's
+ * graph; each is compiled when it is first needed. */
 #ifndef ZM_FUSED_CUDA_PROMPT_NODE_H
 #define ZM_FUSED_CUDA_PROMPT_NODE_H
 

@@ -52,7 +52,7 @@ enum {
     PROMPT_TILE_K = 64,
     PROMPT_STAGES = 4,        /* of x in shared memory */
 
-    /* around.cuh */
+    /* around.cuh, decode_route.cuh */
     AROUND_THREADS = 256,
     PLAN_THREADS = 1024,
     PROMPT_MOST_EXPERTS = 512,

@@ -4,10 +4,10 @@
 #if ZM_TILED
 enum { TILED_COLUMNS = ZM_GATED ? TILE_ROWS / 2 : TILE_ROWS }; /* of the result, a task */
 
-/* What a block multiplies: `count` rows from `first` on of those in `order`, with its share of an expert's weights. */
+/* What a block multiplies with its share of an expert's weights: `count` rows from `first` on of those in `order`. */
 struct tiled_rows {
     const uint *order;
-    uint expert, first, count, part, n_parts;
+    uint expert, first, count;
 };
 
 /* Those rows of x into shared memory, for tile_piece. Others are left as they are: columns do not touch each other. */
@@ -58,15 +58,14 @@ zm_tiled(const uint4 *x, const uint2 *w, const ushort *s, const ushort *b,
 #else
     const matrix second = first;
 #endif
-    tiled_rows own = {nullptr, 0, tile * TILED_ROWS, min(rows - tile * TILED_ROWS, uint(TILED_ROWS)),
-                      blockIdx.x % n_parts, n_parts};
+    tiled_rows own = {nullptr, 0, tile * TILED_ROWS, min(rows - tile * TILED_ROWS, uint(TILED_ROWS))};
 #if ZM_FIRST || ZM_SECOND
     uint4 given = tiles[tile];
     if (!given.z) return;
     own.order = order, own.expert = given.x, own.first = given.y, own.count = given.z;
 #endif
     multiply_tiles<TILED_ROWS, TILE_SLOTS, 0>(
-        own.part + warp * n_parts, n_parts * (blockDim.x / WARP), n / TILED_COLUMNS, staged,
+        blockIdx.x % n_parts + warp * n_parts, n_parts * (blockDim.x / WARP), n / TILED_COLUMNS, staged,
         ((tile_ring *)(staged + TILED_ROWS * TILE_X_SPACE))[warp],
         [&](uint task) {
             uint row = own.expert * n + task * TILED_COLUMNS;

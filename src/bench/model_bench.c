@@ -256,6 +256,15 @@ static zmlx_status check(const zmlx_model *model, const zmlx_model_bench_options
     return ZMLX_OK;
 }
 
+static zmlx_status check_context(const zmlx_model *model, const zmlx_model_bench *bench, zmlx_error *error) {
+    size_t limit = (size_t)model->info.max_position_embeddings;
+    ZM_TRY(zm_check_context(model, "prompt length", bench->n_prompt, error));
+    if (!limit || bench->n_tokens <= limit - bench->n_prompt) return ZMLX_OK;
+    return zm_fail(error, ZMLX_ERROR_ARGUMENT, "max tokens",
+                   "%zu behind a prompt of %zu do not fit the model's context of %zu", bench->n_tokens, bench->n_prompt,
+                   limit);
+}
+
 static zmlx_status bench_model(zmlx_model_bench *bench, zmlx_model *model, const zmlx_model_bench_options *options,
                                zmlx_error *error) {
     bench->n_prompt = options->n_prompt ? options->n_prompt : PROMPT;
@@ -263,7 +272,7 @@ static zmlx_status bench_model(zmlx_model_bench *bench, zmlx_model *model, const
     bench->n_runs = options->n_runs ? options->n_runs : RUNS;
     trial this = {.model = model, .options = options, .bench = bench, .error = error};
     const zmlx_patch_report *report;
-    ZM_TRY(zm_check_context(model, "prompt length", bench->n_prompt, error));
+    ZM_TRY(check_context(model, bench, error));
     ZM_TRY(zm_module_visit(&model->root->base, add_bytes, &this.token_bytes[0], error));
     ZM_TRY(zm_patch_in_earnest(&report, model, options->patch, error));
     bench->n_patched = report->patched_count;

@@ -44,6 +44,10 @@ static void test_longer_than_the_context(void **state) {
     assert_int_equal(zmlx_bench_model(&bench, model, &options, &error), ZMLX_ERROR_ARGUMENT);
     assert_string_equal(error.where, "prompt length");
     assert_string_equal(error.message, "4096 tokens do not fit the model's context of 4096");
+    const zmlx_model_bench_options last = {.n_prompt = 4000, .n_tokens = 97};
+    assert_int_equal(zmlx_bench_model(&bench, model, &last, &error), ZMLX_ERROR_ARGUMENT);
+    assert_string_equal(error.where, "max tokens");
+    assert_string_equal(error.message, "97 behind a prompt of 4000 do not fit the model's context of 4096");
 }
 
 /* Each state may fit where all of them do not: the system would end the process. */

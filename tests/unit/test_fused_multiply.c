@@ -6,18 +6,30 @@ enum { MAX_TOKENS = 43, SLICES = 267 }; /* more than two slices of a product of 
 
 static const size_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 15, MAX_TOKENS};
 
+/* One row of weights for all tokens: value = part + bias. */
+typedef struct weight_row {
+    double *parts, *biases;
+} weight_row;
+
+static weight_row read_row(const zm_matrix *matrix, size_t row) {
+    size_t size = matrix->in_features;
+    weight_row result = {.parts = allocate(2 * size * sizeof(double))};
+    result.biases = result.parts + size;
+    for (size_t i = 0; i < size; i++) weight_value(matrix, row, i, &result.parts[i], &result.biases[i]);
+    return result;
+}
+
 /* What rounding a row's activations to bytes may add. The step of a group is its largest magnitude / 127, an error is
  * evenly spread over a step, and many of them make a normal distribution: six of its deviations. */
-static double int8_bound(const zm_matrix *matrix, size_t row, const float *x) {
+static double int8_bound(const zm_matrix *matrix, const weight_row *row, const float *x) {
     double variance = 0;
     size_t group_size = (size_t)matrix->group_size;
     if (precision != ZM_PRECISION_INT8 || !group_size) return 0;
     for (size_t first = 0; first < matrix->in_features; first += group_size) {
         double squares = 0, largest = 0;
         for (size_t i = first; i < first + group_size; i++) {
-            double part, bias;
-            weight_value(matrix, row, i, &part, &bias);
-            squares += (part + bias) * (part + bias);
+            double value = row->parts[i] + row->biases[i];
+            squares += value * value;
             largest = fmax(largest, fabs((double)x[i]));
         }
         variance += squares * (largest / 127) * (largest / 127) / 12;
@@ -25,18 +37,25 @@ static double int8_bound(const zm_matrix *matrix, size_t row, const float *x) {
     return 6 * sqrt(variance);
 }
 
+static bool is_right(const zm_matrix *matrix, const weight_row *row, const float *x, float y) {
+    double sum = 0, size = 0;
+    for (size_t i = 0; i < matrix->in_features; i++) {
+        double part = row->parts[i] * (double)x[i], bias = row->biases[i] * (double)x[i];
+        sum += part + bias;
+        size += fabs(part) + fabs(bias);
+    }
+    return fabs((double)y - sum) <= product_bound(matrix->in_features, size) + int8_bound(matrix, row, x);
+}
+
 /* Number of results outside the bound. */
 static size_t count_wrong(const zm_matrix *matrix, const float *x, size_t n_tokens, size_t expert,
                           const float *y) {
-    size_t wrong = 0;
-    for (size_t t = 0; t < n_tokens; t++) {
-        for (size_t row = 0; row < matrix->out_features; row++) {
-            size_t place = expert * matrix->out_features + row;
-            double size, expected = row_product(matrix, place, x + t * matrix->in_features, &size);
-            double error = fabs((double)y[t * matrix->out_features + row] - expected);
-            double bound = product_bound(matrix->in_features, size);
-            wrong += !(error <= bound + int8_bound(matrix, place, x + t * matrix->in_features));
-        }
+    size_t wrong = 0, out = matrix->out_features;
+    for (size_t i = 0; i < out; i++) {
+        weight_row row = read_row(matrix, expert * out + i);
+        for (size_t t = 0; t < n_tokens; t++)
+            wrong += !is_right(matrix, &row, x + t * matrix->in_features, y[t * out + i]);
+        free(row.parts);
     }
     return wrong;
 }

@@ -12,6 +12,7 @@
 #include "emit/gpu/gpu.h"
 #include "ir_testing.h"
 #include "temporary.h"
+#include "sanitized.h"
 
 typedef void runner(const void *const *inputs, void *const *outputs, const uint32_t *scalars, uint32_t blocks,
                     uint32_t threads, int order);
@@ -338,7 +339,7 @@ static void check_launch(const test_case *self, int storage, int64_t rows, int64
 }
 
 /* Sanitizers see the emitter, not the kernels that run here: one type a kernel is enough for them. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef SANITIZED
 enum { STORAGE_STEP = N_STORAGES };
 #else
 enum { STORAGE_STEP = 1 };

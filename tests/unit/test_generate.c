@@ -17,6 +17,7 @@
 #include "mlx/c/mlx.h"
 #include "model/model.h"
 #include "model/sample.h"
+#include "sanitized.h"
 #include "zmlx/patch.h"
 
 #define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
@@ -182,7 +183,7 @@ static void test_several_choices_a_call(void **state) {
     zm_module *root = &model->root->base;
     zm_forward before = root->forward;
     root->forward = choose_several;
-    for (size_t n_tokens = 1; n_tokens <= n_answer; n_tokens += n_tokens < 12 ? 1 : 17) {
+    for (size_t n_tokens = 1; n_tokens <= n_answer; n_tokens += n_tokens < 12 ? 1 : 61) {
         zmlx_generation result;
         int seen = 0;
         zmlx_generate_options options = {.max_tokens = n_tokens, .context = &seen};
@@ -292,14 +293,7 @@ static size_t resident_bytes(void) {
     return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Sanitizers keep freed memory on purpose, and are slow. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
+/* Sanitizers keep freed memory on purpose. */
 #ifdef SANITIZED
 enum { N_GENERATIONS = 100 };
 #else

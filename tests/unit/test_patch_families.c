@@ -16,8 +16,9 @@
 #include "zmlx/validate.h"
 #include "temporary.h"
 
-/* Prompts that the patched modules serve and that they leave to the standard operations. */
-enum { SHORT_PROMPT = 12, LONG_PROMPT = 40, N_TOKENS = 40 };
+/* Prompts that the patched modules serve and that they leave to the standard operations; tokens behind each beyond what
+ * windows and rotations begin with, 32. */
+enum { SHORT_PROMPT = 12, LONG_PROMPT = 40, N_TOKENS = 26 };
 
 #define WIDTHS                                                                                  \
     "\"hidden_size\":128,\"vocab_size\":320,\"num_hidden_layers\":4,\"num_attention_heads\":4," \

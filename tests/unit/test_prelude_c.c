@@ -21,13 +21,9 @@
 #include "emit/c/abi.h"
 #include "ir/ir.h"
 #include "prelude_level.h"
+#include "sanitized.h"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SLOW_BUILD 1
-#endif
-#endif
-#if defined(SLOW_BUILD) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+#if defined(SANITIZED) || !defined(__OPTIMIZE__)
 enum { STRIDE = 99991, PAIRS = 1 << 14 };
 #else
 enum { STRIDE = 997, PAIRS = 1 << 18 };

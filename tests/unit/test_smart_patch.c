@@ -211,7 +211,9 @@ static void test_doubt_costs_runs(void **state) {
 static void test_kept_patterns_stay(void **state) {
     (void)state;
     zmlx_smart_report report;
-    zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = 3, .vector_attention = true, .log = collect};
+    static const int32_t sample[] = {1, 501, 77, 1203};
+    zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = 3, .sample = sample, .n_sample = 4,
+                                        .vector_attention = true, .log = collect};
     lines[0] = '\0';
     check(zm_smart_patch_timed(&report, model, &options, read_clock, &error));
     const zm_patch_state *kept = zm_module_find(&model->root->base, FIRST_MLP)->patch_state;

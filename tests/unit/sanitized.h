@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* SANITIZED: a build with sanitizers, which see in the first rounds of a loop what they see in the others, and are slow. */
+/* SANITIZED: a build with sanitizers, which see in the first rounds of a loop what they see in all, and are slow. */
 #ifndef ZM_TESTS_SANITIZED_H
 #define ZM_TESTS_SANITIZED_H
 

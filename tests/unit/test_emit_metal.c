@@ -11,8 +11,8 @@
 #include "base/half.h"
 #include "emit/gpu/gpu.h"
 #include "ir_testing.h"
-#include "temporary.h"
 #include "sanitized.h"
+#include "temporary.h"
 
 typedef void runner(const void *const *inputs, void *const *outputs, const uint32_t *scalars, uint32_t blocks,
                     uint32_t threads, int order);

@@ -220,8 +220,8 @@ bool table_check_oracle(table_run *run) {
     for (int i = 0; i < signature->n_inputs; i++) {
         if (!run->inputs[i].values || !table_is_float(signature->roles[i])) continue;
         double *values = (double *)(uintptr_t)run->inputs[i].values;
-        size_t size = run->inputs[i].size, step = size > 200 ? (17 + size / 200) | 1 : 1; /* odd: all channels */
-        for (size_t j = 0; j < size; j += step) {
+        size_t size = run->inputs[i].size, stride = size > 200 ? (17 + size / 200) | 1 : 1; /* odd: all channels */
+        for (size_t j = 0; j < size; j += stride) {
             double want = run->gradients[i].values[j], scale = fmax(run->gradients[i].scales[j], 1e-3);
             double step = 1e-5 * fmin(fmax(fabs(values[j]), 0.01), 1);
             double coarse = difference(run, &call, &values[j], 2 * step, above, below);

@@ -125,19 +125,6 @@ static inline void weight_value(const zm_matrix *matrix, size_t row, size_t i, d
     *bias = stored_value(matrix->biases, matrix->storage, group);
 }
 
-/* The product of a row and x in float64; *size is the sum of the absolute terms. */
-static inline double row_product(const zm_matrix *matrix, size_t row, const float *x, double *size) {
-    double sum = 0;
-    *size = 0;
-    for (size_t i = 0; i < matrix->in_features; i++) {
-        double part, bias;
-        weight_value(matrix, row, i, &part, &bias);
-        sum += part * (double)x[i] + bias * (double)x[i];
-        *size += fabs(part * (double)x[i]) + fabs(bias * (double)x[i]);
-    }
-    return sum;
-}
-
 /* A float32 sum of n terms in some lanes: each of the rounding errors is at most 2^-24 of a partial sum. They
  * are of both signs, so they add up to about log2 n to sqrt(n) of them, not n; a wrong code or scale changes
  * the sum by about 1 / n of its terms, far more. */

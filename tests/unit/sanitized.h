@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* SANITIZED: a build with sanitizers, which see in the first rounds of a loop what they see in all, and are slow. */
+/* SANITIZED: whether this is a build with sanitizers, which see in the first rounds of a loop what they see in all, and
+ * are slow. */
 #ifndef ZM_TESTS_SANITIZED_H
 #define ZM_TESTS_SANITIZED_H
 
@@ -9,6 +10,9 @@
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define SANITIZED 1
 #endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
 #endif
 
 #endif

@@ -102,11 +102,7 @@ static const test_case cases[] = {
 enum { N_CASES = sizeof cases / sizeof *cases, N_STORAGES = 3, MAX_ARRAYS = 8 };
 
 /* Sanitizers see the emitter, not the kernels that run here: one type a kernel is enough for them, and compiled. */
-#ifdef SANITIZED
-enum { STORAGE_STEP = N_STORAGES };
-#else
-enum { STORAGE_STEP = 1 };
-#endif
+enum { STORAGE_STEP = SANITIZED ? N_STORAGES : 1 };
 
 /* Some tests are of one kernel in given types. */
 static bool is_compiled(int i, int storage) {

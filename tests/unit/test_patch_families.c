@@ -19,12 +19,7 @@
 
 /* Prompts that the patched modules serve and that they leave to the standard operations; tokens behind each beyond what
  * windows and rotations begin with, 32, which sanitizers see behind the long one. */
-enum { SHORT_PROMPT = 12, LONG_PROMPT = 40 };
-#ifdef SANITIZED
-enum { N_TOKENS = 4 };
-#else
-enum { N_TOKENS = 26 };
-#endif
+enum { SHORT_PROMPT = 12, LONG_PROMPT = 40, N_TOKENS = SANITIZED ? 4 : 26 };
 
 #define WIDTHS                                                                                  \
     "\"hidden_size\":128,\"vocab_size\":320,\"num_hidden_layers\":4,\"num_attention_heads\":4," \

@@ -23,7 +23,7 @@
 #include "prelude_level.h"
 #include "sanitized.h"
 
-#if defined(SANITIZED) || !defined(__OPTIMIZE__)
+#if SANITIZED || !defined(__OPTIMIZE__)
 enum { STRIDE = 99991, PAIRS = 1 << 14 };
 #else
 enum { STRIDE = 997, PAIRS = 1 << 18 };

@@ -13,12 +13,7 @@
 #include "model/sample.h"
 #include "sanitized.h"
 
-#ifdef SANITIZED
-enum { DRAWS = 200 };
-#else
-enum { DRAWS = 3000 };
-#endif
-enum { VOCAB = 8 };
+enum { VOCAB = 8, DRAWS = SANITIZED ? 200 : 3000 };
 
 static const float logits[VOCAB] = {0.5f, 2.0f, -1.0f, 1.5f, 0.0f, -3.0f, 1.0f, -0.5f};
 

@@ -209,17 +209,11 @@ static void test_doubt_costs_runs(void **state) {
     zmlx_smart_report_clear(&report);
 }
 
-#ifdef SANITIZED
-enum { KEPT_RUNS = 1 };
-#else
-enum { KEPT_RUNS = 3 };
-#endif
-
 static void test_kept_patterns_stay(void **state) {
     (void)state;
     zmlx_smart_report report;
     static const int32_t sample[] = {1, 501, 77, 1203};
-    zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = KEPT_RUNS, .sample = sample, .n_sample = 4,
+    zmlx_smart_patch_options options = {.n_warmup = 1, .n_runs = SANITIZED ? 1 : 3, .sample = sample, .n_sample = 4,
                                         .vector_attention = true, .log = collect};
     lines[0] = '\0';
     check(zm_smart_patch_timed(&report, model, &options, read_clock, &error));

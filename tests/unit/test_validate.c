@@ -19,12 +19,7 @@
 #define MODEL_FOLDER ZMLX_SOURCE_FOLDER "/models/lfm2-moe-tiny-4bit"
 #define BROKEN_MODULE "model.layers.4.feed_forward"
 
-enum { N_PROMPT = 9, BROKEN_EXPERT = 5 };
-#ifdef SANITIZED
-enum { N_TOKENS = 12 };
-#else
-enum { N_TOKENS = 24 };
-#endif
+enum { N_PROMPT = 9, N_TOKENS = SANITIZED ? 12 : 24, BROKEN_EXPERT = 5 };
 static const int32_t prompt[N_PROMPT] = {1, 501, 77, 1203, 310, 2044, 95, 640, 12};
 
 static mlx_array broken_scales;

@@ -194,15 +194,16 @@ static void registers_are_counted(void **state) {
     }
 }
 
-/* What a block of 30000 bytes takes then; of one_each at least more than half of what may be left, or, where it must
- * wait for the kernel before, of all. */
+/* What a block of 30000 bytes takes then; of one_each at least more than half of what may be left, or of all where it
+ * must wait for the kernel before, or is alone and need not. */
 static const struct claim {
     int last_bytes, bytes;
-    bool everywhere, one_each;
+    bool everywhere, one_each, alone;
 } claims[] = {
-    {60000, 31024, true, false}, {0, 116752, false, true},     {60000, 116752, false, true},
-    {60000, 86752, true, true},  {116700, 58400, false, true}, {190000, 31024, true, true},
-    {202320, 31024, true, true}, {202321, 116752, true, true}, {202321, 116752, false, true},
+    {60000, 31024, true, false, false}, {0, 116752, false, true, false},     {60000, 116752, false, true, false},
+    {60000, 86752, true, true, false},  {116700, 58400, false, true, false}, {190000, 31024, true, true, false},
+    {202320, 31024, true, true, false}, {202321, 116752, true, true, false}, {202321, 116752, false, true, false},
+    {60000, 116752, true, true, true},  {116592, 116752, true, true, true},  {116593, 58448, true, true, true},
 };
 
 static void shared_memory_is_counted(void **state) {
@@ -211,7 +212,7 @@ static void shared_memory_is_counted(void **state) {
         zm_decode decode = {.last_bytes = of->last_bytes, .last_everywhere = of->everywhere};
         int left = MULTIPROCESSOR_BYTES - of->last_bytes - of->bytes - BLOCK_BYTES;
         zm_launch launch = launch_of(&decode, 4, 32, 30000), next = launch_of(&decode, 4, 32, left);
-        launch.one_each = of->one_each;
+        launch.one_each = of->one_each, launch.is_alone = of->alone;
         assert_true(zm_launch_leaves(&launch, &next));
         next.record.shared_bytes++;
         assert_false(zm_launch_leaves(&launch, &next));

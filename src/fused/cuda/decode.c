@@ -228,6 +228,7 @@ static void multiply_normed(zm_decode *decode, zm_place h, zm_decode_norm norm, 
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_norm_linear, weights[0]);
     zm_product_plan plan = {weights[0], .n_tasks = rows / 2, .task_rows = 2, .n_inputs = 1};
     launch.one_each = true;
+    launch.is_alone = !n_keys;
     zm_launch_spread(&launch, &plan);
     if (n_keys) leave_room(&launch, &plan, n_keys);
     zm_launch_add_place(&launch, h);
@@ -364,7 +365,7 @@ zm_place zm_decode_conv(zm_decode *decode, zm_place h, zm_decode_norm norm, cons
     zm_launch launch = zm_launch_begin(decode, ZM_DECODE_KERNEL_conv, in_proj);
     zm_place y = zm_decode_temporary(decode, size);
     zm_product_plan plan = {in_proj, .n_tasks = size, .task_rows = 3, .n_inputs = 1};
-    launch.one_each = true;
+    launch.one_each = launch.is_alone = true;
     zm_launch_spread(&launch, &plan);
     zm_launch_add_place(&launch, h);
     zm_launch_add_constant(&launch, norm.weight);

@@ -107,9 +107,9 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
         plan->n_inputs * row.staged_bytes + plan->n_slots * plan->round_bytes - n_without * slot_bytes;
 }
 
-/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them, or, where
- * one has room beside a block of the kernel before and that has one on each, for two beside it. Some would get two
- * otherwise, and end last. */
+/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them. Some would
+ * get two otherwise, and end last. If a block of the kernel before leaves no room for that, or that kernel has one on each
+ * and another is to begin beside both, it is only so much that there is none for two beside the one before. */
 static int claimed_bytes(const zm_launch *launch) {
     const zm_decode *decode = launch->decode;
     int own = launch->record.shared_bytes + ZM_BLOCK_BYTES, last = decode->last_bytes;
@@ -117,7 +117,8 @@ static int claimed_bytes(const zm_launch *launch) {
     const int all = ZM_MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
     int alone = ZM_MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
     int beside_last = (ZM_MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
-    bool shares = last + own <= all && (decode->last_everywhere || last + alone > all);
+    bool leaves_room = decode->last_everywhere && !launch->is_alone;
+    bool shares = last + own <= all && (leaves_room || last + alone > all);
     int least = shares ? beside_last : alone;
     return own < least ? least / VECTOR_BYTES * VECTOR_BYTES : own;
 }

@@ -13,6 +13,7 @@ typedef struct zm_launch {
     int registers;  /* of a thread */
     uint64_t bytes; /* of the weights that it reads */
     bool one_each;  /* a block for each multiprocessor, where nothing else is in the way */
+    bool is_alone;  /* of one_each: nothing behind it is to begin beside it and the kernel before */
     int most_warps; /* of a block; 0: as many as there may be */
     int unit;       /* of blocks there are a multiple of this; 0: of 1 */
 } zm_launch;

@@ -107,9 +107,10 @@ void zm_launch_reserve(zm_launch *launch, zm_product_plan *plan, int warps, int 
         plan->n_inputs * row.staged_bytes + plan->n_slots * plan->round_bytes - n_without * slot_bytes;
 }
 
-/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them. Some would
- * get two otherwise, and end last. If a block of the kernel before leaves no room for that, or that kernel has one on each
- * and another is to begin beside both, it is only so much that there is none for two beside the one before. */
+/* Where one_each is set, a block takes so much shared memory that no multiprocessor has room for two of them. Some
+ * would get two otherwise, and end last. If a block of the kernel before leaves no room for that, or that kernel has
+ * one on each and another is to begin beside both, it is only so much that there is none for two beside the one
+ * before. */
 static int claimed_bytes(const zm_launch *launch) {
     const zm_decode *decode = launch->decode;
     int own = launch->record.shared_bytes + ZM_BLOCK_BYTES, last = decode->last_bytes;

@@ -56,7 +56,9 @@ static bool parse_number(const cli_command *command, const cli_option *option, c
         number = strtod(text, &end);
     }
     bool plain = text[0] && strspn(text, "+-.0123456789eE") == strlen(text) && !*end;
-    bool too_large = plain && number > option->maximum;
+    /* As integers: the float nearest to one that is too large may be the bound. */
+    bool is_above = option->kind == CLI_INTEGER ? integer > (int64_t)option->maximum : number > option->maximum;
+    bool too_large = plain && is_above;
     if (!plain || number < option->minimum || too_large) {
         double bound = too_large ? option->maximum : option->minimum;
         cli_fail_usage(command, "--%s: expected %s of at %s %.16g, got \"%s\"", option->name, noun,

@@ -70,6 +70,7 @@ bad_generate '--top-p: expected a number of at most 1, got "1.5"' --prompt a --t
 bad_generate '--top-k: expected an integer of at least 0, got "-1"' --prompt a --top-k -1
 bad_generate '--min-p: expected a number of at most 1, got "2"' --prompt a --min-p 2
 bad_generate '--seed: expected an integer of at least 0, got "-1"' --prompt a --seed -1
+bad_generate '--seed: expected an integer of at most 9007199254740992, got "9007199254740993"' --prompt a --seed 9007199254740993
 bad_generate '--ignore-eos: takes no value' --prompt a --ignore-eos=1
 
 expect_bad '--runs: expected an integer of at least 1, got "0"' validate "$model" --runs 0

@@ -118,8 +118,7 @@ static int claimed_bytes(const zm_launch *launch) {
     const int all = ZM_MULTIPROCESSOR_BYTES - MOST_STATIC_BYTES;
     int alone = ZM_MULTIPROCESSOR_BYTES / 2 + VECTOR_BYTES;
     int beside_last = (ZM_MULTIPROCESSOR_BYTES - last) / 2 + VECTOR_BYTES;
-    bool leaves_room = decode->last_everywhere && !launch->is_alone;
-    bool shares = last + own <= all && (leaves_room || last + alone > all);
+    bool shares = last + own <= all && (last + alone > all || (decode->last_everywhere && !launch->is_alone));
     int least = shares ? beside_last : alone;
     return own < least ? least / VECTOR_BYTES * VECTOR_BYTES : own;
 }
